@@ -1,0 +1,5 @@
+"""`python -m tenner`."""
+
+from tenner.cli import main
+
+main()

@@ -1,0 +1,138 @@
+"""The door: parse, call one verb, print."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from tenner import __version__
+from tenner.errors import TennerError
+
+if TYPE_CHECKING:
+    from tenner.recipe import Recipe
+
+STAGES = ("gather", "clean", "attempt", "select", "trace", "verify", "train", "evaluate", "report")
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, 2 for input that cannot be used, 3 at the cap, 130 for Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        args.verb(args)
+        sys.stdout.flush()
+    except TennerError as e:
+        print(f"tenner: {e}", file=sys.stderr)
+        if e.hint:
+            print(f"hint: {e.hint}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not garble the goodbye
+        print("tenner: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, and that is fine
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tenner",
+        description="Make a reasoning model on a budget: s1 for a tenner.",
+        epilog="Progress goes to stderr, data to stdout. Exit codes: 2 unusable input, 3 cap reached, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"tenner {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    run = verbs.add_parser("run", help="run a recipe to the end, or go on with it")
+    run.add_argument("recipe", metavar="RECIPE", help="a built-in recipe (see `tenner recipes`) or a .toml file")
+    run.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/NAME)")
+    run.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
+        help="override a recipe key, as in --set train.epochs=2",
+    )  # fmt: skip
+    _budget(run)
+    run.set_defaults(verb=_run)
+
+    for stage in STAGES:
+        verb = verbs.add_parser(stage, help=f"do the stage `{stage}` of a run")
+        verb.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+        _budget(verb)
+        verb.set_defaults(verb=_stage, stage=stage)
+
+    show = verbs.add_parser("show", help="what a run has come to")
+    show.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    show.add_argument("--json", action="store_true", help="one JSON object")
+    show.add_argument("--sample", metavar="ID", help="one training sample, marked by what is trained on")
+    show.set_defaults(verb=_show)
+
+    recipes = verbs.add_parser("recipes", help="the recipes that come with tenner")
+    recipes.add_argument("--json", action="store_true", help="one JSON object")
+    recipes.set_defaults(verb=_recipes)
+
+    chat = verbs.add_parser("chat", help="talk to the distilled student; each line is a question of its own")
+    chat.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    chat.add_argument("--thinking", metavar="N", type=int, help="the most tokens it may think (default: the recipe's)")
+    chat.add_argument("--waits", metavar="N", type=int, default=0, help="how often it must think on (default: 0)")
+    chat.set_defaults(verb=_chat)
+    return parser
+
+
+def _budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--budget-usd", metavar="X", type=float, help="the cap of the run, instead of the recipe's")
+
+
+# Each verb imports what it needs: `tenner --help` shall not wait for a library.
+
+
+def _run(args: argparse.Namespace) -> None:
+    from tenner import recipe as recipes
+
+    recipe = recipes.load(args.recipe, overrides=args.overrides)
+    _go(args.run_dir or Path("runs") / recipe.name, recipe, STAGES, args.budget_usd)
+
+
+def _stage(args: argparse.Namespace) -> None:
+    _go(args.run, None, (args.stage,), args.budget_usd)
+
+
+def _go(path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd: float | None) -> None:
+    from tenner import pipeline, show
+    from tenner.run import open_run
+    from tenner.screen import Screen
+
+    if budget_usd is not None and budget_usd < 0:
+        raise TennerError(f"--budget-usd {budget_usd:g} is negative")
+    if recipe:
+        pipeline.check(recipe)
+    screen = Screen()
+    with open_run(path, recipe, screen, budget_usd=budget_usd) as run:
+        pipeline.run_stages(run, stages)
+    if stages == STAGES:
+        print(show.summary(path))
+
+
+def _show(args: argparse.Namespace) -> None:
+    from tenner import show
+
+    if args.sample:
+        show.print_sample(args.run, args.sample)
+    else:
+        print(show.as_json(args.run) if args.json else show.summary(args.run))
+
+
+def _recipes(args: argparse.Namespace) -> None:
+    from tenner import show
+
+    print(show.recipes(as_json=args.json))
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from tenner import chat
+
+    for name in ("thinking", "waits"):
+        if (getattr(args, name) or 0) < 0:
+            raise TennerError(f"--{name} {getattr(args, name)} is negative")
+    chat.talk(args.run, thinking_tokens_max=args.thinking, waits=args.waits)

@@ -1,0 +1,26 @@
+"""What can go wrong, as a tree. Every class is one exit code and one line for the user.
+
+TennerError          exit 2   the input, the recipe or the run folder is not usable as given
+├── BudgetReached    exit 3   the cap would be crossed: nothing is lost, a higher cap resumes
+└── StorageFull      exit 2   the disk refused a write: nothing written before is lost
+"""
+
+
+class TennerError(ValueError):
+    """A problem that the user can mend: one line, and a hint how."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class BudgetReached(TennerError):
+    """The next spend would cross the cap of the run."""
+
+    exit_code = 3
+
+
+class StorageFull(TennerError):
+    """The disk is full (or the quota used up)."""

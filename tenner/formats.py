@@ -1,0 +1,60 @@
+"""Think formats and chat rendering: text in, text out. Delimiters are text; their ids come from the tokenizer."""
+
+from typing import Any, NamedTuple, Protocol
+
+
+class Tokenizer(Protocol):
+    """What tenner needs of a Hugging Face tokenizer. Any stands where transformers promises more kinds than it gives."""
+
+    @property
+    def eos_token_id(self) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> Any: ...
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any: ...
+
+
+class ThinkFormat(NamedTuple):
+    """How thinking is marked in an assistant turn: `open` thinking `close` answer.
+
+    `open` may be empty, and so may `close`: then only the end of text or a cut ends the thinking.
+    `cue` asks for the final answer; it is put in after every cut, and after every end when there is no `close`.
+    """
+
+    name: str
+    open: str
+    close: str
+    cue: str
+
+    def trained_segments(self, thinking: str, answer: str) -> tuple[str, str, str, str]:
+        """The assistant turn as four texts: open, thinking, close, answer. Each is encoded on its own.
+
+        The answer is led in by the cue, so that what a cut asks for is what training has shown.
+        """
+        return self.open, f"{thinking}\n", self.close, f"{self.cue} {answer}"
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        ThinkFormat("s1", open="<|im_start|>think\n", close="<|im_start|>answer\n", cue="Answer:"),
+        ThinkFormat("think", open="<think>\n", close="</think>\n\n", cue="Answer:"),
+        ThinkFormat("plain", open="", close="", cue="\nAnswer:"),
+    )
+}
+
+
+def render_prompt(tokenizer: Tokenizer, question: str, *, system_prompt: str | None) -> str:
+    """The chat up to where the assistant speaks. `system_prompt` None leaves the template's own default in place."""
+    turns = [{"role": "user", "content": question}]
+    if system_prompt is not None:
+        turns.insert(0, {"role": "system", "content": system_prompt})
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def answer_text(text: str, cue: str) -> str:
+    """The stated answer: what follows the last cue, or the whole text where there is none. Stripped."""
+    return text.rsplit(cue.strip(), 1)[-1].strip()

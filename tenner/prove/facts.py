@@ -1,0 +1,91 @@
+"""Everything that the report says, read from the run folder: nothing is written, nothing computed twice."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Literal
+
+from tenner.formats import FORMATS, Tokenizer
+from tenner.money.ledger import read_spend
+from tenner.prove.report import Example, FunnelRow, RunFacts, Segment
+from tenner.prove.stats import before_and_after, compare
+from tenner.recipe import Recipe
+from tenner.records import Completion, Drop, Question, Sample, Score, TrainStep
+from tenner.runfolder import RunFolder
+
+FUNNEL = ("gather", "clean", "select", "trace", "verify")
+
+
+def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: tuple[str, ...]) -> RunFacts:
+    """The facts of a run whose evaluation is done; `tokenizer` is the student's, to show its tokens."""
+    scores, completions = folder.read("scores", Score), folder.read("heldout", Completion)
+    before, after = before_and_after(scores)
+    return RunFacts(
+        title=recipe.name,
+        base_model=recipe.student.base_model,
+        license=recipe.student.license,
+        think_format=FORMATS[recipe.student.format],
+        system_prompt=recipe.student.system_prompt,
+        recipe_toml=recipe.to_toml(),
+        provenance=json.loads((folder.path / "provenance.json").read_text("utf-8")),
+        funnel=[_funnel_row(folder, stage) for stage in FUNNEL],
+        spend=read_spend(folder.path / "run.db"),
+        budget_usd=recipe.budget_usd,
+        seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
+        samples_count=len(folder.read("samples", Sample)),
+        scores=scores,
+        comparison=compare(completions, before, after),
+        training=folder.read("training", TrainStep),
+        examples=list(_examples(folder, recipe, completions, tokenizer)),
+    )
+
+
+def _funnel_row(folder: RunFolder, stage: str) -> FunnelRow:
+    done = folder.done(stage)
+    assert done is not None, f"the report comes after {stage}"
+    reasons = Counter(drop.reason for drop in folder.read(f"dropped-{stage}", Drop))
+    return FunnelRow(stage, done.items_in, done.items_out, reasons)
+
+
+def _examples(
+    folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
+) -> Iterator[Example]:
+    """One held-out question of each of three domains: cut short, thinking freely, and made to think on."""
+    asked = {q.id: q for q in folder.read("benchmark", Question)}
+    distilled = [c for c in completions if c.student == "distilled"]
+    shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
+    wanted = (
+        ("cut", [c for c, kinds in shown if "cut" in kinds]),
+        ("free", [c for c, kinds in shown if not {"cut", "wait"} & set(kinds)]),
+        ("wait", [c for c, kinds in shown if "wait" in kinds]),
+    )
+    close_tokens = len(tokenizer.encode(FORMATS[recipe.student.format].close, add_special_tokens=False))
+    used: set[str | None] = set()
+    for _, candidates in wanted:
+        # In the order of the benchmark: an example is not picked for its verdict.
+        for c in sorted(candidates, key=lambda c: list(asked).index(c.question_id)):
+            question = asked[c.question_id]
+            if question.domain not in used:
+                used.add(question.domain)
+                yield Example(
+                    question=question.question,
+                    reference=question.answer or "",
+                    segments=list(_segments(c, tokenizer, close_tokens)),
+                    verdict=c.grade.verdict,
+                    policy_label=f"at most {c.policy.thinking_tokens_max} tokens, {c.policy.waits} waits",
+                )
+                break
+
+
+def _segments(c: Completion, tokenizer: Tokenizer, close_tokens: int) -> Iterator[Segment]:
+    """The completion without its delimiters, in stretches of the same part and origin."""
+    forced = {p for i in c.interventions for p in range(i.position, i.position + i.tokens)}
+    thinking_start = sum(i.tokens for i in c.interventions if i.kind == "open")
+    answer_start = thinking_start + c.thinking_tokens + close_tokens
+    parts: dict[int, Literal["thinking", "answer"]] = {}
+    parts |= dict.fromkeys(range(thinking_start, thinking_start + c.thinking_tokens), "thinking")
+    parts |= dict.fromkeys(range(answer_start, len(c.token_ids)), "answer")
+    for (part, is_forced), run in groupby(sorted(parts), key=lambda p: (parts[p], p in forced)):
+        text = tokenizer.decode([c.token_ids[p] for p in run], skip_special_tokens=False)
+        yield Segment(text, part, is_forced)

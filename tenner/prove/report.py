@@ -1,0 +1,340 @@
+"""The report: the facts of a finished run as one page that opens offline, and the same facts as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tenner.formats import ThinkFormat
+from tenner.money.ledger import SpendRow
+from tenner.prove.chart import NAMES, accuracy_chart, training_chart
+from tenner.prove.stats import Comparison, before_and_after
+from tenner.records import Policy, Score, TrainStep
+
+NBSP, DASH = "\u00a0", "\u2013"
+MACHINE = "machine"  # the ledger's provider of time on one's own computer
+
+
+class FunnelRow(NamedTuple):
+    """What went into a stage, what came out, and how many left for which reason."""
+
+    stage: str
+    items_in: int
+    items_out: int
+    reasons: Mapping[str, int]
+
+
+class Segment(NamedTuple):
+    """A stretch of a completion; `forced` was put in by the forcing machine and not chosen by the student."""
+
+    text: str
+    part: Literal["thinking", "answer"]
+    forced: bool
+
+
+class Example(NamedTuple):
+    """One completion to look at."""
+
+    question: str
+    reference: str
+    segments: Sequence[Segment]
+    verdict: str
+    policy_label: str
+
+
+class RunFacts(NamedTuple):
+    """Everything that the report and the model card say; whoever reads the run folder fills it."""
+
+    title: str
+    """The name of the recipe."""
+    base_model: str
+    """Where the untrained student comes from, as its users know it: a hub id."""
+    license: str
+    """The base model's, as an SPDX-like identifier of the hub (`apache-2.0`): the student inherits it."""
+    think_format: ThinkFormat
+    system_prompt: str | None
+    recipe_toml: str
+    provenance: Mapping[str, str]
+    funnel: Sequence[FunnelRow]
+    spend: Sequence[SpendRow]
+    budget_usd: float | None
+    seconds: float
+    """Wall-clock time of all stages."""
+    samples_count: int
+    scores: Sequence[Score]
+    """Of one task, whole and by domain."""
+    comparison: Comparison
+    """Of the two scores that `stats.before_and_after` picks."""
+    training: Sequence[TrainStep]
+    examples: Sequence[Example]
+
+
+class Table(NamedTuple):
+    """Cells as text; `align` has an l or r for every column, `total` is the last row where there is one."""
+
+    caption: str
+    align: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    total: Sequence[str] = ()
+
+
+def render_html(facts: RunFacts) -> str:
+    """The report as one HTML file: styles and pictures inside, nothing fetched, no script."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = _shown(facts)
+    return environment.get_template("page.html.jinja").render(
+        facts=facts,
+        headline=headline(facts),
+        comparison=comparison_note(facts),
+        accuracy_wide=Markup(accuracy_chart(shown)),
+        accuracy_narrow=Markup(accuracy_chart(shown, width="narrow")),
+        chart_note=chart_note(facts),
+        score_tables=score_tables(facts),
+        family_table=family_table(facts),
+        funnel_table=funnel_table(facts),
+        spend_note=spend_note(facts),
+        spend_table=spend_table(facts),
+        examples=[(e, [(part, list(run)) for part, run in groupby(e.segments, lambda s: s.part)])
+                  for e in facts.examples],
+        training_wide=Markup(training_chart(facts.training)),
+        training_narrow=Markup(training_chart(facts.training, width="narrow")),
+        training_note=training_note(facts),
+        provenance_table=provenance_table(facts),
+    )  # fmt: skip
+
+
+def render_markdown(facts: RunFacts) -> str:
+    """The same facts as Markdown; the chart is `accuracy.svg` beside it (see `accuracy_svg`)."""
+    parts = [
+        f"# tenner: {facts.title}",
+        headline(facts),
+        comparison_note(facts),
+        "## Accuracy by thinking budget",
+        "![Accuracy by thinking budget, untrained and distilled student](accuracy.svg)",
+        chart_note(facts),
+        *map(markdown_table, score_tables(facts)),
+        "## By family",
+        markdown_table(family_table(facts)),
+        "## Where the questions went",
+        markdown_table(funnel_table(facts)),
+        "## What it cost",
+        spend_note(facts),
+        markdown_table(spend_table(facts)),
+        "## How it thinks",
+        "Between ⟦ and ⟧ stands what budget forcing put in; everything else the student wrote itself.",
+        *(_markdown_example(example) for example in facts.examples),
+        "## Training",
+        training_note(facts),
+        "## Where it comes from",
+        markdown_table(provenance_table(facts)),
+        f"<details><summary>Recipe</summary>\n\n{fenced(facts.recipe_toml, 'toml')}\n\n</details>",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def accuracy_svg(facts: RunFacts) -> str:
+    """The chart of the report as a file of its own."""
+    return accuracy_chart(_shown(facts))
+
+
+def headline(facts: RunFacts) -> str:
+    """The whole run in one sentence."""
+    before, after = before_and_after(facts.scores)
+    cost = usd(sum(row.cost_usd for row in facts.spend))
+    return (
+        f"{facts.base_model.rsplit('/', 1)[-1]} answered {percent(before.accuracy)} of the {before.task} questions "
+        f"(95{NBSP}% interval {interval(before)}, n{NBSP}={NBSP}{before.n}) before and {percent(after.accuracy)} "
+        f"({interval(after)}, n{NBSP}={NBSP}{after.n}) after it had learned from {facts.samples_count:,} reasoning "
+        f"traces, for {cost} and in {facts.seconds / 60:.1f} minutes."
+    )
+
+
+def comparison_note(facts: RunFacts) -> str:
+    """The paired test behind the headline."""
+    c = facts.comparison
+    p_value = f"p{NBSP}<{NBSP}0.001" if c.p_value < 0.001 else f"p{NBSP}={NBSP}{c.p_value:.3f}"
+    return (
+        f"Of the {c.n} questions that both answered, {c.both} were right both times, {c.only_after} only after, "
+        f"{c.only_before} only before and {c.neither} never (exact McNemar test, {p_value})."
+    )
+
+
+def chart_note(facts: RunFacts) -> str:
+    """How to read the chart, and by which rule the headline was picked from it."""
+    before, after = before_and_after(facts.scores)
+    counts = sorted(s.n for s in _shown(facts))
+    n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"Bars are 95{NBSP}% Wilson intervals, n{NBSP}={NBSP}{n} questions at every point. Before is the untrained "
+        f"student at its best (prompt “{before.prompt}”, {limit(before.policy)} thinking tokens, {before.policy.waits} "
+        f"waits); after is the distilled one at its largest limit without waits ({limit(after.policy)}). "
+        "Unparsed answers count as not correct."
+    )
+
+
+def spend_note(facts: RunFacts) -> str:
+    """The total against the cap, and openly what was free."""
+    cost, machine = (sum(r.cost_usd for r in rows) for rows in (facts.spend, [r for r in facts.spend if _own(r)]))
+    cap = "There was no cap" if facts.budget_usd is None else f"The cap was {usd(facts.budget_usd)}"
+    free = [
+        f"The teacher {_paid(r)} was free: {r.price}. Its {r.calls:,} traces tell nothing about what bought ones cost."
+        for r in facts.spend if not _own(r) and r.cost_usd == 0
+    ]  # fmt: skip
+    return " ".join((f"{usd(cost)} in all, {usd(machine)} of it for machine time. {cap}.", *free))
+
+
+def training_note(facts: RunFacts) -> str:
+    """What training came to, in one sentence."""
+    rows = facts.training
+    tokens = sum(row.tokens for row in rows)
+    seconds = sum(row.tokens / row.tokens_per_second for row in rows)
+    return (
+        f"{len(rows)} steps over {facts.samples_count:,} samples: {tokens:,} tokens, {tokens / seconds:,.0f} a second; "
+        f"loss {rows[0].loss:.3f} at the first step and {rows[-1].loss:.3f} at the last."
+    )
+
+
+def score_tables(facts: RunFacts) -> list[Table]:
+    """Every thinking policy on the whole task: a table for each student and prompt."""
+    header = ("limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "truncated", "unparsed")
+    whole = [s for s in facts.scores if s.domain is None]
+    tables = []
+    for student, prompt in dict.fromkeys((s.student, s.prompt) for s in whole):
+        rows = [
+            (
+                limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
+                f"{s.thinking_tokens_mean:.1f}", str(s.truncated), str(s.unparsed),
+            )
+            for s in whole if (s.student, s.prompt) == (student, prompt)
+        ]  # fmt: skip
+        caption = f"{NAMES[student].capitalize()} student, prompt “{prompt}”"
+        tables.append(Table(caption, "lrrrrrrr", header, rows))
+    return tables
+
+
+def family_table(facts: RunFacts) -> Table:
+    """The headline's two scores, family by family."""
+    before, after = (
+        {s.domain: s for s in facts.scores if s.domain is not None and _asked(s) == _asked(whole)}
+        for whole in before_and_after(facts.scores)
+    )
+    rows = [
+        (str(domain), *(cell for side in (before, after) for cell in _score_cells(side.get(domain))))
+        for domain in sorted(before | after, key=str)
+    ]
+    header = ("family", "untrained", "95 % interval", "n", "distilled", "95 % interval", "n")
+    return Table("Accuracy by family, at the policies of the headline", "lrrrrrr", header, rows)
+
+
+def funnel_table(facts: RunFacts) -> Table:
+    """What every stage took in and gave out."""
+    rows = [
+        (
+            row.stage, f"{row.items_in:,}", f"{row.items_out:,}",
+            ", ".join(f"{reason} {count:,}" for reason, count in row.reasons.items()) or DASH,
+        )
+        for row in facts.funnel
+    ]  # fmt: skip
+    return Table("What every stage took in and gave out", "lrrl", ("stage", "in", "out", "left for"), rows)
+
+
+def provenance_table(facts: RunFacts) -> Table:
+    """Versions, commit, machine and seeds."""
+    return Table("Versions, machine and seeds", "ll", ("what", "which"), list(facts.provenance.items()))
+
+
+def spend_table(facts: RunFacts) -> Table:
+    """Spend by stage and provider. The ledger's machine rows have no calls and no tokens."""
+    rows = []
+    for r in facts.spend:
+        own = _own(r)
+        tokens = (DASH, DASH, DASH) if own else (f"{r.calls:,}", f"{r.input_tokens:,}", f"{r.output_tokens:,}")
+        seconds = f"{r.machine_seconds:.1f}" if own else DASH
+        rows.append((r.stage, _paid(r), seconds, *tokens, usd(r.cost_usd), r.price))
+    cost, machine_seconds = sum(r.cost_usd for r in facts.spend), sum(r.machine_seconds for r in facts.spend)
+    total = ("total", "", f"{machine_seconds:.1f}", "", "", "", usd(cost), "")
+    header = ("stage", "paid for", "machine seconds", "calls", "tokens in", "tokens out", "cost", "price")
+    return Table("Spend by stage", "llrrrrrl", header, rows, total)
+
+
+def markdown_table(table: Table) -> str:
+    """A table in GitHub's Markdown, under its caption."""
+    rule = ["---:" if a == "r" else "---" for a in table.align]
+    rows = [[_inline(cell) for cell in row] for row in (table.header, *table.rows)]
+    total = [[f"**{_inline(cell)}**" if cell else "" for cell in table.total]] if table.total else []
+    lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:], *total)]
+    return "\n".join((f"{_inline(table.caption)}:", "", *lines))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A Markdown code block that no text can break out of."""
+    longest = max((len(list(run)) for char, run in groupby(text) if char == "`"), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage with one decimal."""
+    return f"{100 * share:.1f}{NBSP}%"
+
+
+def interval(score: Score) -> str:
+    """The 95 % interval of a score."""
+    return f"{100 * score.ci_low:.1f}{DASH}{100 * score.ci_high:.1f}{NBSP}%"
+
+
+def limit(policy: Policy) -> str:
+    """A policy's bounds on thinking tokens."""
+    least = f"≥ {policy.thinking_tokens_min}, " if policy.thinking_tokens_min else ""
+    return least + ("no limit" if policy.thinking_tokens_max is None else f"≤ {policy.thinking_tokens_max}")
+
+
+def usd(amount: float) -> str:
+    """Dollars; in hundredths of a cent where cents would not do."""
+    return f"${amount:,.2f}" if amount >= 1 or amount == round(amount, 2) else f"${amount:.4f}"
+
+
+def _shown(facts: RunFacts) -> list[Score]:
+    """What the chart shows: the whole task, each student in the prompt form of the headline."""
+    chosen = {(s.student, s.prompt) for s in before_and_after(facts.scores)}
+    return [s for s in facts.scores if s.domain is None and (s.student, s.prompt) in chosen]
+
+
+def _asked(score: Score) -> tuple[object, ...]:
+    return score.task, score.student, score.prompt, score.policy
+
+
+def _own(row: SpendRow) -> bool:
+    return row.provider == MACHINE
+
+
+def _paid(row: SpendRow) -> str:
+    return row.provider if _own(row) or row.provider == row.model else f"{row.provider}/{row.model}"
+
+
+def _score_cells(score: Score | None) -> tuple[str, str, str]:
+    """A family may have been met by one student only, in a run whose evaluation is unfinished."""
+    return (DASH, DASH, "0") if score is None else (percent(score.accuracy), interval(score), str(score.n))
+
+
+def _markdown_example(example: Example) -> str:
+    text = "".join(f"⟦{s.text}⟧" if s.forced else s.text for s in example.segments)
+    facts = f"{example.verdict}; {example.policy_label}; reference: {_inline(example.reference)}"
+    return f"**{_inline(example.question)}**\n\n{facts}\n\n{fenced(text)}"
+
+
+def _inline(text: str) -> str:
+    """Text as Markdown that stays on its line and in its cell, and is no markup."""
+    for char in "\\`*_[]|~$":
+        text = text.replace(char, f"\\{char}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

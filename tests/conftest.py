@@ -1,0 +1,71 @@
+"""Shared real parts: a tiny random Llama with a byte-level ChatML tokenizer, saved as a Hugging Face folder."""
+
+from pathlib import Path
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers and random weights (seed 0) whose tokenizer knows bytes and the ChatML marks."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {token: i for i, token in enumerate([*specials, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's recipe, shrunk to seconds: the tiny model, four families, and a cap that does not bind."""
+    from tenner import recipe
+
+    shrunk = recipe.load(
+        "demo",
+        overrides=[
+            'name="tiny"', f'student.model="{tiny_model_dir}"', "budget_usd=1.0",
+            "gather.questions=200", 'gather.families=["running_sum", "bills", "weekdays", "coin_flips"]',
+            "attempt.questions=8", "attempt.thinking_tokens_max=12", "attempt.answer_tokens_max=4",
+            "select.samples=24", "train.tokens_per_step=600", "train.tokens_max=1000",
+            "evaluate.questions=12", "evaluate.thinking_tokens_max=[0, 4, 8, 16]", "evaluate.waits=[1]",
+            "evaluate.answer_tokens_max=4", "evaluate.rows=8",
+        ],
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(shrunk.to_toml())
+    return path

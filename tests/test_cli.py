@@ -1,0 +1,149 @@
+"""The door as a person meets it: the command in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tenner.runfolder import RunFolder
+
+
+def tenner(*args, **kwargs):
+    command = [sys.executable, "-m", "tenner", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, **kwargs)
+
+
+def refused(*args, exit_code=2, **kwargs):
+    """The two lines that a refusal prints (message and hint), and nothing on stdout."""
+    done = tenner(*args, **kwargs)
+    assert done.returncode == exit_code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("tenner:", "hint:"))]
+    assert lines, done.stderr
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def gathered(tiny_recipe, tmp_path_factory):
+    """A run whose first two stages are done, stopped by the cap before it computes."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    done = tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0")
+    assert done.returncode == 3, done.stderr
+    return path
+
+
+def test_the_cap_stops_with_exit_code_3_and_says_how_to_go_on(gathered):
+    done = tenner("attempt", gathered)
+    assert done.returncode == 3
+    assert "the cap of $0.0000 is reached in attempt" in done.stderr
+    assert "hint: nothing is lost: the same command with a higher --budget-usd goes on from here" in done.stderr
+
+
+def test_a_misspelt_recipe_key(tiny_recipe, tmp_path):
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(tiny_recipe.read_text().replace("epochs", "epoch"))
+    line = next(i for i, text in enumerate(wrong.read_text().splitlines(), 1) if text.startswith("epoch"))
+    assert refused("run", wrong, "--run-dir", tmp_path / "run") == (
+        f"tenner: {wrong}, line {line}: unknown key train.epoch\nhint: did you mean epochs?"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_recipe_file(tmp_path):
+    assert "recipe none.toml cannot be read: No such file" in refused("run", "none.toml", cwd=tmp_path)
+
+
+def test_an_unknown_family(tmp_path):
+    message = refused("run", "demo", "--run-dir", tmp_path / "run", "--set", 'gather.families=["shoping"]')
+    assert message.endswith("no family is called shoping\nhint: did you mean shopping?")
+
+
+def test_a_student_that_is_not_there(tiny_recipe, tmp_path):
+    message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--set", "student.model=/no/such/folder")
+    assert "/no/such/folder does not exist" in message
+
+
+@pytest.mark.parametrize("verb", ["show", "train", "chat"])
+def test_a_folder_that_is_no_run(verb, tmp_path):
+    assert f"{tmp_path} is not a run folder" in refused(verb, tmp_path)
+
+
+def test_the_run_folder_of_another_recipe(gathered, tiny_recipe):
+    message = refused("run", tiny_recipe, "--run-dir", gathered, "--set", "train.lr=0.1")
+    assert "holds a run of another recipe: train.lr is 0.0005 there and 0.1 here" in message
+
+
+def test_a_stage_whose_turn_has_not_come(gathered):
+    assert refused("train", gathered) == (
+        f"tenner: train needs attempt, which is not done\nhint: tenner attempt {gathered}"
+    )
+
+
+def test_a_corrupt_line(tiny_recipe, tmp_path):
+    path = tmp_path / "run"
+    assert tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
+    lines[4] = lines[4].replace("{", "[", 1)
+    (path / "clean.jsonl").write_text("".join(lines))
+    message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1")
+    assert f"{path}/clean.jsonl, line 5 is not a Question" in message
+    assert "hint: mend or delete the line" in message
+
+
+def test_two_runs_on_one_folder(gathered):
+    with RunFolder(gathered).writing():
+        assert f"another tenner (process {os.getpid()}) is writing to {gathered}" in refused("attempt", gathered)
+
+
+def test_a_full_disk(tiny_recipe, tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run")
+        assert "tenner: the disk is full: " in message
+        assert "hint: free some space and give the same command again" in message
+        assert json.loads(tenner("show", tmp_path / "run", "--json").stdout)["stages"][0]["name"] == "gather"
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_ctrl_c(tiny_recipe, tmp_path):
+    command = [sys.executable, "-m", "tenner", "run", str(tiny_recipe), "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "stages" / "clean.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "tenner: interrupted; the same command goes on from here"
+    assert "Traceback" not in stderr
+    assert stdout == ""
+
+
+def test_show_prints_one_json_object(gathered):
+    facts = json.loads(tenner("show", gathered, "--json").stdout)
+    assert [s["name"] for s in facts["stages"]] == [
+        "gather", "clean", "attempt", "select", "trace", "verify", "train", "evaluate", "report",
+    ]  # fmt: skip
+    assert [s["state"] for s in facts["stages"][:4]] == ["done", "done", "begun", "pending"]
+    assert facts["stages"][0]["items_out"] == 200
+    assert facts["spend_usd"] == {"total": 0, "by_stage": {}}
+
+
+def test_recipes_are_listed():
+    assert "demo" in json.loads(tenner("recipes", "--json").stdout)
+    assert tenner("recipes").stdout.startswith("demo: ")
+
+
+def test_a_reader_that_leaves_is_no_error(gathered):
+    command = f"{sys.executable} -m tenner show {gathered} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

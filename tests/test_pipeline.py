@@ -1,0 +1,139 @@
+"""The whole house on a tiny random student: every stage real, unbroken and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tenner import pipeline, recipe, show
+from tenner.records import Completion, Question, Sample, Score, Trace, TrainStep
+from tenner.run import open_run
+from tenner.runfolder import RunFolder
+from tenner.screen import Screen
+
+KINDS = {
+    "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
+    "traces": Trace, "samples": Sample, "training": TrainStep, "heldout": Completion, "scores": Score,
+}  # fmt: skip
+
+
+def run_to_the_end(tiny_recipe, path):
+    with open_run(path, recipe.load(str(tiny_recipe)), Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, pipeline.STAGES)
+    return RunFolder(path)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_recipe, tmp_path_factory):
+    return run_to_the_end(tiny_recipe, tmp_path_factory.mktemp("runs") / "unbroken")
+
+
+def test_every_stage_leaves_its_records_and_its_marker(unbroken):
+    assert all(unbroken.done(stage) for stage in pipeline.STAGES)
+    assert {name: len(unbroken.read(name, kind)) > 0 for name, kind in KINDS.items()} == dict.fromkeys(KINDS, True)
+    assert len(unbroken.read("samples", Sample)) == 24
+    assert len(unbroken.read("heldout", Completion)) == 12 * 5 * 2
+    for name in ("report.html", "report.md", "accuracy.svg", "student/README.md", "student/model.safetensors"):
+        assert (unbroken.path / name).stat().st_size > 500
+    assert not (unbroken.path / "checkpoint" / "checkpoint.safetensors").exists()
+
+
+def test_the_budget_is_exact_and_every_cut_closed(unbroken):
+    for c in unbroken.read("heldout", Completion):
+        assert c.thinking_tokens <= c.policy.thinking_tokens_max
+        kinds = [i.kind for i in c.interventions]
+        assert ("cut" in kinds) == ("cue" in kinds) or c.student == "base"
+
+
+def test_held_out_questions_are_in_no_sample(unbroken):
+    heldout = {q.question for q in unbroken.read("benchmark", Question)}
+    assert not heldout & {s.question for s in unbroken.read("samples", Sample)}
+
+
+def test_the_json_summary_adds_up(unbroken):
+    facts = json.loads(show.as_json(unbroken.path))
+    assert {s["state"] for s in facts["stages"]} == {"done"}
+    by_stage = facts["spend_usd"]["by_stage"]
+    assert {"attempt", "trace", "train", "evaluate"} == by_stage.keys()
+    assert facts["spend_usd"]["total"] == pytest.approx(sum(by_stage.values()), abs=1e-6)
+    score = facts["scores"][0]
+    assert score.keys() >= {
+        "task", "student", "policy", "n", "accuracy", "ci_low", "ci_high", "thinking_tokens_mean", "truncated",
+        "unparsed",
+    }  # fmt: skip
+    assert score["policy"].keys() >= {"thinking_tokens_max", "waits"}
+
+
+def test_a_finished_run_is_not_run_again(unbroken, tiny_recipe):
+    before = {p: p.stat().st_mtime_ns for p in unbroken.path.rglob("*") if p.is_file() and p.suffix in (".jsonl", ".html")}
+    run_to_the_end(tiny_recipe, unbroken.path)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_one_sample_is_shown_with_what_is_trained_on_marked(unbroken, capsys):
+    sample = unbroken.read("samples", Sample)[0]
+    show.print_sample(unbroken.path, sample.id)
+    shown = capsys.readouterr().out.rstrip("\n")
+    prompt, trained = shown.split("⟦")
+    assert sample.question in prompt
+    assert "assistant" in prompt
+    said = f"<|im_start|>think\n{sample.thinking}\n<|im_start|>answer\nAnswer: {sample.answer}<|im_end|>"
+    assert trained == f"{said}⟧"
+
+
+def test_the_student_loads_with_transformers_alone(unbroken):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    student = AutoModelForCausalLM.from_pretrained(unbroken.path / "student")
+    tokenizer = AutoTokenizer.from_pretrained(unbroken.path / "student")
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "1+1?"}], add_generation_prompt=True)
+    assert student.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.decode(prompt["input_ids"]).endswith("assistant\n")
+
+
+def test_chat_answers_what_it_is_asked(unbroken):
+    done = subprocess.run(
+        [sys.executable, "-m", "tenner", "chat", unbroken.path, "--thinking", "4", "--waits", "1"],
+        input="What is 1+1?\n", capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Answer:" in done.stdout  # four tokens are too few: the answer is asked for
+
+
+def test_the_run_folder_loads_as_a_dataset_of_plain_json(unbroken):
+    lines = (unbroken.path / "samples.jsonl").read_text().splitlines()
+    assert {tuple(json.loads(line)) for line in lines} == {
+        ("id", "question_id", "question", "thinking", "answer", "domain")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", pipeline.STAGES)
+def test_kill_9_in_the_middle_of_a_stage_changes_nothing(stage, unbroken, tiny_recipe, tmp_path):
+    path, order = tmp_path / "run", list(pipeline.STAGES)
+    before, index = path / "stages", order.index(stage)
+    command = [sys.executable, "-m", "tenner", "run", str(tiny_recipe), "--run-dir", str(path)]
+    begun = path / "lock" if index == 0 else before / f"{order[index - 1]}.json"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not begun.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.001)
+    time.sleep({"attempt": 6, "train": 3, "evaluate": 2}.get(stage, 0.01))  # into the stage's own work
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    cut = RunFolder(path)
+    assert not cut.done(stage), "killed too late"
+    finished_before = {s: (before / f"{s}.json").stat().st_mtime_ns for s in order[:index]}
+
+    folder = run_to_the_end(tiny_recipe, path)
+    assert {s: (before / f"{s}.json").stat().st_mtime_ns for s in finished_before} == finished_before
+    assert folder.read("selected", Question) == unbroken.read("selected", Question)
+    losses = [[step.loss for step in f.read("training", TrainStep)] for f in (folder, unbroken)]
+    assert losses[0] == losses[1]
+    assert folder.read("scores", Score) == unbroken.read("scores", Score)
