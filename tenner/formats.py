@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Tokenizer(Protocol):
-    """What tenner needs of a Hugging Face tokenizer. Any stands where transformers promises more kinds than it gives."""
+    """What tenner needs of a Hugging Face tokenizer; Any stands where transformers promises more than it gives."""
 
     @property
     def eos_token_id(self) -> Any: ...

@@ -14,6 +14,7 @@ from pathlib import Path
 from tenner.ask import overlap, selection, worked
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
+from tenner.learn.memory import ask_for_huge_pages
 from tenner.prove import card, facts, report, stats
 from tenner.prove.evaluate import complete
 from tenner.prove.grading import same_answer
@@ -133,6 +134,8 @@ def verify(run: Run) -> tuple[int, int]:
         else:
             fields = {"question_id": t.question_id, "question": question.question, "domain": question.domain}
             kept.append(Sample(id=t.id, thinking=t.thinking, answer=t.answer, **fields))
+    if not kept:
+        raise TennerError("no trace survived verification", hint=f"see {run.folder.path / 'traces.jsonl'}")
     run.folder.write("samples", kept)
     run.folder.write("dropped-verify", dropped)
     return len(traces), len(kept)
@@ -226,6 +229,7 @@ def check(recipe: Recipe) -> None:
 
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run the stages that are not done, in order. Raises TennerError if one that comes before is missing."""
+    ask_for_huge_pages()  # before anything makes a tensor
     order = list(STAGES)
     for name in names:
         if run.folder.done(name):

@@ -15,7 +15,7 @@ from tenner.formats import FORMATS
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _known_format(name: str) -> str:
@@ -107,10 +107,10 @@ class Train(Section):
 
     epochs: Positive
     lr: Annotated[float, Field(gt=0)]
-    warmup_fraction: Share = 0.05
+    warmup_fraction: BelowOne = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.95
     grad_clip_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_step: Positive
     tokens_max: Positive

@@ -67,23 +67,26 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Hold the folder's lock. The system frees it when the process ends, however it ends."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with disk_errors(self.path), open(self.path / "lock", "a+") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as e:
-                    lock.seek(0)
-                    raise TennerError(
-                        f"another tenner (process {lock.read().strip() or 'unknown'}) is writing to {self.path}",
-                        hint="wait for it, or choose another --run-dir",
-                    ) from e
+            with disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = open(self.path / "lock", "a+")  # noqa: SIM115  closed below, after the block
+        except (NotADirectoryError, FileExistsError, PermissionError) as e:
+            raise TennerError(f"{self.path} cannot be written: {e.strerror}", hint="choose another --run-dir") from e
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                lock.seek(0)
+                raise TennerError(
+                    f"another tenner (process {lock.read().strip() or 'unknown'}) is writing to {self.path}",
+                    hint="wait for it, or choose another --run-dir",
+                ) from e
+            with disk_errors(self.path):
                 lock.truncate(0)
                 lock.write(str(os.getpid()))
                 lock.flush()
-                self._mend_tails()
-                yield
-        except (NotADirectoryError, FileExistsError, PermissionError) as e:
-            raise TennerError(f"{self.path} cannot be written: {e.strerror}", hint="choose another --run-dir") from e
+            self._mend_tails()
+            yield
 
     # -- records -------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class PaidTeacher(WorkedTeacher):
             raise ConnectionError("cut off")
         return await super().send(call)
 
-    def worst_case_usage(self, call: Call) -> Usage:
+    def worst_case_usage(self, call: Call) -> Usage:  # noqa: ARG002  the same for every call
         return Usage(input_tokens=1, output_tokens=5)  # the actual is 3
 
 
@@ -103,7 +103,7 @@ def test_a_broken_call_frees_its_reservation_and_keeps_the_others(ledger):
 
 def test_a_response_is_kept_before_it_is_parsed(ledger):
     class Unreadable(PaidTeacher):
-        def parse(self, body: bytes) -> Reply:
+        def parse(self, body: bytes) -> Reply:  # noqa: ARG002  it is never read
             raise ValueError("a new kind of response")
 
     with pytest.raises(ValueError, match="new kind"):

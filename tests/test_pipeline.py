@@ -69,7 +69,9 @@ def test_the_json_summary_adds_up(unbroken):
 
 
 def test_a_finished_run_is_not_run_again(unbroken, tiny_recipe):
-    before = {p: p.stat().st_mtime_ns for p in unbroken.path.rglob("*") if p.is_file() and p.suffix in (".jsonl", ".html")}
+    before = {
+        p: p.stat().st_mtime_ns for p in unbroken.path.rglob("*") if p.is_file() and p.suffix in (".jsonl", ".html")
+    }
     run_to_the_end(tiny_recipe, unbroken.path)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 

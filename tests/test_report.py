@@ -3,11 +3,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from evidence import FAMILIES, run_facts
+from evidence import FAMILIES, completion, run_facts
 
 from tenner.money.ledger import SpendRow
 from tenner.prove.report import (
@@ -106,8 +107,7 @@ def test_the_headline_says_before_after_intervals_n_cost_and_minutes(facts: RunF
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_both_forms_tell_the_same_facts(facts: RunFacts, render: "object") -> None:
-    assert callable(render)
+def test_both_forms_tell_the_same_facts(facts: RunFacts, render: Callable[[RunFacts], str]) -> None:
     raw = render(facts)
     text = Page(raw).text if raw.startswith("<!doctype") else re.sub(r"\\(.)", r"\1", html.unescape(raw))
     for said in (headline(facts), comparison_note(facts), spend_note(facts), "duplicate 198, in the benchmark 15"):
@@ -134,8 +134,7 @@ def test_forced_tokens_are_marked_for_eyes_and_ears_and_hostile_text_stays_text(
     page = Page(page_html)
     assert page.marked[0] == "marked"  # the legend
     assert page.marked[1:] == [
-        f"[put in: {text}]"
-        for text in ("<|im_start|>think", "Wait", "<|im_start|>answer", "Answer:", "Answer:")
+        f"[put in: {text}]" for text in ("<|im_start|>think", "Wait", "<|im_start|>answer", "Answer:", "Answer:")
     ]
     assert "```<script>alert(1)</script>```" in page.text
     assert "Is <b>5 & 6</b> more than |x|?" in page.text
@@ -175,8 +174,6 @@ def test_a_family_that_one_student_has_not_met_has_no_number(facts: RunFacts) ->
 
 
 def test_one_question_alone_makes_a_report(facts: RunFacts) -> None:
-    from evidence import completion
-
     done: list[Completion] = [completion("a", "wrong"), completion("a", "unparsed", student="distilled")]
     scores = score(done, {"a": None})
     small = facts._replace(
@@ -219,8 +216,8 @@ def test_a_browser_without_network_shows_it_all_and_scrolls_no_page_sideways(
     dumped = subprocess.run(
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1000,1000",
-            "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>",  # nothing answers there
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+            "--window-size=1000,1000", "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>",
             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frame.html").as_uri(),
         ],
         capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)},

@@ -55,7 +55,11 @@ def test_imports_go_one_way():
 
 @pytest.mark.parametrize(
     ("importer", "imported"),
-    [("tenner.ask.overlap", "tenner.teach.calls"), ("tenner.recipe", "tenner.ask.worked"), ("tenner.run", "tenner.cli")],
+    [
+        ("tenner.ask.overlap", "tenner.teach.calls"),
+        ("tenner.recipe", "tenner.ask.worked"),
+        ("tenner.run", "tenner.cli"),
+    ],
 )
 def test_the_rule_would_see_a_wrong_arrow(importer, imported):
     assert breaks(importer, imported)

@@ -15,7 +15,7 @@ FREE, SHORT, LONG = Policy(), Policy(thinking_tokens_max=8), Policy(thinking_tok
 @pytest.mark.parametrize(
     ("correct", "n", "low", "high"),
     [
-        # The examples of the README of github.com/msn0/wilson-score-interval.
+        # The examples of the README of github.com/msn0/wilson-score-interval, which rounds z to 1.96.
         (430, 474, 0.8776750858242243, 0.9301239839930541),
         (392, 436, 0.8672311846637769, 0.9239627360567735),
         (10, 14, 0.4535045882751561, 0.882788120898909),

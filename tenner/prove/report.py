@@ -337,4 +337,4 @@ def _inline(text: str) -> str:
     """Text as Markdown that stays on its line and in its cell, and is no markup."""
     for char in "\\`*_[]|~$":
         text = text.replace(char, f"\\{char}")
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").splitlines())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -223,6 +224,12 @@ class _PackedLinear(nn.Module):
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], ""))
 
 
+def _can_pack() -> bool:
+    """Whether this build of PyTorch has oneDNN's operators (they are private to it) and this CPU computes in bf16."""
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _pack_linears(module: nn.Module) -> None:
     for name, child in module.named_children():
         if type(child) is nn.Linear:
@@ -414,12 +421,13 @@ class HFEngine:
                 f"{model_dir}: the tokenizer has {vocabulary} ids but the model only {config.vocab_size}",
                 hint="the tokenizer and the weights are not of the same model",
             )
+        transformers.utils.logging.disable_progress_bar()
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, attn_implementation=ATTENTION_NAME, local_files_only=True
         )
         if torch.cuda.is_available():
             cast(nn.Module, model).to("cuda")
-        elif dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        elif dtype is torch.bfloat16 and _can_pack():
             _pack_linears(model)
         return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)
 
