@@ -421,7 +421,7 @@ class HFEngine:
                 f"{model_dir}: the tokenizer has {vocabulary} ids but the model only {config.vocab_size}",
                 hint="the tokenizer and the weights are not of the same model",
             )
-        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, attn_implementation=ATTENTION_NAME, local_files_only=True
         )
