@@ -17,6 +17,7 @@ from tenner.runfolder import RunFolder
 from tenner.screen import Screen
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Meter:
     def __init__(self, run: Run, stage: str) -> None:
         self._run, self._stage = run, stage
         self._last, self._longest_seconds = time.monotonic(), 0.0
+        self._ahead_seconds = FIRST_STRETCH_SECONDS
         self._price = run.recipe.machine.price_usd_per_hour
 
     def tick(self) -> None:
@@ -56,11 +58,12 @@ class Meter:
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._longest_seconds = max(self._longest_seconds, seconds)
+        self._ahead_seconds = SAFETY * self._longest_seconds
         self._run.ledger.charge_machine(self._stage, seconds, self._price)
 
     def check(self) -> None:
         """Raise BudgetReached unless another stretch like the longest so far, with a margin, fits under the cap."""
-        self._run.ledger.check_machine(self._stage, SAFETY * self._longest_seconds, self._price)
+        self._run.ledger.check_machine(self._stage, self._ahead_seconds, self._price)
 
 
 def render(tokenizer: Tokenizer, question: str, recipe: Recipe) -> str:

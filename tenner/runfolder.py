@@ -177,7 +177,7 @@ class RunFolder:
         """Cut what a killed writer left after the last newline of a JSONL file."""
         for path in self.path.glob("*.jsonl"):
             data = path.read_bytes()
-            if not data.endswith(b"\n"):
+            if data and not data.endswith(b"\n"):
                 os.truncate(path, data.rfind(b"\n") + 1)
 
 

@@ -85,7 +85,7 @@ def print_sample(path: Path, sample_id: str) -> None:
     for words, is_trained in mask.runs(tokenizer, encoded):
         shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
         text.append(shown, style="bold green" if is_trained else "dim")
-    console.print(text)
+    console.print(text, soft_wrap=True)
     trained = sum(encoded.trained)
     Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
 

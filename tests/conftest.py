@@ -59,7 +59,7 @@ def tiny_recipe(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
         "demo",
         overrides=[
             'name="tiny"', f'student.model="{tiny_model_dir}"', "budget_usd=1.0",
-            "gather.questions=200", 'gather.families=["running_sum", "bills", "weekdays", "coin_flips"]',
+            "gather.questions=2000", 'gather.families=["running_sum", "bills", "weekdays", "coin_flips"]',
             "attempt.questions=8", "attempt.thinking_tokens_max=12", "attempt.answer_tokens_max=4",
             "select.samples=24", "train.tokens_per_step=600", "train.tokens_max=1000",
             "evaluate.questions=12", "evaluate.thinking_tokens_max=[0, 4, 8, 16]", "evaluate.waits=[1]",

@@ -134,7 +134,7 @@ def test_show_prints_one_json_object(gathered):
         "gather", "clean", "attempt", "select", "trace", "verify", "train", "evaluate", "report",
     ]  # fmt: skip
     assert [s["state"] for s in facts["stages"][:4]] == ["done", "done", "begun", "pending"]
-    assert facts["stages"][0]["items_out"] == 200
+    assert facts["stages"][0]["items_out"] == 2000
     assert facts["spend_usd"] == {"total": 0, "by_stage": {}}
 
 
