@@ -50,7 +50,6 @@ class Meter:
     def __init__(self, run: Run, stage: str) -> None:
         self._run, self._stage = run, stage
         self._last, self._longest_seconds = time.monotonic(), 0.0
-        self._ahead_seconds = FIRST_STRETCH_SECONDS
         self._price = run.recipe.machine.price_usd_per_hour
 
     def tick(self) -> None:
@@ -58,12 +57,12 @@ class Meter:
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._longest_seconds = max(self._longest_seconds, seconds)
-        self._ahead_seconds = SAFETY * self._longest_seconds
         self._run.ledger.charge_machine(self._stage, seconds, self._price)
 
     def check(self) -> None:
         """Raise BudgetReached unless another stretch like the longest so far, with a margin, fits under the cap."""
-        self._run.ledger.check_machine(self._stage, self._ahead_seconds, self._price)
+        ahead_seconds = SAFETY * self._longest_seconds or FIRST_STRETCH_SECONDS
+        self._run.ledger.check_machine(self._stage, ahead_seconds, self._price)
 
 
 def render(tokenizer: Tokenizer, question: str, recipe: Recipe) -> str:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tenner import cli, pipeline
 from tenner.runfolder import RunFolder
 
 
@@ -136,6 +137,10 @@ def test_show_prints_one_json_object(gathered):
     assert [s["state"] for s in facts["stages"][:4]] == ["done", "done", "begun", "pending"]
     assert facts["stages"][0]["items_out"] == 2000
     assert facts["spend_usd"] == {"total": 0, "by_stage": {}}
+
+
+def test_the_door_and_the_pipeline_name_the_same_stages():
+    assert tuple(pipeline.STAGES) == cli.STAGES
 
 
 def test_recipes_are_listed():

@@ -56,15 +56,16 @@ def _examples(
     distilled = [c for c in completions if c.student == "distilled"]
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
     wanted = (
-        ("cut", [c for c, kinds in shown if "cut" in kinds]),
-        ("free", [c for c, kinds in shown if not {"cut", "wait"} & set(kinds)]),
-        ("wait", [c for c, kinds in shown if "wait" in kinds]),
+        [c for c, kinds in shown if "cut" in kinds],
+        [c for c, kinds in shown if not {"cut", "wait"} & set(kinds)],
+        [c for c, kinds in shown if "wait" in kinds],
     )
+    place = {question_id: i for i, question_id in enumerate(asked)}
     close_tokens = len(tokenizer.encode(FORMATS[recipe.student.format].close, add_special_tokens=False))
     used: set[str | None] = set()
-    for _, candidates in wanted:
+    for candidates in wanted:
         # In the order of the benchmark: an example is not picked for its verdict.
-        for c in sorted(candidates, key=lambda c: list(asked).index(c.question_id)):
+        for c in sorted(candidates, key=lambda c: place[c.question_id]):
             question = asked[c.question_id]
             if question.domain not in used:
                 used.add(question.domain)
