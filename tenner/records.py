@@ -24,6 +24,24 @@ class Question(Record):
     source: str
     solution: str | None = None
     """A reference solution; what the embedded `worked` teacher thinks aloud."""
+    origin: str | None = None
+    """Where the source itself has it from: a contest, a website, another dataset."""
+    license: str | None = None
+    """Of the source; None where the source does not say."""
+
+
+class SourceCount(Record):
+    """What one source of the recipe came to."""
+
+    source: str
+    where: str
+    """The dataset with its revision, or the file."""
+    license: str | None
+    rows: int
+    questions: int
+    """Rows that the recipe's conditions let through."""
+    published: int | None
+    """The count that its authors report, to be compared."""
 
 
 class Drop(Record):
@@ -32,6 +50,41 @@ class Drop(Record):
     id: str
     reason: str
     evidence: str
+
+
+class Hit(Record):
+    """Text that a question of the pool has in common with a benchmark question.
+
+    `boilerplate` is wording that many questions share, and no leak; the other kinds are.
+    """
+
+    kind: Literal["exact", "near", "ngram", "boilerplate"]
+    question_id: str
+    benchmark_id: str
+    shared: str
+
+
+class Pick(Record):
+    """Why a question was selected: the draw that it came from."""
+
+    question_id: str
+    place: int
+    """In the order of the draws, from 0."""
+    step: str
+    """The sampler's step (see `ask/samplers.py`)."""
+    domain: str
+    rank: int | None
+    """In its domain when it was drawn, 0 the first choice; None for what was taken without a draw."""
+    domain_size: int
+    """Questions of the domain that were left when it was drawn, itself too."""
+
+
+class SelectStep(Record):
+    """One step of a selection: how many questions it was given and how many it left."""
+
+    name: str
+    items_in: int
+    items_out: int
 
 
 class Usage(Record):
