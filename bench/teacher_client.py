@@ -268,7 +268,8 @@ def main() -> None:
         print(
             f"tenner: tenner trace … --concurrency {args.concurrency}; every call reserved, kept and settled on disk\n"
             f"curator: backend {args.curator_backend} with base_url, max_concurrent_requests "
-            f"{args.curator_concurrency}, limits per minute that do not bind, display, log, viewer and telemetry off"
+            f"{args.curator_concurrency}, limits per minute that do not bind, rich display (the faster one), "
+            "no log, viewer or telemetry"
         )
         figures = measure(bench, args)
     promises = verdict(figures)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,7 +27,18 @@ def _known_format(name: str) -> str:
     return name
 
 
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    except ValueError:  # a port or an IPv6 address that is none
+        pass
+    raise ValueError("not a URL such as https://host:8000/v1")
+
+
 FormatName = Annotated[str, AfterValidator(_known_format)]
+BaseURL = Annotated[str, AfterValidator(_http_url)]
 
 
 class Section(BaseModel):
@@ -114,7 +126,7 @@ class TraceSection(Section):
     """`openai` is every server that speaks the chat completions protocol."""
     preset: str | None = None
     """A known provider (see `teach/presets.toml`), in place of `base_url` and `api_key_env`."""
-    base_url: str | None = None
+    base_url: BaseURL | None = None
     api_key_env: str | None = None
     """The name of the environment variable that holds the key; left out for a server that wants none."""
     model: str | None = None

@@ -390,7 +390,7 @@ def _bad_key_at(*place):
 
 def test_transient_faults_while_waiting_are_waited_out_and_counted(ledger):
     troubles = [
-        BatchAnswer(503, b"busy"), BatchAnswer(500, b"oops"), BatchAnswer(429, b"slow down"), "reset", "reset",
+        BatchAnswer(503, b"busy"), BatchAnswer(500, b"oops"), BatchAnswer(429, b"slow down"), "reset",
         BatchAnswer(200, b"<html>Hello</html>", "text/html"), BatchAnswer(200, b'{"id": '),
     ]  # fmt: skip
 
@@ -401,7 +401,6 @@ def test_transient_faults_while_waiting_are_waited_out_and_counted(ledger):
             return answer
         return work()
 
-    # Of two resets the transport itself mends the first, as it may with a GET.
     limits = LIMITS._replace(attempts_max=2)  # of no consequence for waiting
     with TeacherServer() as server:
         server.batches.around = trouble

@@ -50,6 +50,16 @@ def test_a_misspelt_section():
         ("samples = 1000", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 3200"),
         ('format = "s1"\nsystem', 'format = "s2"\nsystem', "student.format: no think format is called 's2'"),
         ("[0, 8, 16, 24, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
+        (
+            'teacher = "worked"',
+            'teacher = "worked"\nbase_url = "http://["',
+            "trace.base_url: not a URL such as https://",
+        ),
+        (
+            'teacher = "worked"',
+            'teacher = "worked"\nbase_url = "host/v1"',
+            "trace.base_url: not a URL such as https://",
+        ),
         ("epochs = 1", "epochs = 1.5", "train.epochs: Input should be a valid integer"),
     ],
 )

@@ -15,6 +15,7 @@ from tenner.errors import TennerError
 from tenner.money import prices
 from tenner.recipe import TraceSection
 from tenner.records import TraceOutcome, Usage
+from tenner.teach.connections import CONNECT_SECONDS, fault_of
 from tenner.teach.faults import Fault, from_status
 from tenner.teach.fields import count, mapping, mappings, text
 from tenner.teach.keys import key_in_environment
@@ -29,7 +30,6 @@ except ImportError as e:
 BASE_URL = "https://generativelanguage.googleapis.com"
 API_VERSION = "v1beta"  # what the documentation shows; v1 does not know all models
 KEY_VARIABLE = "GEMINI_API_KEY"
-CONNECT_SECONDS = 10.0
 TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the contents
 
 ELSEWHERE = {
@@ -43,9 +43,6 @@ ELSEWHERE = {
 }
 """Parameters that the recipe sets by other names, or that would get round the cap."""
 
-UNSENT = (
-    httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol
-)  # fmt: skip
 KEY_REASONS = re.compile(r"API_KEY_\w+|CONSUMER_(INVALID|SUSPENDED)|SERVICE_DISABLED")  # of google.api.ErrorReason
 KEY_WORDS = re.compile(r"api.?key|project|unregistered caller", re.IGNORECASE)
 RETRY_DELAY = re.compile(r"(\d+(?:\.\d+)?)s")  # a protobuf Duration in JSON
@@ -162,8 +159,7 @@ class GeminiTeacher:
         try:
             await asking
         except httpx2.RequestError as e:  # timeouts are its children
-            said = str(e) or type(e).__name__
-            raise Fault("unreachable" if isinstance(e, UNSENT) else "interrupted", said) from None
+            raise fault_of(e) from None
         except Exception as e:
             if _arrived.get() is None:
                 if isinstance(e, ValueError):  # the SDK itself refuses

@@ -9,7 +9,6 @@ from importlib import resources
 from typing import BinaryIO, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
 import httpx2
 import openai
 from openai.types import Batch
@@ -19,18 +18,16 @@ from tenner.money import prices
 from tenner.recipe import TraceSection
 from tenner.records import Usage
 from tenner.teach.completion import parse_completion
+from tenner.teach.connections import CONNECT_SECONDS, JSONPosts, fault_of
 from tenner.teach.faults import Fault, from_status, message_of
 from tenner.teach.keys import key_in_environment
 from tenner.teach.teacher import BatchResult, BatchStatus, Call, Reply, Request, Response
 
-CONNECT_SECONDS = 10.0
 TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the messages, a default system prompt included
 BATCH_PATH: Final = "/v1/chat/completions"
 NO_BATCH_HINT = "leave batch mode out, and pay for single calls"
 BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
 TOKEN_NAME = "tenner"  # among the metadata of a batch
-UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""There was no connection: nothing has been asked, and nothing can have been charged."""
 RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
 """Parameters that would get round the store, the cap or the parser."""
 
@@ -80,18 +77,13 @@ class OpenAITeacher:
         self.reasoning_is_summary = self._provider.reasoning == "summary"
         self.price = prices.price_of(self._provider.name, section.model, section.price)
         self.secret = key_in_environment(self._provider.api_key_env) if key is None else key
-        self._http = openai.DefaultAioHttpClient(
-            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),  # `calls.PaidCalls` keeps the deadline
-            limits=httpx2.Limits(max_connections=section.concurrency),  # None would be 100
-        )
         self._client = openai.AsyncOpenAI(
             base_url=self._provider.base_url,
             api_key=self.secret or "none",  # the client insists on one
-            max_retries=0,  # `calls.PaidCalls` retries, and knows what it may cost
-            http_client=self._http,
+            max_retries=0,  # `batch.BatchCalls` asks again
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
         )
-        self._url = f"{self._provider.base_url.rstrip('/')}/chat/completions"
-        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.secret or 'none'}"}
+        self._completions = JSONPosts(f"{self._provider.base_url.rstrip('/')}/chat/completions", key=self.secret)
 
     async def check(self) -> None:
         """Ask for the lists of models and, where they are wanted, of batches, which is free."""
@@ -158,12 +150,8 @@ class OpenAITeacher:
         return Usage(input_tokens=prompt_bytes + TEMPLATE_TOKENS_MAX, output_tokens=self._section.output_tokens_max)
 
     async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  all is in the request
-        """One attempt, by the client's own connections: its typed request and response would double the work."""
-        with _faults():
-            response = await self._http.post(self._url, content=json.dumps(request), headers=self._headers)
-        if not response.is_success:
-            raise from_status(response.status_code, response.headers, response.text)
-        return Response(response.content, response.headers.get("content-type", ""))
+        """One attempt."""
+        return await self._completions.post(json.dumps(request))
 
     def parse(self, response: Response) -> Reply:
         """Read a chat completion."""
@@ -229,6 +217,7 @@ class OpenAITeacher:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._completions.close()
         await self._client.close()
 
     def _key_hint(self) -> str:
@@ -288,12 +277,11 @@ def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
         raise (Fault(not_found, fault.evidence) if fault.kind == "unknown_model" else fault) from None
     except json.JSONDecodeError as e:
         raise Fault("server_error", f"what came back is not JSON: {e}") from None
-    except (openai.APIConnectionError, httpx2.TransportError) as e:  # timeouts are children of both
-        # The transport calls a connection that broke later a "connect timeout" too: only aiohttp's own error tells.
-        causes = list(_causes(e))
-        unsent = any(isinstance(cause, UNSENT) for cause in causes)
-        told = next((cause for cause in causes if isinstance(cause, aiohttp.ClientError)), causes[-1])
-        raise Fault("unreachable" if unsent else "interrupted", str(told) or type(told).__name__) from None
+    except httpx2.RequestError as e:  # while a body is read; timeouts are its children
+        raise fault_of(e) from None
+    except openai.APIConnectionError as e:
+        cause = e.__cause__
+        raise fault_of(cause if isinstance(cause, httpx2.RequestError) else e) from None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
