@@ -76,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     recipes.add_argument("--json", action="store_true", help="one JSON object")
     recipes.set_defaults(verb=_recipes)
 
+    overlap = verbs.add_parser("overlap", help="find the questions of a benchmark in a file of questions")
+    overlap.add_argument("questions", metavar="QUESTIONS.jsonl", type=Path, help="lines with a question, or a problem")
+    overlap.add_argument(
+        "--against", metavar="BENCHMARK.jsonl", type=Path, action="append", required=True,
+        help="lines of the same kind; may be given more than once",
+    )  # fmt: skip
+    overlap.add_argument("--ngram-words", metavar="N", type=int, help="shared words in a row that count (default: 8)")
+    overlap.add_argument("--json", action="store_true", help="one JSON object")
+    overlap.set_defaults(verb=_overlap)
+
     chat = verbs.add_parser("chat", help="talk to the distilled student; each line is a question of its own")
     chat.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     chat.add_argument("--thinking", metavar="N", type=int, help="the most tokens it may think (default: the recipe's)")
@@ -173,6 +183,12 @@ def _show(args: argparse.Namespace) -> None:
         show.print_sample(args.run, args.sample)
     else:
         print(show.as_json(args.run) if args.json else show.summary(args.run))
+
+
+def _overlap(args: argparse.Namespace) -> None:
+    from tenner import overlapjob
+
+    print(overlapjob.run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
 
 
 def _recipes(args: argparse.Namespace) -> None:

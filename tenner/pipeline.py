@@ -52,14 +52,11 @@ def gather(run: Run) -> tuple[int, int]:
 def clean(run: Run) -> tuple[int, int]:
     """Drop duplicates and what the benchmark also asks."""
     pool, benchmark = run.folder.read("questions", Question), run.folder.read("benchmark", Question)
-    single = overlap.drop_duplicates(pool)
-    rules = run.recipe.clean
-    unleaked = overlap.drop_benchmark_overlap(
-        single.kept, benchmark, ngram_words=rules.ngram_words, boilerplate_questions=rules.boilerplate_questions
-    )
-    run.folder.write("clean", unleaked.kept)
-    run.folder.write("dropped-clean", [*single.dropped, *unleaked.dropped])
-    return len(pool), len(unleaked.kept)
+    cleaned = overlap.clean(pool, benchmark, run.recipe.clean)
+    run.folder.write("clean", cleaned.kept)
+    run.folder.write("dropped-clean", cleaned.dropped)
+    run.folder.write("hits", cleaned.hits)
+    return len(pool), len(cleaned.kept)
 
 
 def attempt(run: Run) -> tuple[int, int]:

@@ -19,6 +19,7 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Similarity = Annotated[float, Field(gt=0, le=1)]
 
 
 def _known_format(name: str) -> str:
@@ -82,7 +83,11 @@ class Clean(Section):
 
     ngram_words: Positive = 8
     boilerplate_questions: Positive = 10
-    """An n-gram that so many questions of the pool share is wording of a template, not a leak."""
+    """An n-gram that so many questions share is wording of a template, not a leak."""
+    near_similarity: Similarity = 0.8
+    """Questions with the same numbers that share so much of their wording are one; 1 looks for equal ones only."""
+    benchmark_similarity: Similarity = 0.8
+    """The same between a question and a benchmark's."""
 
 
 class PromptForm(Section):

@@ -1,0 +1,123 @@
+"""Texts as words, and words as numbers: the same on every machine, and fast enough for millions of questions."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+
+PRESENTATION = re.compile(
+    r"\\(?:[,;:! ]|(?:left|right|big+[lr]?|d?frac|tfrac|text(?:bf|it|rm)?|math(?:rm|bf|it)|displaystyle|q?quad)"
+    r"(?![a-z]))"
+)
+"""LaTeX that changes the look and not the meaning; the fractions become one."""
+TOKEN = re.compile(r"[^\W_]+|[+/^=<>≤≥]|-(?=\s*\d)")
+"""A word, or an operator; a minus only before a digit, so that hyphens are nothing."""
+DASHES = str.maketrans({"−": "-", "–": "-", "×": " times ", "·": " cdot ", "÷": "/"})  # noqa: RUF001
+WORD, NUMBER, OPERATOR = 0, 1, 2  # the two lowest bits of a token's hash
+VOCABULARY_MAX = 500_000
+ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+
+
+def tokens(text: str) -> list[str]:
+    """Words and operators, without case, punctuation, spacing and LaTeX's presentation."""
+    text = text.casefold()
+    if "\\" in text:
+        text = PRESENTATION.sub(lambda m: " frac" if m[0].endswith("frac") else " ", text)
+    if not text.isascii():
+        text = text.translate(DASHES)
+    return TOKEN.findall(text)
+
+
+def words(text: str) -> list[str]:
+    """The tokens without the operators."""
+    return [token for token in tokens(text) if token[0].isalnum()]
+
+
+def normalise(text: str) -> str:
+    """The words with single spaces."""
+    return " ".join(words(text))
+
+
+class Hashed(NamedTuple):
+    """Texts as flat token hashes: the tokens of text i are `values[starts[i]:starts[i + 1]]`."""
+
+    values: Hashes
+    starts: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text."""
+        return np.diff(self.starts)
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Hashed":
+        """The same texts with some of their tokens; `chosen` has one flag per token."""
+        before = np.concatenate(([0], np.cumsum(chosen)))
+        return Hashed(self.values[chosen], before[self.starts])
+
+    def words(self) -> "Hashed":
+        """Without operators."""
+        return self.only((self.values & np.uint64(3)) != OPERATOR)
+
+    def numbers(self) -> "Hashed":
+        """Numbers alone."""
+        return self.only((self.values & np.uint64(3)) == NUMBER)
+
+
+def hashed(texts: Sequence[str]) -> Hashed:
+    """Hash the tokens of texts; 64 bits, so that a pool of a million has no collision to speak of."""
+    if len(_VOCABULARY) > VOCABULARY_MAX:
+        _VOCABULARY.clear()
+    values: list[int] = []
+    starts = [0]
+    for text in texts:
+        values += [_VOCABULARY[token] for token in tokens(text)]
+        starts.append(len(values))
+    return Hashed(np.array(values, dtype=np.uint64), np.array(starts, dtype=np.int64))
+
+
+def sums(values: Hashes, starts: NDArray[np.int64]) -> Hashes:
+    """The sum of each text's values, modulo 2^64; 0 for a text without any."""
+    before = np.concatenate((np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)))
+    return before[starts[1:]] - before[starts[:-1]]
+
+
+def mixed(values: Hashes) -> Hashes:
+    """Every bit of the result depends on every bit of the value (the finalizer of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def windows(text: Hashed, size: int) -> Hashed:
+    """The hash of every `size` successive tokens within a text; none for a shorter one."""
+    counts = np.maximum(text.lengths - size + 1, 0)
+    starts = np.concatenate(([0], np.cumsum(counts)))
+    first = np.arange(starts[-1]) + np.repeat(text.starts[:-1] - starts[:-1], counts)
+    total = np.zeros(len(first), np.uint64)
+    for offset in range(size):
+        total = total * ODD + text.values[first + offset]
+    return Hashed(mixed(total), starts)
+
+
+def fingerprints(text: Hashed) -> Hashes:
+    """One hash per text, of its tokens in their order."""
+    place = np.arange(len(text.values)) - np.repeat(text.starts[:-1], text.lengths)
+    return mixed(sums(mixed(text.values + mixed(place.astype(np.uint64) + ODD)), text.starts))
+
+
+class _Vocabulary(dict[str, int]):
+    """The hash of every token seen so far; its lowest two bits say what kind of token it is."""
+
+    def __missing__(self, token: str) -> int:
+        kind = NUMBER if token.isdigit() else WORD if token[0].isalnum() else OPERATOR
+        digest = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        value = self[token] = int.from_bytes(digest, "little") & ~3 | kind
+        return value
+
+
+_VOCABULARY = _Vocabulary()
