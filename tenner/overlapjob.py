@@ -34,8 +34,8 @@ def run(questions: Path, against: Sequence[Path], *, ngram_words: int | None, as
     if ngram_words is not None and ngram_words < 1:
         raise TennerError(f"--ngram-words {ngram_words} is not positive")
     rules = Clean() if ngram_words is None else Clean(ngram_words=ngram_words)
-    pool = _read(questions)
-    benchmark = [q for path in against for q in _read(path)]
+    pool = read_questions(questions)
+    benchmark = [q for path in against for q in read_questions(path)]
     hits = overlap.compare(pool, benchmark, rules)
     if as_json:
         return json.dumps({"hits": [hit.model_dump() for hit in hits]}, ensure_ascii=False)
@@ -67,7 +67,8 @@ def _shortened(shared: str) -> str:
     return " ".join(words[:SHOWN_WORDS]) + (f" … ({len(words)} words)" if len(words) > SHOWN_WORDS else "")
 
 
-def _read(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file. Raises TennerError for a line that is none, and for an id that occurs twice."""
     found: dict[str, Question] = {}
     for number, question in _questions(path):
         if question.id in found:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tenner import cli
-from tenner.ask import overlap
+from tenner.ask import overlap, workers
 from tenner.ask.workers import LocalWorkers
 from tenner.recipe import Clean
 from tenner.records import Question
@@ -110,7 +110,8 @@ def test_nothing_to_compare_is_no_trouble(pool, benchmark):
     assert len(hits) == (1 if pool and benchmark else 0)
 
 
-def test_more_processes_find_the_same():
+def test_more_processes_find_the_same(monkeypatch):
+    monkeypatch.setattr(workers, "ALONE_MAX", 5_000)
     pool = questions([f"{SENTENCE} {i} {i % 977}" for i in range(12_000)])
     benchmark = questions([f"{SENTENCE} 7 7", "a b c"], "b")
     alone = overlap.clean(pool, benchmark, Clean(), LocalWorkers(1))

@@ -1,4 +1,5 @@
 import os
+import random
 import subprocess
 import sys
 
@@ -28,6 +29,13 @@ def test_operators_tell_texts_apart_though_they_are_no_words(text, other):
     assert tokens(text) != tokens(other)
     assert fingerprints(hashed([text]))[0] != fingerprints(hashed([other]))[0]
     assert normalise(text) == normalise(other)
+
+
+def test_ascii_is_read_like_the_rest():
+    r = random.Random(0)
+    for _ in range(3000):
+        text = "".join(r.choices("aB3 -_~+/^=<>.,\\$\n\t\x1c{}()", k=r.randint(0, 12)))
+        assert tokens(text) == [t for t in tokens(f"{text} é") if t != "é"], text
 
 
 def test_windows_keep_within_their_text():

@@ -17,6 +17,8 @@ PRESENTATION = re.compile(
 """LaTeX that changes the look and not the meaning; the fractions become one."""
 TOKEN = re.compile(r"[^\W_]+|[+/^=<>≤≥]|-(?=\s*\d)")
 """A word, or an operator; a minus only before a digit, so that hyphens are nothing."""
+MINUS = re.compile(r"-(?=\s*\d)")
+_BLANKS = "-" + "".join(c if c.isalnum() or c in "+/^=<>" else " " for c in map(chr, range(1, 128)))
 DASHES = str.maketrans({"−": "-", "–": "-", "×": " times ", "·": " cdot ", "÷": "/"})  # noqa: RUF001
 WORD, NUMBER, OPERATOR = 0, 1, 2  # the two lowest bits of a token's hash
 VOCABULARY_MAX = 500_000
@@ -29,8 +31,12 @@ def tokens(text: str) -> list[str]:
     if "\\" in text:
         text = PRESENTATION.sub(lambda m: " frac" if m[0].endswith("frac") else " ", text)
     if not text.isascii():
-        text = text.translate(DASHES)
-    return TOKEN.findall(text)
+        return TOKEN.findall(text.translate(DASHES))
+    # The same for ASCII, in half the time.
+    text = MINUS.sub("\0", text).translate(_BLANKS) if "-" in text else text.translate(_BLANKS)
+    for operator in "+/^=<>-":
+        text = text.replace(operator, f" {operator} ")
+    return text.split()
 
 
 def words(text: str) -> list[str]:

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNK = 2_000
-ALONE_MAX = 10_000
+ALONE_MAX = 100_000
 """Up to so many items, starting processes takes longer than the work."""
 
 
