@@ -13,10 +13,8 @@ Needs what `pip install -e '.[test]'` installs, and Linux.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import sqlite3
 import subprocess
@@ -29,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import evidence
 import psutil
 
 HERE = Path(__file__).parent
@@ -151,19 +150,6 @@ def serving() -> Iterator[tuple[str, psutil.Process]]:
             server.kill()
 
 
-def machine() -> dict[str, object]:
-    """What it ran on."""
-    models = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-              if line.startswith("model name"))  # fmt: skip
-    memory_gib = psutil.virtual_memory().total / 2**30
-    return {
-        "cores": os.cpu_count(),
-        "cpu": next(models, platform.machine()),
-        "memory_gib": round(memory_gib),
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
 def measure(bench: Bench, args: argparse.Namespace) -> dict[str, object]:
     """Run everything, print the tables, and return the figures."""
     print(f"\n{args.calls:,} calls on each side, {args.rounds} rounds; start-up is not in calls/s and ms/call\n")
@@ -260,9 +246,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving() as (url, server):
         bench = Bench(Path(folder), url, server, curator, args)
         bench.curator(1)  # compiles its modules, and says its versions
-        names = ("tenner", "openai", "aiohttp", "httpx2", "pydantic")
-        versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-        about = {"machine": machine(), "versions": versions, "curator_versions": bench.curator_versions}
+        versions = evidence.versions("tenner", "openai", "aiohttp", "httpx2", "pydantic")
+        about = {"machine": evidence.machine(), "versions": versions, "curator_versions": bench.curator_versions}
         for name, fields in about.items():
             print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()))
         print(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tenner import __version__
 from tenner.errors import TennerError
+from tenner.stages import SELECT_FIRST
 
 if TYPE_CHECKING:
     from tenner.recipe import Recipe
 
-STAGES = ("gather", "clean", "attempt", "select", "trace", "verify", "train", "evaluate", "report")
 INTERRUPTED = 130
 
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _budget(run)
     run.set_defaults(verb=_run)
 
-    for stage in STAGES:
+    for stage in SELECT_FIRST:
         verb = verbs.add_parser(stage, help=f"do the stage `{stage}` of a run")
         if stage == "trace":
             _trace_options(verb)
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     show = verbs.add_parser("show", help="what a run has come to")
     show.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     show.add_argument("--json", action="store_true", help="one JSON object")
+    show.add_argument("--why", metavar="ID", help="why a question is trained on, or at which step it fell")
     show.add_argument("--sample", metavar="ID", help="one training sample, marked by what is trained on")
     show.set_defaults(verb=_show)
 
@@ -105,7 +106,7 @@ def _run(args: argparse.Namespace) -> None:
     from tenner import recipe as recipes
 
     recipe = recipes.load(args.recipe, overrides=args.overrides)
-    _go(args.run_dir or Path("runs") / recipe.name, recipe, STAGES, args.budget_usd)
+    _go(args.run_dir or Path("runs") / recipe.name, recipe, SELECT_FIRST, args.budget_usd)
 
 
 def _stage(args: argparse.Namespace) -> None:
@@ -124,7 +125,7 @@ def _go(path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd
     screen = Screen()
     with open_run(path, recipe, screen, budget_usd=budget_usd) as run:
         pipeline.run_stages(run, stages)
-    if stages == STAGES:
+    if stages == SELECT_FIRST:
         print(show.summary(path))
 
 
@@ -181,6 +182,8 @@ def _show(args: argparse.Namespace) -> None:
 
     if args.sample:
         show.print_sample(args.run, args.sample)
+    elif args.why:
+        print(show.why(args.run, args.why))
     else:
         print(show.as_json(args.run) if args.json else show.summary(args.run))
 

@@ -10,7 +10,7 @@ from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from tenner.ask import overlap, selection, worked
+from tenner.ask import counterfactual, overlap, quality, selection, worked
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.learn.memory import ask_for_huge_pages
@@ -50,11 +50,13 @@ def gather(run: Run) -> tuple[int, int]:
 
 
 def clean(run: Run) -> tuple[int, int]:
-    """Drop duplicates and what the benchmark also asks."""
+    """Drop what is no good question, duplicates, and what the benchmark also asks."""
     pool, benchmark = run.folder.read("questions", Question), run.folder.read("benchmark", Question)
-    cleaned = overlap.clean(pool, benchmark, run.recipe.clean)
+    rules = run.recipe.clean
+    good, flawed = quality.sift(pool, rules.filters, quality.QUESTION_FILTERS)
+    cleaned = overlap.clean(good, benchmark, rules)
     run.folder.write("clean", cleaned.kept)
-    run.folder.write("dropped-clean", cleaned.dropped)
+    run.folder.write("dropped-clean", [*flawed, *cleaned.dropped])
     run.folder.write("hits", cleaned.hits)
     return len(pool), len(cleaned.kept)
 
@@ -79,38 +81,49 @@ def attempt(run: Run) -> tuple[int, int]:
 
 
 def select(run: Run) -> tuple[int, int]:
-    """Pick the questions that are worth a trace."""
-    pool = run.folder.read("clean", Question)
-    difficulties = run.folder.read("difficulties", Difficulty)
-    chosen = selection.select(pool, difficulties, count=run.recipe.select.samples, seed=run.recipe.seed)
-    if len(chosen.picked) < run.recipe.select.samples:
-        raise TennerError(
-            f"only {len(chosen.picked)} of {run.recipe.select.samples} samples could be selected: the pool is empty",
-            hint="raise gather.questions or lower select.samples",
-        )
-    run.folder.write("selected", chosen.picked)
-    run.folder.write("dropped-select", chosen.dropped)
-    return len(pool), len(chosen.picked)
+    """Pick the questions that are worth a trace; or, where all have one, those that are worth training on."""
+    recipe, pool = run.recipe, run.folder.read("clean", Question)
+    if recipe.order == "trace-first":
+        good = {s.question_id for s in run.folder.read("verified", Sample)}
+        pool = [q for q in pool if q.id in good]
+    picked = _pick(run, pool, recipe.select.samples)
+    if len(picked) < recipe.select.samples:
+        short = f"only {len(picked):,} of {recipe.select.samples:,} samples could be selected: the pool is empty"
+        if recipe.order == "select-first":
+            raise TennerError(short, hint="gather more questions or lower select.samples")
+        run.screen.say(short)
+    if recipe.order == "trace-first":
+        ids = {q.id for q in picked}
+        run.folder.write("samples", [s for s in run.folder.read("verified", Sample) if s.question_id in ids])
+    return len(pool), len(picked)
 
 
 def trace(run: Run) -> tuple[int, int]:
-    """Have the teacher think aloud about every selected question; each response is bought once."""
-    selected = run.folder.read("selected", Question)
-    desk = traces.Desk(run.folder, run.ledger, run.screen, stage="trace", grade=grade_essay)
-    traces.buy_traces(run.recipe.trace, lambda: selected, desk)
-    return len(selected), len(run.folder.read("traces", Trace))
+    """Have the teacher think aloud about the questions; each response is bought once."""
+    by_traces = run.recipe.order == "trace-first"
+    questions = _worth_a_trace(run) if by_traces else run.folder.read("selected", Question)
+    _buy(run, questions)
+    return len(questions), len(run.folder.read("traces", Trace))
 
 
 def verify(run: Run) -> tuple[int, int]:
-    """Keep the traces that are whole and whose answer is the reference answer; of several, those the recipe wants."""
-    bought = run.folder.read("traces", Trace)
-    failed = run.folder.read("failed", FailedCall)
-    chosen = verification.verify(bought, failed, keep=run.recipe.trace.keep, truncated=run.recipe.trace.truncated)
-    if not chosen.kept:
+    """Keep the traces that are whole, right and pass the filters; buy more while there are too few of them."""
+    rules, by_traces = run.recipe.select, run.recipe.order == "trace-first"
+    if not by_traces:
+        _buy_what_is_missing(run)
+    checked = _check_traces(run)
+    while not by_traces and (missing := rules.samples - _questions_of(checked.kept)) > 0:
+        if not rules.top_up or not _top_up(run, missing):
+            reason = "the pool is empty" if rules.top_up else "select.top_up is off"
+            run.screen.say(f"{missing:,} of {rules.samples:,} samples are missing: {reason}")
+            break
+        checked = _check_traces(run)
+    if not checked.kept:
         raise TennerError("no trace survived verification", hint=f"see {run.folder.path / 'traces.jsonl'}")
-    run.folder.write("samples", chosen.kept)
-    run.folder.write("dropped-verify", chosen.dropped)
-    return len(bought) + len(failed), len(chosen.kept)
+    run.folder.write("verified" if by_traces else "samples", checked.kept)
+    run.folder.write("dropped-verify", checked.dropped)
+    _tell_counterfactual(run, kept=_questions_of(checked.kept))
+    return len(run.folder.read("traces", Trace)) + len(run.folder.read("failed", FailedCall)), len(checked.kept)
 
 
 def train(run: Run) -> tuple[int, int]:
@@ -165,7 +178,7 @@ def write_report(run: Run) -> tuple[int, int]:
     from tenner.learn import student
 
     tokenizer = student.load_tokenizer(run.folder.path / "student")
-    known = facts.collect(run.folder, run.recipe, tokenizer, stages=tuple(STAGES))
+    known = facts.collect(run.folder, run.recipe, tokenizer, stages=run.recipe.stages)
     pages = {
         "report.html": report.render_html(known),
         "report.md": report.render_markdown(known),
@@ -192,6 +205,8 @@ STAGES: dict[str, Stage] = {
 
 def check(recipe: Recipe) -> None:
     """Refuse, before anything is spent, a recipe whose names mean nothing to the rooms."""
+    quality.check(recipe.clean.filters, quality.QUESTION_FILTERS, "clean.filters")
+    quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:
             near = get_close_matches(family, worked.FAMILIES, n=1)
@@ -202,7 +217,8 @@ def check(recipe: Recipe) -> None:
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run the stages that are not done, in order. Raises TennerError if one that comes before is missing."""
     ask_for_huge_pages()  # before anything makes a tensor
-    order, names = list(STAGES), list(names)
+    order = list(run.recipe.stages)
+    names = sorted(names, key=order.index)
     if "trace" in names and not run.folder.done("trace"):
         traces.check(run.recipe.trace, run.screen)  # before time is spent on what comes before it
     for name in names:
@@ -214,6 +230,85 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
         with run.folder.stage(name) as clock:
             clock.items_in, clock.items_out = STAGES[name](run)
         run.screen.say(f"{name}: {clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s, {run.spent()}")
+
+
+def _pick(run: Run, pool: Sequence[Question], count: int) -> list[Question]:
+    """Draw so many questions, and write down which and why."""
+    recipe = run.recipe
+    traces_of = {t.question_id: t for t in run.folder.read("traces", Trace)} if recipe.order == "trace-first" else {}
+    taught = {question_id: _taught(t) for question_id, t in traces_of.items()}
+    difficulties = run.folder.read("difficulties", Difficulty)
+    chosen = selection.select(
+        pool, difficulties, rules=recipe.select, seed=recipe.seed, count=count, taught=taught
+    )  # fmt: skip
+    run.folder.write("selected", chosen.picked)
+    run.folder.write("dropped-select", chosen.dropped)
+    run.folder.write("picks", chosen.picks)
+    run.folder.write("select-steps", chosen.steps)
+    return chosen.picked
+
+
+def _top_up(run: Run, missing: int) -> bool:
+    """Continue the draw by so many questions and buy their traces; False where no question is left."""
+    before = run.folder.read("selected", Question)
+    picked = _pick(run, run.folder.read("clean", Question), len(before) + missing)
+    more = picked[len(before) :]
+    if more:
+        run.screen.say(f"{missing:,} samples short: {len(more):,} more questions")
+        _buy(run, picked)
+    return bool(more)
+
+
+def _buy_what_is_missing(run: Run) -> None:
+    """A session that ended while it topped up has selected more than it bought."""
+    selected = run.folder.read("selected", Question)
+    asked = {t.question_id for t in run.folder.stream("traces", Trace)}
+    asked |= {f.question_id for f in run.folder.stream("failed", FailedCall)}
+    if any(q.id not in asked for q in selected):
+        _buy(run, selected)
+
+
+def _buy(run: Run, questions: Sequence[Question]) -> None:
+    desk = traces.Desk(run.folder, run.ledger, run.screen, stage="trace", grade=grade_essay)
+    traces.buy_traces(run.recipe.trace, lambda: questions, desk)
+
+
+def _worth_a_trace(run: Run) -> list[Question]:
+    """All that is left when everything is known that can be known without a trace."""
+    difficulties = run.folder.read("difficulties", Difficulty)
+    return selection.not_too_easy(run.folder.read("clean", Question), difficulties, run.recipe.select)
+
+
+def _check_traces(run: Run) -> verification.Verified:
+    """What passes the filters and holds the right answer."""
+    section = run.recipe.trace
+    bought, failed = run.folder.read("traces", Trace), run.folder.read("failed", FailedCall)
+    good, flawed = quality.sift(bought, section.filters, quality.TRACE_FILTERS)
+    checked = verification.verify(good, failed, keep=section.keep, truncated=section.truncated)
+    return checked._replace(dropped=[*flawed, *checked.dropped])
+
+
+def _questions_of(samples: Sequence[Sample]) -> int:
+    return len({s.question_id for s in samples})
+
+
+def _tell_counterfactual(run: Run, *, kept: int) -> None:
+    told = counterfactual.compare(
+        run.recipe.order,
+        bought=len({t.question_id for t in run.folder.stream("traces", Trace)}),
+        spent_usd=sum(row.cost_usd for row in run.ledger.rows() if row.stage == "trace"),
+        kept=kept,
+        wanted=run.recipe.select.samples,
+        worth_a_trace=len(_worth_a_trace(run)),
+    )
+    run.folder.write("counterfactual", [told])
+    run.screen.say(counterfactual.sentence(told))
+
+
+def _taught(t: Trace) -> selection.Taught:
+    """What selection looks at; where the teacher counts no tokens, words stand for them."""
+    thinking_tokens = t.usage.reasoning_tokens or len(t.thinking.split())
+    return selection.Taught(thinking_tokens, t.grade is not None and t.grade.verdict == "correct")
 
 
 def best_prompt(run: Run) -> PromptForm:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
+from tenner.stages import ORDERS
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -81,6 +82,8 @@ class Gather(Section):
 class Clean(Section):
     """What is no longer a question after cleaning."""
 
+    filters: list[str] = []
+    """What a question must pass, in this order (see `ask/quality.py`)."""
     ngram_words: Positive = 8
     boilerplate_questions: Positive = 10
     """An n-gram that so many questions share is wording of a template, not a leak."""
@@ -109,9 +112,18 @@ class Attempt(Section):
 
 
 class Select(Section):
-    """How many questions are worth a trace."""
+    """How many questions are worth training on, and how they are drawn (see `ask/samplers.py`)."""
 
     samples: Positive
+    sampler: Literal["hardest", "s1-paper", "s1-notebook"] = "hardest"
+    aime: list[str] = []
+    """For s1's samplers: the sources that play the part of AIME,"""
+    gpqa: list[str] = []
+    """of GPQA,"""
+    math: list[str] = []
+    """and of MATH."""
+    top_up: bool = True
+    """Select and buy more until so many samples are left after verification."""
 
 
 class PriceSection(Section):
@@ -146,10 +158,12 @@ class TraceSection(Section):
     longer_output_tokens_max: Positive | None = None
     """Buy a truncated trace once more with this limit. Left out: never."""
     samples_per_question: Positive = 1
-    keep: Literal["first-correct", "shortest-correct", "all-correct"] = "first-correct"
-    """Which of the samples of a question are learned from."""
+    keep: Literal["first-correct", "shortest-correct", "all-correct", "first"] = "first-correct"
+    """Which of the samples of a question are learned from; `first` asks for no right answer, as s1 did."""
     truncated: Literal["drop", "keep"] = "drop"
     """Whether a truncated trace may be learned from."""
+    filters: list[str] = []
+    """What a trace must pass, in this order (see `ask/quality.py`)."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Positive = 8
@@ -212,6 +226,9 @@ class Evaluate(Section):
         return self
 
 
+Order = Literal["select-first", "trace-first"]
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -220,6 +237,8 @@ class Recipe(Section):
     seed: int
     budget_usd: NotNegativeNumber
     """The cap over the whole run: calls and machine time together."""
+    order: Order = "select-first"
+    """Whether traces are bought of the selected questions, or of all, and selected by."""
     student: Student
     machine: Machine
     gather: Gather
@@ -230,8 +249,17 @@ class Recipe(Section):
     train: Train
     evaluate: Evaluate
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages in their order."""
+        return ORDERS[self.order]
+
     @model_validator(mode="after")
     def _selection_is_possible(self) -> "Recipe":
+        if self.select.sampler != "hardest" and self.order != "trace-first":
+            raise ValueError(
+                f'select.sampler = {self.select.sampler!r} needs order = "trace-first": it looks at traces'
+            )
         if self.select.samples > self.gather.questions:
             raise ValueError(
                 f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "

@@ -87,6 +87,18 @@ class SelectStep(Record):
     items_out: int
 
 
+class Counterfactual(Record):
+    """What buying traces took in this order, and what it would have taken in the other."""
+
+    order: Literal["select-first", "trace-first"]
+    bought: int
+    """Questions of which traces were bought."""
+    spent_usd: float
+    other_bought: int
+    other_usd: float
+    """At the mean price of a question in this run."""
+
+
 class Usage(Record):
     """Tokens of one call. None means that the provider did not report it."""
 

@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tenner import recipe as recipe_room
-from tenner.cli import STAGES
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.money.ledger import read_spend
 from tenner.recipe import Recipe
-from tenner.records import Sample, Score
+from tenner.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
 from tenner.run import stored_recipe
 from tenner.runfolder import RunFolder
+from tenner.teach.traces import trace_id
 
 
 def as_json(path: Path) -> str:
@@ -27,7 +27,7 @@ def as_json(path: Path) -> str:
     facts = {
         "run": str(path),
         "recipe": _recipe(folder).name,
-        "stages": [_stage(folder, name) for name in STAGES],
+        "stages": [_stage(folder, name) for name in _recipe(folder).stages],
         "spend_usd": {"total": round(sum(spend.values()), 6), "by_stage": spend},
         "scores": [s.model_dump() for s in folder.read("scores", Score)],
     }
@@ -65,6 +65,36 @@ def recipes(*, as_json: bool) -> str:
     if as_json:
         return json.dumps({r.name: r.description for r in found}, ensure_ascii=False)
     return "\n".join(f"{r.name}: {r.description} (cap ${r.budget_usd:g})" for r in found)
+
+
+def why(path: Path, question_id: str) -> str:
+    """The way of a question through a run: what was found out about it, and where it stayed or fell."""
+    folder = RunFolder.existing(path)
+    recipe = _recipe(folder)
+    asked = next((q for q in folder.stream("questions", Question) if q.id == question_id), None)
+    if asked is None:
+        raise TennerError(f"{path} has no question {question_id}", hint=f"the ids are in {path / 'questions.jsonl'}")
+    trace_ids = {trace_id(question_id, i) for i in range(recipe.trace.samples_per_question)}
+    told = [f"{question_id}: {asked.question}", f"gather: from {asked.source}, domain {asked.domain or 'unknown'}"]
+    for stage in recipe.stages[1:]:
+        for d in folder.stream("difficulties", Difficulty) if stage == "attempt" else ():
+            if d.question_id == question_id:
+                tokens = f"{d.thinking_tokens_mean:.0f} thinking tokens on average"
+                told.append(f"attempt: the untrained student solved it in {d.correct} of {d.tries} tries, {tokens}")
+        for p in folder.stream("picks", Pick) if stage == "select" else ():
+            if p.question_id == question_id:
+                rank = "without a draw" if p.rank is None else f"at rank {p.rank} of {p.domain_size:,}"
+                told.append(f"select: picked as number {p.place + 1:,}, {p.step}, domain {p.domain}, {rank}")
+        for drop in folder.stream(f"dropped-{stage}", Drop):
+            if drop.id == question_id or drop.id in trace_ids:
+                told.append(f"{stage}: dropped, {drop.reason}: {drop.evidence}")
+        for t in folder.stream("traces", Trace) if stage == "trace" else ():
+            if t.question_id == question_id:
+                verdict = f", {t.grade.verdict}" if t.grade else ""
+                told.append(f"trace: {t.id} by {t.teacher}, {t.outcome}{verdict}, ${t.cost_usd:.6f}")
+    kept = [s.id for s in folder.stream("samples", Sample) if s.question_id == question_id]
+    told.append(f"trained on: {', '.join(kept)}" if kept else "not trained on")
+    return "\n".join(told)
 
 
 def print_sample(path: Path, sample_id: str) -> None:

@@ -10,8 +10,19 @@ import time
 import pytest
 from teacher_server import TeacherServer, usage_of
 
-from tenner import pipeline, recipe, show
-from tenner.records import Completion, Drop, Question, Sample, Score, Trace, TrainStep
+from tenner import cli, pipeline, recipe, show
+from tenner.records import (
+    Completion,
+    Counterfactual,
+    Drop,
+    Pick,
+    Question,
+    Sample,
+    Score,
+    SelectStep,
+    Trace,
+    TrainStep,
+)
 from tenner.run import open_run
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
@@ -71,15 +82,74 @@ def test_a_paid_teacher_takes_the_place_of_the_embedded_one(tiny_recipe, tmp_pat
             pipeline.run_stages(run, list(pipeline.STAGES)[:6])  # up to verify
             usages = [usage_of(a.question) for a in server.asked]
             spent = {row.stage: row.cost_usd for row in run.ledger.rows()}
-    assert len(usages) == 20
     assert round(spent["trace"] * 1e6) == sum(u["prompt_tokens"] + 2 * u["completion_tokens"] for u in usages)
     folder = RunFolder(tmp_path / "run")
     domains = {t.id: t.domain for t in folder.read("traces", Trace)}
-    assert {domains[s.id] for s in folder.read("samples", Sample)} == {"running_sum"}  # the server can only add
+    samples = folder.read("samples", Sample)
+    assert {domains[s.id] for s in samples} == {"running_sum"}  # the server can only add
     dropped = folder.read("dropped-verify", Drop)
     assert {(domains[d.id], d.reason) for d in dropped} == {("coin_flips", "wrong answer")}
-    assert len(dropped) + len(folder.read("samples", Sample)) == 20
-    assert [path for path in folder.path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()] == []
+    # What was wrong was made up for, by the next questions of the same draw; each was asked once.
+    assert len(samples) == 20
+    assert len(usages) == 20 + len(dropped) == len(folder.read("selected", Question))
+    picks = folder.read("picks", Pick)
+    assert [p.place for p in picks] == list(range(len(usages)))
+    (told,) = folder.read("counterfactual", Counterfactual)
+    assert (told.bought, round(told.spent_usd * 1e6)) == (len(usages), round(spent["trace"] * 1e6))
+    assert told.other_bought == len(folder.read("clean", Question)) - sum(
+        d.reason == "too easy" for d in folder.read("dropped-select", Drop)
+    )
+
+
+def test_a_question_tells_why_it_is_in_or_out(unbroken, capsys):
+    kept, fallen = unbroken.read("samples", Sample)[0], unbroken.read("dropped-select", Drop)[0]
+    told = show.why(unbroken.path, kept.question_id)
+    assert "select: picked as number" in told
+    assert told.endswith(f"trained on: {kept.id}")
+    told = show.why(unbroken.path, fallen.id)
+    assert f"select: dropped, {fallen.reason}: {fallen.evidence}" in told
+    assert told.endswith("not trained on")
+    with pytest.raises(SystemExit) as e:
+        cli.main(["show", str(unbroken.path), "--why", "nobody"])
+    assert (e.value.code, "has no question nobody" in capsys.readouterr().err) == (2, True)
+
+
+ORDERS = [
+    ("select-first", "hardest"),
+    ("trace-first", "hardest"),
+    ("trace-first", "s1-paper"),
+    ("trace-first", "s1-notebook"),
+]
+
+
+@pytest.mark.parametrize(("order", "sampler"), ORDERS)
+def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tiny_recipe, tmp_path):
+    described = recipe.load(
+        str(tiny_recipe),
+        overrides=[
+            f'order="{order}"',
+            f'select.sampler="{sampler}"',
+            "gather.questions=6000",
+            "clean.near_similarity=1.0",
+        ],
+    )
+    with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, described.stages[: described.stages.index("train")])
+    folder = RunFolder(tmp_path / "run")
+    assert len(folder.read("samples", Sample)) == described.select.samples
+    (told,) = folder.read("counterfactual", Counterfactual)
+    bought = len(folder.read("traces", Trace))
+    assert told.bought == bought
+    assert (bought == described.select.samples) == (order == "select-first")
+    assert bought >= (4000 if order == "trace-first" else 0)
+    assert told.other_bought == (described.select.samples if order == "trace-first" else len(_worth(folder)))
+    steps = {s.name: s.items_out for s in folder.read("select-steps", SelectStep)}
+    assert steps["not drawn"] == described.select.samples
+
+
+def _worth(folder):
+    easy = {d.id for d in folder.read("dropped-select", Drop) if d.reason == "too easy"}
+    return [q for q in folder.read("clean", Question) if q.id not in easy]
 
 
 def test_the_json_summary_adds_up(unbroken):

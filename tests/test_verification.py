@@ -58,7 +58,7 @@ def test_every_trace_is_a_sample_or_a_drop_with_its_reason():
         ("c-0", "truncated"),
         ("d-0", "no reasoning"),
         ("e-0", "no final answer"),
-        ("f-1", "correct, but not wanted"),
+        ("f-1", "good, but not wanted"),
         ("g-0", "refused"),
     }
 
@@ -75,3 +75,8 @@ def test_a_truncated_trace_is_kept_only_on_request_and_only_with_the_right_answe
 
 def test_without_a_reference_the_teacher_is_taken_at_its_word():
     assert kept([trace("a", reference=None)]) == ["a-0"]
+
+
+def test_first_asks_for_no_right_answer():
+    traces = [trace("a", answer="5"), trace("a", 1), trace("b", outcome="no_reasoning"), trace("b", 1, answer="7")]
+    assert [s.id for s in verify(traces, [], keep="first", truncated="drop").kept] == ["a-0", "b-1"]

@@ -102,7 +102,7 @@ async def _buy(section: TraceSection, questions: Questions, desk: Desk) -> None:
     teacher = teacher_for(section)
     have = _Have(section, desk.folder)
     samples = range(section.samples_per_question)
-    one_by_one = section.keep == "first-correct"
+    one_by_one = section.keep in ("first-correct", "first")
     rounds = [[i] for i in samples] if one_by_one else [list(samples)]
     try:
         for indices in rounds:
@@ -166,7 +166,7 @@ class _Have:
     """Which samples are there already, and the file that they are in."""
 
     def __init__(self, section: TraceSection, folder: RunFolder) -> None:
-        self._stops_at_correct = section.keep == "first-correct"
+        self._keep = section.keep
         self._ids: set[str] = set()
         self._solved: set[str] = set()
         for trace in folder.stream("traces", Trace):
@@ -190,11 +190,12 @@ class _Have:
 
     def _know(self, trace: Trace) -> None:
         self._ids.add(trace.id)
-        if trace.outcome == "complete" and trace.grade is not None and trace.grade.verdict == "correct":
+        is_right = trace.grade is not None and trace.grade.verdict == "correct"
+        if trace.outcome == "complete" and (is_right or self._keep == "first"):
             self._solved.add(trace.question_id)
 
     def wants(self, question_id: str, sample_index: int) -> bool:
-        if self._stops_at_correct and question_id in self._solved:
+        if self._keep in ("first-correct", "first") and question_id in self._solved:
             return False
         return trace_id(question_id, sample_index) not in self._ids
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from tenner.records import Drop, FailedCall, Sample, Trace
 
-Keep = Literal["first-correct", "shortest-correct", "all-correct"]
+Keep = Literal["first-correct", "shortest-correct", "all-correct", "first"]
 
 
 class Verified(NamedTuple):
@@ -29,7 +29,7 @@ def verify(
     for _, of_question in groupby(ordered, key=lambda t: t.question_id):
         right: list[Trace] = []
         for t in of_question:
-            if reason := _fault_of(t, truncated):
+            if reason := _fault_of(t, truncated, wrong_may_stay=keep == "first"):
                 dropped.append(reason)
             else:
                 right.append(t)
@@ -39,14 +39,14 @@ def verify(
     return Verified(kept, dropped)
 
 
-def _fault_of(t: Trace, truncated: Literal["drop", "keep"]) -> Drop | None:
+def _fault_of(t: Trace, truncated: Literal["drop", "keep"], *, wrong_may_stay: bool) -> Drop | None:
     """Why a trace cannot be learned from, if it cannot."""
     if t.outcome != "complete" and not (t.outcome == "truncated" and truncated == "keep"):
         reason = t.outcome.replace("_", " ")
         return Drop(id=t.id, reason=reason, evidence=f"{t.usage.output_tokens or 'unknown'} output tokens")
     if not t.answer:
         return Drop(id=t.id, reason="no final answer", evidence="the reply ends with its thinking")
-    if t.grade is not None and t.grade.verdict != "correct":
+    if t.grade is not None and t.grade.verdict != "correct" and not wrong_may_stay:
         reason = "wrong answer" if t.grade.verdict == "wrong" else "no final answer"
         return Drop(id=t.id, reason=reason, evidence=repr(t.grade.extracted or t.answer[-80:]))
     return None
@@ -55,7 +55,7 @@ def _fault_of(t: Trace, truncated: Literal["drop", "keep"]) -> Drop | None:
 def _wanted(right: list[Trace], keep: Keep) -> list[Trace]:
     if keep == "all-correct" or not right:
         return right
-    return right[:1] if keep == "first-correct" else [min(right, key=_length)]
+    return [min(right, key=_length)] if keep == "shortest-correct" else right[:1]
 
 
 def _length(t: Trace) -> int:
@@ -68,7 +68,7 @@ def _sample(t: Trace) -> Sample:
 
 
 def _spare(t: Trace, keep: Keep) -> Drop:
-    return Drop(id=t.id, reason="correct, but not wanted", evidence=f"keep = {keep}")
+    return Drop(id=t.id, reason="good, but not wanted", evidence=f"keep = {keep}")
 
 
 def _failure(f: FailedCall) -> Drop:

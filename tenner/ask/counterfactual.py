@@ -1,0 +1,30 @@
+"""What the other order of selecting and buying would have cost, told beside what this one did."""
+
+from tenner.recipe import Order
+from tenner.records import Counterfactual
+
+
+def compare(
+    order: Order, *, bought: int, spent_usd: float, kept: int, wanted: int, worth_a_trace: int
+) -> Counterfactual:
+    """`worth_a_trace` questions were left after all that can be known without a trace; `kept` of the bought are right.
+
+    Trace-first buys all of them. Select-first buys until `wanted` are right, at the yield that was seen.
+    """
+    if order == "select-first":
+        others = worth_a_trace
+    else:
+        others = min(worth_a_trace, -(-wanted * bought // kept)) if kept else worth_a_trace
+    mean_usd = spent_usd / bought if bought else 0.0
+    return Counterfactual(
+        order=order, bought=bought, spent_usd=spent_usd, other_bought=others, other_usd=others * mean_usd
+    )
+
+
+def sentence(c: Counterfactual) -> str:
+    """In words."""
+    other, about = ("trace-first", "") if c.order == "select-first" else ("select-first", "about ")
+    return (
+        f"{c.order} bought {c.bought:,} traces for ${c.spent_usd:,.2f}; "
+        f"{other} would have bought {about}{c.other_bought:,} for about ${c.other_usd:,.2f}"
+    )

@@ -1,0 +1,5 @@
+"""The names of the stages, in the two orders that a recipe may choose: buy traces of the selected, or of all."""
+
+SELECT_FIRST = ("gather", "clean", "attempt", "select", "trace", "verify", "train", "evaluate", "report")
+TRACE_FIRST = ("gather", "clean", "attempt", "trace", "verify", "select", "train", "evaluate", "report")
+ORDERS = {"select-first": SELECT_FIRST, "trace-first": TRACE_FIRST}
