@@ -120,10 +120,16 @@ def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
     found = {reason: len(ids & dropped) / len(ids) for reason, ids in planted.items()}
     innocent = len(dropped - set.union(*planted.values()))
     return {
-        "size": size, "seconds": round(ended - started, 2), "filter_seconds": round(sifted - started, 2),
-        "clean_seconds": round(cleaned_at - sifted, 2), "select_seconds": round(ended - cleaned_at, 2), "peak_mb": round(peak.mb), "pool_mb": round(before_mb),
-        "recall": {reason: round(share, 4) for reason, share in found.items()}, "innocent": innocent,
-    }  # fmt: skip
+        "size": size,
+        "seconds": round(ended - started, 2),
+        "filter_seconds": round(sifted - started, 2),
+        "clean_seconds": round(cleaned_at - sifted, 2),
+        "select_seconds": round(ended - cleaned_at, 2),
+        "peak_mb": round(peak.mb),
+        "pool_mb": round(before_mb),
+        "recall": {reason: round(share, 4) for reason, share in found.items()},
+        "innocent": innocent,
+    }
 
 
 def measure_s1(size: int, benchmarks: list[Path], functions: Path) -> dict[str, object]:

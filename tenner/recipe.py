@@ -71,12 +71,96 @@ class Machine(Section):
     """What an hour of this machine costs; every stage that computes is charged by it."""
 
 
-class Gather(Section):
-    """Where questions come from."""
+class Columns(Section):
+    """Which columns hold what; `a.b.0` reaches into what is nested."""
 
-    questions: Positive
-    families: Annotated[list[str], Field(min_length=1)]
+    question: str | None = None
+    """Left out where `template` puts it together."""
+    id: str | None = None
+    """Left out: a hash of the question."""
+    answer: str | None = None
+    solution: str | None = None
+    domain: str | None = None
+    origin: str | None = None
+    """Where the source has it from."""
+    choices: list[str] = []
+    """The choices of a question, the right one first: they are put behind it in a seeded order."""
+
+
+class Condition(Section):
+    """What a column must hold: exactly one of these."""
+
+    column: str
+    equals: str | int | bool | None = None
+    one_of: list[str | int] | None = None
+    contains: str | None = None
+    at_most: int | float | None = None
+    is_null: bool | None = None
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> "Condition":
+        if len(said := self.model_dump(exclude_none=True)) != 2:
+            raise ValueError(f"a condition on {self.column} needs exactly one test, and has {len(said) - 1}")
+        return self
+
+
+class Source(Section):
+    """A table of questions: a dataset of the Hugging Face hub or on disk, or a file."""
+
+    name: str
+    dataset: str | None = None
+    """Its id on the hub, or the folder that `save_to_disk` wrote."""
+    configs: list[str] = []
+    splits: Annotated[list[str], Field(min_length=1)] = ["train"]
+    revision: str | None = None
+    file: str | None = None
+    """A .jsonl, .csv or .parquet file."""
+    columns: Columns
+    template: str | None = None
+    """The question out of several columns, as `{passage}\\n\\n{question}`."""
+    where: list[Condition] = []
+    """Rows must meet all of these,"""
+    without: list[Condition] = []
+    """and none of these."""
+    sample: Positive | None = None
+    """So many of its questions, by seeded hash."""
+    stratify: list[str] = []
+    """Columns whose values the sample holds in proportion."""
+    domain: str | None = None
+    origin: str | None = None
+    license: str | None = None
+    expect: Positive | None = None
+    """How many questions it must yield: another number stops the run."""
+    published: Positive | None = None
+    """How many its authors report; shown beside ours."""
+
+    @model_validator(mode="after")
+    def _is_one_table(self) -> "Source":
+        if (self.dataset is None) == (self.file is None):
+            raise ValueError(f"source {self.name} needs either dataset or file")
+        if (self.columns.question is None) == (self.template is None):
+            raise ValueError(f"source {self.name} needs either columns.question or template")
+        return self
+
+
+class Gather(Section):
+    """Where questions come from: tables, generated puzzles, or both."""
+
+    sources: list[Source] = []
+    questions: NotNegative = 0
+    """How many are generated."""
+    families: list[str] = []
     """Families of generated questions (see `ask/worked.py`)."""
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> "Gather":
+        if bool(self.questions) != bool(self.families):
+            raise ValueError("gather.questions and gather.families belong together")
+        if not self.questions and not self.sources:
+            raise ValueError("gather names neither sources nor generated questions")
+        if len({s.name for s in self.sources}) < len(self.sources):
+            raise ValueError("two sources have one name")
+        return self
 
 
 class Clean(Section):
@@ -208,7 +292,9 @@ class Train(Section):
 class Evaluate(Section):
     """What proves it."""
 
-    questions: Positive
+    benchmarks: list[Source] = []
+    """Tables of questions that are asked of both students, and kept out of the training."""
+    questions: NotNegative = 0
     """Held-out questions, generated from the same families."""
     thinking_tokens_max: Annotated[list[NotNegative], Field(min_length=1)]
     """The budgets of the sweep; they share one thinking pass."""
@@ -218,6 +304,12 @@ class Evaluate(Section):
     answer_tokens_max: Positive
     rows: Positive = 64
     """How many completions are decoded side by side."""
+
+    @model_validator(mode="after")
+    def _has_questions(self) -> "Evaluate":
+        if not self.questions and not self.benchmarks:
+            raise ValueError("evaluate names neither benchmarks nor generated questions")
+        return self
 
     @model_validator(mode="after")
     def _budgets_ascend(self) -> "Evaluate":
@@ -260,7 +352,9 @@ class Recipe(Section):
             raise ValueError(
                 f'select.sampler = {self.select.sampler!r} needs order = "trace-first": it looks at traces'
             )
-        if self.select.samples > self.gather.questions:
+        if self.evaluate.questions and not self.gather.families:
+            raise ValueError("evaluate.questions are generated: they need gather.families")
+        if not self.gather.sources and self.select.samples > self.gather.questions:
             raise ValueError(
                 f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "
                 f"{self.gather.questions}"

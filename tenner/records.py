@@ -98,6 +98,15 @@ class Counterfactual(Record):
     other_usd: float
     """At the mean price of a question in this run."""
 
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        other, about = ("trace-first", "") if self.order == "select-first" else ("select-first", "about ")
+        return (
+            f"{self.order} bought {self.bought:,} traces for ${self.spent_usd:,.2f}; "
+            f"{other} would have bought {about}{self.other_bought:,} for about ${self.other_usd:,.2f}"
+        )
+
 
 class Usage(Record):
     """Tokens of one call. None means that the provider did not report it."""

@@ -6,7 +6,7 @@ from tenner.formats import FORMATS
 from tenner.money.ledger import SpendRow
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment
 from tenner.prove.stats import before_and_after, compare, score
-from tenner.records import Completion, Grade, Policy, StudentName, TrainStep
+from tenner.records import Completion, Grade, Policy, SourceCount, StudentName, TrainStep
 
 FAMILIES = ("bills", "coin_flips", "last_letters", "running_sum", "sequences", "shopping", "sorting", "weekdays")
 ACCURACY = {0: 0.05, 8: 0.12, 16: 0.27, 32: 0.62, 64: 0.90, 128: 0.94}
@@ -68,6 +68,13 @@ def run_facts() -> RunFacts:
             FunnelRow("select", 2987, 1000, {"not drawn": 1987}),
             FunnelRow("trace", 1000, 1000, {}),
             FunnelRow("verify", 1000, 996, {"wrong": 3, "truncated": 1}),
+        ],
+        counterfactual="select-first bought 1,000 traces for $1.02; trace-first would have bought 2,987 for $3.05",
+        sources=[
+            SourceCount(source="generated", where="8 families", license="apache-2.0", rows=3200, questions=3200,
+                        published=None),
+            SourceCount(source="numina", where="AI-MO/NuminaMath-CoT@main", license=None, rows=859494, questions=30601,
+                        published=30660),
         ],
         spend=[
             SpendRow("attempt", "machine", "local", 12, 0, 0, 41.27, 0.001147, "$0.1 an hour"),

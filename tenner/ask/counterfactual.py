@@ -19,12 +19,3 @@ def compare(
     return Counterfactual(
         order=order, bought=bought, spent_usd=spent_usd, other_bought=others, other_usd=others * mean_usd
     )
-
-
-def sentence(c: Counterfactual) -> str:
-    """In words."""
-    other, about = ("trace-first", "") if c.order == "select-first" else ("select-first", "about ")
-    return (
-        f"{c.order} bought {c.bought:,} traces for ${c.spent_usd:,.2f}; "
-        f"{other} would have bought {about}{c.other_bought:,} for about ${c.other_usd:,.2f}"
-    )

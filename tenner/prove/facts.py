@@ -11,10 +11,10 @@ from tenner.money.ledger import read_spend
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment
 from tenner.prove.stats import before_and_after, compare
 from tenner.recipe import Recipe
-from tenner.records import Completion, Drop, Question, Sample, Score, TrainStep
+from tenner.records import Completion, Counterfactual, Drop, Question, Sample, Score, SourceCount, TrainStep
 from tenner.runfolder import RunFolder
 
-FUNNEL = ("gather", "clean", "select", "trace", "verify")
+FUNNEL = {"gather", "clean", "select", "trace", "verify"}
 
 
 def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: tuple[str, ...]) -> RunFacts:
@@ -29,7 +29,9 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         system_prompt=recipe.student.system_prompt,
         recipe_toml=recipe.to_toml(),
         provenance=json.loads((folder.path / "provenance.json").read_text("utf-8")),
-        funnel=[_funnel_row(folder, stage) for stage in FUNNEL],
+        funnel=[_funnel_row(folder, stage) for stage in recipe.stages if stage in FUNNEL],
+        counterfactual=folder.read("counterfactual", Counterfactual)[0].sentence,
+        sources=folder.read("sources", SourceCount),
         spend=read_spend(folder.path / "run.db"),
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),

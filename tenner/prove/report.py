@@ -12,7 +12,7 @@ from tenner.formats import ThinkFormat
 from tenner.money.ledger import SpendRow
 from tenner.prove.chart import NAMES, accuracy_chart, training_chart
 from tenner.prove.stats import Comparison, before_and_after
-from tenner.records import Policy, Score, TrainStep
+from tenner.records import Policy, Score, SourceCount, TrainStep
 
 NBSP, DASH = "\u00a0", "\u2013"
 MACHINE = "machine"  # the ledger's provider of time on one's own computer
@@ -59,6 +59,9 @@ class RunFacts(NamedTuple):
     recipe_toml: str
     provenance: Mapping[str, str]
     funnel: Sequence[FunnelRow]
+    counterfactual: str
+    """What the other order of selecting and buying would have cost, in a sentence."""
+    sources: Sequence[SourceCount]
     spend: Sequence[SpendRow]
     budget_usd: float | None
     seconds: float
@@ -102,6 +105,7 @@ def render_html(facts: RunFacts) -> str:
         score_tables=score_tables(facts),
         family_table=family_table(facts),
         funnel_table=funnel_table(facts),
+        source_table=source_table(facts),
         spend_note=spend_note(facts),
         spend_table=spend_table(facts),
         examples=[(e, [(part, list(run)) for part, run in groupby(e.segments, lambda s: s.part)])
@@ -126,7 +130,9 @@ def render_markdown(facts: RunFacts) -> str:
         "## By family",
         markdown_table(family_table(facts)),
         "## Where the questions went",
+        f"{facts.counterfactual}.",
         markdown_table(funnel_table(facts)),
+        markdown_table(source_table(facts)),
         "## What it cost",
         spend_note(facts),
         markdown_table(spend_table(facts)),
@@ -246,6 +252,19 @@ def funnel_table(facts: RunFacts) -> Table:
         for row in facts.funnel
     ]  # fmt: skip
     return Table("What every stage took in and gave out", "lrrl", ("stage", "in", "out", "left for"), rows)
+
+
+def source_table(facts: RunFacts) -> Table:
+    """Where the questions come from, and under which licence."""
+    rows = [
+        (
+            s.source, s.where, s.license or "unknown", f"{s.rows:,}", f"{s.questions:,}",
+            DASH if s.published is None else f"{s.published:,}",
+        )
+        for s in facts.sources
+    ]  # fmt: skip
+    header = ("source", "where", "licence", "rows", "questions", "published")
+    return Table("Where the questions come from", "lllrrr", header, rows)
 
 
 def provenance_table(facts: RunFacts) -> Table:
