@@ -10,7 +10,8 @@ from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from tenner.ask import counterfactual, overlap, quality, selection, sources, worked
+from tenner.ask import counterfactual, domains, overlap, quality, selection, sources, worked
+from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.learn.memory import ask_for_huge_pages
@@ -22,6 +23,7 @@ from tenner.records import (
     Completion,
     Difficulty,
     FailedCall,
+    Label,
     Policy,
     Question,
     Sample,
@@ -32,7 +34,7 @@ from tenner.records import (
 )
 from tenner.run import Run
 from tenner.seeds import digest
-from tenner.teach import traces, verification
+from tenner.teach import answers, traces, verification
 from tenner.think.engine import Engine
 
 Stage = Callable[[Run], tuple[int, int]]
@@ -68,7 +70,7 @@ def clean(run: Run) -> tuple[int, int]:
     pool, benchmark = run.folder.read("questions", Question), run.folder.read("benchmark", Question)
     rules = run.recipe.clean
     good, flawed = quality.sift(pool, rules.filters, quality.QUESTION_FILTERS)
-    cleaned = overlap.clean(good, benchmark, rules)
+    cleaned = overlap.clean(good, benchmark, rules, workers_for(rules.engine))
     run.folder.write("clean", cleaned.kept)
     run.folder.write("dropped-clean", [*flawed, *cleaned.dropped])
     run.folder.write("hits", cleaned.hits)
@@ -220,6 +222,7 @@ STAGES: dict[str, Stage] = {
 def check(recipe: Recipe) -> None:
     """Refuse, before anything is spent, a recipe whose names mean nothing to the rooms."""
     quality.check(recipe.clean.filters, quality.QUESTION_FILTERS, "clean.filters")
+    workers_for(recipe.clean.engine)
     sources.check([*recipe.gather.sources, *recipe.evaluate.benchmarks])
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
     for family in recipe.gather.families:
@@ -234,8 +237,11 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
     ask_for_huge_pages()  # before anything makes a tensor
     order = list(run.recipe.stages)
     names = sorted(names, key=order.index)
+    # Before time is spent on what comes before it:
     if "trace" in names and not run.folder.done("trace"):
-        traces.check(run.recipe.trace, run.screen)  # before time is spent on what comes before it
+        traces.check(run.recipe.trace, run.screen)
+    if "select" in names and not run.folder.done("select") and run.recipe.domains.teacher is not None:
+        traces.check(run.recipe.domains.teacher, run.screen)
     for name in names:
         if run.folder.done(name):
             run.screen.say(f"{name}: done before")
@@ -249,7 +255,7 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
 
 def _pick(run: Run, pool: Sequence[Question], count: int) -> list[Question]:
     """Draw so many questions, and write down which and why."""
-    recipe = run.recipe
+    recipe, pool = run.recipe, _with_domains(run, pool)
     traces_of = {t.question_id: t for t in run.folder.read("traces", Trace)} if recipe.order == "trace-first" else {}
     taught = {question_id: _taught(t) for question_id, t in traces_of.items()}
     difficulties = run.folder.read("difficulties", Difficulty)
@@ -261,6 +267,26 @@ def _pick(run: Run, pool: Sequence[Question], count: int) -> list[Question]:
     run.folder.write("picks", chosen.picks)
     run.folder.write("select-steps", chosen.steps)
     return chosen.picked
+
+
+def _with_domains(run: Run, pool: Sequence[Question]) -> list[Question]:
+    """Give the questions a domain that have none and are hard enough, by the recipe's way; each is labelled once."""
+    rules, labels = run.recipe.domains, {label.question_id: label for label in run.folder.read("labels", Label)}
+    difficulties = run.folder.read("difficulties", Difficulty)
+    bare = [q for q in selection.not_too_easy(pool, difficulties, run.recipe.select) if q.domain is None]
+    new = [q for q in bare if q.id not in labels]
+    if new and rules.by == "clusters":
+        found = domains.clusters(bare, count=rules.clusters, seed=run.recipe.seed)
+        labels |= {label.question_id: label for label in found}
+    elif new and rules.teacher is not None:
+        section = rules.teacher.model_copy(update={"system_prompt": domains.system_prompt()})
+        desk = traces.Desk(run.folder, run.ledger, run.screen, stage="select", grade=grade_essay)
+        for question_id, said in answers.buy_answers(section, new, desk).items():
+            labels[question_id] = Label(question_id=question_id, domain=domains.parse(said), evidence=said)
+    run.folder.write("labels", labels.values())
+    return [
+        q.model_copy(update={"domain": labels[q.id].domain}) if q.domain is None and q.id in labels else q for q in pool
+    ]
 
 
 def _top_up(run: Run, missing: int) -> bool:

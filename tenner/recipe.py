@@ -168,6 +168,8 @@ class Clean(Section):
 
     filters: list[str] = []
     """What a question must pass, in this order (see `ask/quality.py`)."""
+    engine: Literal["local", "ray"] = "local"
+    """Where texts are read: the cores of this machine, or a Ray cluster (RAY_ADDRESS)."""
     ngram_words: Positive = 8
     boilerplate_questions: Positive = 10
     """An n-gram that so many questions share is wording of a template, not a leak."""
@@ -273,6 +275,22 @@ class TraceSection(Section):
         return self
 
 
+class Domains(Section):
+    """How questions get a domain whose source names none."""
+
+    by: Literal["labels", "teacher", "clusters"] = "labels"
+    """`labels`: those of the sources alone; `teacher`: a model sorts them into the subjects of `ask/msc.toml`."""
+    clusters: Positive = 50
+    teacher: TraceSection | None = None
+    """Who sorts."""
+
+    @model_validator(mode="after")
+    def _names_who_sorts(self) -> "Domains":
+        if (self.by == "teacher") != (self.teacher is not None):
+            raise ValueError('domains.teacher and domains.by = "teacher" belong together')
+        return self
+
+
 class Train(Section):
     """s1's schedule (AdamW, linear warm-up, cosine to 0) at the scale of the student."""
 
@@ -336,6 +354,7 @@ class Recipe(Section):
     gather: Gather
     clean: Clean = Clean()
     attempt: Attempt
+    domains: Domains = Domains()
     select: Select
     trace: TraceSection
     train: Train

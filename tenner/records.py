@@ -64,6 +64,15 @@ class Hit(Record):
     shared: str
 
 
+class Label(Record):
+    """The domain of a question whose source does not tell it, and how it was found."""
+
+    question_id: str
+    domain: str | None
+    """None: what was said could not be read."""
+    evidence: str
+
+
 class Pick(Record):
     """Why a question was selected: the draw that it came from."""
 

@@ -18,10 +18,11 @@ from tenner.screen import Screen
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
 # The cap, and how fast and how dearly a teacher is asked: none of it changes what comes out.
-FREE_TO_CHANGE = (
-    "budget_usd", "trace.price", "trace.concurrency", "trace.requests_per_minute", "trace.tokens_per_minute",
-    "trace.attempts_max", "trace.deadline_seconds",
-)  # fmt: skip
+FREE_TO_CHANGE = ("budget_usd", *(
+    f"{teacher}.{key}"
+    for teacher in ("trace", "domains.teacher")
+    for key in ("price", "concurrency", "requests_per_minute", "tokens_per_minute", "attempts_max", "deadline_seconds")
+))  # fmt: skip
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 

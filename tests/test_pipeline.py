@@ -15,6 +15,7 @@ from tenner.records import (
     Completion,
     Counterfactual,
     Drop,
+    Label,
     Pick,
     Question,
     Sample,
@@ -145,6 +146,42 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
     assert told.other_bought == (described.select.samples if order == "trace-first" else len(_worth(folder)))
     steps = {s.name: s.items_out for s in folder.read("select-steps", SelectStep)}
     assert steps["not drawn"] == described.select.samples
+
+
+@pytest.mark.parametrize("by", ["teacher", "clusters"])
+def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_recipe, tmp_path):
+    file = tmp_path / "bare.jsonl"
+    rows = [{"question": f"Add {a} and {b}, then {('sing', 'count apples')[i % 2]} {i}", "answer": str(a + b + i)}
+            for i, (a, b) in enumerate((10 * k, 1) for k in range(40))]  # fmt: skip
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "{question = 'question', answer = 'answer'}"
+    with TeacherServer() as server:
+        teacher = (
+            f"{{teacher = 'openai', base_url = '{server.url}', model = 'm', output_tokens_max = 500, "
+            "price = {input_usd_per_mtok = 1.0, output_usd_per_mtok = 2.0}}"
+        )
+        described = recipe.load(
+            str(tiny_recipe),
+            overrides=[
+                f"gather.sources=[{{name = 'bare', file = '{file}', columns = {columns}}}]", "gather.questions=0",
+                "gather.families=[]", "evaluate.questions=0", "select.samples=10", f"trace={teacher}",
+                f"evaluate.benchmarks=[{{name = 'judge', file = '{file}', columns = {columns}, sample = 4}}]",
+                "clean.near_similarity=1.0", "clean.benchmark_similarity=1.0",
+                f"domains.by={by}", *([f"domains.teacher={teacher}"] if by == "teacher" else ["domains.clusters=3"]),
+            ],
+        )  # fmt: skip
+        with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
+            pipeline.run_stages(run, described.stages[:6])
+            spent = {row.stage: row.cost_usd for row in run.ledger.rows()}
+        systems = [a.body["messages"][0]["role"] for a in server.asked]
+    folder = RunFolder(tmp_path / "run")
+    assert len(folder.read("samples", Sample)) == 10
+    labels = folder.read("labels", Label)
+    assert len({label.question_id for label in labels}) == len(labels) == len(folder.read("clean", Question)) == 36
+    assert (systems.count("system") == 36, "select" in spent) == ((True, True) if by == "teacher" else (False, False))
+    domains = {label.question_id: label.domain for label in labels}
+    assert all(domains[q.id] == q.domain for q in folder.read("selected", Question))
+    assert len(set(domains.values())) > 1
 
 
 def _worth(folder):

@@ -1,11 +1,16 @@
-"""Who does the work on chunks of a pool: this process, or all the cores of this machine; the outcome is the same."""
+"""Who does the work on chunks of a pool: this process, the cores of this machine, or a cluster; with one outcome."""
 
+import importlib.util
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import chain, islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from tenner.errors import TennerError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,3 +54,31 @@ class LocalWorkers:
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[list[Item]]:
     """The items in lists of `size`."""
     return (list(items[i : i + size]) for i in range(0, len(items), size))
+
+
+class RayWorkers:
+    """The machines of a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise TennerError('clean.engine = "ray" needs Ray', hint="pip install 'tenner[ray]'")
+
+    def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """See `Workers.map`. By Ray Data, a row for each chunk; results travel pickled and come back by number."""
+        import ray.data
+
+        rows = [{"number": i, "chunk": pickle.dumps(chunk)} for i, chunk in enumerate(chunks(items))]
+        if not rows:
+            return
+        done = ray.data.from_items(rows).map(partial(_work_on_row, work=work)).take_all()
+        for row in sorted(done, key=lambda row: int(row["number"])):
+            yield pickle.loads(row["result"])
+
+
+def _work_on_row(row: dict[str, Any], *, work: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    return {"number": row["number"], "result": pickle.dumps(work(pickle.loads(row["chunk"])))}
+
+
+def workers_for(engine: str) -> Workers:
+    """Those that a recipe names."""
+    return RayWorkers() if engine == "ray" else LocalWorkers()

@@ -126,7 +126,7 @@ async def _round(
         return (Call(q, i) for q in questions() for i in indices if have.wants(q.id, i))
 
     total = sum(1 for _ in wanted())
-    loop = _loop(section, teacher, desk)
+    loop = loop_for(section, teacher, desk)
     with desk.screen.bar(desk.stage, total) as bar:
 
         def on_result(result: Bought | FailedCall) -> None:
@@ -139,7 +139,7 @@ async def _round(
             else:
                 _keep(result, section, teacher, desk, have)
 
-        async with _shown(bar, loop, desk.ledger):
+        async with shown(bar, loop, desk.ledger):
             await loop.run(wanted(), on_result, total=total)
 
 
@@ -149,14 +149,14 @@ async def _longer(section: TraceSection, calls: list[Call], have: "_Have", desk:
         update={"output_tokens_max": section.longer_output_tokens_max, "longer_output_tokens_max": None}
     )
     teacher = teacher_for(longer)
-    loop = _loop(longer, teacher, desk)
+    loop = loop_for(longer, teacher, desk)
     try:
         with desk.screen.bar(f"{desk.stage}: longer", len(calls)) as bar:
 
             def on_result(result: Bought | FailedCall) -> None:
                 _keep(result, longer, teacher, desk, have)
 
-            async with _shown(bar, loop, desk.ledger):
+            async with shown(bar, loop, desk.ledger):
                 await loop.run(calls, on_result, total=len(calls))
     finally:
         await teacher.close()
@@ -238,7 +238,7 @@ def _trace(bought: Bought, section: TraceSection, teacher: Teacher, grade: Grade
     )
 
 
-def _loop(section: TraceSection, teacher: Teacher, desk: Desk) -> PaidCalls | BatchCalls:
+def loop_for(section: TraceSection, teacher: Teacher, desk: Desk) -> PaidCalls | BatchCalls:
     """What makes the calls: one by one, or in batches."""
     limits = Limits(
         concurrency=section.concurrency,
@@ -253,7 +253,7 @@ def _loop(section: TraceSection, teacher: Teacher, desk: Desk) -> PaidCalls | Ba
 
 
 @asynccontextmanager
-async def _shown(bar: Bar, loop: PaidCalls | BatchCalls, ledger: Ledger) -> AsyncIterator[None]:
+async def shown(bar: Bar, loop: PaidCalls | BatchCalls, ledger: Ledger) -> AsyncIterator[None]:
     """Keep the bar up to date, also while nothing arrives: an answer may take hours."""
 
     async def keep_showing() -> None:
