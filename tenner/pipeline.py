@@ -358,7 +358,7 @@ def best_prompt(run: Run) -> PromptForm:
     for c in run.folder.read("attempts", Completion):
         right[c.prompt, c.policy] += c.grade.verdict == "correct"
     forms = run.recipe.attempt.prompts
-    return max(forms, key=lambda form: max(n for (name, _), n in right.items() if name == form.name))
+    return max(forms, key=lambda form: max((n for (name, _), n in right.items() if name == form.name), default=0))
 
 
 def base_student(run: Run) -> Path:

@@ -191,8 +191,9 @@ class PromptForm(Section):
 class Attempt(Section):
     """How the untrained student's skill is measured."""
 
-    questions: Positive
-    thinking_tokens_max: Positive
+    questions: NotNegative
+    """0: not at all, and the first of the prompts stands for the untrained student."""
+    thinking_tokens_max: Positive = 64
     answer_tokens_max: Positive = 16
     prompts: Annotated[list[PromptForm], Field(min_length=1)]
 

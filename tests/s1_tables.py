@@ -68,6 +68,12 @@ ROWS = {
         {"ID": f"{year}-I-1", "Year": year, "Problem Number": 1, "Question": f"In {year}?", "Answer": "3", "Part": "I"}
         for year in (1983, 2021, 2022, 2024)
     ],
+    "s1K-1.1": [
+        {"question": f"How many {word}s are left of {n}?", "solution": "3", "cot_type": "math", "source_type": "AIME",
+         "metadata": "{}", "gemini_thinking_trajectory": "g", "gemini_attempt": "3", "gemini_grade": "Yes",
+         "deepseek_thinking_trajectory": f"Okay, {n} {word}s.", "deepseek_attempt": f"So **{n}**.\n\n\\boxed{{{n}}}"}
+        for n, word in enumerate(("hen", "owl", "emu", "rook"), 2)
+    ],
     "AIME24": [{"id": 60, "problem": "Aya walks.", "solution": "S.", "answer": "204", "url": "", "year": "2024"}],
     "MATH500": [MATH],
     "GPQA Diamond": [GPQA],

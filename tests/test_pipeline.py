@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+import s1_tables
 from teacher_server import TeacherServer, usage_of
 
 from tenner import cli, pipeline, recipe, show
+from tenner.money.ledger import read_spend
 from tenner.records import (
     Completion,
     Counterfactual,
@@ -182,6 +184,30 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
     domains = {label.question_id: label.domain for label in labels}
     assert all(domains[q.id] == q.domain for q in folder.read("selected", Question))
     assert len(set(domains.values())) > 1
+
+
+def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
+    published, tiny = recipe.load("s1k"), recipe.load(str(tiny_recipe))
+    tables = [*published.gather.sources, *published.evaluate.benchmarks]
+    for table in tables:
+        s1_tables.save(table, tmp_path / table.name)
+    local = [t.model_copy(update={"dataset": str(tmp_path / t.name)}) for t in tables]
+    here = published.model_copy(
+        update={
+            "gather": published.gather.model_copy(update={"sources": local[:1]}),
+            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:]}),
+            "student": tiny.student,
+        }
+    )
+    pipeline.check(here)
+    with open_run(tmp_path / "run", here, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, here.stages[: here.stages.index("train")])
+        assert pipeline.best_prompt(run).name == "plain"
+    folder = RunFolder(tmp_path / "run")
+    samples = folder.read("samples", Sample)
+    assert len(samples) == 4
+    assert {(s.thinking, s.answer) for s in samples} >= {("Okay, 2 hens.", "So **2**.\n\n\\boxed{2}")}
+    assert read_spend(folder.path / "run.db") == [] or sum(r.cost_usd for r in read_spend(folder.path / "run.db")) == 0
 
 
 def _worth(folder):
