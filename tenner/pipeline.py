@@ -10,20 +10,19 @@ from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from tenner.ask import counterfactual, domains, overlap, quality, selection, sources, worked
+from tenner import choosing
+from tenner.ask import overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.learn.memory import ask_for_huge_pages
 from tenner.prove import card, facts, report, stats
 from tenner.prove.evaluate import complete
-from tenner.prove.grading import grade_essay
 from tenner.recipe import PromptForm, Recipe
 from tenner.records import (
     Completion,
     Difficulty,
     FailedCall,
-    Label,
     Policy,
     Question,
     Sample,
@@ -34,7 +33,7 @@ from tenner.records import (
 )
 from tenner.run import Run
 from tenner.seeds import digest
-from tenner.teach import answers, traces, verification
+from tenner.teach import traces
 from tenner.think.engine import Engine
 
 Stage = Callable[[Run], tuple[int, int]]
@@ -102,7 +101,7 @@ def select(run: Run) -> tuple[int, int]:
     if recipe.order == "trace-first":
         good = {s.question_id for s in run.folder.read("verified", Sample)}
         pool = [q for q in pool if q.id in good]
-    picked = _pick(run, pool, recipe.select.samples)
+    picked = choosing.pick(run, pool, recipe.select.samples)
     if len(picked) < recipe.select.samples:
         short = f"only {len(picked):,} of {recipe.select.samples:,} samples could be selected: the pool is empty"
         if recipe.order == "select-first":
@@ -117,8 +116,8 @@ def select(run: Run) -> tuple[int, int]:
 def trace(run: Run) -> tuple[int, int]:
     """Have the teacher think aloud about the questions; each response is bought once."""
     by_traces = run.recipe.order == "trace-first"
-    questions = _worth_a_trace(run) if by_traces else run.folder.read("selected", Question)
-    _buy(run, questions)
+    questions = choosing.worth_a_trace(run) if by_traces else run.folder.read("selected", Question)
+    choosing.buy(run, questions)
     return len(questions), len(run.folder.read("traces", Trace))
 
 
@@ -126,19 +125,19 @@ def verify(run: Run) -> tuple[int, int]:
     """Keep the traces that are whole, right and pass the filters; buy more while there are too few of them."""
     rules, by_traces = run.recipe.select, run.recipe.order == "trace-first"
     if not by_traces:
-        _buy_what_is_missing(run)
-    checked = _check_traces(run)
-    while not by_traces and (missing := rules.samples - _questions_of(checked.kept)) > 0:
-        if not rules.top_up or not _top_up(run, missing):
+        choosing.buy_what_is_missing(run)
+    checked = choosing.check_traces(run)
+    while not by_traces and (missing := rules.samples - choosing.questions_of(checked.kept)) > 0:
+        if not rules.top_up or not choosing.top_up(run, missing):
             reason = "the pool is empty" if rules.top_up else "select.top_up is off"
             run.screen.say(f"{missing:,} of {rules.samples:,} samples are missing: {reason}")
             break
-        checked = _check_traces(run)
+        checked = choosing.check_traces(run)
     if not checked.kept:
         raise TennerError("no trace survived verification", hint=f"see {run.folder.path / 'traces.jsonl'}")
     run.folder.write("verified" if by_traces else "samples", checked.kept)
     run.folder.write("dropped-verify", checked.dropped)
-    _tell_counterfactual(run, kept=_questions_of(checked.kept))
+    choosing.tell_counterfactual(run, kept=choosing.questions_of(checked.kept))
     return len(run.folder.read("traces", Trace)) + len(run.folder.read("failed", FailedCall)), len(checked.kept)
 
 
@@ -251,105 +250,6 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
         with run.folder.stage(name) as clock:
             clock.items_in, clock.items_out = STAGES[name](run)
         run.screen.say(f"{name}: {clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s, {run.spent()}")
-
-
-def _pick(run: Run, pool: Sequence[Question], count: int) -> list[Question]:
-    """Draw so many questions, and write down which and why."""
-    recipe, pool = run.recipe, _with_domains(run, pool)
-    traces_of = {t.question_id: t for t in run.folder.read("traces", Trace)} if recipe.order == "trace-first" else {}
-    taught = {question_id: _taught(t) for question_id, t in traces_of.items()}
-    difficulties = run.folder.read("difficulties", Difficulty)
-    chosen = selection.select(
-        pool, difficulties, rules=recipe.select, seed=recipe.seed, count=count, taught=taught
-    )  # fmt: skip
-    run.folder.write("selected", chosen.picked)
-    run.folder.write("dropped-select", chosen.dropped)
-    run.folder.write("picks", chosen.picks)
-    run.folder.write("select-steps", chosen.steps)
-    return chosen.picked
-
-
-def _with_domains(run: Run, pool: Sequence[Question]) -> list[Question]:
-    """Give the questions a domain that have none and are hard enough, by the recipe's way; each is labelled once."""
-    rules, labels = run.recipe.domains, {label.question_id: label for label in run.folder.read("labels", Label)}
-    difficulties = run.folder.read("difficulties", Difficulty)
-    bare = [q for q in selection.not_too_easy(pool, difficulties, run.recipe.select) if q.domain is None]
-    new = [q for q in bare if q.id not in labels]
-    if new and rules.by == "clusters":
-        found = domains.clusters(bare, count=rules.clusters, seed=run.recipe.seed)
-        labels |= {label.question_id: label for label in found}
-    elif new and rules.teacher is not None:
-        section = rules.teacher.model_copy(update={"system_prompt": domains.system_prompt()})
-        desk = traces.Desk(run.folder, run.ledger, run.screen, stage="select", grade=grade_essay)
-        for question_id, said in answers.buy_answers(section, new, desk).items():
-            labels[question_id] = Label(question_id=question_id, domain=domains.parse(said), evidence=said)
-    run.folder.write("labels", labels.values())
-    return [
-        q.model_copy(update={"domain": labels[q.id].domain}) if q.domain is None and q.id in labels else q for q in pool
-    ]
-
-
-def _top_up(run: Run, missing: int) -> bool:
-    """Continue the draw by so many questions and buy their traces; False where no question is left."""
-    before = run.folder.read("selected", Question)
-    picked = _pick(run, run.folder.read("clean", Question), len(before) + missing)
-    more = picked[len(before) :]
-    if more:
-        run.screen.say(f"{missing:,} samples short: {len(more):,} more questions")
-        _buy(run, picked)
-    return bool(more)
-
-
-def _buy_what_is_missing(run: Run) -> None:
-    """A session that ended while it topped up has selected more than it bought."""
-    selected = run.folder.read("selected", Question)
-    asked = {t.question_id for t in run.folder.stream("traces", Trace)}
-    asked |= {f.question_id for f in run.folder.stream("failed", FailedCall)}
-    if any(q.id not in asked for q in selected):
-        _buy(run, selected)
-
-
-def _buy(run: Run, questions: Sequence[Question]) -> None:
-    desk = traces.Desk(run.folder, run.ledger, run.screen, stage="trace", grade=grade_essay)
-    traces.buy_traces(run.recipe.trace, lambda: questions, desk)
-
-
-def _worth_a_trace(run: Run) -> list[Question]:
-    """All that is left when everything is known that can be known without a trace."""
-    difficulties = run.folder.read("difficulties", Difficulty)
-    return selection.not_too_easy(run.folder.read("clean", Question), difficulties, run.recipe.select)
-
-
-def _check_traces(run: Run) -> verification.Verified:
-    """What passes the filters and holds the right answer."""
-    section = run.recipe.trace
-    bought, failed = run.folder.read("traces", Trace), run.folder.read("failed", FailedCall)
-    good, flawed = quality.sift(bought, section.filters, quality.TRACE_FILTERS)
-    checked = verification.verify(good, failed, keep=section.keep, truncated=section.truncated)
-    return checked._replace(dropped=[*flawed, *checked.dropped])
-
-
-def _questions_of(samples: Sequence[Sample]) -> int:
-    return len({s.question_id for s in samples})
-
-
-def _tell_counterfactual(run: Run, *, kept: int) -> None:
-    told = counterfactual.compare(
-        run.recipe.order,
-        bought=len({t.question_id for t in run.folder.stream("traces", Trace)}),
-        spent_usd=sum(row.cost_usd for row in run.ledger.rows() if row.stage == "trace"),
-        kept=kept,
-        wanted=run.recipe.select.samples,
-        worth_a_trace=len(_worth_a_trace(run)),
-    )
-    run.folder.write("counterfactual", [told])
-    run.screen.say(told.sentence)
-
-
-def _taught(t: Trace) -> selection.Taught:
-    """What selection looks at; where the teacher counts no tokens, words stand for them."""
-    thinking_tokens = t.usage.reasoning_tokens or len(t.thinking.split())
-    return selection.Taught(thinking_tokens, t.grade is not None and t.grade.verdict == "correct")
 
 
 def best_prompt(run: Run) -> PromptForm:

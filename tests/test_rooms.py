@@ -13,7 +13,17 @@ import tenner
 
 HOUSE = Path(tenner.__file__).parent
 WINGS = {"ask", "teach", "learn", "think", "prove"}
-DOOR = {"pipeline", "cli", "show", "chat", "tracejob", "overlapjob", "__main__"}  # these may import every room
+# These may import every room.
+DOOR = {
+    "pipeline",
+    "cli",
+    "show",
+    "chat",
+    "tracejob",
+    "overlapjob",
+    "choosing",
+    "__main__",
+}  # these may import every room
 ALLOWED_ARROWS = {("prove", "think")}
 
 
