@@ -77,17 +77,22 @@ def clean(run: Run) -> tuple[int, int]:
 
 
 def attempt(run: Run) -> tuple[int, int]:
-    """Let the untrained student try a sample of the questions, in every prompt form, with and without thinking."""
+    """Let the untrained student try a sample of the questions, in every prompt form, with and without thinking.
+
+    So may a second model. Questions without a reference answer are not attempted: nobody could grade it.
+    """
     recipe = run.recipe
     pool = run.folder.read("clean", Question)
-    sample = _stratified(pool, recipe.attempt.questions, recipe.seed)
+    sample = _stratified([q for q in pool if q.answer is not None], recipe.attempt.questions, recipe.seed)
     policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
-    load_engine = cache(partial(engine_for, run, "base"))  # once for all forms, and only if one is missing
-    for form in recipe.attempt.prompts:
-        complete(
-            run, sample, form, policies, stage="attempt", task="attempts", student="base",
-            load_engine=load_engine, answer_tokens_max=recipe.attempt.answer_tokens_max,
-        )  # fmt: skip
+    names: tuple[StudentName, ...] = ("base", "second") if recipe.attempt.second_model else ("base",)
+    for name in names:
+        load_engine = cache(partial(engine_for, run, name))  # once for all forms, and only if one is missing
+        for form in recipe.attempt.prompts:
+            complete(
+                run, sample, form, policies, stage="attempt", task="attempts", student=name,
+                load_engine=load_engine, answer_tokens_max=recipe.attempt.answer_tokens_max,
+            )  # fmt: skip
     tries: dict[str, list[Completion]] = {}
     for c in run.folder.read("attempts", Completion):
         tries.setdefault(c.question_id, []).append(c)
@@ -256,7 +261,7 @@ def best_prompt(run: Run) -> PromptForm:
     """The form in which the untrained student was right most often, at its better budget; the first of equals."""
     right: Counter[tuple[str, Policy]] = Counter()
     for c in run.folder.read("attempts", Completion):
-        right[c.prompt, c.policy] += c.grade.verdict == "correct"
+        right[c.prompt, c.policy] += c.student == "base" and c.grade.verdict == "correct"
     forms = run.recipe.attempt.prompts
     return max(forms, key=lambda form: max((n for (name, _), n in right.items() if name == form.name), default=0))
 
@@ -269,10 +274,15 @@ def base_student(run: Run) -> Path:
 
 
 def engine_for(run: Run, student_name: StudentName) -> Engine:
-    """The embedded engine with one of the two students in it."""
+    """The embedded engine with one of the students in it."""
+    from tenner.learn import student
     from tenner.think.hf import HFEngine
 
-    folder = base_student(run) if student_name == "base" else run.folder.path / "student"
+    if student_name == "distilled":
+        folder = run.folder.path / "student"
+    else:
+        second = run.recipe.attempt.second_model if student_name == "second" else None
+        folder = student.resolve(second or run.recipe.student.model)
     return HFEngine.load(folder, rows=run.recipe.evaluate.rows, wait_text=run.recipe.evaluate.wait_text)
 
 

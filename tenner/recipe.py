@@ -160,6 +160,8 @@ class Gather(Section):
             raise ValueError("gather names neither sources nor generated questions")
         if len({s.name for s in self.sources}) < len(self.sources):
             raise ValueError("two sources have one name")
+        if any(s.name.partition(":")[0] == "worked" for s in self.sources):
+            raise ValueError("a source cannot be called worked: generated questions are")
         return self
 
 
@@ -193,6 +195,8 @@ class Attempt(Section):
 
     questions: NotNegative
     """0: not at all, and the first of the prompts stands for the untrained student."""
+    second_model: str | None = None
+    """Another untrained model that attempts them too, named as `student.model` is; s1 had two."""
     thinking_tokens_max: Positive = 64
     answer_tokens_max: Positive = 16
     prompts: Annotated[list[PromptForm], Field(min_length=1)]

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-StudentName = Literal["base", "distilled"]
+StudentName = Literal["base", "second", "distilled"]
+"""`second` is another untrained model that attempts the questions beside the student."""
 
 
 class Record(BaseModel):

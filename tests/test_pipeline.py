@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import s1_tables
@@ -16,6 +17,7 @@ from tenner.money.ledger import read_spend
 from tenner.records import (
     Completion,
     Counterfactual,
+    Difficulty,
     Drop,
     Label,
     Pick,
@@ -136,8 +138,9 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
             "clean.near_similarity=1.0",
         ],
     )
+    to_the_end = sampler == "hardest"
     with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
-        pipeline.run_stages(run, described.stages[: described.stages.index("train")])
+        pipeline.run_stages(run, described.stages if to_the_end else described.stages[:6])
     folder = RunFolder(tmp_path / "run")
     assert len(folder.read("samples", Sample)) == described.select.samples
     (told,) = folder.read("counterfactual", Counterfactual)
@@ -148,6 +151,9 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
     assert told.other_bought == (described.select.samples if order == "trace-first" else len(_worth(folder)))
     steps = {s.name: s.items_out for s in folder.read("select-steps", SelectStep)}
     assert steps["not drawn"] == described.select.samples
+    if to_the_end:
+        assert told.sentence in (folder.path / "report.md").read_text("utf-8")
+        assert told.sentence in (folder.path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("by", ["teacher", "clusters"])
@@ -184,6 +190,18 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
     domains = {label.question_id: label.domain for label in labels}
     assert all(domains[q.id] == q.domain for q in folder.read("selected", Question))
     assert len(set(domains.values())) > 1
+
+
+def test_a_second_model_attempts_too_and_does_not_speak_for_the_student(tiny_recipe, tmp_path):
+    tiny = recipe.load(str(tiny_recipe))
+    two = recipe.load(str(tiny_recipe), overrides=[f'attempt.second_model="{tiny.student.model}"'])
+    with open_run(tmp_path / "run", two, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, two.stages[:3])
+        by_student = Counter(c.student for c in run.folder.read("attempts", Completion))
+        tries = {d.tries for d in run.folder.read("difficulties", Difficulty)}
+        assert pipeline.best_prompt(run) in two.attempt.prompts
+    assert by_student["base"] == by_student["second"] > 0
+    assert tries == {2 * 2 * len(two.attempt.prompts)}
 
 
 def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):

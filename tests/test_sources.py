@@ -249,6 +249,7 @@ def test_hub_datasets_that_cannot_be_had(dataset, url, message, hint, hub, tmp_p
         ('name = "a"\ncolumns.question = "q"', "source a needs either dataset or file"),
         ('name = "a"\nfile = "a.jsonl"\ncolumns.answer = "q"', "source a needs either columns.question or template"),
         ('name = "a"\nfile = "a.jsonl"\ncolumns.question = "q"\nwhere = [{column = "x"}]', "needs exactly one test"),
+        ('name = "worked"\nfile = "a.jsonl"\ncolumns.question = "q"', "a source cannot be called worked"),
         ('name = "a"\nfile = "a.jsonl"\ncolumns.qestion = "q"', "unknown key gather.sources.0.columns.qestion"),
     ],
 )

@@ -1,5 +1,3 @@
-import warnings
-
 import pytest
 
 from tenner.ask import overlap, selection, workers
@@ -30,16 +28,22 @@ def test_chunks_come_back_in_their_order(size, monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_ray_cluster_cleans_and_selects_the_same():
     import ray
+    from ray.cluster_utils import Cluster
 
-    with warnings.catch_warnings(action="ignore"):
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        try:
-            pool = [Question(id=f"q{i}", question=f"{SENTENCE} {i % 977} {i % 53}", domain=str(i % 7), source="t")
-                    for i in range(12_000)]  # fmt: skip
-            benchmark = [Question(id="b", question=f"{SENTENCE} 7 7", source="t")]
-            cleaned = [overlap.clean(pool, benchmark, Clean(), w) for w in (LocalWorkers(1), RayWorkers())]
-        finally:
-            ray.shutdown()
+    pool = [
+        Question(id=f"q{i}", question=f"{SENTENCE} {i % 977} {i % 53}", domain=str(i % 7), source="t")
+        for i in range(12_000)
+    ]
+    benchmark = [Question(id="b", question=f"{SENTENCE} 7 7", source="t")]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert len(ray.nodes()) == 2
+        cleaned = [overlap.clean(pool, benchmark, Clean(), workers) for workers in (LocalWorkers(1), RayWorkers())]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
     assert cleaned[0] == cleaned[1]
     assert cleaned[0].dropped
     assert cleaned[0].hits

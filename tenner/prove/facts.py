@@ -1,19 +1,20 @@
 """Everything that the report says, read from the run folder: nothing is written, nothing computed twice."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Literal
 
 from tenner.formats import FORMATS, Tokenizer
 from tenner.money.ledger import read_spend
-from tenner.prove.report import Example, FunnelRow, RunFacts, Segment
+from tenner.prove.report import Example, FunnelRow, RunFacts, Segment, SourceRow
 from tenner.prove.stats import before_and_after, compare
 from tenner.recipe import Recipe
 from tenner.records import Completion, Counterfactual, Drop, Question, Sample, Score, SourceCount, TrainStep
 from tenner.runfolder import RunFolder
 
+ORIGINS_SHOWN = 8
 FUNNEL = {"gather", "clean", "select", "trace", "verify"}
 
 
@@ -31,7 +32,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         provenance=json.loads((folder.path / "provenance.json").read_text("utf-8")),
         funnel=[_funnel_row(folder, stage) for stage in recipe.stages if stage in FUNNEL],
         counterfactual=folder.read("counterfactual", Counterfactual)[0].sentence,
-        sources=folder.read("sources", SourceCount),
+        sources=_sources(folder),
         spend=read_spend(folder.path / "run.db"),
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
@@ -48,6 +49,21 @@ def _funnel_row(folder: RunFolder, stage: str) -> FunnelRow:
     assert done is not None, f"the report comes after {stage}"
     reasons = Counter(drop.reason for drop in folder.read(f"dropped-{stage}", Drop))
     return FunnelRow(stage, done.items_in, done.items_out, reasons)
+
+
+def _sources(folder: RunFolder) -> list[SourceRow]:
+    """The sources with what of them is trained on, and its most frequent origins."""
+    trained = {s.question_id for s in folder.stream("samples", Sample)}
+    origins: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for q in folder.stream("questions", Question):
+        if q.id in trained:
+            is_generated = q.source.startswith("worked:")
+            name = "worked" if is_generated else q.source
+            origins[name][q.source.removeprefix("worked:") if is_generated else q.origin or "unknown"] += 1
+    return [
+        SourceRow(count, origins[count.source].total(), dict(origins[count.source].most_common(ORIGINS_SHOWN)))
+        for count in folder.read("sources", SourceCount)
+    ]
 
 
 def _examples(

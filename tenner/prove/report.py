@@ -45,6 +45,15 @@ class Example(NamedTuple):
     policy_label: str
 
 
+class SourceRow(NamedTuple):
+    """A source of questions, and what of it is trained on."""
+
+    source: SourceCount
+    trained_on: int
+    origins: Mapping[str, int]
+    """Of the questions that are trained on: where the source has them from."""
+
+
 class RunFacts(NamedTuple):
     """Everything that the report and the model card say; whoever reads the run folder fills it."""
 
@@ -61,7 +70,7 @@ class RunFacts(NamedTuple):
     funnel: Sequence[FunnelRow]
     counterfactual: str
     """What the other order of selecting and buying would have cost, in a sentence."""
-    sources: Sequence[SourceCount]
+    sources: Sequence[SourceRow]
     spend: Sequence[SpendRow]
     budget_usd: float | None
     seconds: float
@@ -255,16 +264,17 @@ def funnel_table(facts: RunFacts) -> Table:
 
 
 def source_table(facts: RunFacts) -> Table:
-    """Where the questions come from, and under which licence."""
+    """Where the questions come from, under which licence, and how many of them are trained on."""
     rows = [
         (
-            s.source, s.where, s.license or "unknown", f"{s.rows:,}", f"{s.questions:,}",
-            DASH if s.published is None else f"{s.published:,}",
+            s.source.source, s.source.where, s.source.license or "unknown", f"{s.source.questions:,}",
+            DASH if s.source.published is None else f"{s.source.published:,}", f"{s.trained_on:,}",
+            ", ".join(f"{origin} {count:,}" for origin, count in s.origins.items()) or DASH,
         )
         for s in facts.sources
     ]  # fmt: skip
-    header = ("source", "where", "licence", "rows", "questions", "published")
-    return Table("Where the questions come from", "lllrrr", header, rows)
+    header = ("source", "where", "licence", "questions", "published", "trained on", "of these")
+    return Table("Where the questions come from", "lllrrrl", header, rows)
 
 
 def provenance_table(facts: RunFacts) -> Table:

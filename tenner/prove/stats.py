@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import comb, inf, sqrt
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from tenner.records import Completion, Policy, Score
+from tenner.records import Completion, Policy, Score, StudentName
 
 Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
@@ -33,7 +33,7 @@ class _Group(NamedTuple):
     """What is scored together."""
 
     task: str
-    student: Literal["base", "distilled"]
+    student: StudentName
     prompt: str
     policy: Policy
     domain: str | None
