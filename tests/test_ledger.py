@@ -1,6 +1,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
@@ -130,3 +131,21 @@ def test_the_database_of_another_version_is_refused(tmp_path):
     for use in (lambda: Ledger(path, budget_usd=1), lambda: read_spend(path)):
         with pytest.raises(TennerError, match="was written by another version of tenner"):
             use()
+
+
+def test_many_may_open_a_new_ledger_at_the_same_moment(tmp_path):
+    opened, threads_count = [], 6
+    for attempt in range(5):
+        together = threading.Barrier(threads_count)
+
+        def open_it(path=tmp_path / f"{attempt}.db", together=together):
+            together.wait()
+            Ledger(path, budget_usd=1.0).close()
+            opened.append(path)
+
+        threads = [threading.Thread(target=open_it) for _ in range(threads_count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(opened) == 5 * threads_count

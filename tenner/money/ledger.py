@@ -169,6 +169,10 @@ def _disk_errors(path: Path) -> Iterator[None]:
             raise
 
 
+BUSY_SECONDS = 30.0  # how long a process waits for others
+BUSY_RETRY_SECONDS = 0.01
+
+
 class Ledger:
     """The money of one run. Processes may share it: every change is one transaction of its database."""
 
@@ -176,13 +180,13 @@ class Ledger:
         self.path = path
         self.cap_microusd = int(budget_usd * MICROUSD_PER_USD + 1e-6)  # 0.29 * 1e6 is 289999.99…
         with _disk_errors(path):
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            _check_version(self._db, path)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            # One transaction: another process sees all of it or nothing.
-            version = f"PRAGMA user_version = {SCHEMA_VERSION};"
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {TRIGGERS} {version} COMMIT;")
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+            given_up = time.monotonic() + BUSY_SECONDS
+            while not _begin(self._db, path):
+                # Not every step of a beginning waits for others of its own accord.
+                if time.monotonic() > given_up:
+                    raise TennerError(f"{path} is locked by another process", hint="see what holds it open")
+                time.sleep(BUSY_RETRY_SECONDS)
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file."""
@@ -430,6 +434,26 @@ def read_spend(path: Path) -> list[SpendRow]:
 
 def _is_begun(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'spends'").fetchone() is not None
+
+
+def _begin(db: sqlite3.Connection, path: Path) -> bool:
+    """Make the database what it should be; False where another process was in the way."""
+    try:
+        db.execute("BEGIN")
+        _check_version(db, path)
+        db.execute("COMMIT")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        # One transaction: another process sees all of it or nothing.
+        version = f"PRAGMA user_version = {SCHEMA_VERSION};"
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {TRIGGERS} {version} COMMIT;")
+    except sqlite3.OperationalError as e:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:
