@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="tenner",
         description="Make a reasoning model on a budget: s1 for a tenner.",
         epilog="Progress goes to stderr, data to stdout. Exit codes: 2 unusable input, 3 cap reached, "
-        "4 some calls failed, 130 interrupted.",
+        "4 some calls failed, 75 the machine was taken away, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"tenner {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -110,6 +110,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _stage(args: argparse.Namespace) -> None:
+    if args.stage == "train" and os.environ.get("RANK", "0") != "0":  # one of torchrun's: the first keeps the run
+        from tenner import training
+
+        training.follow(args.run)
+        return
     _go(args.run, None, (args.stage,), args.budget_usd)
 
 

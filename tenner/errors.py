@@ -3,6 +3,7 @@
 TennerError          exit 2   the input, the recipe or the run folder is not usable as given
 ├── BudgetReached    exit 3   the cap would be crossed: nothing is lost, a higher cap resumes
 ├── Incomplete       exit 4   some calls failed: the same command makes them again
+├── Preempted        exit 75  the system took the machine away: the same command goes on elsewhere
 └── StorageFull      exit 2   the disk refused a write: nothing written before is lost
 """
 
@@ -27,6 +28,12 @@ class Incomplete(TennerError):
     """Some of the work could not be done, and may be done by trying again."""
 
     exit_code = 4
+
+
+class Preempted(TennerError):
+    """SIGTERM: everything is saved. 75 is EX_TEMPFAIL, by which a scheduler knows to start the job again."""
+
+    exit_code = 75
 
 
 class StorageFull(TennerError):

@@ -14,7 +14,6 @@ from tenner import choosing
 from tenner.ask import overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
-from tenner.formats import FORMATS
 from tenner.learn.memory import ask_for_huge_pages
 from tenner.prove import card, facts, report, stats
 from tenner.prove.evaluate import complete
@@ -29,7 +28,6 @@ from tenner.records import (
     SourceCount,
     StudentName,
     Trace,
-    TrainStep,
 )
 from tenner.run import Run
 from tenner.seeds import digest
@@ -147,31 +145,10 @@ def verify(run: Run) -> tuple[int, int]:
 
 
 def train(run: Run) -> tuple[int, int]:
-    """Fine-tune the student on the samples; machine time is charged step by step."""
-    from tenner.learn import checkpoint, mask, student
-    from tenner.learn import train as learning
+    """Fine-tune the student on the samples."""
+    from tenner import training
 
-    recipe, samples = run.recipe, run.folder.read("samples", Sample)
-    workdir, base = run.folder.path / "checkpoint", base_student(run)
-    encoded = mask.encode_all(
-        student.load_tokenizer(base), samples, FORMATS[recipe.student.format],
-        system_prompt=recipe.student.system_prompt, tokens_max=recipe.train.tokens_max,
-    )  # fmt: skip
-    # Steps after the last checkpoint are done again, and so are their rows of the curve.
-    run.folder.write("training", run.folder.read("training", TrainStep)[: checkpoint.resumes_at(workdir)])
-    with run.machine_time("train") as meter, run.screen.bar("train", 0) as bar:
-
-        def on_step(done: learning.StepReport) -> None:
-            meter.tick()
-            row = {name: value for name, value in done._asdict().items() if name != "seconds"}
-            run.folder.append("training", [TrainStep(**row, cost_usd=run.ledger.spent_usd())])
-            note = f"loss {done.loss:.3f}  {done.tokens_per_second:.0f} tokens/s  {run.spent()}"
-            bar.update(done.step + 1, note, total=done.steps)
-            meter.check()
-
-        result = learning.train(base, encoded, recipe.train, seed=recipe.seed, workdir=workdir, on_step=on_step)
-        learning.finish(result, base, run.folder.path / "student", workdir)
-    return len(samples), len(samples)
+    return training.learn(run)
 
 
 def evaluate(run: Run) -> tuple[int, int]:

@@ -69,6 +69,8 @@ class Machine(Section):
 
     price_usd_per_hour: NotNegativeNumber
     """What an hour of this machine costs; every stage that computes is charged by it."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """The best that one of its devices computes in bfloat16, for MFU; left out: known for common GPUs."""
 
 
 class Columns(Section):
@@ -299,6 +301,10 @@ class Domains(Section):
 class Train(Section):
     """s1's schedule (AdamW, linear warm-up, cosine to 0) at the scale of the student."""
 
+    method: Literal["full", "lora"] = "full"
+    """`lora`: the student's weights are frozen, and adapters beside its linear layers are trained."""
+    lora_rank: Positive = 32
+    lora_alpha: Positive = 64
     epochs: Positive
     lr: Annotated[float, Field(gt=0)]
     warmup_fraction: BelowOne = 0.05
@@ -308,8 +314,32 @@ class Train(Section):
     grad_clip_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_step: Positive
     tokens_max: Positive
-    """The longest sample that is accepted; a longer one stops the run, none is cut."""
+    """The longest sample that is accepted; none is cut."""
+    longer: Literal["stop", "drop"] = "stop"
+    """What a longer one does: it stops the run before anything is trained, or is left out and told of."""
+    tokens_per_row: Positive = 1024
+    """Tokens that go through the model at once on one device (a longer sample goes alone); more costs memory."""
+    precision: Literal["bf16", "fp32", "pure-bf16"] = "bf16"
+    """`bf16` computes in bfloat16 and keeps float32 weights; `pure-bf16` keeps none, and corrects what rounding loses
+    (see `learn/optimizer.py`)."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    activations: Literal["all", "products", "inputs"] = "all"
+    """What is kept for the way back: everything, matrix products only, or what goes into each layer only."""
+    offload_activations: bool = False
+    """What is kept waits in the host's memory (GPUs)."""
+    shard_over: Positive | None = None
+    """How many processes share one copy of the weights; left out: all that torchrun launched."""
     checkpoint_seconds: Positive = 600
+    tracker: Literal["none", "trackio", "wandb"] = "none"
+    """Where the curve is shown too, beside `training.jsonl`."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "Train":
+        if self.precision == "pure-bf16" and self.method == "lora":
+            raise ValueError("pure-bf16 is for full fine-tuning: LoRA's frozen weights are in bfloat16 already")
+        if self.precision == "pure-bf16" and self.optimizer != "adamw":
+            raise ValueError("pure-bf16 has an optimizer of its own: leave train.optimizer out")
+        return self
 
 
 class Evaluate(Section):

@@ -289,6 +289,14 @@ class TrainStep(Record):
     lr: float
     tokens: int
     trained_tokens: int
+    tokens_left: int | None = None
+    """Of all the steps to come."""
     tokens_per_second: float
+    mfu_causal: float | None = None
+    """The share of the machine's best arithmetic, attention counted as causal; None where its best is not known."""
+    mfu_non_causal: float | None = None
+    """The same with attention counted over all pairs of tokens."""
+    memory_bytes: int | None = None
+    """The most that was in use so far, of a GPU or of the process."""
     cost_usd: float
     """Machine time of the whole run up to here."""

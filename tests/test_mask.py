@@ -48,6 +48,7 @@ def test_thinking_that_would_not_survive_is_refused(tokenizer, thinking):
 
 def test_long_samples_are_refused_not_truncated(tokenizer):
     samples = [sample(id="short"), *(sample(id=f"long{i}", thinking="x" * (100 + i)) for i in range(12))]
+    encoded = [mask.encode(tokenizer, s, S1, system_prompt=None) for s in samples]
     with pytest.raises(TennerError, match=r"12 of 13 .* 100: long0, .*long9, \.\.\.$"):
-        mask.encode_all(tokenizer, samples, S1, system_prompt=None, tokens_max=100)
-    assert len(mask.encode_all(tokenizer, samples, S1, system_prompt=None, tokens_max=400)) == 13
+        mask.refuse_longer(encoded, tokens_max=100)
+    mask.refuse_longer(encoded, tokens_max=400)

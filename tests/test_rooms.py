@@ -22,6 +22,7 @@ DOOR = {
     "tracejob",
     "overlapjob",
     "choosing",
+    "training",
     "__main__",
 }  # these may import every room
 ALLOWED_ARROWS = {("prove", "think")}

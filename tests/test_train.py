@@ -10,9 +10,11 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
 
 from tenner.errors import BudgetReached, TennerError
-from tenner.learn import attention, checkpoint, packing, student, train
+from tenner.learn import attention, packing, student, train
 from tenner.learn.loss import summed_cross_entropy
 from tenner.learn.mask import Encoded
+from tenner.learn.packed import packed_loss
+from tenner.learn.signals import interrupts_held
 from tenner.recipe import Train
 from tenner.seeds import rng
 
@@ -33,6 +35,11 @@ def samples(count=24, longest=80):
 def run(model_dir, workdir, encoded=None, on_step=lambda _: None, **changed):
     settings = SETTINGS.model_copy(update=changed)
     return train.train(model_dir, encoded or samples(), settings, seed=0, workdir=workdir, on_step=on_step)
+
+
+def resumes_at(workdir):
+    """The step of the newest checkpoint; 0 where there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in workdir.glob("step-*")), default=0)
 
 
 def weights(result):
@@ -68,7 +75,7 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
     """Loss and every gradient of a packed row against transformers' own attention, sample by sample, in float32."""
     encoded = samples(5, longest)
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
-    packed = train.packed_loss(model, packing.pack(encoded))
+    packed = packed_loss(model, packing.pack(encoded))
     packed.backward()
     assert (max(len(e.ids) for e in encoded) > attention.EXPLICIT_LENGTH_MAX) == (longest == 600)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32, attn_implementation="eager")
@@ -88,9 +95,7 @@ def test_a_neighbour_changes_nothing(tiny_model_dir):
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     a, b, c = samples(3)
     silent_b, silent_c = (e._replace(trained=(False,) * len(e.ids)) for e in (b, c))
-    losses = [
-        train.packed_loss(model, packing.pack(row)).item() for row in ([a], [silent_b, a], [a, silent_c], [c, a, b])
-    ]
+    losses = [packed_loss(model, packing.pack(row)).item() for row in ([a], [silent_b, a], [a, silent_c], [c, a, b])]
     assert losses[1:3] == pytest.approx([losses[0]] * 2, rel=1e-6)
     assert losses[3] > 1.5 * losses[0]
 
@@ -109,16 +114,13 @@ def test_the_loss_in_chunks_is_the_loss():
             torch.testing.assert_close(mine, theirs)
 
 
-def test_rows_do_not_change_the_step(tiny_model_dir, tmp_path, monkeypatch):
+def test_rows_do_not_change_the_step(tiny_model_dir, tmp_path):
     """The loss is per trained token of the whole step, into however many rows it is split."""
     reports = {}
     for rows in ("one", "many"):
-        monkeypatch.setattr(train, "ROW_TOKENS_MAX", 10**6 if rows == "one" else 100)
         reports[rows] = []
-        train.train(
-            tiny_model_dir, samples(), SETTINGS, seed=0, workdir=tmp_path, on_step=reports[rows].append,
-            dtype=torch.float32,
-        )  # fmt: skip
+        in_rows = {"tokens_per_row": 10**6 if rows == "one" else 100, "precision": "fp32"}
+        run(tiny_model_dir, tmp_path / rows, on_step=reports[rows].append, **in_rows)
     for one, many in zip(reports["one"], reports["many"], strict=True):
         assert many.loss == pytest.approx(one.loss, rel=1e-4)
         assert many.grad_norm == pytest.approx(one.grad_norm, rel=1e-3)
@@ -128,11 +130,12 @@ def test_one_step_is_adamw_with_clipping(tiny_model_dir, tmp_path):
     """Against PyTorch's plain loop: mean loss, clip_grad_norm_, AdamW without decay on vectors."""
     encoded = samples(4)
     settings = SETTINGS.model_copy(
-        update={"epochs": 1, "tokens_per_step": 10**6, "grad_clip_norm": 0.1, "weight_decay": 0.1, "warmup_fraction": 0}
-    )
-    done = train.train(
-        tiny_model_dir, encoded, settings, seed=0, workdir=tmp_path, on_step=lambda _: None, dtype=torch.float32
-    )
+        update={
+            "epochs": 1, "tokens_per_step": 10**6, "grad_clip_norm": 0.1, "weight_decay": 0.1, "warmup_fraction": 0,
+            "precision": "fp32",
+        }
+    )  # fmt: skip
+    done = train.train(tiny_model_dir, encoded, settings, seed=0, workdir=tmp_path, on_step=lambda _: None)
     plain = student.load(tiny_model_dir, torch.float32, attention.NAME)
     groups = [
         {"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.1},
@@ -140,7 +143,7 @@ def test_one_step_is_adamw_with_clipping(tiny_model_dir, tmp_path):
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2))
     row = packing.pack(encoded)
-    (train.packed_loss(plain, row) / len(row.targets)).backward()
+    (packed_loss(plain, row) / len(row.targets)).backward()
     assert torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1) > 0.2  # so that clipping is seen
     optimizer.step()
     for mine, theirs in zip(done.model.parameters(), plain.parameters(), strict=True):
@@ -208,7 +211,7 @@ def test_breaking_off_loses_no_step(tiny_model_dir, tmp_path, unbroken, error):
 
     with pytest.raises(type(error)):
         run(tiny_model_dir, tmp_path, on_step=stop)
-    assert checkpoint.resumes_at(tmp_path) == 5
+    assert resumes_at(tmp_path) == 5
     result = run(tiny_model_dir, tmp_path, on_step=lambda r: losses.append(r.loss))
     assert result.first_step == 5
     assert losses == unbroken[0]
@@ -219,7 +222,7 @@ def test_ctrl_c_waits_for_the_update():
     done = []
 
     def update():
-        with train._interrupts_held():
+        with interrupts_held():
             os.kill(os.getpid(), signal.SIGINT)
             done.append(True)
 
@@ -242,12 +245,12 @@ def slowly(report):
 test_train.run(Path({str(tiny_model_dir)!r}), Path({str(tmp_path)!r}), on_step=slowly, checkpoint_seconds=1)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    while checkpoint.resumes_at(tmp_path) == 0 and process.poll() is None:
+    while resumes_at(tmp_path) == 0 and process.poll() is None:
         time.sleep(0.05)
     process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    first_step = checkpoint.resumes_at(tmp_path)
+    first_step = resumes_at(tmp_path)
     assert 0 < first_step < STEPS
     losses = []
     result = run(tiny_model_dir, tmp_path, on_step=lambda r: losses.append(r.loss))
@@ -264,8 +267,8 @@ def test_finished_but_not_saved_still_saves(tiny_model_dir, tmp_path, unbroken):
         run(tiny_model_dir, tmp_path / "work", on_step=stop)
     result = run(tiny_model_dir, tmp_path / "work")
     assert (result.first_step, result.steps, result.loss) == (STEPS, STEPS, None)
-    train.finish(result, tiny_model_dir, tmp_path / "student", tmp_path / "work")
-    assert checkpoint.resumes_at(tmp_path / "work") == 0
+    train.finish(result, tiny_model_dir, tmp_path / "student", tmp_path / "work", base_model="tiny")
+    assert resumes_at(tmp_path / "work") == 0
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
     assert same(dict(saved.named_parameters()), unbroken[1])
 

@@ -4,8 +4,12 @@ Letters in names: B documents of a row, L tokens of the longest, T tokens of the
 G query heads to each key head (H = K G), D head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from importlib.util import find_spec
+from inspect import signature
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,49 +25,65 @@ EXPLICIT_LENGTH_MAX = 256
 
 @dataclass(frozen=True)
 class Documents:
-    """Where a row's documents lie, for moving between the row (T H vectors) and a padded batch (B H L vectors).
+    """Where a row's documents lie. What a kernel needs of them is laid out when one first asks.
 
-    Padding needs no mask: it stands to the right, where causal attention of real tokens never looks.
-    A padded slot repeats its document's last token; what comes of it is thrown away, so its gradient is zero.
+    Two kernels move between the row (T H vectors) and a padded batch (B H L vectors). Padding needs no mask: it stands
+    to the right, where causal attention of real tokens never looks. A padded slot repeats its document's last token;
+    what comes of it is thrown away, so its gradient is zero.
     """
 
-    count: int
-    longest: int
-    query_slots_BHL: Tensor
-    key_slots_BKL: Tensor
-    query_back_TH: Tensor
-    key_back_TK: Tensor
-    causal_LL: Tensor
-    """0 where a query (row) may see a key (column), else -inf."""
+    lengths: tuple[int, ...]
+    heads: int
+    key_heads: int
+    dtype: torch.dtype
+    device: torch.device
 
+    @property
+    def count(self) -> int:
+        return len(self.lengths)
 
-def documents(
-    lengths: tuple[int, ...], *, heads: int, key_heads: int, dtype: torch.dtype, device: torch.device
-) -> Documents:
-    """The layout of documents of these lengths, end to end, for a model with so many heads."""
-    count, longest = len(lengths), max(lengths)
-    lengths_B = torch.tensor(lengths)
-    starts_B = lengths_B.cumsum(0) - lengths_B
-    slots_L = torch.arange(longest)
-    tokens_BL = starts_B[:, None] + slots_L.minimum(lengths_B[:, None] - 1)
-    filled_BL = slots_L < lengths_B[:, None]
-    document_T, slot_T = filled_BL.nonzero(as_tuple=True)
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
 
-    def slots(n: int) -> Tensor:
-        return (tokens_BL[:, None] * n + torch.arange(n)[:, None]).flatten().to(device)
+    @cached_property
+    def starts_and_end(self) -> Tensor:
+        """B + 1 places of the row, int32: what kernels for packed rows read."""
+        return functional.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(self.device, torch.int32)
 
-    def back(n: int) -> Tensor:
-        return ((document_T[:, None] * n + torch.arange(n)) * longest + slot_T[:, None]).flatten().to(device)
+    @cached_property
+    def query_slots_BHL(self) -> Tensor:
+        return self._slots(self.heads)
 
-    return Documents(
-        count=count,
-        longest=longest,
-        query_slots_BHL=slots(heads),
-        key_slots_BKL=slots(key_heads),
-        query_back_TH=back(heads),
-        key_back_TK=back(key_heads),
-        causal_LL=torch.full((longest, longest), -torch.inf, dtype=dtype).triu(1).to(device),
-    )
+    @cached_property
+    def key_slots_BKL(self) -> Tensor:
+        return self._slots(self.key_heads)
+
+    @cached_property
+    def query_back_TH(self) -> Tensor:
+        return self._back(self.heads)
+
+    @cached_property
+    def key_back_TK(self) -> Tensor:
+        return self._back(self.key_heads)
+
+    @cached_property
+    def causal_LL(self) -> Tensor:
+        """0 where a query (row) may see a key (column), else -inf."""
+        square = torch.full((self.longest, self.longest), -torch.inf, dtype=self.dtype)
+        return square.triu(1).to(self.device)
+
+    def _slots(self, heads: int) -> Tensor:
+        lengths_B = torch.tensor(self.lengths)
+        starts_B = lengths_B.cumsum(0) - lengths_B
+        tokens_BL = starts_B[:, None] + torch.arange(self.longest).minimum(lengths_B[:, None] - 1)
+        return (tokens_BL[:, None] * heads + torch.arange(heads)[:, None]).flatten().to(self.device)
+
+    def _back(self, heads: int) -> Tensor:
+        filled_BL = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+        document_T, slot_T = filled_BL.nonzero(as_tuple=True)
+        slots_TH = (document_T[:, None] * heads + torch.arange(heads)) * self.longest + slot_T[:, None]
+        return slots_TH.flatten().to(self.device)
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -125,6 +145,46 @@ def _fused_attention(
     return out_BHLD.reshape(-1, query_TH_D.shape[-1]).index_select(0, docs.query_back_TH)
 
 
+def _varlen_kernel() -> Callable[..., Tensor] | None:
+    """A kernel for packed rows on a GPU: PyTorch's own, else FlashAttention's where it is installed, else None.
+
+    It takes queries, keys and values (T, heads, D), the documents and the scale; gives (T, H, D).
+    """
+    if find_spec("torch.nn.attention.varlen") is not None:
+        from torch.nn.attention.varlen import varlen_attn
+
+        known = signature(varlen_attn).parameters
+        causal: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+        if "enable_gqa" in known:
+            causal["enable_gqa"] = True
+        repeats_keys = "enable_gqa" not in known
+
+        def by_torch(query: Tensor, key: Tensor, value: Tensor, docs: Documents, scaling: float) -> Tensor:
+            if repeats_keys:
+                groups = docs.heads // docs.key_heads
+                key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+            ends, longest = docs.starts_and_end, docs.longest
+            out: Any = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, **causal)
+            return cast(Tensor, out)
+
+        return by_torch if "scale" in known else None
+    if find_spec("flash_attn") is not None:
+        from flash_attn import flash_attn_varlen_func
+
+        def by_flash(query: Tensor, key: Tensor, value: Tensor, docs: Documents, scaling: float) -> Tensor:
+            ends, longest = docs.starts_and_end, docs.longest
+            out: Tensor = flash_attn_varlen_func(
+                query, key, value, ends, ends, longest, longest, softmax_scale=scaling, causal=True
+            )
+            return out
+
+        return by_flash
+    return None
+
+
+VARLEN = _varlen_kernel() if torch.cuda.is_available() else None
+
+
 def packed_attention(
     module: torch.nn.Module,  # noqa: ARG001  the signature is transformers'
     query_1HTD: Tensor,
@@ -145,6 +205,9 @@ def packed_attention(
             f"this student looks back {sliding_window} tokens only, and a sample has {documents.longest}",
             hint="sliding windows are not supported: choose another student or shorter samples",
         )
+    if VARLEN is not None and query_1HTD.device.type == "cuda" and query_1HTD.dtype != torch.float32:
+        parts = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTD))
+        return VARLEN(*parts, documents, scaling)[None], None
     query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTD))
     if documents.longest <= EXPLICIT_LENGTH_MAX and query.device.type == "cpu":
         out_TH_D: Tensor = _ShortAttention.apply(query, key, value, documents, scaling)  # type: ignore[no-untyped-call]

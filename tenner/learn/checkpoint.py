@@ -1,12 +1,18 @@
-"""The training's state on disk: written whole or not at all, proved on loading, exact to the bit.
+"""The training's state on disk: written whole or not at all, proved on loading, for any number of ranks.
 
-The file is safetensors (8 bytes of header length, JSON header, raw tensors), written and read here in one pass
-without copies: the safetensors library would hold the whole state in memory a second time.
+    FOLDER/step-00000120/part-00000-of-00002.safetensors, part-00001-of-00002.safetensors
+
+A checkpoint is a folder with one file for each part of the weights, and gets its name when all of it is on the disk.
+The files are safetensors (8 bytes of header length, JSON header, raw tensors), written and read here in one pass
+without copies: the safetensors library would hold the whole state in memory a second time. The newest two are kept:
+should the last one be damaged, the one before it is gone on from.
 """
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,122 +21,234 @@ import torch
 from torch import Tensor
 
 from tenner.errors import TennerError
+from tenner.learn.parallel import World
 from tenner.runfolder import disk_errors
 
-FILE = "checkpoint.safetensors"
+KEPT = 2
+ALONE = World(0, 1, torch.device("cpu"))
 NO_HASH = "0" * 64
-ITEM_BYTES = 4  # all of the state is float32
 ALIGNMENT = 8  # what the format wants of the first tensor's place
+READ_BYTES = 1 << 24
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "U8": torch.uint8}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class _Metadata(NamedTuple):
+class Part(NamedTuple):
+    """What one process holds of one tensor of the state."""
+
+    tensor: Tensor
+    first_row: int = 0
+    """Which row of the whole tensor it begins with."""
+    divisible: bool = True
+    """Its rows may be dealt out over other processes; if not, it is only of use to a process with the same part."""
+
+
+class Found(NamedTuple):
+    """Where training goes on."""
+
+    step: int
+    """The 0-based step that comes next; 0: from the start."""
+    refused: tuple[str, ...]
+    """Newer checkpoints that could not be used, each in a line."""
+
+
+class _Damaged(Exception):
+    """This checkpoint is not as it was written; the message says where."""
+
+
+class _Header(NamedTuple):
+    layout: dict[str, Any]
+    first_rows: dict[str, int]
     step: int
     fingerprint: str
     sha256: str
+    data_start: int
+    """Byte of the file at which the tensors begin."""
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], *, step: int, fingerprint: str) -> None:
-    """Write float32 tensors as the state before the 0-based `step`, replacing the previous checkpoint.
+def write(folder: Path, parts: Mapping[str, Part], *, step: int, fingerprint: str, world: World = ALONE) -> None:
+    """Write the state before the 0-based `step`; every process calls it with its parts, on a disk that all of them see.
 
-    `fingerprint` names the training that may go on from it. Raises StorageFull with the previous checkpoint untouched.
+    `fingerprint` names the training that may go on from it. Raises StorageFull, the checkpoints before it untouched.
     """
-    path, partial = folder / FILE, folder / f"{FILE}.partial"
-    try:
-        with disk_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(_header(_layout(tensors), _Metadata(step, fingerprint, NO_HASH)))
-                digest = hashlib.sha256()
-                for tensor in tensors.values():
-                    block = _memory(tensor.cpu())
-                    digest.update(block)
-                    file.write(block)
-                file.seek(0)
-                file.write(_header(_layout(tensors), _Metadata(step, fingerprint, digest.hexdigest())))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    target = folder / f"step-{step:08d}"
+    partial = folder / f".{target.name}"
+    with disk_errors(target):
+        if world.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        world.wait_for_all()
+        try:
+            if world.keeper:
+                _write_file(partial / _file_name(world.shard_index, world.shards), parts, step, fingerprint)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        world.wait_for_all()
+        if world.rank == 0:
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            for old in _checkpoints(folder)[KEPT:]:
+                shutil.rmtree(old)
+        world.wait_for_all()
 
 
-def resumes_at(folder: Path) -> int:
-    """The 0-based step with which training would go on: 0 where there is no checkpoint. Reads the header only."""
-    path = folder / FILE
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return _read_header(path, file)[1].step
+def read(folder: Path, parts: Mapping[str, Part], *, fingerprint: str, world: World = ALONE) -> Found:
+    """Fill the parts' tensors in place from the newest checkpoint that is whole; untouched where none is there.
 
-
-def read(folder: Path, tensors: Mapping[str, Tensor], *, fingerprint: str) -> int:
-    """Fill `tensors` in place and return the 0-based step to go on with; 0, all untouched, without a checkpoint.
-
-    Raises TennerError when the file is of another training or not as it was written; `tensors` are then of no use.
+    Raises TennerError when the newest is of another training, when there are checkpoints and all are damaged, and when
+    what cannot be dealt out anew was written by another number of processes.
     """
-    path = folder / FILE
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        layout, metadata = _read_header(path, file)
-        if metadata.fingerprint != fingerprint:
+    refused: list[str] = []
+    for checkpoint in _checkpoints(folder):
+        try:
+            headers = _verified(checkpoint, world)
+        except _Damaged as damage:
+            refused.append(str(damage))
+            continue
+        first = next(iter(headers.values()))
+        if first.fingerprint != fingerprint:
             raise TennerError(
-                f"the checkpoint {path} belongs to a training with other samples, seed or settings",
+                f"the checkpoint {checkpoint} belongs to a training with other samples, seed or settings",
                 hint="delete it to train from the start",
             )
-        if layout != _layout(tensors):
-            raise _damaged(path)
-        digest = hashlib.sha256()
-        for tensor in tensors.values():
-            host = tensor if tensor.device.type == "cpu" else torch.empty_like(tensor, device="cpu")
-            block = _memory(host)
-            if file.readinto(block) != len(block):
-                raise _damaged(path)
-            digest.update(block)
-            if host is not tensor:
-                tensor.copy_(host)
-        if file.read(1) or digest.hexdigest() != metadata.sha256:
-            raise _damaged(path)
-    return metadata.step
+        _fill(checkpoint, headers, parts)
+        return Found(first.step, tuple(refused))
+    if refused:
+        raise TennerError("; ".join(refused), hint=f"delete {folder} to train from the start")
+    return Found(0, ())
 
 
 def delete(folder: Path) -> None:
-    """Remove the checkpoint, when there is one."""
-    (folder / FILE).unlink(missing_ok=True)
+    """Remove all checkpoints, when there are any."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _layout(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Where each tensor lies in the file, in safetensors' words; offsets in bytes."""
-    entries, end = {}, 0
-    for name, tensor in tensors.items():
-        assert tensor.dtype == torch.float32
-        start, end = end, end + tensor.numel() * ITEM_BYTES
-        entries[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    return entries
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _header(layout: dict[str, Any], metadata: _Metadata) -> bytes:
-    strings = {name: str(value) for name, value in metadata._asdict().items()}
+def _file_name(index: int, count: int) -> str:
+    return f"part-{index:05d}-of-{count:05d}.safetensors"
+
+
+def _write_file(path: Path, parts: Mapping[str, Part], step: int, fingerprint: str) -> None:
+    parts = {name: part for name, part in parts.items() if part.tensor.numel()}
+    draft = _header_bytes(parts, step, fingerprint, NO_HASH)
+    digest = hashlib.sha256(draft)
+    with path.open("wb") as file:
+        file.write(draft)
+        for part in parts.values():
+            block = _memory(part.tensor.cpu())
+            digest.update(block)
+            file.write(block)
+        file.seek(0)
+        file.write(_header_bytes(parts, step, fingerprint, digest.hexdigest()))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _header_bytes(parts: Mapping[str, Part], step: int, fingerprint: str, sha256: str) -> bytes:
+    layout, end = {}, 0
+    for name, (tensor, _first_row, _divisible) in parts.items():
+        start, end = end, end + tensor.numel() * tensor.itemsize
+        layout[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    first_rows = json.dumps({name: part.first_row for name, part in parts.items()})
+    strings = {"step": str(step), "fingerprint": fingerprint, "sha256": sha256, "first_rows": first_rows}
     body = json.dumps({"__metadata__": strings, **layout}).encode()
     body += b" " * (-len(body) % ALIGNMENT)
     return len(body).to_bytes(8, "little") + body
 
 
-def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], _Metadata]:
+def _verified(checkpoint: Path, world: World) -> dict[Path, _Header]:
+    """The headers of all files, every byte of which has been looked at by one process or another."""
+    paths = sorted(checkpoint.glob("part-*"))
+    counts = {path.stem.rpartition("-of-")[2] for path in paths}
+    if counts != {f"{len(paths):05d}"}:
+        raise _Damaged(f"the checkpoint {checkpoint} is not whole: it holds {len(paths)} parts")
+    damaged = [float(i % world.size == world.rank and not _is_whole(path)) for i, path in enumerate(paths)]
+    if bad := [path for path, flag in zip(paths, world.sum(*damaged), strict=True) if flag]:
+        raise _Damaged(f"the checkpoint {bad[0]} is damaged")
+    return {path: _read_header(path) for path in paths}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is as it was written, to the byte."""
     try:
-        layout = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header = _read_header(path)
+    except _Damaged:
+        return False
+    with path.open("rb") as file:
+        draft = file.read(header.data_start).replace(header.sha256.encode(), NO_HASH.encode())
+        digest = hashlib.sha256(draft)
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest() == header.sha256
+
+
+def _read_header(path: Path) -> _Header:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            layout = json.loads(file.read(length))
         found = layout.pop("__metadata__")
-        return layout, _Metadata(int(found["step"]), found["fingerprint"], found["sha256"])
+        first_rows = json.loads(found["first_rows"])
+        return _Header(layout, first_rows, int(found["step"]), found["fingerprint"], found["sha256"], 8 + length)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise _damaged(path) from error
+        raise _Damaged(f"the checkpoint {path} is damaged") from error
 
 
-def _damaged(path: Path) -> TennerError:
-    return TennerError(f"the checkpoint {path} is damaged", hint="delete it to train from the start")
+def _fill(checkpoint: Path, headers: Mapping[Path, _Header], parts: Mapping[str, Part]) -> None:
+    for name, part in parts.items():
+        if not part.tensor.numel():
+            continue
+        host = part.tensor if part.tensor.device.type == "cpu" else torch.empty_like(part.tensor, device="cpu")
+        filled = sum(_copy_rows(path, header, name, part, host) for path, header in headers.items())
+        if filled != _rows(part.tensor.shape):
+            if not part.divisible:
+                raise TennerError(
+                    f"the checkpoint {checkpoint} holds 8-bit moments of {len(headers)} processes, "
+                    "which cannot be dealt out over another number of them",
+                    hint=f"go on with {len(headers)} processes",
+                )
+            raise TennerError(
+                f"the checkpoint {checkpoint} is of another model", hint="delete it to train from the start"
+            )
+        if host is not part.tensor:
+            part.tensor.copy_(host)
+
+
+def _copy_rows(path: Path, header: _Header, name: str, part: Part, host: Tensor) -> int:
+    """Copy the rows of `part` that this file holds; returns how many."""
+    entry = header.layout.get(name)
+    if entry is None or DTYPES[entry["dtype"]] != host.dtype or entry["shape"][1:] != list(host.shape[1:]):
+        return 0
+    theirs, ours = header.first_rows[name], part.first_row
+    if not part.divisible and (theirs != ours or entry["shape"] != list(host.shape)):
+        return 0
+    start = max(theirs, ours)
+    rows = min(theirs + _rows(entry["shape"]), ours + _rows(host.shape)) - start
+    if rows <= 0:
+        return 0
+    row_bytes = math.prod(entry["shape"][1:]) * host.itemsize
+    with path.open("rb") as file:
+        file.seek(header.data_start + entry["data_offsets"][0] + (start - theirs) * row_bytes)
+        _read_into(file, _memory(host)[(start - ours) * row_bytes : (start - ours + rows) * row_bytes])
+    return rows
+
+
+def _read_into(file: BinaryIO, block: memoryview) -> None:
+    count = file.readinto(block)  # type: ignore[attr-defined]
+    assert count == len(block), "the file was verified"
+
+
+def _rows(shape: Any) -> int:
+    return int(shape[0])
 
 
 def _memory(tensor: Tensor) -> memoryview:
     """The bytes of a CPU tensor, not a copy."""
     assert tensor.is_contiguous()
-    array: Any = tensor.numpy()
+    array: Any = tensor.view(torch.uint8).numpy()
     return memoryview(array).cast("B")

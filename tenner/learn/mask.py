@@ -1,6 +1,6 @@
 """A sample becomes token ids and a loss mask: the student is taught what it says, never what it was asked."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -26,9 +26,13 @@ def encode(tokenizer: Tokenizer, sample: Sample, fmt: ThinkFormat, *, system_pro
     Raises TennerError when the thinking would not come back from its ids, or contains the format's own delimiters.
     """
     texts = fmt.trained_segments(sample.thinking, sample.answer)
-    prompt_ids = tokenizer.encode(
-        render_prompt(tokenizer, sample.question, system_prompt=system_prompt), add_special_tokens=False
-    )
+    prompt = render_prompt(tokenizer, sample.question, system_prompt=system_prompt)
+    if fmt.open.strip() and prompt.rstrip().endswith(fmt.open.strip()):
+        raise TennerError(
+            f"the student's chat template opens the thinking itself, and format {fmt.name} would open it twice",
+            hint="choose another student.format, or mend the template in the student's folder",
+        )
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
     open_ids, thinking_ids, close_ids, answer_ids = (tokenizer.encode(t, add_special_tokens=False) for t in texts)
     # Special tokens are skipped here: a thinking text that contains one (an end of turn, say) is lost, and refused.
     survives = tokenizer.decode(thinking_ids, skip_special_tokens=True) == texts[1]
@@ -42,19 +46,15 @@ def encode(tokenizer: Tokenizer, sample: Sample, fmt: ThinkFormat, *, system_pro
     return Encoded(sample.id, (*prompt_ids, *said_ids), (False,) * len(prompt_ids) + (True,) * len(said_ids))
 
 
-def encode_all(
-    tokenizer: Tokenizer, samples: Iterable[Sample], fmt: ThinkFormat, *, system_prompt: str | None, tokens_max: int
-) -> list[Encoded]:
-    """`encode` for every sample. Nothing is truncated: samples longer than `tokens_max` are refused, with their ids."""
-    encoded = [encode(tokenizer, sample, fmt, system_prompt=system_prompt) for sample in samples]
-    over = [e for e in encoded if len(e.ids) > tokens_max]
-    if over:
+def refuse_longer(encoded: Sequence[Encoded], *, tokens_max: int) -> None:
+    """Raise TennerError, with their ids, where samples are longer than `tokens_max`: nothing is truncated."""
+    if over := [e for e in encoded if len(e.ids) > tokens_max]:
         shown = ", ".join(e.sample_id for e in over[:IDS_SHOWN]) + (", ..." if len(over) > IDS_SHOWN else "")
         raise TennerError(
             f"{len(over)} of {len(encoded)} samples are longer than tokens_max = {tokens_max}: {shown}",
-            hint=f"the longest has {max(len(e.ids) for e in over)} tokens: raise train.tokens_max or drop them",
+            hint=f"the longest has {max(len(e.ids) for e in over)} tokens: raise train.tokens_max, "
+            'or leave them out with train.longer = "drop"',
         )
-    return encoded
 
 
 def runs(tokenizer: Tokenizer, encoded: Encoded) -> list[tuple[str, bool]]:

@@ -50,14 +50,18 @@ def plan(lengths: Sequence[int], tokens_per_step: int, *, epochs: int, seed: int
     return [step for epoch in range(epochs) for step in epoch_steps(lengths, tokens_per_step, seed=seed, epoch=epoch)]
 
 
-def split_rows(step: Sequence[int], lengths: Sequence[int], row_tokens_max: int) -> list[tuple[int, ...]]:
+def split_rows(
+    step: Sequence[int], lengths: Sequence[int], row_tokens_max: int, *, ranks: int = 1
+) -> list[tuple[int, ...]]:
     """A step's samples as rows of at most `row_tokens_max` tokens; one longer sample has a row to itself.
 
     Longest first, so that a row holds samples of like length (attention pads to the longest of its row), and a row
-    is closed once it has its even share, so that rows are of like size.
+    is closed once it has its even share, so that rows are of like size. There are enough rows for every rank, where
+    there are enough samples.
     """
-    count = math.ceil(sum(lengths[i] for i in step) / row_tokens_max)
-    share_tokens = sum(lengths[i] for i in step) / count
+    tokens = sum(lengths[i] for i in step)
+    count = math.ceil(tokens / row_tokens_max / ranks) * ranks
+    share_tokens = tokens / count
     rows: list[list[int]] = []
     tokens = 0
     for index in sorted(step, key=lambda i: (-lengths[i], i)):
@@ -67,6 +71,20 @@ def split_rows(step: Sequence[int], lengths: Sequence[int], row_tokens_max: int)
         rows[-1].append(index)
         tokens += lengths[index]
     return [tuple(row) for row in rows]
+
+
+def deal(rows: Sequence[tuple[int, ...]], lengths: Sequence[int], ranks: int) -> list[list[tuple[int, ...]]]:
+    """The rows of each rank: as many for each, of about as many tokens; an empty row stands where one is missing.
+
+    As many, since ranks that share weights go forward and back together. Dealt out from the largest, there and back.
+    """
+    order = sorted(rows, key=lambda row: -sum(lengths[i] for i in row))
+    order += [()] * (-len(order) % ranks)
+    dealt: list[list[tuple[int, ...]]] = [[] for _ in range(ranks)]
+    for place, row in enumerate(order):
+        turn, seat = divmod(place, ranks)
+        dealt[seat if turn % 2 == 0 else ranks - 1 - seat].append(row)
+    return dealt
 
 
 def pack(samples: Sequence[Encoded]) -> Row:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from tenner.errors import TennerError
@@ -72,6 +72,47 @@ def load(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
         ) from error
     model.eval()  # type: ignore[no-untyped-call]
     return model
+
+
+def load_empty(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """The model without its weights: they are on the meta device, its buffers (tables of positions) are real."""
+    from accelerate import init_empty_weights
+
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, attn_implementation=attention
+        )
+    model.tie_weights()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+class StoredWeights:
+    """A model folder's weights, read a few rows at a time: no process needs to hold them all."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises TennerError where the folder holds no safetensors."""
+        from safetensors import safe_open
+
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file: Any = safe_open(path, framework="pt")
+            self._files |= dict.fromkeys(file.keys(), file)
+        if not self._files:
+            raise TennerError(
+                f"{folder} holds no safetensors, which training on several devices reads", hint=ADDRESS_HINT
+            )
+
+    def rows(self, name: str, first: int, count: int) -> torch.Tensor:
+        """Rows `first` to `first + count` of a weight. Raises TennerError where there is none of this name."""
+        if name not in self._files:
+            raise TennerError(
+                f"{self._folder} holds no weight called {name}", hint="is it a folder of save_pretrained?"
+            )
+        rows: torch.Tensor = self._files[name].get_slice(name)[first : first + count]
+        return rows
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -1,0 +1,54 @@
+"""What is kept between the way forward and the way back: all of it, the products, or only what goes into each layer."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from tenner.errors import TennerError
+from tenner.recipe import Train
+
+_DEAR = {
+    "mm", "addmm", "bmm", "baddbmm", "linear",
+    "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention", "_varlen_attn",
+}  # fmt: skip
+"""Operators whose results a selective checkpoint keeps: the matrix products and attention."""
+
+
+def economise(layers: Sequence[nn.Module], settings: Train) -> None:
+    """Have each layer keep what the recipe says; the rest is computed again on the way back, to the same bits."""
+    if settings.activations == "all":
+        return
+    kept: Callable[[], Any] | None = _products_kept if settings.activations == "products" else None
+    how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # no layer draws random numbers
+    if kept is not None:
+        how["context_fn"] = kept
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, **how)
+
+
+def offloaded(settings: Train, device: torch.device) -> AbstractContextManager[Any]:
+    """Within the block, what is kept for the way back waits in the host's memory.
+
+    Raises TennerError on a device that has no other memory than the host's.
+    """
+    if not settings.offload_activations:
+        return contextlib.nullcontext()
+    if device.type == "cpu":
+        raise TennerError("train.offload_activations is for GPUs: here activations lie in the host's memory anyway")
+    return torch.autograd.graph.save_on_cpu(pin_memory=True)
+
+
+def _products_kept() -> Any:
+    return create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
+
+
+def _policy(_context: object, operator: Any, *_args: object, **_kwargs: object) -> CheckpointPolicy:
+    name = operator.__name__.partition(".")[0]
+    return CheckpointPolicy.MUST_SAVE if name in _DEAR else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,74 @@
+"""How much arithmetic training takes, and which share of the machine's best that is (MFU), in both conventions.
+
+Source of the formula: A. Chowdhery et al., PaLM (arXiv 2204.02311), appendix B: 6 N + 12 L H Q T operations a token,
+where attention is counted over all T x T pairs (non-causal), though causal attention needs half of them. Here N is the
+linear layers (frozen ones take 4 N: no gradient of theirs is made), the head counts at trained positions only, and
+what is computed twice to save memory counts once.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+PEAK_TFLOPS = {
+    "H200": 989.5,  # NVIDIA's data sheets, bfloat16 without sparsity
+    "H100 PCIe": 756.0,
+    "H100": 989.5,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "RTX 4090": 165.2,
+}
+
+
+class Work(NamedTuple):
+    """Floating-point operations."""
+
+    causal: float
+    non_causal: float
+
+    def __add__(self, other: object) -> "Work":
+        assert isinstance(other, Work)
+        return Work(self.causal + other.causal, self.non_causal + other.non_causal)
+
+
+class Arithmetic(NamedTuple):
+    """What one token, one trained position and one pair of tokens cost in a model, way back included."""
+
+    per_token: float
+    per_trained: float
+    per_pair: float
+    """A query and a key, over all layers and heads."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, layers: Iterable[nn.Module]) -> "Arithmetic":
+        """Counted before the model is sharded. The head's input needs a gradient even where the head is frozen."""
+        per_token = sum(
+            (6 if p.requires_grad else 4) * p.numel()
+            for layer in layers
+            for module in layer.modules()
+            if isinstance(module, nn.Linear)
+            for p in (module.weight,)
+        )
+        config, head = model.config, model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_pair = 12 * config.num_hidden_layers * config.num_attention_heads * size
+        return cls(per_token, (6 if head.requires_grad else 4) * head.numel(), per_pair)
+
+    def work(self, lengths: Iterable[int], trained: int) -> Work:
+        """Of documents of these lengths with so many trained positions in all."""
+        lengths = list(lengths)
+        products = self.per_token * sum(lengths) + self.per_trained * trained
+        pairs = self.per_pair * sum(length * length for length in lengths)
+        return Work(products + pairs / 2, products + pairs)
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """The best of one device in bfloat16, where it is known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_TFLOPS.items() if known in name), None)

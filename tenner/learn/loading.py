@@ -1,0 +1,115 @@
+"""A student on the devices that train it: loaded, given adapters, spread over the processes, ready to be moved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tenner.errors import TennerError
+from tenner.learn import activations, attention, lora, student
+from tenner.learn.flops import Arithmetic
+from tenner.learn.packed import PackedLoss
+from tenner.learn.parallel import World, first_row, local_part, whole
+from tenner.learn.weights import Weights, weights_of
+from tenner.recipe import Train
+
+
+class Learner(NamedTuple):
+    """A model in training."""
+
+    model: PreTrainedModel
+    loss: PackedLoss
+    """The model with its loss: what goes forward."""
+    weights: Weights
+    adapters: lora.Adapters | None
+    arithmetic: Arithmetic
+
+
+def compute_dtype(settings: Train) -> torch.dtype:
+    """What products are computed in."""
+    return torch.float32 if settings.precision == "fp32" else torch.bfloat16
+
+
+def load(model_dir: Path, settings: Train, world: World, *, seed: int) -> Learner:
+    """Every process loads its part. Raises TennerError for a folder or a family of models that cannot be trained."""
+    compute = compute_dtype(settings)
+    stored = torch.float32 if settings.method == "full" and settings.precision != "pure-bf16" else compute
+    load_model = student.load if world.size == 1 else student.load_empty
+    model = load_model(model_dir, stored, attention.NAME)
+    layers = _layers(model)
+    adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
+    arithmetic = Arithmetic.of(model, layers)
+    activations.economise(layers, settings)
+    loss = PackedLoss(model)
+    if world.size == 1:
+        for name, p in model.named_parameters():
+            if ".lora_" in name:
+                p.data = lora.drawn(name, p.shape, seed=seed)
+        nn.Module.to(model, world.device)
+    else:
+        world.shard(loss, layers, compute=compute)
+        _fill(model, student.StoredWeights(model_dir), world, seed=seed)
+    return Learner(model, loss, weights_of(model, world, compute), adapters, arithmetic)
+
+
+def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+    layers = getattr(model.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise TennerError(
+            f"{type(model).__name__} does not have its layers where they are looked for",
+            hint="choose another student (Llama and Qwen2.5 models are known to work)",
+        )
+    return list(layers)
+
+
+@torch.no_grad()
+def _fill(model: PreTrainedModel, stored: student.StoredWeights, world: World, *, seed: int) -> None:
+    """Give a sharded model that has no memory yet its rows of the weights."""
+    buffers = dict(model.named_buffers())
+    nn.Module.to_empty(model, device=world.device)
+    for name, buffer in buffers.items():
+        owner, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(owner), own_name, buffer.to(world.device))
+    model.tie_weights()
+    for name, p in model.named_parameters():
+        mine = local_part(p.detach())
+        if ".lora_" in name:
+            start = first_row(p, world)
+            mine.copy_(lora.drawn(name, p.shape, seed=seed)[start : start + mine.shape[0]])
+        elif mine.numel():
+            mine.copy_(stored.rows(lora.stored_name(name), first_row(p, world), mine.shape[0]))
+
+
+class Whole(NamedTuple):
+    """A trained model in one piece; None in the processes that do not hold it."""
+
+    model: PreTrainedModel | None
+    adapters: lora.Adapters | None
+
+
+@torch.no_grad()
+def unsharded(learner: Learner, model_dir: Path, settings: Train, world: World) -> Whole:
+    """The trained model in the first process' memory, adapters in float32; every process must ask."""
+    if world.size == 1:
+        learner.weights.release()
+        for name, p in learner.model.named_parameters():
+            if ".lora_" in name:
+                p.data = learner.weights.moved[name]
+        return Whole(learner.model, learner.adapters)
+    trained: dict[str, Tensor] = {}
+    for name, p in learner.model.named_parameters():
+        if p.requires_grad:
+            tensor = whole(p.detach()).cpu()
+            if world.rank == 0:
+                trained[name] = tensor
+    if world.rank:
+        return Whole(None, None)
+    model = student.load(model_dir, compute_dtype(settings), attention.NAME)
+    adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
+    for name, p in model.named_parameters():
+        if name in trained:
+            p.data = trained[name] if adapters else trained[name].to(p.dtype)
+    return Whole(model, adapters)

@@ -1,0 +1,58 @@
+"""Low-rank adapters by peft: put beside a model's linear layers, saved on their own, and melted into the weights."""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tenner.errors import TennerError
+from tenner.recipe import Train
+from tenner.seeds import digest
+
+
+class Adapters:
+    """The adapters of one model. The model's other weights are frozen."""
+
+    def __init__(self, model: PreTrainedModel, settings: Train) -> None:
+        """Put them in, in float32 and not drawn yet. Raises TennerError where peft is missing."""
+        if find_spec("peft") is None:
+            raise TennerError('train.method = "lora" needs the peft library', hint="pip install 'tenner[lora]'")
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear"
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+            self._peft: Any = get_peft_model(model, config)
+
+    def save(self, folder: Path, *, base_model: str) -> None:
+        """Write them as a folder that peft puts on top of `base_model`."""
+        self._peft.peft_config["default"].base_model_name_or_path = base_model
+        self._peft.save_pretrained(folder)
+        (folder / "README.md").unlink()  # peft's template: empty headings
+
+    def melt(self) -> PreTrainedModel:
+        """Add them to the weights and take them out; computed in float32, rounded once."""
+        for name, p in self._peft.named_parameters():
+            if ".lora_" in name:
+                p.data = p.data.float()
+        return cast(PreTrainedModel, self._peft.merge_and_unload())
+
+
+def drawn(name: str, shape: torch.Size, *, seed: int) -> Tensor:
+    """What an adapter begins with, by seed and name, on any number of processes: A uniform, B nought, as in peft."""
+    if ".lora_B." in name:
+        return torch.zeros(shape)
+    generator = torch.Generator().manual_seed(int(digest(seed, "lora", name)[:15], 16))
+    bound = shape[1] ** -0.5  # Kaiming's uniform with a = sqrt(5)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def stored_name(name: str) -> str:
+    """What a weight is called in the folder of the model without adapters."""
+    return name.replace(".base_layer.", ".")

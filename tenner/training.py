@@ -1,0 +1,106 @@
+"""The train stage, in the process that keeps the run and in those that only train beside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tenner.errors import TennerError
+from tenner.formats import FORMATS
+from tenner.learn import mask, parallel, student, train
+from tenner.learn.checkpoint import Found
+from tenner.learn.mask import Encoded
+from tenner.learn.tracking import tracker_of
+from tenner.recipe import Recipe
+from tenner.records import Drop, Sample, TrainStep
+from tenner.run import Run, stored_recipe
+from tenner.runfolder import RunFolder
+
+FOLDER = "checkpoint"
+
+
+def learn(run: Run) -> tuple[int, int]:
+    """Fine-tune the student on the samples; machine time is charged step by step."""
+    recipe, folder = run.recipe, run.folder
+    base, encoded, too_long = _prepared(folder, recipe)
+    folder.write("dropped-train", too_long)
+    if too_long:
+        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
+    workdir = folder.path / FOLDER
+    with (
+        parallel.join(shard_over=recipe.train.shard_over) as world,
+        run.machine_time("train") as meter,
+        run.screen.bar("train", 0) as bar,
+        tracker_of(recipe) as track,
+    ):
+        if idle := parallel.idle_gpus(world):
+            run.screen.say(
+                f"{idle} more GPUs are here: torchrun --nproc-per-node {idle + 1} -m tenner train {folder.path}"
+            )
+
+        def on_begin(found: Found) -> None:
+            for line in found.refused:
+                run.screen.say(f"{line}: going on from step {found.step}")
+            # Steps after the checkpoint are done again, and so are their rows of the curve.
+            folder.write("training", folder.read("training", TrainStep)[: found.step])
+
+        def on_step(done: train.StepReport) -> None:
+            meter.tick()
+            row = {name: value for name, value in done._asdict().items() if name != "seconds"}
+            step = TrainStep(**row, cost_usd=run.ledger.spent_usd())
+            folder.append("training", [step])
+            track(step)
+            bar.update(done.step + 1, _note(step, recipe) + run.spent(), total=done.steps)
+            meter.check()
+
+        result = train.train(
+            base, encoded, recipe.train, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
+            world=world, device_tflops=recipe.machine.peak_tflops,
+        )  # fmt: skip
+        train.finish(result, base, folder.path / "student", workdir, base_model=recipe.student.base_model)
+    return len(encoded) + len(too_long), len(encoded)
+
+
+def follow(path: Path) -> None:
+    """Train beside the process that keeps the run in `path`: it takes the lock, the ledger and the screen."""
+    folder = RunFolder.existing(path)
+    recipe = stored_recipe(folder)
+    assert recipe is not None, "the folder is a run's"
+    if folder.done("train"):
+        return
+    base, encoded, _too_long = _prepared(folder, recipe)
+    with parallel.join(shard_over=recipe.train.shard_over) as world:
+        train.train(
+            base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, on_step=lambda _: None,
+            world=world,
+        )  # fmt: skip
+
+
+def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
+    """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
+    base = student.resolve(recipe.student.model)
+    tokenizer, fmt = student.load_tokenizer(base), FORMATS[recipe.student.format]
+    samples = folder.read("samples", Sample)
+    encode: Callable[[Sample], Encoded] = lambda s: mask.encode(  # noqa: E731
+        tokenizer, s, fmt, system_prompt=recipe.student.system_prompt
+    )
+    encoded, tokens_max = [encode(sample) for sample in samples], recipe.train.tokens_max
+    if recipe.train.longer == "stop":
+        mask.refuse_longer(encoded, tokens_max=tokens_max)
+    kept = [e for e in encoded if len(e.ids) <= tokens_max]
+    if not kept:
+        raise TennerError(f"no sample has at most train.tokens_max = {tokens_max} tokens", hint="raise it")
+    drops = [
+        Drop(id=e.sample_id, reason="too_long", evidence=f"{len(e.ids)} tokens, and train.tokens_max is {tokens_max}")
+        for e in encoded
+        if len(e.ids) > tokens_max
+    ]
+    return base, kept, drops
+
+
+def _note(step: TrainStep, recipe: Recipe) -> str:
+    """What the bar says beside the loss: speed, MFU where it is known, memory, and the price of what is left."""
+    hours_left = (step.tokens_left or 0) / step.tokens_per_second / 3600
+    mfu = f"{step.mfu_causal:.0%} MFU  " if step.mfu_causal is not None else ""
+    return (
+        f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s  {mfu}"
+        f"{(step.memory_bytes or 0) / 1e9:.1f} GB  ${hours_left * recipe.machine.price_usd_per_hour:.4f} to go  "
+    )
