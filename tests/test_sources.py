@@ -1,7 +1,9 @@
 import asyncio
 import json
 import os
+import re
 import shutil
+import string
 import subprocess
 import sys
 import threading
@@ -63,6 +65,19 @@ def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
     assert found.questions
     assert {(q.source, q.license) for q in found.questions} == {(name, here.license)}
     assert all(q.question.strip() for q in found.questions)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp_path):
+    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None})
+    column = here.columns.question or next(c for _, c, *_ in string.Formatter().parse(here.template) if c)
+    save(here, tmp_path, lambda table: table.rename_column(column, f"{column}_text"))
+    said = refusal(here)
+    assert said == (f"source {name}: it has no column {column}", f"did you mean {column}_text?")
+    shutil.rmtree(tmp_path)
+    save(here, tmp_path, lambda table: table.select([]))
+    said, _ = refusal(here)
+    assert re.fullmatch(rf"source {re.escape(name)}: (one of its splits|the split \w+) is empty", said)
 
 
 def test_what_becomes_of_the_sources_of_s1(tmp_path):
