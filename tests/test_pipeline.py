@@ -145,6 +145,20 @@ def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_
     assert [name for name, text in {**written, "said": said.encode()}.items() if key.encode() in text] == []
 
 
+def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
+    (file := tmp_path / "rows.jsonl").write_text('{"question": "1+1?"}\n{"question": " "}\n')
+    mine = f"[{{name = 'mine', file = '{file}', columns = {{question = 'question'}}}}]"
+    described = recipe.load(str(tiny_recipe), overrides=[f"gather.sources={mine}"])
+    with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, ["gather"])
+    (fallen,) = RunFolder(tmp_path / "run").read("dropped-gather", Drop)
+    assert show.why(tmp_path / "run", fallen.id).splitlines() == [
+        f"{fallen.id}: a row that is no question",
+        "gather: dropped, no question: mine, row 2 has no question",
+        "not trained on",
+    ]
+
+
 ORDERS = [
     ("select-first", "hardest"),
     ("trace-first", "hardest"),
