@@ -149,6 +149,6 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
     assert 0 <= counted.prompt - input_tokens <= len(lost) * longest
     assert 0 <= counted.generated - output_tokens <= len(lost) * OUTPUT_TOKENS
     print(
-        f"{dict(outcomes)}, {dict(verdicts)}; {input_tokens:,} and {output_tokens:,} tokens kept, {counted.prompt:,} and "
-        f"{counted.generated:,} by the server; {len(lost)} in flight at the kill; openai's client told the same of {same}"
+        f"{dict(outcomes)}, {dict(verdicts)}; {len(lost)} in flight at the kill; tokens kept {input_tokens:,} and "
+        f"{output_tokens:,}, made {counted.prompt:,} and {counted.generated:,}; openai's client: {same} the same"
     )

@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_ray_cluster_cleans_and_selects_the_same(tiny_recipe, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False)
+        here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # where the workers find `node_of`
+        ray.init(address=cluster.address, log_to_driver=False, runtime_env=here)
         assert len(ray.nodes()) == 2
         assert set(workers_for("ray").map(node_of, range(16 * CHUNK))) == {node["NodeID"] for node in ray.nodes()}
         cleaned = [overlap.clean(pool, benchmark, Clean(), workers) for workers in (LocalWorkers(1), RayWorkers())]
