@@ -11,7 +11,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from tenner import choosing
-from tenner.ask import overlap, quality, sources, worked
+from tenner.ask import domains, overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
 from tenner.learn.memory import ask_for_huge_pages
@@ -165,8 +165,8 @@ def evaluate(run: Run) -> tuple[int, int]:
             run, benchmark, form, policies, stage="evaluate", task="heldout", student=name,
             load_engine=partial(engine_for, run, name), answer_tokens_max=recipe.evaluate.answer_tokens_max,
         )  # fmt: skip
-    domains = {q.id: q.domain for q in benchmark}
-    run.folder.write("scores", stats.score(run.folder.read("heldout", Completion), domains))
+    domain_of = {q.id: q.domain for q in benchmark}
+    run.folder.write("scores", stats.score(run.folder.read("heldout", Completion), domain_of))
     return len(benchmark), len(benchmark) * len(policies) * len(forms)
 
 
@@ -205,6 +205,7 @@ def check(recipe: Recipe) -> None:
     quality.check(recipe.clean.filters, quality.QUESTION_FILTERS, "clean.filters")
     workers_for(recipe.clean.engine)
     sources.check([*recipe.gather.sources, *recipe.evaluate.benchmarks])
+    domains.check(recipe.domains)
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:

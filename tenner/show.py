@@ -72,6 +72,9 @@ def why(path: Path, question_id: str) -> str:
     folder = RunFolder.existing(path)
     recipe = _recipe(folder)
     asked = next((q for q in folder.stream("questions", Question) if q.id == question_id), None)
+    if asked is None and (drop := _no_question(folder, question_id)):
+        fell = f"gather: dropped, {drop.reason}: {drop.evidence}"
+        return f"{question_id}: a row that is no question\n{fell}\nnot trained on"
     if asked is None:
         raise TennerError(f"{path} has no question {question_id}", hint=f"the ids are in {path / 'questions.jsonl'}")
     trace_ids = {trace_id(question_id, i) for i in range(recipe.trace.samples_per_question)}
@@ -95,6 +98,11 @@ def why(path: Path, question_id: str) -> str:
     kept = [s.id for s in folder.stream("samples", Sample) if s.question_id == question_id]
     told.append(f"trained on: {', '.join(kept)}" if kept else "not trained on")
     return "\n".join(told)
+
+
+def _no_question(folder: RunFolder, row_id: str) -> Drop | None:
+    """Why a row never came into the pool."""
+    return next((drop for drop in folder.stream("dropped-gather", Drop) if drop.id == row_id), None)
 
 
 def print_sample(path: Path, sample_id: str) -> None:

@@ -80,15 +80,15 @@ ROWS = {
 }  # fmt: skip
 
 
-def save(source, folder):
-    """The table of a source of the recipe, in all its configurations and splits."""
+def save(source, folder, change=lambda table: table):
+    """The table of a source of the recipe, in all its configurations and splits, each of them changed."""
     piece = 0
     for config in source.configs or [""]:
         tables = {}
         for split in source.splits:
             # Every configuration and split has questions of its own.
             rows = [{k: _numbered(k, v, piece) for k, v in row.items()} for row in ROWS[source.name]]
-            tables[split], piece = datasets.Dataset.from_list(rows), piece + 1
+            tables[split], piece = change(datasets.Dataset.from_list(rows)), piece + 1
         datasets.DatasetDict(tables).save_to_disk(str(folder / config))
 
 

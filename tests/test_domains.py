@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from tenner.ask import domains
@@ -43,3 +46,13 @@ def test_clusters_follow_the_words_and_are_named_by_them():
 @pytest.mark.parametrize("texts", [[], ["1+1?", "2"], ["one question only"]])
 def test_few_or_wordless_questions_are_no_trouble(texts):
     assert len(domains.clusters(questions(*texts), count=5, seed=0)) == len(texts)
+
+
+def test_a_missing_library_is_found_before_anything_runs():
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from tenner import pipeline, recipe\n"
+        "pipeline.check(recipe.load('demo', overrides=['domains.by=\"clusters\"']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("TennerError: clusters need scikit-learn")

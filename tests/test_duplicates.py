@@ -15,7 +15,7 @@ def drops(texts, answers=None, near_similarity=0.8):
     answers = answers or [None] * len(texts)
     pool = [Question(id=f"q{i}", question=t, answer=answers[i], source="test") for i, t in enumerate(texts)]
     text = hashed(texts)
-    return find(pool, sketch(text, text.words()), near_similarity=near_similarity)
+    return find(pool, sketch(text, text.words(), near=near_similarity < 1), near_similarity=near_similarity)
 
 
 def test_of_equal_questions_the_first_stays_and_is_named():

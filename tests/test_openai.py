@@ -50,6 +50,20 @@ def test_leading_blank_lines_that_keep_a_connection_alive_are_no_matter():
     assert parse_completion(Response(body, "application/json")).outcome == "complete"
 
 
+def test_of_several_places_the_first_holds_the_reasoning():
+    details = [{"type": "reasoning.summary", "summary": "in"}, {"type": "reasoning.text", "text": " details"}]
+    places = {
+        "reasoning_details": (details, "in details"),
+        "reasoning_content": ("in reasoning_content", "in reasoning_content"),
+        "reasoning": ("in reasoning", "in reasoning"),
+        "content": ("<think>in a block</think>3", "in a block"),
+    }
+    fields = completion("1+2?", **{place: value for place, (value, _) in places.items()})
+    for place, (_, thinking) in places.items():
+        assert parse(fields).thinking == thinking
+        del fields["choices"][0]["message"][place]
+
+
 def test_content_parts_are_put_together():
     parts = [{"type": "text", "text": "The answer "}, {"type": "text", "text": "is 3."}]
     assert parse(completion("1+2?", content=parts)).answer == "The answer is 3."

@@ -14,15 +14,17 @@ SENTENCE = "a baker in Trondheim sells 340 rye loaves and 125 buns before noon o
 MN = r"The answer is $\frac{m}{n}$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
 
 # Pairs read side by side. Leaks: the same problem, word for word, cut short, or with other numbers. The others were
-# the likeliest by n-grams and by TF-IDF, which overlap.py does not use; there was no further leak among the nine
-# likeliest of each pair of files.
+# the likeliest by n-grams and by TF-IDF, which overlap.py does not use; there was no further leak among the likeliest
+# by TF-IDF, of which 22 of MATH500, 12 of GSM8K and 5 of each of the others were read.
 LEAKS = {
     ("s1k_questions", "math500"): {
         ("81", "test/intermediate_algebra/1849.json"), ("124", "test/intermediate_algebra/1411.json"),
         ("181", "test/intermediate_algebra/558.json"), ("498", "test/intermediate_algebra/1063.json"),
     },
-    ("gsm8k_train_1k", "gsm8k_test"): {("21", "633")},
+    ("gsm8k_train_1k", "gsm8k_test"): {("21", "633"), ("139", "309")},
 }  # fmt: skip
+# Other numbers and other things, in the same sentences: not a stretch of eight words is the same.
+OVERLOOKED = {("139", "309")}
 NO_LEAKS = {
     ("s1k_questions", "math500"): """
         151:intermediate_algebra/158 151:intermediate_algebra/986 201:intermediate_algebra/1123
@@ -171,7 +173,8 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
 
 @pytest.mark.skipif(not DATA.exists(), reason="the evaluation questions are not beside the project")
 def test_real_questions_against_real_benchmarks_by_hand_checked_pairs(capsys):
-    found_right = found_wrong = missed = checked = 0
+    found_right = found_wrong = checked = 0
+    missed = set()
     for pool, benchmark in NO_LEAKS:
         _, out, _ = tenner(capsys, DATA / f"{pool}.jsonl", "--against", DATA / f"{benchmark}.jsonl", "--json")
         hits = {(h["question_id"], h["benchmark_id"]): h["kind"] for h in json.loads(out)["hits"]}
@@ -182,7 +185,7 @@ def test_real_questions_against_real_benchmarks_by_hand_checked_pairs(capsys):
             others = {(q, f"test/{b}.json") for q, b in others}
             assert {hits[q, b] for q, b in leaks if q in ("81", "181")} == {"exact"}
         checked += len(leaks | others)
-        found_right, missed = found_right + len(found & leaks), missed + len(leaks - found)
+        found_right, missed = found_right + len(found & leaks), missed | leaks - found
         found_wrong += len(found - leaks)  # every pair that is found has been read
     assert checked >= 80
-    assert (found_right, found_wrong, missed) == (5, 0, 0)
+    assert (found_right, found_wrong, missed) == (5, 0, OVERLOOKED)

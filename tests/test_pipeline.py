@@ -119,6 +119,46 @@ def test_a_question_tells_why_it_is_in_or_out(unbroken, capsys):
     assert (e.value.code, "has no question nobody" in capsys.readouterr().err) == (2, True)
 
 
+def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_says(
+    tiny_recipe, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("THE_KEY", key := "sk-right-key-012")
+    with TeacherServer(key=key, tells_headers=True) as server:
+        paid = recipe.load(
+            str(tiny_recipe),
+            overrides=[
+                'gather.families=["running_sum"]', "gather.questions=200", 'trace.teacher="openai"',
+                f'trace.base_url="{server.url}"', 'trace.model="m"', 'trace.api_key_env="THE_KEY"',
+                "trace.output_tokens_max=500", "select.samples=6", "train.epochs=1", "evaluate.questions=2",
+                "evaluate.thinking_tokens_max=[4]", "attempt.questions=1",
+                "trace.price.input_usd_per_mtok=1.0", "trace.price.output_usd_per_mtok=2.0",
+            ],
+        )  # fmt: skip
+        with open_run(tmp_path / "run", paid, Screen(), budget_usd=None) as run:
+            pipeline.run_stages(run, pipeline.STAGES)
+    folder = RunFolder(tmp_path / "run")
+    assert all("Bearer [key]" in s.thinking for s in folder.read("samples", Sample))
+    written = {path.name: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    assert {"report.html", "report.md", "run.db", "traces.jsonl", "recipe.toml"} <= written.keys()
+    said = "".join(capsys.readouterr())
+    assert "trace: " in said
+    assert [name for name, text in {**written, "said": said.encode()}.items() if key.encode() in text] == []
+
+
+def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
+    (file := tmp_path / "rows.jsonl").write_text('{"question": "1+1?"}\n{"question": " "}\n')
+    mine = f"[{{name = 'mine', file = '{file}', columns = {{question = 'question'}}}}]"
+    described = recipe.load(str(tiny_recipe), overrides=[f"gather.sources={mine}"])
+    with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, ["gather"])
+    (fallen,) = RunFolder(tmp_path / "run").read("dropped-gather", Drop)
+    assert show.why(tmp_path / "run", fallen.id).splitlines() == [
+        f"{fallen.id}: a row that is no question",
+        "gather: dropped, no question: mine, row 2 has no question",
+        "not trained on",
+    ]
+
+
 ORDERS = [
     ("select-first", "hardest"),
     ("trace-first", "hardest"),
@@ -142,7 +182,8 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
     with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
         pipeline.run_stages(run, described.stages if to_the_end else described.stages[:6])
     folder = RunFolder(tmp_path / "run")
-    assert len(folder.read("samples", Sample)) == described.select.samples
+    assert len(folder.read("questions", Question)) >= 5000
+    assert len(folder.read("samples", Sample)) == described.select.samples == 24
     (told,) = folder.read("counterfactual", Counterfactual)
     bought = len(folder.read("traces", Trace))
     assert told.bought == bought

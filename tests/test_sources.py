@@ -1,15 +1,15 @@
-import asyncio
 import json
 import os
+import re
 import shutil
+import string
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import datasets
 import pytest
-from aiohttp import web
+from hub_server import HubServer
 from s1_tables import ROWS, save
 
 from tenner import pipeline, recipe
@@ -63,6 +63,19 @@ def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
     assert found.questions
     assert {(q.source, q.license) for q in found.questions} == {(name, here.license)}
     assert all(q.question.strip() for q in found.questions)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp_path):
+    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None})
+    column = here.columns.question or next(c for _, c, *_ in string.Formatter().parse(here.template) if c)
+    save(here, tmp_path, lambda table: table.rename_column(column, f"{column}_text"))
+    said = refusal(here)
+    assert said == (f"source {name}: it has no column {column}", f"did you mean {column}_text?")
+    shutil.rmtree(tmp_path)
+    save(here, tmp_path, lambda table: table.select([]))
+    said, _ = refusal(here)
+    assert re.fullmatch(rf"source {re.escape(name)}: (one of its splits|the split \w+) is empty", said)
 
 
 def test_what_becomes_of_the_sources_of_s1(tmp_path):
@@ -179,68 +192,65 @@ def test_an_empty_split_an_unknown_split_and_a_wrong_count(tmp_path):
     assert (said, hint) == ("source mine: 1 questions, where 2 are expected", "pin its revision, or change expect")
 
 
-async def _refuse(request):
-    """A hub with one gated dataset and no other."""
-    if "gated" in request.path:
-        headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to dataset is restricted"}
-        return web.json_response({"error": "Access to dataset is restricted"}, status=403, headers=headers)
-    headers = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
-    return web.json_response({"error": "Repository not found"}, status=404, headers=headers)
-
-
 @pytest.fixture(scope="module")
 def hub():
-    """The URL of a hub on loopback, in a thread."""
-    loop, ready, found = asyncio.new_event_loop(), threading.Event(), {}
-
-    async def start():
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", _refuse)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        found["url"], found["runner"] = "http://{}:{}".format(*runner.addresses[0]), runner
-        ready.set()
-
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(start(), loop)
-    ready.wait(10)
-    yield found["url"]
-    asyncio.run_coroutine_threadsafe(found["runner"].cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    """The URL of a hub on loopback."""
+    with HubServer() as server:
+        yield server.url
 
 
-@pytest.mark.parametrize(
-    ("dataset", "url", "message", "hint"),
-    [
-        ("some/gated", None, "some/gated is gated", "set HF_TOKEN"),
-        ("some/missing", None, "there is no dataset some/missing", "check the name"),
-        pytest.param(
-            "some/gated",
-            "http://127.0.0.1:9",
-            "the hub does not answer",
-            "check the network",
-            marks=pytest.mark.slow,  # the library tries for 20 s
-        ),
-    ],
-)
-def test_hub_datasets_that_cannot_be_had(dataset, url, message, hint, hub, tmp_path):
-    code = (
-        "import sys; from tenner.ask import sources; from tenner.recipe import Source, Columns; "
-        "from tenner.errors import TennerError\n"
-        f"s = Source(name='mine', dataset='{dataset}', columns=Columns(question='q'))\n"
-        "try: sources.gather([s], seed=0)\n"
-        "except TennerError as e: print(e); print(e.hint)"
-    )
-    env = {**os.environ, "HF_ENDPOINT": url or hub, "HF_HOME": str(tmp_path), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+FROM_HUB = """
+import json, sys
+from tenner.ask import sources
+from tenner.errors import TennerError
+from tenner.recipe import Source
+for line in sys.stdin:
+    try:
+        gathered = sources.gather([Source.model_validate_json(line)], seed=0)
+        print(json.dumps([(q.question, q.answer) for q in gathered.questions]))
+    except TennerError as e:
+        print(json.dumps([str(e), e.hint]))
+"""
+
+
+def from_hub(url, folder, *changes):
+    """What a process of its own gathers from a hub, source by source: the questions, or the error and its hint."""
+    wanted = {"dataset": "some/good", "columns": Columns(question="problem", answer="answer"), "revision": "v1"}
+    asked = "".join(source(**wanted | changed).model_dump_json() + "\n" for changed in changes)
+    env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    said, hinted = done.stdout.splitlines()
-    assert said == f"source mine: {message}"
-    assert hint in hinted
+    command = [sys.executable, "-c", FROM_HUB]
+    done = subprocess.run(command, env=env, input=asked, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_hub_dataset_is_read_by_configuration_split_and_revision(hub, tmp_path):
+    both = {"configs": ["algebra", "geometry"]}
+    test = {"configs": ["algebra"], "splits": ["test"]}
+    assert from_hub(hub, tmp_path, both, test) == [[["1+1?", "2"], ["How many sides?", "3"]], [["1+2?", "3"]]]
+
+
+def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_path):
+    refused = {
+        "some/gated is gated": ({"dataset": "some/gated", "revision": None}, "set HF_TOKEN"),
+        "there is no dataset some/missing": ({"dataset": "some/missing", "revision": None}, "check the name"),
+        "there is no dataset some/good at v2": ({"configs": ["algebra"], "revision": "v2"}, "the revision"),
+        "it has no column problems": ({"configs": ["algebra"], "columns": Columns(question="problems")}, "problem?"),
+        "BuilderConfig 'topology' not found": ({"configs": ["topology"]}, "asked were topology config and train"),
+        'Unknown split "test"': ({"configs": ["geometry"], "splits": ["test"]}, "asked were geometry config and test"),
+    }
+    told = from_hub(hub, tmp_path, *(changes for changes, _ in refused.values()))
+    for (said, hinted), (message, (_, hint)) in zip(told, refused.items(), strict=True):
+        assert said.startswith(f"source mine: {message}")
+        assert "\n" not in said
+        assert hint in hinted
+
+
+@pytest.mark.slow  # the library tries for 20 s
+def test_no_network(tmp_path):
+    ((said, hinted),) = from_hub("http://127.0.0.1:9", tmp_path, {})
+    assert said == "source mine: the hub does not answer"
+    assert "check the network" in hinted
 
 
 @pytest.mark.parametrize(

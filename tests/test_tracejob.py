@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
+import datasets
 import pytest
 from teacher_server import TeacherServer, usage_of
+
+from tenner import cli, screen
+from tenner.teach import traces
 
 QUESTIONS = [{"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": 2 * i, "domain": "sums"} for i in range(12)]
 
@@ -65,6 +70,43 @@ def test_traces_are_flat_and_chats_and_graded(file):
     assert row["usage"]["output_tokens"] == usage["completion_tokens"]
     assert round(row["cost_usd"] * 1e6) == usage["prompt_tokens"] + 2 * usage["completion_tokens"]
     assert by_id["q3"]["grade"]["verdict"] == "wrong"
+
+
+def test_traces_load_as_a_dataset_whatever_became_of_them(file, tmp_path):
+    # The first rows lack what later ones have, and the other way round.
+    script = {"What is 0+0?": ["no usage"], "What is 1+1?": ["truncated"], "What is 2+2?": ["nothing said"],
+              "What is 11+11?": ["cached"]}  # fmt: skip
+    bare = [{"id": f"b{i}", "question": f"Why {i}+{i}?"} for i in range(3)]
+    file.write_text("".join(json.dumps(q) + "\n" for q in [bare[0], *QUESTIONS, *bare[1:]]))
+    with TeacherServer(script) as server:
+        assert trace(file, server).returncode == 0
+    path = str(file.parent / "out" / "traces.jsonl")
+    table = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+    assert {"question_id", "thinking", "answer", "outcome", "usage", "cost_usd", "messages"} <= set(table.column_names)
+    assert sorted(table["question_id"]) == sorted(q["id"] for q in [*QUESTIONS, *bare])
+    by_id = {row["question_id"]: row for row in table}
+    assert {by_id[f"q{i}"]["outcome"] for i in (1, 2, 3)} == {"truncated", "empty", "complete"}
+    assert by_id["b0"]["domain"] is by_id["b0"]["grade"] is by_id["q0"]["usage"]["input_tokens"] is None
+    assert by_id["q11"]["usage"]["cached_input_tokens"] == 64
+    assert by_id["q3"]["messages"][-1]["reasoning_content"] == by_id["q3"]["thinking"] != ""
+
+
+def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypatch, capsys):
+    monkeypatch.setattr(screen, "LINE_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(traces, "SHOW_EVERY_SECONDS", 0.05)
+    script = {"What is 0+0?": ["refused"], "What is 1+1?": ["server error", "good"]}
+    with TeacherServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
+        cli.main(list(map(str, command(file, server)[3:])))
+    assert not e.value.code
+    told = [line for line in capsys.readouterr().err.splitlines() if re.match(r"trace \d+/12 ", line)]
+    assert any(
+        re.fullmatch(
+            r"trace \d+/12 \$0\.\d{4} spent, \$0\.\d{4} in flight, \$0\.\d{4} in the end  [1-9]\d* tokens/s"
+            r"  failed: refused 1  retried: server_error 1  \d+\.\d min left",
+            line,
+        )
+        for line in told
+    ), told
 
 
 def test_the_same_command_goes_on_where_the_cap_stopped_it(file):

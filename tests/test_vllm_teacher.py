@@ -1,5 +1,6 @@
 """A real vLLM server, SmolLM2 on the CPU: bought, killed, gone on, graded, and every token accounted for."""
 
+import asyncio
 import json
 import signal
 import sqlite3
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from contextlib import closing
 
+import openai
 import pytest
 from vllm_server import PROGRAM, VLLMServer
 
@@ -46,6 +48,24 @@ def killed_at(command, traces, count):
     assert process.returncode == -signal.SIGKILL, said.decode()
 
 
+async def usage_by_openai(url, requests):
+    """The prompt and completion tokens that the `openai` client is told for each request."""
+    at_once = asyncio.Semaphore(CONCURRENCY)
+    own = {"structured_outputs"}  # what this server understands beyond the protocol
+
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+
+        async def ask(request):
+            fields = {name: value for name, value in request.items() if name not in own}
+            async with at_once:
+                said = await client.chat.completions.create(
+                    **fields, extra_body={name: request[name] for name in own & request.keys()}
+                )
+            return said.usage.prompt_tokens, said.usage.completion_tokens
+
+        return await asyncio.gather(*map(ask, requests))
+
+
 @pytest.fixture(scope="module")
 def server():
     with VLLMServer(student.resolve(recipe.load("demo").student.model), name="smollm2") as server:
@@ -80,6 +100,7 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
     assert set(outcomes) <= {"complete", "truncated"}
     assert outcomes["complete"] >= QUESTIONS // 2
     assert all(t["thinking"] for t in traces)
+    verdicts = Counter(t["grade"]["verdict"] for t in traces if t["grade"])
     assert all((t["grade"] is not None) == bool(t["answer"]) for t in traces)
     assert all(t["grade"]["verdict"] in ("correct", "wrong") for t in traces if t["outcome"] == "complete")
 
@@ -106,6 +127,14 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
         assert (t["usage"]["input_tokens"], t["usage"]["output_tokens"]) == usage[t["question"]]
         assert (round(t["cost_usd"] * 1e6), t["metered"]) == (cost[t["question"]], True)
 
+    # The same requests by the provider's own client: the server tells it the same counts.
+    told = asyncio.run(usage_by_openai(server.url, [json.loads(request) for request, *_ in rows]))
+    stored = [(input_tokens, output_tokens) for _, _, input_tokens, output_tokens, _, _ in rows]
+    assert [told_in for told_in, _ in told] == [stored_in for stored_in, _ in stored]
+    # Other requests in its batch round differently, and now and then it says something else.
+    same = sum(a == b for a, b in zip(told, stored, strict=True))
+    assert same >= 0.9 * QUESTIONS
+
     # The bill: what was used, and the worst case of what was in flight when the process was killed.
     assert calls == QUESTIONS + len(lost)
     assert 1 <= len(lost) <= CONCURRENCY
@@ -119,3 +148,7 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
     longest = max(used[0] for used in usage.values())
     assert 0 <= counted.prompt - input_tokens <= len(lost) * longest
     assert 0 <= counted.generated - output_tokens <= len(lost) * OUTPUT_TOKENS
+    print(
+        f"{dict(outcomes)}, {dict(verdicts)}; {len(lost)} in flight at the kill; tokens kept {input_tokens:,} and "
+        f"{output_tokens:,}, made {counted.prompt:,} and {counted.generated:,}; openai's client: {same} the same"
+    )

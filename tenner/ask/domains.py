@@ -1,5 +1,6 @@
 """What a question is about, where its source does not say: by a model that knows the subjects, or by clusters."""
 
+import importlib.util
 import re
 import tomllib
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from functools import cache
 from importlib import resources
 
 from tenner.errors import TennerError
+from tenner.recipe import Domains
 from tenner.records import Label, Question
 from tenner.seeds import rng
 
@@ -37,19 +39,19 @@ def parse(answer: str) -> str | None:
     return subjects().get(found[1]) if found else None
 
 
-def clusters(questions: Sequence[Question], *, count: int, seed: int) -> list[Label]:
-    """Group questions by their words (TF-IDF, k-means), and name each group by its most telling words.
+def check(rules: Domains) -> None:
+    """Find out, before anything runs, whether domains can be found in this way. Raises TennerError if not."""
+    if rules.by == "clusters" and importlib.util.find_spec("sklearn") is None:
+        raise TennerError("clusters need scikit-learn", hint="pip install 'tenner[clusters]'")
 
-    Raises:
-        TennerError: scikit-learn is not installed.
-    """
+
+def clusters(questions: Sequence[Question], *, count: int, seed: int) -> list[Label]:
+    """Group questions by their words (TF-IDF, k-means), and name each group by its most telling words."""
     if not questions:
         return []
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ImportError as e:
-        raise TennerError("clusters need scikit-learn", hint="pip install 'tenner[clusters]'") from e
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     ordered = sorted(questions, key=lambda q: q.id)
     words = TfidfVectorizer(stop_words="english", token_pattern=r"[^\W\d_]{3,}", max_features=20_000, sublinear_tf=True)
     try:

@@ -37,12 +37,17 @@ class Sketches(NamedTuple):
     """The least hash of the shingles under each of the permutations."""
 
 
-def sketch(text: Hashed, text_words: Hashed) -> Sketches:
-    """The sketches of texts; `text_words` are the same without operators."""
+def sketch(text: Hashed, text_words: Hashed, *, near: bool) -> Sketches:
+    """The sketches of texts; `text_words` are the same without operators.
+
+    Signatures are made only where `near` duplicates are wanted; else they are empty.
+    """
     numbers = text_words.numbers()
     number_sums = sums(mixed(numbers.values), numbers.starts)
     lengths = text_words.lengths.astype(np.int32)
-    return Sketches(fingerprints(text), number_sums, lengths, _signatures(windows(text_words, SHINGLE_WORDS)))
+    shingles = windows(text_words, SHINGLE_WORDS)
+    signature_NP = _signatures(shingles) if near else np.zeros((len(lengths), 0), np.uint32)
+    return Sketches(fingerprints(text), number_sums, lengths, signature_NP)
 
 
 def together(parts: Sequence[Sketches]) -> Sketches:

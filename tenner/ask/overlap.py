@@ -40,7 +40,7 @@ def clean(
 ) -> Cleaned:
     """Drop all but the first of questions that are alike, then all that leaks a benchmark question."""
     against = Benchmark(benchmark, ngram_words=rules.ngram_words)
-    read = _read(questions, against, workers or LocalWorkers())
+    read = _read(questions, against, workers or LocalWorkers(), near=rules.near_similarity < 1)
     drops = duplicates.find(questions, read.sketches, near_similarity=rules.near_similarity)
     hits = list(_hits(questions, against, read, rules, np.array([drop is None for drop in drops], dtype=bool)))
     leaks = {hit.question_id: hit for hit in reversed(hits) if hit.kind != "boilerplate"}
@@ -61,22 +61,22 @@ def compare(
 ) -> list[Hit]:
     """All that questions share with a benchmark, in their order."""
     against = Benchmark(benchmark, ngram_words=rules.ngram_words)
-    read = _read(questions, against, workers or LocalWorkers())
+    read = _read(questions, against, workers or LocalWorkers(), near=False)
     return list(_hits(questions, against, read, rules, np.ones(len(questions), dtype=bool)))
 
 
-def read_chunk(texts: list[str], *, grams: Grams) -> _Read:
+def read_chunk(texts: list[str], *, grams: Grams, near: bool) -> _Read:
     """The work on a chunk that others can do: sketches, and the n-grams of the benchmark in it."""
     text = hashed(texts)
     text_words = text.words()
-    return _Read(sketch(text, text_words), grams.matches(text_words))
+    return _Read(sketch(text, text_words, near=near), grams.matches(text_words))
 
 
-def _read(questions: Sequence[Question], against: Benchmark, workers: Workers) -> _Read:
+def _read(questions: Sequence[Question], against: Benchmark, workers: Workers, *, near: bool) -> _Read:
     texts = [q.question for q in questions]
-    parts = list(workers.map(partial(read_chunk, grams=against.grams), texts))
+    parts = list(workers.map(partial(read_chunk, grams=against.grams, near=near), texts))
     if not parts:
-        return read_chunk([], grams=against.grams)
+        return read_chunk([], grams=against.grams, near=near)
     sizes = np.cumsum([0, *(len(part.sketches.words) for part in parts)])
     matches = Matches(
         np.concatenate([part.matches.text + size for part, size in zip(parts, sizes, strict=False)]),
