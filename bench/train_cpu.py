@@ -39,24 +39,24 @@ from tenner.learn.memory import ask_for_huge_pages
 from tenner.records import Sample
 
 SAMPLES_PER_STEP = 16  # s1's
-HELD_OUT = 16
 SEED = 0
 LR = 1e-4
 SPEED_S1_MIN, SPEED_BEST_MIN, MEMORY_MAX, LOSS_MAX = 3.0, 1.5, 0.6, 1.01
 
 
 class Workload(NamedTuple):
-    """How many steps are done, and the thinking tokens of a sample: even quantiles from the least to the most."""
+    """Steps to do, samples to hold out, and a sample's thinking tokens as even quantiles from the least to the most."""
 
     steps: int
+    held_out: int
     thinking_tokens: tuple[int, ...] = ()
     """Empty: one question's solution is the thinking."""
 
 
 WORKLOADS = {
-    "short": Workload(16),
-    # An eighth of s1K: from 1K to 9.1K thinking tokens, 4.7K of them on average, about three in four above 4K.
-    "long": Workload(4, (125, 300, 400, 480, 540, 590, 640, 700, 770, 870, 1139)),
+    "short": Workload(16, 96),
+    # An eighth of s1K: from 1K to 9.1K thinking tokens, 4.7K of them on average.
+    "long": Workload(4, 16, (125, 300, 400, 480, 540, 590, 640, 700, 770, 870, 1139)),
 }
 
 
@@ -108,7 +108,7 @@ BEST = {"short": "4 by length, bf16", "long": "1 row, bf16"}
 
 def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -> tuple[list[Encoded], list[Encoded]]:
     """What is trained on, step after step, and what is held out."""
-    count = workload.steps * SAMPLES_PER_STEP + HELD_OUT
+    count = workload.steps * SAMPLES_PER_STEP + workload.held_out
     r = random.Random(SEED)
     families = settings.gather.families
     questions = worked.generate(100 * count, families=families, split="train", seed=SEED, distinct=False)
@@ -134,7 +134,7 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
     encoded = mask.encode_all(
         tokenizer, found, FORMATS["s1"], system_prompt=settings.student.system_prompt, tokens_max=10_000
     )
-    return even_steps(encoded[HELD_OUT:]), encoded[:HELD_OUT]
+    return even_steps(encoded[workload.held_out :]), encoded[: workload.held_out]
 
 
 def even_steps(encoded: Sequence[Encoded]) -> list[Encoded]:
@@ -244,16 +244,16 @@ def peak_mb() -> float:
 
 
 def run_here(side: str, workload: Workload, folder: Path) -> dict[str, float]:
-    """One run in this process."""
+    """One run in this process; the side `loaded` does no more than load the model, as both do."""
+    if side == "loaded":
+        import torch
+
+        student.load(folder, torch.float32, "sdpa")
+        return {"peak_mb": peak_mb()}
 
     training, held_out = samples(workload, student.load_tokenizer(folder), recipe.load("demo"))
     clock = Clock()
     with tempfile.TemporaryDirectory() as workdir:
-        if side == "loaded":
-            import torch
-
-            kept = student.load(folder, torch.float32, "sdpa")
-            return {"peak_mb": peak_mb(), "tokens": float(kept.num_parameters())}
         if side == "tenner":
             model = train_tenner(folder, training, workload.steps, Path(workdir), clock)
         else:
