@@ -103,6 +103,7 @@ TRL = {
     "4 padding-free, bf16": _trl(4, by_length=True, padding_free=True, weights="bfloat16", bf16=False),
 }
 """What s1's `sft.sh` sets, its multi-node script, and the other settings that might be faster."""
+# Not measured yet: --grid says which it is.
 BEST = {"short": "4 by length, bf16", "long": "1 row, bf16"}
 
 
@@ -287,7 +288,11 @@ def grid(names: Sequence[str]) -> None:
     print("workload  configuration                     tokens/s   peak MB     loss")
     for name in names:
         for side in ("tenner", *TRL):
-            print(f"{name:9} {side:32} {_told(run(side, name))}", flush=True)
+            try:
+                told = _told(run(side, name))
+            except SystemExit as failure:  # a setting that this machine cannot do is a finding, too
+                told = f"  does not run: {str(failure).splitlines()[-1]}"
+            print(f"{name:9} {side:32} {told}", flush=True)
 
 
 def compare(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, bool]]:
