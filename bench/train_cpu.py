@@ -8,8 +8,8 @@ Both sides fine-tune all of the demo's student, SmolLM2-135M, from the same weig
 steps, with the same rates. Workload `short` is what the demo trains on. `long` has as many thinking tokens as s1K's
 rows, divided by eight; its texts are the demo's questions and solutions, one after the other.
 
-`trl-s1` is TRL as s1's script sets it, on one device: one sample at a time, sixteen of them a step, float32 weights
-under bfloat16 autocast. `trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is
+`trl-s1` is TRL as s1's script sets it, its batch of sixteen on one device: padded to the longest, float32 weights under
+bfloat16 autocast. `trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is
 a process of its own. Time is that of steps: loading, and the first step, are left out on both sides. Loss is that of
 held-out samples after the last step, in float32. Exits with 1 where a promise does not hold.
 """
@@ -83,9 +83,9 @@ KEPT_MEMORY = (
 """No setting of TRL's, but what tenner does by itself: huge pages, and freed memory kept."""
 
 TRL = {
-    "trl-s1": _trl(1),
-    "s1 multi-node": _trl(1, activation_checkpointing=True),
-    "16 rows": _trl(16),
+    "trl-s1": _trl(16),
+    "1 row": _trl(1),
+    "1 row, checkpointing": _trl(1, activation_checkpointing=True),
     "16 rows eager": _trl(16, attention="eager"),
     "8 rows by length": _trl(8, by_length=True),
     "4 rows by length": _trl(4, by_length=True),
@@ -102,7 +102,7 @@ TRL = {
     "16 padding-free, bf16": _trl(16, padding_free=True, weights="bfloat16", bf16=False),
     "4 padding-free, bf16": _trl(4, by_length=True, padding_free=True, weights="bfloat16", bf16=False),
 }
-"""What s1's `sft.sh` sets, its multi-node script, and the other settings that might be faster."""
+"""What s1's `sft.sh` sets, and others that might be faster. s1 had a GPU for each of its sixteen samples."""
 # Not measured yet: --grid says which it is.
 BEST = {"short": "4 by length, bf16", "long": "1 row, bf16"}
 
@@ -132,9 +132,8 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
             )
         )  # fmt: skip
     r.shuffle(found)
-    encoded = mask.encode_all(
-        tokenizer, found, FORMATS["s1"], system_prompt=settings.student.system_prompt, tokens_max=10_000
-    )
+    fmt, system_prompt = FORMATS["s1"], settings.student.system_prompt
+    encoded = [mask.encode(tokenizer, sample, fmt, system_prompt=system_prompt) for sample in found]
     return even_steps(encoded[workload.held_out :]), encoded[: workload.held_out]
 
 

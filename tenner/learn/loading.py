@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tenner.errors import TennerError
-from tenner.learn import activations, attention, lora, student
+from tenner.learn import activations, attention, fused, lora, student
 from tenner.learn.flops import Arithmetic
 from tenner.learn.packed import PackedLoss
 from tenner.learn.parallel import World, first_row, local_part, whole
@@ -42,6 +42,7 @@ def load(model_dir: Path, settings: Train, world: World, *, seed: int) -> Learne
     layers = _layers(model)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers)
+    fused.fuse(model)
     activations.economise(layers, settings)
     loss = PackedLoss(model)
     if world.size == 1:
