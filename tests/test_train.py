@@ -70,14 +70,14 @@ def unbroken(tiny_model_dir, tmp_path_factory):
 # what is computed
 
 
-@pytest.mark.parametrize("longest", [80, 600], ids=["explicit", "fused"])
+@pytest.mark.parametrize("longest", [80, 600], ids=["short", "blocks"])
 def test_packed_is_unpacked(tiny_model_dir, longest):
     """Loss and every gradient of a packed row against transformers' own attention, sample by sample, in float32."""
     encoded = samples(5, longest)
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     packed = packed_loss(model, packing.pack(encoded))
     packed.backward()
-    assert (max(len(e.ids) for e in encoded) > attention.EXPLICIT_LENGTH_MAX) == (longest == 600)
+    assert (max(len(e.ids) for e in encoded) > attention.SHORT_LENGTH_MAX) == (longest == 600)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32, attn_implementation="eager")
     alone = torch.zeros(())
     for e in encoded:
