@@ -8,9 +8,10 @@ Both sides fine-tune all of the demo's student, SmolLM2-135M, from the same weig
 steps, with the same rates. Workload `short` is what the demo trains on. `long` has as many thinking tokens as s1K's
 rows, divided by eight; its texts are the demo's questions and solutions, one after the other.
 
-`trl-s1` is TRL as s1's script sets it, on one device: padded to the longest, float32 weights under bfloat16 autocast. `trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is
-a process of its own. Time is that of steps: loading, and the first step, are left out on both sides. Loss is that of
-held-out samples after the last step, in float32. Exits with 1 where a promise does not hold.
+`trl-s1` is TRL as s1's script sets it, on one device: padded to the longest, float32 weights under bfloat16 autocast.
+`trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is a process of its own. Time
+is that of steps: loading, and the first step, are left out on both sides. Loss is that of held-out samples after the
+last step, in float32. Exits with 1 where a promise does not hold.
 """
 
 import argparse
