@@ -302,9 +302,8 @@ def compare(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, bool]]:
     """The three sides in turn; returns the figures and which of the promises hold."""
     sides = {"tenner": "tenner", "trl-s1": S1[name], "trl-best": BEST[name]}
     loaded_mb = run("loaded", name)["peak_mb"]
-    print(
-        f"\n{name}: {WORKLOADS[name].steps} steps of {SAMPLES_PER_STEP} samples; trl-s1 is {S1[name]}, trl-best {BEST[name]}"
-    )
+    print(f"\n{name}: {WORKLOADS[name].steps} steps of {SAMPLES_PER_STEP} samples")
+    print(f"trl-s1 is {S1[name]}, trl-best is {BEST[name]}")
     print(f"the loaded model alone: {loaded_mb:,.0f} MB\n\nround  side      tokens/s   peak MB     loss")
     done: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(1, rounds + 1):
