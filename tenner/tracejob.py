@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tenner.errors import TennerError
 from tenner.money.ledger import Ledger, read_spend
-from tenner.prove.grading import grade_essay
+from tenner.prove.grading import grade_trace
 from tenner.recipe import NotNegativeNumber, Section, TraceSection, explain
 from tenner.records import FailedCall, Question, Trace
 from tenner.run import differences
@@ -91,7 +91,7 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> str:
         try:
             if lost := ledger.lose_orphans():
                 screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
-            desk = traces.Desk(folder, ledger, screen, stage="trace", grade=grade_essay)
+            desk = traces.Desk(folder, ledger, screen, stage="trace", grade=grade_trace)
             traces.buy_traces(job.trace, lambda: read_questions(questions_path), desk)
         finally:
             ledger.close()

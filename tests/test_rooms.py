@@ -21,6 +21,7 @@ DOOR = {
     "chat",
     "tracejob",
     "overlapjob",
+    "gradejob",
     "choosing",
     "__main__",
 }  # these may import every room

@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from tenner.prove.grading import grade, grade_essay, same_answer
+from tenner.prove.grading import grade_after_cue
+from tenner.prove.wording import same_answer
 from tenner.records import Grade
 
 CUE = "Answer:"
@@ -55,14 +56,14 @@ DIFFERENT = [
 def test_same_answers_in_both_directions(a: str, b: str) -> None:
     assert same_answer(a, b)
     assert same_answer(b, a)
-    assert grade(f"So it is.\n{CUE} {a}", b, cue=CUE).verdict == "correct"
+    assert grade_after_cue(f"So it is.\n{CUE} {a}", b, cue=CUE).verdict == "correct"
 
 
 @pytest.mark.parametrize(("a", "b"), DIFFERENT)
 def test_different_answers_in_both_directions(a: str, b: str) -> None:
     assert not same_answer(a, b)
     assert not same_answer(b, a)
-    assert grade(f"{CUE} {b}", a, cue=CUE).verdict == "wrong"
+    assert grade_after_cue(f"{CUE} {b}", a, cue=CUE).verdict == "wrong"
 
 
 UNPARSED = ["", "42", "the answer is 42", CUE, f"{CUE} \n ", f"{CUE} **", f"{CUE} \\boxed{{}}."]
@@ -70,14 +71,14 @@ UNPARSED = ["", "42", "the answer is 42", CUE, f"{CUE} \n ", f"{CUE} **", f"{CUE
 
 @pytest.mark.parametrize("response", UNPARSED)
 def test_without_a_cue_or_an_answer_it_is_unparsed(response: str) -> None:
-    assert grade(response, "42", cue=CUE) == Grade(verdict="unparsed", extracted=None)
+    assert grade_after_cue(response, "42", cue=CUE) == Grade(verdict="unparsed", extracted=None)
 
 
 def test_only_the_first_line_after_the_last_cue_counts() -> None:
-    last = grade(f"{CUE} 41. No, wait.\n{CUE}\n 42 \n43", "42", cue=f"\n{CUE}")
+    last = grade_after_cue(f"{CUE} 41. No, wait.\n{CUE}\n 42 \n43", "42", cue=f"\n{CUE}")
     assert last == Grade(verdict="correct", extracted="42")
-    assert grade(f"{CUE} 42\n{CUE} 41", "42", cue=CUE) == Grade(verdict="wrong", extracted="41")
-    assert grade(f"{CUE} 41\n42", "42", cue=CUE).verdict == "wrong"
+    assert grade_after_cue(f"{CUE} 42\n{CUE} 41", "42", cue=CUE) == Grade(verdict="wrong", extracted="41")
+    assert grade_after_cue(f"{CUE} 41\n42", "42", cue=CUE).verdict == "wrong"
 
 
 def test_any_text_gets_a_verdict_that_is_symmetric_and_sure_of_itself() -> None:
@@ -87,35 +88,11 @@ def test_any_text_gets_a_verdict_that_is_symmetric_and_sure_of_itself() -> None:
         a, b = ("".join(r.choices(alphabet, k=r.randrange(12))) for _ in range(2))
         assert same_answer(a, a)
         assert same_answer(a, b) == same_answer(b, a)
-        assert grade(f"{CUE}{a}", a, cue=CUE).verdict in ("correct", "unparsed")
+        assert grade_after_cue(f"{CUE}{a}", a, cue=CUE).verdict in ("correct", "unparsed")
 
 
 def test_long_answers_do_not_hang() -> None:
     start = time.perf_counter()
     for hard in ("\\boxed{" * 20_000, "{" * 100_000, "1," * 50_000, "* ." * 30_000, " ," * 50_000):
-        assert grade(f"{CUE} {hard}x", "42", cue=CUE).verdict == "wrong"
+        assert grade_after_cue(f"{CUE} {hard}x", "42", cue=CUE).verdict == "wrong"
     assert time.perf_counter() - start < 2
-
-
-@pytest.mark.parametrize(
-    ("essay", "extracted"),
-    [
-        ("First \\boxed{3}, no: \\boxed{4}.", "4"),
-        ("So we get\n\n**Final Answer:** 4\n\nDone.", "4"),
-        ("The answer is 5. Wait. The answer is 4.", "4."),
-        ("4", "4"),
-        ("Answer: \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-    ],
-)
-def test_an_essay_states_its_answer_last(essay, extracted):
-    assert grade_essay(essay, "4").extracted.strip("* ") == extracted
-
-
-@pytest.mark.parametrize("essay", ["It is hard.\nI give up.", "", "Answer:", "Thinking about 4\nand 4 again"])
-def test_an_essay_without_a_final_answer_is_unparsed(essay):
-    assert grade_essay(essay, "4").verdict == "unparsed"
-
-
-def test_an_essay_is_graded_against_the_reference():
-    assert grade_essay("Surely \\boxed{1,234}", "1234").verdict == "correct"
-    assert grade_essay("Surely \\boxed{1,235}", "1234").verdict == "wrong"
