@@ -26,8 +26,8 @@ FIRST = [  # a response, and the answer that it states; None: none
     ("The answer is 5. Wait. The answer is 7", "7"),
     ("**Final Answer:** 7", "7"),
     ("**Final Answer**\n\n7\n\nDone.", "7"),
-    ("### Final Answer\n**7**", "**7**"),
-    ("✅ Final Answer: **73**", "**73**"),
+    ("### Final Answer\n**7**", "7"),
+    ("✅ Final Answer: **73**", "73"),
     ("**Answer**: 7", "7"),
     ("ANSWER = 7", "7"),
     ("It goes on.\n#### 7", "7"),
@@ -90,7 +90,8 @@ def test_a_reference_may_be_boxed():
 def test_hostile_responses_take_no_time():
     began = time.perf_counter()
     for hard in (
-        r"\boxed{" * 100_000, "{" * 500_000, r"\boxed{1}," * 30_000, "answer is " * 50_000, "Answer: " + "a" * 900_000,
+        r"\boxed{" * 100_000, "{" * 500_000, r"\boxed{1}," * 30_000, "answer is " * 50_000,
+        "Answer: " + "a" * 900_000,
         "\\boxed{" + "{" * 400_000 + "}" * 400_000 + "}", "answer:" + " ; " * 100_000, "\n" * 900_000, "**" * 400_000,
     ):  # fmt: skip
         for stated in stated_answers(hard):

@@ -43,8 +43,13 @@ def parse(tokens: Sequence[Token]) -> Node:
     """The expression that all of the tokens make. Raises Unreadable if they do not make one."""
     reader = _Reader(tokens)
     node = reader.sum()
-    if reader.at < len(tokens):
-        raise Unreadable(f"what {tokens[reader.at].text!r} means here")
+    if reader.at < len(reader.tokens):
+        raise Unreadable(f"what {reader.tokens[reader.at].text!r} means here")
+    level, depth = [node], 0
+    while level:
+        level, depth = [arg for n in level for arg in n.args], depth + 1
+    if depth > DEPTH_MAX:
+        raise Unreadable("an expression too deep")
     return node
 
 
@@ -87,35 +92,36 @@ class _Reader:
         self._depth += 1
         if self._depth > DEPTH_MAX:
             raise Unreadable("brackets too deep")
-        node = self.product()
+        terms = [self.product()]
         while self._is_sign("+", "-"):
             sign = self._next().text
             right = self.product()
-            node = Node("+", (node, right if sign == "+" else Node("neg", (right,))))
+            terms.append(right if sign == "+" else Node("neg", (right,)))
         self._depth -= 1
-        return node
+        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
     def product(self) -> Node:
         if self._is_sign("+", "-"):
             sign = self._next().text
             operand = self.product()
             return operand if sign == "+" else Node("neg", (operand,))
-        node, literal = self.power(), self._literal_before()
+        factors, literal = [self.power()], self._literal_before()
         while True:
             if self._is_sign("*") or self._peek() == "cdot":
                 self._next()
-                node, literal = Node("*", (node, self._signed_power())), None
+                factors.append(self._signed_power())
             elif self._is_sign("/"):
                 self._next()
-                node, literal = Node("/", (node, self._signed_power())), None
+                factors.append(Node("/", (number(1), self._signed_power())))
             elif literal is not None and (part := self._fraction_part()) is not None:
-                node, literal = Node("+", (node, part)), None  # a mixed number
+                factors = [Node("+", (factors[0], part))]  # a mixed number
             elif self._begins_operand():
                 if self._kind() == "number":
                     raise Unreadable("two numbers side by side")
-                node, literal = Node("*", (node, self.power())), None
+                factors.append(self.power())
             else:
-                return node
+                return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+            literal = None
 
     def _signed_power(self) -> Node:
         if self._is_sign("+", "-"):

@@ -16,7 +16,7 @@ BETWEEN_BOXES = re.compile(
 )
 CUE = re.compile(
     r"(?:\banswer\s*(?:is|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?"
-    r"|\bfinal\s+answer\b\**|^\s*####(?!#))\s*:?\s*",
+    r"|\bfinal\s+answer\b\**|^[ \t]*####(?!#))\s*:?\s*",
     re.IGNORECASE | re.MULTILINE,
 )
 AFTER = re.compile(
@@ -125,4 +125,4 @@ def _statement(text: str) -> str:
         if close >= 0 and "\n" in text[:close]:
             behind = text[close:].partition("\n")[0] if begin == "\\begin{" else ""
             return " ".join((text[len(begin) * (not behind) : close] + behind).split())
-    return next((line.strip() for line in text.splitlines() if line.strip("*`_:#$ \t\\[](){}")), "")
+    return next((line.strip("*`_ \t") for line in text.splitlines() if line.strip("*`_:#$ \t\\[](){}")), "")

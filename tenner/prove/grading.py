@@ -19,7 +19,7 @@ from tenner.prove.exact import Opinion, judge, read
 from tenner.prove.extraction import Stated, shortened, stated_answers, unboxed
 from tenner.prove.integers import canonical_integer
 from tenner.prove.killable import Failure, Killable
-from tenner.prove.shapes import Words
+from tenner.prove.shapes import Listing, Words
 from tenner.prove.wording import bare, first_line, same_answer
 from tenner.records import AnswerKind, Grade, Question
 
@@ -171,6 +171,8 @@ def _is_bare_answer(text: str) -> bool:
     shape = read(text).shape
     if shape is None:
         return len(text.split()) <= BARE_WORDS_MAX
+    if isinstance(shape, Listing):
+        return not any(isinstance(item, Words) for item in shape.items)
     return not isinstance(shape, Words) or len(shape.text.split()) <= BARE_WORDS_MAX
 
 

@@ -2,8 +2,8 @@
 
 import re
 
-NUMBER = re.compile(r"([-+]?)\s*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0*)?")
-UNIT = re.compile(r"(?:\s*(?:\\%|%|\^?\{?\\circ\}?|\u00b0|[A-Za-z]+(?:\^?[23])?\.?)){0,3}")
+NUMBER = re.compile(r"([-+]?)\s*([0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])|[0-9]+)(?:\.0*)?")
+UNIT = re.compile(r"(?:\s*(?:\\%|%|\^?\s*\\circ|\u00b0|[A-Za-z]+(?:\s*\^\s*[23])?\.?)){0,3}")
 NOT_UNITS = re.compile(
     r"\b(?:or|and|not|to|minus|plus|over|mod|modulo|i|e|pi|x|y|n|k|million|thousand|hundred|billion)\b", re.I
 )

@@ -74,6 +74,7 @@ LEXEME = re.compile(
     r"|\\(?P<escaped>[{}$%&|#_])"
     r"|(?P<sign>\*\*|<=|>=|!=|==|[-+*/^_=<>(){}\[\],;:!|%&'.$])"
 )
+REPEATING = re.compile(r"([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar|dot)\s*\{([0-9]{1,30})\}")
 PAIR = re.compile(r"(?<=[(\[{])(\s*[0-9]{1,3}),(?=[0-9]{3}\s*(?:[)\]]|\\\}))")
 QUOTED, UNQUOTED = "\x01", "\x02"
 
@@ -136,11 +137,19 @@ UNIT_LETTERS = frozenset("mgshlL")
 TWO_LETTER_WORDS = frozenset("cm mm km kg mg ml ft in hr hz lb oz is to of no if we at by it as on be so do".split())
 
 
+def _fraction(repeating: re.Match[str]) -> str:
+    """0.1\\overline{6} is 15/90: the digits once through, less those before the bar, over as many nines and zeros."""
+    whole, before, period = repeating.groups()
+    top = int(whole + before + period) - int(whole + before or "0")
+    return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(before)}}}"
+
+
 def _plain(text: str) -> str:
     """One way of writing each thing: no delimiters, no spacing commands, text commands marked as quoted."""
     text = re.sub(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^{" + m[0].translate(SUPERSCRIPTS) + "}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
     text = "".join(UNICODE.get(character, character) for character in text)
+    text = REPEATING.sub(_fraction, text)
     text = text.strip("*`_ \t\n\r")
     text = re.sub(r"\*\*(?![\w(\\])|(?<![\w)}])\*\*", " ", text)  # markdown; what stands between operands is a power
     text = re.sub(r"\\\\\s*\[[^\[\]]*(?:pt|ex|em|mm|cm)\]", r"\\\\ ", text)  # a row's end with extra space

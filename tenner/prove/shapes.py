@@ -348,6 +348,9 @@ def _enclosed(tokens: list[Token]) -> Shape | None:
     if first == "{s":
         if last != "}s":
             return None
+        builder = _split(inside, frozenset((":", "|")))
+        if len(builder) == 2 and _name(builder[0]) and isinstance(described := _relation(builder[1]), Equation):
+            return described.right if _name(builder[0]) == described.name else Listing("{", _inner(inside))
         return Listing("{", _inner(inside) if inside else ())
     parts = _split(inside, frozenset((",", ";")))
     if len(parts) == 1:

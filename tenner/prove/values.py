@@ -101,10 +101,17 @@ def _real(value: Value) -> Any:
     return mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
-def _sum_or_product(head: str, a: Value, b: Value) -> Value:
-    if not _exact(a, b):
-        a, b = _real(a), _real(b)
-    return a + b if head == "+" else a * b
+def _sum_or_product(head: str, *values: Value) -> Value:
+    if not _exact(*values):
+        values = tuple(_real(value) for value in values)
+    if head == "+":
+        return sum(values[1:], values[0])
+    result = values[0]
+    for value in values[1:]:
+        result = result * value
+        if isinstance(result, Fraction) and result.numerator.bit_length() > EXACT_BITS_MAX:
+            raise Unreadable("a number too large to be computed")
+    return result
 
 
 def _power(base: Value, exponent: Value) -> Value:
@@ -311,6 +318,6 @@ def rounds_to(value: Node, decimal: str) -> bool:
         if mp.isinf(found) or mp.im(found) != 0 or mp.mag(found) > 4 * len(decimal) + 60:
             return False
         scaled, written = abs(mp.re(found)) * 10 ** len(digits), int(whole + digits)
-        same_sign = (found < 0) == decimal.startswith("-")
+        same_sign = (mp.re(found) < 0) == decimal.startswith("-")
         as_float = len(whole + digits) > FLOAT_DIGITS and float(decimal) == float(mp.re(found))
         return as_float or (same_sign and written in (int(mp.nint(scaled)), int(mp.floor(scaled))))
