@@ -18,13 +18,20 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("0.\\overline{3}", "0.3", D), ("0.\\overline{9}", "1", S), ("0.\\overline{36}", "0.36", D),
         ("0.333...", "\\frac13", D),
     ],
+    "other ways of writing": [
+        ("45^o", "45^\\circ", S), ("6.5e4", "65000", S), ("3 hrs", "3\\text{ hours}", S), ("17_{10}", "17", S),
+        ("\\left(\\begin{array}{cc}1&2\\\\3&4\\end{array}\\right)", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", S),
+        ("20 degrees Celsius", "20^\\circ\\text{C}", S), ("f^{-1}(x)=2x", "2x", S), ("f^{-1}(x)=2x", "f(x)=2x", D),
+        ("5\\times 4\\text{ matrix}", "20", D), ("a-b=5", "5", S), ("-x=5", "5", D), ("2.0e-3", "0.002", S),
+        ("\\frac{a}{b}=5", "5", S), ("3\\times 10^4\\text{ m}", "30000", S), ("1.5\\times10^{3}", "1500", S),
+    ],
     "beyond the grader": [
         ("xyz", "zyx", S), ("7 million", "7000000", S), ("\\text{forty-two}", "42", S),
     ],
     "decimals": [
         (".5", "0.5", S), ("0.50", "0.5", S), ("3.140", "3.14", S), ("3.14", "3.15", D), ("3.14", "\\pi", D),
         ("0.0000003", "0.0000004", D), ("1.5", "\\frac{3}{2}", S), ("0.333", "\\frac13", D), ("2.0001", "2", D),
-        ("1.0e3", "1000", S), ("-0.25", "-\\frac14", S), ("0.1666666666666667", "\\frac{1}{6}", S),
+        ("2e3", "2000", S), ("-0.25", "-\\frac14", S), ("0.1666666666666667", "\\frac{1}{6}", S),
         ("0.166666666666667", "1/6", S), ("0.1666666666666", "1/6", S), ("0.1666666666668", "1/6", D),
         ("1.4142135623730951", "\\sqrt2", S), ("1.4142135623731951", "\\sqrt2", D), ("1.414", "\\sqrt2", D),
         ("0.125000000000", "1/8", S), ("0.125000000001", "1/8", D), ("99.99", "100", D),
@@ -192,7 +199,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
 FALSE_NEGATIVES = {
     ("xyz", "zyx"),  # three letters may be a word
     ("7 million", "7000000"),
-    ("1.0e3", "1000"),
+    ("2e3", "2000"),
     ("\\text{forty-two}", "42"),  # number words beyond twelve
 }
 """Pairs in `PAIRS` that are the same, which the grader does not see: all of them."""

@@ -75,6 +75,8 @@ LEXEME = re.compile(
     r"|(?P<sign>\*\*|<=|>=|!=|==|[-+*/^_=<>(){}\[\],;:!|%&'.$])"
 )
 REPEATING = re.compile(r"([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar|dot)\s*\{([0-9]{1,30})\}")
+SCIENTIFIC = re.compile(r"(?<![\w.])([0-9]+\.[0-9]+)[eE]([-+]?[0-9]{1,4})(?!\w)")  # 2e-3 may be 2e - 3, 2.0e-3 is not
+LETTER_DEGREE = re.compile(r"(?<=[0-9])\s*\^\s*(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|o)(?![A-Za-z])")
 PAIR = re.compile(r"(?<=[(\[{])(\s*[0-9]{1,3}),(?=[0-9]{3}\s*(?:[)\]]|\\\}))")
 QUOTED, UNQUOTED = "\x01", "\x02"
 
@@ -150,6 +152,8 @@ def _plain(text: str) -> str:
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
     text = "".join(UNICODE.get(character, character) for character in text)
     text = REPEATING.sub(_fraction, text)
+    text = SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", text)
+    text = LETTER_DEGREE.sub(r"^\\circ ", text)
     text = text.strip("*`_ \t\n\r")
     text = re.sub(r"\*\*(?![\w(\\])|(?<![\w)}])\*\*", " ", text)  # markdown; what stands between operands is a power
     text = re.sub(r"\\\\\s*\[[^\[\]]*(?:pt|ex|em|mm|cm)\]", r"\\\\ ", text)  # a row's end with extra space

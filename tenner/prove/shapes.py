@@ -4,20 +4,12 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
-from tenner.prove.expressions import CONSTANTS, GREEK, OPERANDS, Node, number, parse
-from tenner.prove.notation import FUNCTIONS, Token, Unreadable
-from tenner.prove.units import DEGREE, PERCENT, TABLE, Unit, unit_of
+from tenner.prove.expressions import GREEK, Node, number, parse
+from tenner.prove.notation import Token, Unreadable
+from tenner.prove.quantities import Quantity, quantity_of
 
 ITEMS_MAX = 40
 PLUS_MINUS_MAX = 3
-
-
-class Quantity(NamedTuple):
-    """An expression, with its unit; `decimal` is how it is written if it is a plain number with a point."""
-
-    node: Node
-    unit: Unit | None = None
-    decimal: str | None = None
 
 
 class Listing(NamedTuple):
@@ -89,7 +81,6 @@ RELATIONS = frozenset(("=", "<", ">", "le", "ge", "ne", "in"))
 INFINITY = Node("constant", name="infty")
 ARTICLES = frozenset(("a", "an", "the"))
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 MATRICES = frozenset(("pmatrix", "bmatrix", "matrix", "array", "smallmatrix"))
 
 
@@ -247,7 +238,8 @@ def _try_parse(tokens: list[Token]) -> Node | None:
 
 def _name(tokens: Sequence[Token]) -> str:
     """The name of what is asked for: letters, words, primes, calls and sums of them; "" for anything else."""
-    allowed = frozenset("()+_{},'|") | {"angle", "triangle", "circ"}
+    allowed = frozenset("()+-/_{},'|") | {"angle", "triangle", "circ", "frac"}
+    tokens = _without_inverse(tokens)
     texts = [t.text for t in tokens]
     letters = any(t.kind in ("symbol", "word") or t.text in GREEK for t in tokens)
     if not letters or any(word in ("or", "and", "not", "for", "all") for word in texts):
@@ -256,7 +248,14 @@ def _name(tokens: Sequence[Token]) -> str:
         known = token.kind in ("symbol", "word") or token.text in allowed or token.text in GREEK
         if not known and not (token.kind == "number" and i and texts[i - 1] in ("_", "{", "(")):
             return ""
-    return "".join(texts) if "+" not in (texts[0], texts[-1]) else ""
+    return "".join(texts) if not {"+", "-"} & {texts[0], texts[-1]} else ""
+
+
+def _without_inverse(tokens: Sequence[Token]) -> Sequence[Token]:
+    """The name of an inverse function, f^{-1}, as one letter."""
+    if [t.text for t in tokens[1:6]] == ["^", "{", "-", "1", "}"] and tokens[0].kind == "symbol":
+        return [Token("symbol", f"{tokens[0].text}^-1"), *tokens[6:]]
+    return tokens
 
 
 def _inequality(signs: list[str], sides: list[list[Token]]) -> Shape:
@@ -302,7 +301,7 @@ def _single(tokens: list[Token]) -> Shape:
         return enclosed
     if all(t.kind == "word" for t in tokens) or _is_a_phrase(tokens):
         return _words(tokens)
-    return _quantity(tokens)
+    return quantity_of(tokens)
 
 
 def _matrix(tokens: list[Token]) -> Shape:
@@ -319,7 +318,7 @@ def _matrix(tokens: list[Token]) -> Shape:
     return Matrix(cells)
 
 
-def _based(tokens: list[Token]) -> Based | None:
+def _based(tokens: list[Token]) -> Shape | None:
     """52_8, 2A_{16}, 101_{two}, 52 base 8."""
     texts = [t.text for t in tokens if t.text not in ("{", "}", "(", ")")]
     for mark in ("_", "base"):
@@ -330,7 +329,8 @@ def _based(tokens: list[Token]) -> Based | None:
             value = int(base) if base.isascii() and base.isdigit() and len(base) < 3 else 0
             value = NUMBER_WORDS.index(base) if base in NUMBER_WORDS else value
             if text.isalnum() and text.isascii() and text[0].isdigit() and value > 1 and more in ([], [""]):
-                return Based(text.lstrip("0") or "0", value)
+                in_ten = value == 10 and text.isdigit()
+                return Quantity(number(int(text))) if in_ten else Based(text.lstrip("0") or "0", value)
     return None
 
 
@@ -345,6 +345,8 @@ def _enclosed(tokens: list[Token]) -> Shape | None:
         if depth <= 0 and i < len(tokens) - 1:
             return None
     inside = tokens[1:-1]
+    if inside and inside[0].text == "begin" and (first, last) in (("(", ")"), ("[", "]")):
+        return _matrix(inside)
     if first == "{s":
         if last != "}s":
             return None
@@ -396,51 +398,3 @@ def as_set(shape: Shape) -> Shape:
         if isinstance(low, Quantity) and isinstance(high, Quantity) and not low.unit and not high.unit:
             return Interval(low.node, high.node, shape.bracket + {"(": ")", "[": "]"}[shape.bracket])
     return shape
-
-
-def _quantity(tokens: list[Token]) -> Quantity:
-    unit, tokens = _unit(tokens)
-    if not tokens:
-        raise Unreadable("a unit without a number")
-    texts = [t.text for t in tokens]
-    plain = texts[1:] if texts[0] in ("-", "+") else texts
-    decimal = None
-    if len(plain) == 1 and tokens[-1].kind == "number" and "." in plain[0]:
-        decimal = ("-" if texts[0] == "-" else "") + plain[0]
-    return Quantity(parse(tokens), unit, decimal)
-
-
-def _unit(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
-    """The unit before or behind an expression, and the expression."""
-    for sign, name in (("$", "$"), ("euro", "euro"), ("pounds", "pounds")):
-        places = [i for i, t in enumerate(tokens) if t.text == sign and t.kind != "word"]
-        if places and places[0] <= 1:
-            rest = [t for i, t in enumerate(tokens) if i != places[0]]
-            behind, rest = _unit(rest)
-            if behind is not None and behind.dimension != TABLE[name].dimension:
-                raise Unreadable("two units")
-            return TABLE[name], rest
-    if tokens[-1].text == "%":
-        return PERCENT, tokens[:-1]
-    texts = [t.text for t in tokens]
-    if TRIGONOMETRIC.intersection(texts):
-        return _unit_in_words(tokens)  # degrees belong to what is inside
-    for end, start in ((["^", "circ"], -2), (["^", "{", "circ", "}"], -4), (["circ"], -1), (["degree"], -1)):
-        if texts[start:] == end:
-            return DEGREE, tokens[:start]
-    if texts[-1] in ("C", "F") and "circ" in texts[:-1]:
-        place = texts.index("circ")
-        braces = texts[place - 1] == "{"
-        return Unit(f"temperature {texts[-1]}"), tokens[: place - (2 if braces else 1)]
-    return _unit_in_words(tokens)
-
-
-def _unit_in_words(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
-    place = next((i for i, t in enumerate(tokens) if t.kind == "word"), None)
-    if place is None:
-        return None, tokens
-    if place == 0:
-        raise Unreadable("words before a number")
-    if any(t.text in FUNCTIONS | OPERANDS | CONSTANTS for t in tokens[place:]):
-        raise Unreadable("an expression behind words")
-    return unit_of(tokens[place:]), tokens[:place]
