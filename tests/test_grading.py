@@ -1,6 +1,7 @@
 """Whole verdicts: the cases that graders are known to fail on, from their issue trackers, and what the judges say."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,7 @@ FILES = {"aime24": "integer", "aime25": "integer", "amc23": "integer", "math500"
 WRITTEN = (  # other ways of writing what is between the forms
     lambda a: a,
     lambda a: a.replace(r"\frac", r"\dfrac").replace(r"\left", "").replace(r"\right", ""),
-    lambda a: a.replace(" ", "").replace(r"\text{", r"\mathrm{") if r"\text{ " not in a else a,
+    lambda a: re.sub(r"(?<![A-Za-z]) | (?![A-Za-z])", "", a).replace(r"\text{", r"\mathrm{"),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from tenner.prove.expressions import Node, number
 from tenner.prove.notation import Token, Unreadable, tokens_of
+from tenner.prove.quantities import Quantity
 from tenner.prove.shapes import (
     Based,
     Ellipsis,
@@ -14,7 +15,6 @@ from tenner.prove.shapes import (
     Interval,
     Listing,
     Matrix,
-    Quantity,
     Shape,
     Tokens,
     Union,
