@@ -152,15 +152,18 @@ def test_known_failures_of_graders(grader):
     assert found == {name: verdict for name, (_, _, verdict, _) in CASES.items()}
 
 
-def test_both_judges_on_the_pairs_checked_by_hand(grader):
-    pairs = [(a, b, same) for of in PAIRS.values() for a, b, same in of]
-    for swapped in (False, True):
-        asked = [Asked(rf"Thus \boxed{{{a if swapped else b}}}.", b if swapped else a, "maths") for a, b, _ in pairs]
-        correct = [grade.verdict == "correct" for grade in grader.grade_all(asked)]
-        rows = [row for row, c in zip(pairs, correct, strict=True) if c != row[2]]
-        assert [row for row in rows if not row[2]] == []  # false positives
-        assert {row[:2] for row in rows} == set(FALSE_NEGATIVES)
-        assert len(FALSE_NEGATIVES) <= 0.02 * len(pairs)
+@pytest.mark.parametrize(
+    ("step", "swapped"),
+    [(6, False), pytest.param(1, False, marks=pytest.mark.slow), pytest.param(1, True, marks=pytest.mark.slow)],
+)
+def test_both_judges_on_the_pairs_checked_by_hand(grader, step, swapped):
+    pairs = [(a, b, same) for of in PAIRS.values() for a, b, same in of][::step]
+    asked = [Asked(rf"Thus \boxed{{{a if swapped else b}}}.", b if swapped else a, "maths") for a, b, _ in pairs]
+    correct = [grade.verdict == "correct" for grade in grader.grade_all(asked)]
+    misjudged = [row for row, c in zip(pairs, correct, strict=True) if c != row[2]]
+    assert [row for row in misjudged if not row[2]] == []  # false positives
+    assert {row[:2] for row in misjudged} == FALSE_NEGATIVES & {row[:2] for row in pairs}
+    assert len(FALSE_NEGATIVES) <= 0.02 * sum(map(len, PAIRS.values()))
 
 
 def test_the_second_judge_decides_only_what_it_read_whole(grader):

@@ -23,7 +23,7 @@ from tenner.prove.shapes import (
     shape_of,
 )
 from tenner.prove.units import Unit
-from tenner.prove.values import Agreement, compare, exact_value, proportional, rounds_to
+from tenner.prove.values import Agreement, compare, proportional, rounds_to
 
 
 class Opinion(NamedTuple):
@@ -68,7 +68,9 @@ def judge(a: str, b: str) -> Opinion:
     assert x.shape is not None
     assert y.shape is not None
     agreement = agree(x.shape, y.shape)
-    return Opinion(agreement, REASONS[agreement], certain=_plain(x.shape) and _plain(y.shape))
+    return Opinion(
+        agreement, REASONS[agreement], certain=agreement != "undecided" and _plain(x.shape) and _plain(y.shape)
+    )
 
 
 def _unspaced(text: str) -> str:
@@ -98,11 +100,18 @@ def _written(tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+ALGEBRAIC = frozenset(("number", "symbol", "constant", "+", "*", "/", "neg", "^", "root"))
+
+
 def _plain(shape: Shape) -> bool:
-    """Numbers without units, and words: about these there is nothing to be argued."""
+    """Algebra without units and functions, and words: about these there is nothing to be argued."""
     if isinstance(shape, Quantity):
-        return shape.unit is None and exact_value(shape.node) is not None
+        return shape.unit is None and _is_algebraic(shape.node)
     return isinstance(shape, Words)
+
+
+def _is_algebraic(node: Node) -> bool:
+    return node.head in ALGEBRAIC and all(_is_algebraic(arg) for arg in node.args)
 
 
 def agree(a: Shape, b: Shape) -> Agreement:
