@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 2_000
 
 
 class Row(NamedTuple):
-    """A line of the file."""
+    """A line of the file. Several may have one id: the samples of a question."""
 
     id: str
     asked: Asked
@@ -78,16 +78,11 @@ def _is_disputed(grade: Grade) -> bool:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file. Raises TennerError, with the line, for one that cannot be graded."""
     rows: list[Row] = []
-    seen: set[str] = set()
     try:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    row = _row(line, f"{path}, line {number}")
-                    if row.id in seen:
-                        raise TennerError(f"{path}, line {number}: the id {row.id} occurs twice")
-                    seen.add(row.id)
-                    rows.append(row)
+                    rows.append(_row(line, f"{path}, line {number}"))
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
         raise TennerError(f"{path} cannot be read: {reason}", hint="give a JSONL file") from e
@@ -109,7 +104,7 @@ def _row(line: str, where: str) -> Row:
             raise TennerError(f"{where} has no {name}", hint="a row has id, response, answer and, if you like, kind")
         if isinstance(value, bool) or not isinstance(value, str if name == "response" else str | int | float):
             raise TennerError(f"{where}: {name} is no text")
-    kind = row.get("kind", "maths")
+    kind = "maths" if row.get("kind") is None else row["kind"]
     if kind not in KINDS:
         raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(KINDS)}")
     answer = str(row["answer"])

@@ -18,7 +18,14 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("0.\\overline{3}", "0.3", D), ("0.\\overline{9}", "1", S), ("0.\\overline{36}", "0.36", D),
         ("0.333...", "\\frac13", D),
     ],
+    "logarithms": [
+        ("\\log 9", "2\\log 3", S), ("\\frac{\\log 8}{\\log 2}", "3", S), ("\\log 2", "\\ln 2", D),
+        ("\\log 2", "\\log_{10} 2", D),
+        ("\\ln e^2", "2", S), ("\\log_3 9", "2", S), ("\\log_4 2", "\\frac12", S), ("\\log 3", "\\log 4", D),
+        ("\\lg 100", "2", S),
+    ],
     "other ways of writing": [
+        ("|AB|=5", "5", S), ("|x|=5", "5", D),
         ("45^o", "45^\\circ", S), ("6.5e4", "65000", S), ("3 hrs", "3\\text{ hours}", S), ("17_{10}", "17", S),
         ("\\left(\\begin{array}{cc}1&2\\\\3&4\\end{array}\\right)", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", S),
         ("20 degrees Celsius", "20^\\circ\\text{C}", S), ("f^{-1}(x)=2x", "2x", S), ("f^{-1}(x)=2x", "f(x)=2x", D),

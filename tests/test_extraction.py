@@ -25,6 +25,9 @@ FIRST = [  # a response, and the answer that it states; None: none
     ("The answer is 7.", "7."),
     ("The answer is 5. Wait. The answer is 7", "7"),
     ("**Final Answer:** 7", "7"),
+    ("The answer to part (b) is 7", "7"),
+    ("\\textbf{Answer: 7}", "7"),
+    ("The answer should be 7", "7"),
     ("**Final Answer**\n\n7\n\nDone.", "7"),
     ("### Final Answer\n**7**", "7"),
     ("✅ Final Answer: **73**", "73"),
@@ -71,7 +74,8 @@ def test_a_box_in_the_thinking_alone_is_no_answer():
 @pytest.mark.parametrize(
     ("statement", "short"),
     [
-        ("5. Wait, no", "5"), ("3.5 cm.", "3.5 cm"), ("42 because 6*7=42", "42"), ("7, since it is prime", "7"),
+        ("5. Wait, no", "5"), ("3.5 cm.", "3.5 cm"), ("42 because 6*7=42", "42"), ("42 (since 6*7=42)", "42"),
+        ("7, since it is prime", "7"),
         ("x = 7 where x > 0", "x = 7"), ("option B", "B"), ("0.5", "0.5"), ("5! Hooray", "5"), ("5!", "5!"),
     ],
 )  # fmt: skip

@@ -35,6 +35,8 @@ def number(value: Fraction | int) -> Node:
     return Node("number", value=Fraction(value))
 
 
+UNSAID_BASE = "base of log"
+"""A logarithm without a base may be the natural or the decimal one: what holds must hold for any."""
 DEGREE_MARKS = (("^", "circ"), ("^", "{", "circ", "}"), ("degree",))
 IN_RADIANS = Node("/", (Node("constant", name="pi"), number(180)))
 
@@ -283,6 +285,8 @@ class _Reader:
         argument = self._function_argument()
         if power == Node("neg", (number(1),)) and name in ("sin", "cos", "tan"):
             return Node(f"a{name}", (argument,))
+        if base is None and name == "log":
+            base = Node("symbol", name=UNSAID_BASE)
         node = Node("logbase", (argument, base)) if base is not None else Node(name, (argument,))
         return node if power is None else Node("^", (node, power))
 

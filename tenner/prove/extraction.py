@@ -15,12 +15,14 @@ BETWEEN_BOXES = re.compile(
     r"[\s$.\\()\[\]]*(?:,|;|&|and\b|or\b|\\text\{ *(?:and|or) *\}|\\quad)[\s$\\()\[\]]*(?:and\b|or\b)?[\s$]*"
 )
 CUE = re.compile(
-    r"(?:\banswer\s*(?:is|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?"
+    r"(?:\banswer(?:\s+to\b[^.\n]{1,60}?)?\s*"
+    r"(?:is|should be|would be|equals|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)"
+    r"(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?"
     r"|\bfinal\s+answer\b\**|^[ \t]*####(?!#))\s*:?\s*",
     re.IGNORECASE | re.MULTILINE,
 )
 AFTER = re.compile(
-    r"(?<=[^.])\.(?=\s|$)|[!?;](?=\s)(?![^$]*\$)|,?\s+\b(?:because|since|as|so|which|where|when|if)\b", re.IGNORECASE
+    r"(?<=[^.])\.(?=\s|$)|[!?;](?=\s)(?![^$]*\$)|,?\s+\(?\b(?:because|since|as|so|which|where|when|if)\b", re.IGNORECASE
 )
 LABEL = re.compile(r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*:?\s+)", re.IGNORECASE)
 STATEMENT_CHARS_MAX = 4_000
@@ -125,4 +127,5 @@ def _statement(text: str) -> str:
         if close >= 0 and "\n" in text[:close]:
             behind = text[close:].partition("\n")[0] if begin == "\\begin{" else ""
             return " ".join((text[len(begin) * (not behind) : close] + behind).split())
-    return next((line.strip("*`_ \t") for line in text.splitlines() if line.strip("*`_:#$ \t\\[](){}")), "")
+    line = next((line.strip("*`_ \t") for line in text.splitlines() if line.strip("*`_:#$ \t\\[](){}")), "")
+    return line[:-1] if line.endswith("}") and line.count("}") > line.count("{") else line  # \textbf{Answer: 7}

@@ -159,7 +159,7 @@ def _maths(stated: Stated, reference: str) -> Grade | _Case:
     text = stated.text if stated.place == "box" else shortened(stated.text)
     if stated.place == "bare" and not _is_bare_answer(text):
         return UNPARSED
-    if stated.place != "box" and same_answer(stated.text, reference):
+    if stated.place != "box" and stated.text.rstrip(". ") == reference.rstrip(". "):
         return Grade(verdict="correct", extracted=stated.text, reason="first judge: the same text")
     opinion = judge(text, reference)
     case = _Case(text, reference, opinion)

@@ -12,6 +12,7 @@ DRESSING = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|mathbf|bf|displaystyle|left|right|qquad|quad)(?![A-Za-z])|\\[,!;:()\[\] ]|[{}*`~]"
 )
 UNIT_CHARS_MAX = 80
+ENCLOSED = re.compile(r"^\(\s*([^()]*)\)\.?$")
 CURRENCY = re.compile(r"^(-?)\s*(?:\\?\$|€|£)\s*")
 
 
@@ -23,7 +24,7 @@ def canonical_integer(text: str) -> str | None:
     """
     stated = GROUPING.sub(",", text).rsplit("=", 1)[-1]
     stated = DRESSING.sub(" ", stated).replace("\N{MINUS SIGN}", "-").strip()
-    stated = CURRENCY.sub(r"\1", stated).replace("$", " ").strip().rstrip(".").rstrip()
+    stated = CURRENCY.sub(r"\1", ENCLOSED.sub(r"\1", stated)).replace("$", " ").strip().rstrip(".").rstrip()
     match = NUMBER.match(stated)
     if match is None:
         return None

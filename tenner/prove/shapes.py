@@ -241,6 +241,8 @@ def _name(tokens: Sequence[Token]) -> str:
     allowed = frozenset("()+-/_{},'|") | {"angle", "triangle", "circ", "frac"}
     tokens = _without_inverse(tokens)
     texts = [t.text for t in tokens]
+    if "|" in texts and sum(t.kind == "symbol" for t in tokens) < 2:
+        return ""  # |AB| is a length, |x| = 3 does not say what x is
     letters = any(t.kind in ("symbol", "word") or t.text in GREEK for t in tokens)
     if not letters or any(word in ("or", "and", "not", "for", "all") for word in texts):
         return ""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mpmath import mp, mpc, mpf
 
-from tenner.prove.expressions import Node, symbols_in
+from tenner.prove.expressions import UNSAID_BASE, Node, symbols_in
 from tenner.prove.notation import Unreadable
 from tenner.seeds import digest
 
@@ -191,7 +191,7 @@ def _function(name: str, args: list[Value]) -> Value:
     real = _real(x)
     if mp.isinf(real):
         raise Undefined("a function of infinity")
-    if name in ("ln", "log", "lg", "logbase"):
+    if name in ("ln", "lg", "logbase"):
         base = _real(args[1]) if name == "logbase" else mpf(10) if name == "lg" else mp.e
         if real == 0 or base in (0, 1):
             raise Undefined("a logarithm that does not exist")
@@ -244,7 +244,7 @@ def compare(a: Node, b: Node) -> Agreement:
 def _point(name: str, i: int) -> Fraction:
     """Four positive fractions, three negative ones, three whole numbers; other ones for every symbol."""
     draw = int(digest("point", name, i)[:8], 16)
-    if i >= 7:
+    if i >= 7 or name == UNSAID_BASE:
         return Fraction(3 + draw % 17)
     return Fraction(1 + draw % 300, 101) * (-1 if i >= 4 else 1)
 
