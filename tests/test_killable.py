@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from tenner.errors import TennerError
 from tenner.prove.killable import Failure, Killable
 
 
@@ -19,13 +20,25 @@ def work(item):
     return item, os.getpid()
 
 
+def prepare():
+    """What they do first."""
+
+
+def fail():
+    raise RuntimeError("no")
+
+
 @pytest.fixture
 def pool(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     pools = []
 
     def make(**limits):
-        pools.append(Killable(work, **{"processes": 1, "deadline_seconds": 5.0, "memory_bytes": 2**30, **limits}))
+        pools.append(
+            Killable(
+                work, **{"prepare": prepare, "processes": 1, "deadline_seconds": 5.0, "memory_bytes": 2**30, **limits}
+            )
+        )
         return pools[-1]
 
     yield make
@@ -51,3 +64,8 @@ def test_a_process_serves_until_it_is_closed(pool):
     workers.close()
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
+
+
+def test_a_process_that_cannot_start_is_no_verdict(pool):
+    with pytest.raises(TennerError, match="could not start: died"):
+        list(pool(prepare=fail).map(["a"]))

@@ -31,6 +31,11 @@ def is_available() -> bool:
     return importlib.util.find_spec("math_verify") is not None
 
 
+def prepare() -> None:
+    """Import what takes long to import, and let the parser see its first formula."""
+    opinion((r"\frac{1}{2}", "(x, 3)"))
+
+
 def refusal(text: str) -> str | None:
     """Why a text is not given to an algebra system, None if it may be: what would fill the memory is known before."""
     if len(text) > CHARS_MAX:

@@ -23,7 +23,7 @@ from tenner.prove.shapes import Listing, Words
 from tenner.prove.wording import bare, first_line, same_answer
 from tenner.records import AnswerKind, Grade, Question
 
-SECOND_JUDGE_SECONDS = 4.0
+SECOND_JUDGE_SECONDS = 2.5
 SECOND_JUDGE_BYTES = 2 * 1024**3
 BARE_WORDS_MAX = 2
 UNPARSED = Grade(verdict="unparsed", extracted=None, reason="no answer is stated")
@@ -87,6 +87,7 @@ class Grader:
         if algebra.is_available():
             self._second = Killable(
                 algebra.opinion,
+                prepare=algebra.prepare,
                 processes=processes or len(os.sched_getaffinity(0)),
                 deadline_seconds=SECOND_JUDGE_SECONDS,
                 memory_bytes=SECOND_JUDGE_BYTES,

@@ -11,6 +11,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from tenner.errors import TennerError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,10 +29,10 @@ class Failure(NamedTuple):
 class _Worker(Generic[Item, Result]):
     """One process, and the request that it works on."""
 
-    def __init__(self, work: Callable[[Item], Result], memory_bytes: int) -> None:
+    def __init__(self, work: Callable[[Item], Result], prepare: Callable[[], object], memory_bytes: int) -> None:
         self.connection, theirs = Pipe()
         # Not forked, as torch's threads may be running here; and not spawned, as that would import the main module.
-        command = [sys.executable, "-c", SERVE, work.__module__, work.__qualname__, str(theirs.fileno())]
+        command = [sys.executable, "-c", SERVE, work.__module__, work.__name__, prepare.__name__, str(theirs.fileno())]
         self.process = subprocess.Popen(
             [*command, str(memory_bytes)], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -50,11 +52,12 @@ class _Worker(Generic[Item, Result]):
         self.connection.close()
 
 
-def serve(module: str, name: str, handle: str, memory_bytes: str) -> None:
+def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_bytes: str) -> None:
     """The life of a worker process, until the other end of its connection closes."""
     connection = Connection(int(handle))
-    work: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+    work: Callable[[Any], Any] = getattr(importlib.import_module(module), work_name)
+    getattr(importlib.import_module(module), prepare_name)()
     connection.send(None)  # ready
     while True:
         try:
@@ -71,12 +74,21 @@ def serve(module: str, name: str, handle: str, memory_bytes: str) -> None:
 
 
 class Killable(Generic[Item, Result]):
-    """So many processes that do `work`, a function that is importable by name. They start when they are needed."""
+    """So many processes that do `work`, a function that is importable by name. They start when they are needed.
+
+    `prepare`, of the same module, is what they do first (slow imports); no deadline runs meanwhile.
+    """
 
     def __init__(
-        self, work: Callable[[Item], Result], *, processes: int, deadline_seconds: float, memory_bytes: int
+        self,
+        work: Callable[[Item], Result],
+        *,
+        prepare: Callable[[], object],
+        processes: int,
+        deadline_seconds: float,
+        memory_bytes: int,
     ) -> None:
-        self._work, self._processes = work, processes
+        self._work, self._prepare, self._processes = work, prepare, processes
         self._deadline_seconds, self._memory_bytes = deadline_seconds, memory_bytes
         self._workers: list[_Worker[Item, Result]] = []
 
@@ -85,7 +97,7 @@ class Killable(Generic[Item, Result]):
         waiting = deque(enumerate(items))
         while waiting or any(w.number is not None for w in self._workers):
             while len(self._workers) < min(self._processes, len(waiting)):
-                self._workers.append(_Worker(self._work, self._memory_bytes))
+                self._workers.append(_Worker(self._work, self._prepare, self._memory_bytes))
             for worker in self._workers:
                 if worker.ready and worker.number is None and waiting:
                     worker.ask(*waiting.popleft(), self._deadline_seconds)
@@ -111,7 +123,7 @@ class Killable(Generic[Item, Result]):
                 continue
             number, worker.number = worker.number, None
             if not worker.ready and isinstance(said, Failure):
-                raise RuntimeError(f"a grading process could not start: {said.reason}")
+                raise TennerError(f"a process for {self._work.__module__} could not start: {said.reason}")
             worker.ready = True
             if number is not None:
                 yield number, said
