@@ -61,9 +61,13 @@ def test_a_process_serves_until_it_is_closed(pool):
     ((_, (_, third)),) = workers.map(["c"])
     assert first == second == third != os.getpid()
     assert list(workers.map([])) == []
+    os.kill(first, 9)
+    time.sleep(0.2)
+    ((_, (_, fourth)),) = workers.map(["d"])
+    assert fourth not in (first, os.getpid())
     workers.close()
     with pytest.raises(ProcessLookupError):
-        os.kill(first, 0)
+        os.kill(fourth, 0)
 
 
 def test_a_process_that_cannot_start_is_no_verdict(pool):

@@ -71,9 +71,9 @@ def grade_trace(response: str, question: Question) -> Grade:
 
 def check_reference(reference: str, kind: AnswerKind) -> None:
     """Raises TennerError for a reference answer that is none of its kind: nothing could be graded by it."""
-    if kind == "integer" and canonical_integer(reference) is None:
+    if kind == "integer" and canonical_integer(unboxed(reference)) is None:
         raise TennerError(f"the answer {reference!r} is no integer", hint='grade it with kind = "maths"')
-    if kind == "choice" and canonical_choice(reference) is None:
+    if kind == "choice" and canonical_choice(unboxed(reference)) is None:
         raise TennerError(f"the answer {reference!r} is no letter of a choice", hint='grade it with kind = "text"')
     if not reference.strip():
         raise TennerError("the answer is empty")
@@ -132,15 +132,15 @@ def _prepare(asked: Asked) -> Grade | _Case:
     found = stated_answers(asked.response)
     if not found:
         return UNPARSED
+    stated, reference = found[0], unboxed(asked.reference)
     if asked.kind == "integer":
-        return _grade_canonical(found, canonical_integer(asked.reference), canonical_integer, "integer")
+        return _grade_canonical(found, canonical_integer(reference), canonical_integer, "integer")
     if asked.kind == "choice":
-        return _grade_canonical(found, canonical_choice(asked.reference), canonical_choice, "choice")
-    stated = found[0]
+        return _grade_canonical(found, canonical_choice(reference), canonical_choice, "choice")
     if asked.kind == "text":
-        same = same_answer(stated.text, unboxed(asked.reference))
-        return Grade(verdict="correct" if same else "wrong", extracted=stated.text)
-    return _maths(stated, unboxed(asked.reference))
+        same = same_answer(stated.text, reference)
+        return Grade(verdict="correct" if same else "wrong", extracted=stated.text, reason="by text")
+    return _maths(stated, reference)
 
 
 def _grade_canonical(found: list[Stated], reference: str | None, canonical: Canonical, noun: str) -> Grade:
@@ -150,9 +150,9 @@ def _grade_canonical(found: list[Stated], reference: str | None, canonical: Cano
             if (answer := canonical(text)) is not None:
                 verdict = "correct" if answer == reference else "wrong"
                 return Grade(verdict=verdict, extracted=answer, reason=f"by {noun}")
-    boxed = found[0].place == "box" and noun == "integer"
-    if boxed:  # it does answer, but with something else
-        return Grade(verdict="wrong", extracted=found[0].text, reason="no integer")
+    first = found[0]
+    if noun == "integer" and (first.place == "box" or any(character.isdigit() for character in first.text)):
+        return Grade(verdict="wrong", extracted=first.text, reason="no integer")  # an answer, but something else
     return Grade(verdict="unparsed", extracted=None, reason=f"no {noun} is stated")
 
 

@@ -98,8 +98,10 @@ class Killable(Generic[Item, Result]):
         while waiting or any(w.number is not None for w in self._workers):
             while len(self._workers) < min(self._processes, len(waiting)):
                 self._workers.append(_Worker(self._work, self._prepare, self._memory_bytes))
-            for worker in self._workers:
-                if worker.ready and worker.number is None and waiting:
+            for worker in [w for w in self._workers if w.ready and w.number is None]:
+                if worker.process.poll() is not None:  # killed from outside while it waited
+                    self._bury(worker)
+                elif waiting:
                     worker.ask(*waiting.popleft(), self._deadline_seconds)
             yield from self._results()
 
