@@ -211,7 +211,13 @@ def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     for table in tables:
         s1_tables.save(table, tmp_path / table.name)
     local = [
-        t.model_copy(update={"dataset": str(tmp_path / t.name), "expect": t.expect and len(s1_tables.ROWS[t.name])})
+        t.model_copy(
+            update={
+                "dataset": str(tmp_path / t.name),
+                "revision": None,
+                "expect": t.expect and len(s1_tables.ROWS[t.name]),
+            }
+        )
         for t in tables
     ]
     here = published.model_copy(

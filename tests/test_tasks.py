@@ -49,7 +49,14 @@ def test_a_task_knows_its_table(name, tmp_path):
         "AIME25": [{"problem": "2+3?", "answer": "005"}],
     }.get(name) or s1_tables.ROWS[name]  # fmt: skip
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    here = {"dataset": None, "file": str(tmp_path / "t.jsonl"), "configs": [], "splits": ["train"], "expect": len(rows)}
+    here = {
+        "dataset": None,
+        "revision": None,
+        "file": str(tmp_path / "t.jsonl"),
+        "configs": [],
+        "splits": ["train"],
+        "expect": len(rows),
+    }
     (question,) = asked(table.model_copy(update=here))
     assert question.kind == tasks.TASKS[name].kind
     if name == "GSM8K":

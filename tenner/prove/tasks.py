@@ -17,7 +17,10 @@ LETTER_IN_A_BOX = "\n\nPut the letter of your choice in \\boxed{}."
 
 
 class Task(NamedTuple):
-    """A benchmark. `questions` is how many it has; a table with another number of them is another benchmark."""
+    """A benchmark. `questions` is how many it has; a table with another number of them is another benchmark.
+
+    `revision` None: its dataset has none that was known when this was written; the recipe may name one.
+    """
 
     kind: AnswerKind
     suffix: str
@@ -26,21 +29,28 @@ class Task(NamedTuple):
     columns: Columns
     configs: tuple[str, ...] = ()
     split: str = "test"
+    revision: str | None = None
 
 
 TASKS = {
     "AIME24": Task(
-        "integer", IN_A_BOX, 30, "HuggingFaceH4/aime_2024", Columns(question="problem", answer="answer"), split="train",
+        "integer", IN_A_BOX, 30, "HuggingFaceH4/aime_2024", Columns(question="problem", answer="answer"),
+        split="train", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
     ),
-    "AIME25": Task("integer", IN_A_BOX, 30, "math-ai/aime25", Columns(question="problem", answer="answer")),
+    "AIME25": Task(
+        "integer", IN_A_BOX, 30, "math-ai/aime25", Columns(question="problem", answer="answer"),
+        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    ),
     "AMC23": Task("integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer")),
     "MATH500": Task(
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
+        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
     ),
     "GSM8K": Task(
         "integer", IN_A_BOX, 1_319, "openai/gsm8k",
         Columns(question="question", answer="answer", answer_after="####"), configs=("main",),
+        revision="740312add88f781978c0658806c59bc2815b9866",
     ),
     "GPQA Diamond": Task(
         "choice", LETTER_IN_A_BOX, 198, "Idavidrein/gpqa",
@@ -81,7 +91,7 @@ def resolve(benchmark: Benchmark) -> Benchmark:
     }
     if benchmark.file is None and benchmark.dataset is None:
         known |= {"dataset": task.dataset, "configs": list(task.configs), "splits": [task.split]}
-        known["columns"] = task.columns
+        known |= {"columns": task.columns, "revision": benchmark.revision or task.revision}
     if not (benchmark.expect or benchmark.sample or benchmark.where or benchmark.without):
         known["expect"] = task.questions
     return benchmark.model_copy(update=known)
