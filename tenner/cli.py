@@ -140,7 +140,7 @@ def _trace_options(verb: argparse.ArgumentParser) -> None:
     _budget(verb)
     file = verb.add_argument_group(
         "for a file of questions",
-        "each line an object with id, question and, where known, answer and domain",
+        "each line an object with id, question and, where known, answer, kind and domain",
     )
     file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
     file.add_argument(

@@ -209,6 +209,7 @@ def test_a_server_without_a_list_of_models_is_taken_at_its_word(file):
         ('{"question": "1+1?"}', "line 2 has no id"),
         ('{"id": 1, "question": " "}', "line 2: the question is empty"),
         ('{"id": 1, "question": ["1+1?"]}', "line 2: question is neither text nor a number"),
+        ('{"id": 1, "question": "1+1?", "kind": "essay"}', "line 2: no kind is called essay"),
         ('{"id": "q0", "question": "1+1?"}', "the id q0 occurs more than once"),
         ('{"id": 1, "question": "1', "line 2 is not JSON"),
         ("[1]", "line 2 is not an object"),
