@@ -28,6 +28,7 @@ FIRST = [  # a response, and the answer that it states; None: none
     ("The answer to part (b) is 7", "7"),
     ("\\textbf{Answer: 7}", "7"),
     ("The answer should be 7", "7"),
+    ("Final Answer: The final answer is $7$. I hope it is correct.", "$7$. I hope it is correct."),
     ("**Final Answer**\n\n7\n\nDone.", "7"),
     ("### Final Answer\n**7**", "7"),
     ("✅ Final Answer: **73**", "73"),

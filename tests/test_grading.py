@@ -137,6 +137,7 @@ CASES = {
     "boxed reference": (r"\boxed{25}", "Answer: 25", "correct", "integer"),
     "no integer": ("25", r"The answer is \frac{50}{2}", "wrong", "integer"),
     "no number": ("25", "The answer is unclear to me", "unparsed", "integer"),
+    "no idea": ("7", "I don't know.", "unparsed", "maths"),
     "prose": ("7", "I would rather not say anything about it", "unparsed", "maths"),
     "text": ("Tuesday", "The answer is tuesday.", "correct", "text"),
     "place": ("St. Ives", "The answer is St. Ives", "correct", "maths"),

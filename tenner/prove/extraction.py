@@ -15,7 +15,7 @@ BETWEEN_BOXES = re.compile(
     r"[\s$.\\()\[\]]*(?:,|;|&|and\b|or\b|\\text\{ *(?:and|or) *\}|\\quad)[\s$\\()\[\]]*(?:and\b|or\b)?[\s$]*"
 )
 CUE = re.compile(
-    r"(?:\banswer(?:\s+to\b[^.\n]{1,60}?)?\s*"
+    r"(?:(?:\bfinal\s+)?\banswer(?:\s+to\b[^.\n]{1,60}?)?\s*"
     r"(?:is|should be|would be|equals|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)"
     r"(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?"
     r"|\bfinal\s+answer\b\**|^[ \t]*####(?!#))\s*:?\s*",

@@ -68,6 +68,8 @@ def _unit_in_words(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
     if any(t.text in FUNCTIONS | OPERANDS | CONSTANTS for t in tokens[place:]):
         raise Unreadable("an expression behind words")
     unit, before = unit_of(tokens[place:]), tokens[:place]
+    if unit not in TABLE.values() and not any(t.kind == "number" or t.text == "pi" for t in before):
+        raise Unreadable("words behind no number")
     if unit not in TABLE.values() and any(t.text == "cdot" for t in before) and not any(t.text == "^" for t in before):
         raise Unreadable("a product of something")  # a 5 x 4 matrix is not 20
     return unit, before
