@@ -9,6 +9,7 @@ from grading_pairs import FALSE_NEGATIVES, PAIRS
 
 from tenner.errors import TennerError
 from tenner.prove import algebra
+from tenner.prove.exact import judge
 from tenner.prove.grading import Asked, Grader, check_reference, grade_trace
 from tenner.records import Question
 
@@ -271,6 +272,16 @@ def check_against_each_other(grader, name, answers):
     asked = [Asked(rf"\boxed{{{b}}}", a, FILES[name]) for a, b in rows]
     correct = {frozenset(row) for row, g in zip(rows, grader.grade_all(asked), strict=True) if g.verdict != "wrong"}
     assert correct == {pair for pair in SAME_VALUE if pair <= set(distinct)}
+
+
+NEXT = dict(zip("0123456789+-()[]", "1234567890-+[]()", strict=False))
+
+
+def test_another_digit_sign_or_bracket_is_another_answer():
+    answers = sorted(set(references("math500")))[::2]
+    others = [(a, a[:i] + NEXT[c] + a[i + 1 :]) for a in answers for i, c in enumerate(a) if c in NEXT]
+    assert len(others) > 500
+    assert [pair for pair in others if judge(*pair).agreement == "same"] == []
 
 
 @pytest.fixture(scope="module")

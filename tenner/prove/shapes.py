@@ -322,6 +322,8 @@ def _matrix(tokens: list[Token]) -> Shape:
 
 def _based(tokens: list[Token]) -> Shape | None:
     """52_8, 2A_{16}, 101_{two}, 52 base 8."""
+    if sum((t.text in OPEN) - (t.text in CLOSE) for t in tokens):
+        return None
     texts = [t.text for t in tokens if t.text not in ("{", "}", "(", ")")]
     for mark in ("_", "base"):
         if texts.count(mark) == 1:

@@ -59,7 +59,7 @@ def unit_of(tokens: Sequence[Token]) -> Unit:
     for token in tokens:
         if token.kind in ("word", "symbol", "command") and token.text != "circ":
             words.append(token.text)
-        elif token.kind == "number" and token.text in ("2", "3"):
+        elif token.kind == "number" and token.text in ("2", "3") and power == 1:
             power = int(token.text)
         elif token.text in ("/", "cdot"):
             words.append("per")
