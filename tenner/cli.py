@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     overlap.add_argument("--json", action="store_true", help="one JSON object")
     overlap.set_defaults(verb=_overlap)
 
+    grade = verbs.add_parser("grade", help="grade responses against reference answers")
+    grade.add_argument("file", metavar="FILE.jsonl", type=Path, help="rows with id, response, answer and maybe kind")
+    grade.add_argument("--json", action="store_true", help="one JSON object a row")
+    grade.set_defaults(verb=_grade)
+
     chat = verbs.add_parser("chat", help="talk to the distilled student; each line is a question of its own")
     chat.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     chat.add_argument("--thinking", metavar="N", type=int, help="the most tokens it may think (default: the recipe's)")
@@ -140,7 +145,7 @@ def _trace_options(verb: argparse.ArgumentParser) -> None:
     _budget(verb)
     file = verb.add_argument_group(
         "for a file of questions",
-        "each line an object with id, question and, where known, answer and domain",
+        "each line an object with id, question and, where known, answer, kind and domain",
     )
     file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
     file.add_argument(
@@ -197,6 +202,17 @@ def _overlap(args: argparse.Namespace) -> None:
     from tenner import overlapjob
 
     print(overlapjob.run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
+
+
+def _grade(args: argparse.Namespace) -> None:
+    from tenner import gradejob
+
+    graded = gradejob.run(args.file)
+    if args.json:
+        for id_, grade in graded:
+            print(gradejob.as_json(id_, grade))
+    else:
+        print(gradejob.as_text(list(graded)))
 
 
 def _recipes(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from tenner.ask import domains, overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
 from tenner.learn.memory import ask_for_huge_pages
-from tenner.prove import card, facts, report, stats
+from tenner.prove import card, facts, report, stats, tasks
 from tenner.prove.evaluate import complete
 from tenner.recipe import PromptForm, Recipe
 from tenner.records import (
@@ -52,7 +52,7 @@ def gather(run: Run) -> tuple[int, int]:
                 source="worked", where=where, license="apache-2.0", rows=count, questions=count, published=None
             )
         )  # fmt: skip
-    judges = sources.gather(recipe.evaluate.benchmarks, seed=seed).questions
+    judges = tasks.asked(recipe.evaluate.benchmarks, partial(sources.gather, seed=seed))
     asked = recipe.evaluate.questions
     judges += worked.generate(asked, families=families, split="heldout", seed=seed, distinct=True)
     run.folder.write("questions", pool)
@@ -204,8 +204,8 @@ def check(recipe: Recipe) -> None:
     """Refuse, before anything is spent, a recipe whose names mean nothing to the rooms."""
     quality.check(recipe.clean.filters, quality.QUESTION_FILTERS, "clean.filters")
     workers_for(recipe.clean.engine)
-    sources.check([*recipe.gather.sources, *recipe.evaluate.benchmarks])
     domains.check(recipe.domains)
+    sources.check([*recipe.gather.sources, *map(tasks.resolve, recipe.evaluate.benchmarks)])
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 StudentName = Literal["base", "second", "distilled"]
 """`second` is another untrained model that attempts the questions beside the student."""
+AnswerKind = Literal["integer", "choice", "maths", "text"]
+"""How an answer is graded (see `prove/grading.py`)."""
 
 
 class Record(BaseModel):
@@ -21,6 +23,10 @@ class Question(Record):
     question: str
     answer: str | None = None
     """The reference answer, by which traces and completions are graded."""
+    kind: AnswerKind | None = None
+    """How they are graded; None: traces as maths, completions as text after the cue."""
+    suffix: str = ""
+    """What a benchmark puts behind the question when it is asked; no part of what is compared with other questions."""
     domain: str | None = None
     source: str
     solution: str | None = None
@@ -134,6 +140,8 @@ class Grade(Record):
 
     verdict: Literal["correct", "wrong", "unparsed"]
     extracted: str | None
+    reason: str | None = None
+    """Why, and what each judge said where two were heard; None where text was compared."""
 
 
 TraceOutcome = Literal[

@@ -14,6 +14,7 @@ from teacher_server import TeacherServer, usage_of
 
 from tenner import cli, pipeline, recipe, show
 from tenner.money.ledger import read_spend
+from tenner.prove import tasks
 from tenner.records import (
     Completion,
     Counterfactual,
@@ -247,10 +248,19 @@ def test_a_second_model_attempts_too_and_does_not_speak_for_the_student(tiny_rec
 
 def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     published, tiny = recipe.load("s1k"), recipe.load(str(tiny_recipe))
-    tables = [*published.gather.sources, *published.evaluate.benchmarks]
+    tables = [*published.gather.sources, *map(tasks.resolve, published.evaluate.benchmarks)]
     for table in tables:
         s1_tables.save(table, tmp_path / table.name)
-    local = [t.model_copy(update={"dataset": str(tmp_path / t.name)}) for t in tables]
+    local = [
+        t.model_copy(
+            update={
+                "dataset": str(tmp_path / t.name),
+                "revision": None,
+                "expect": t.expect and len(s1_tables.ROWS[t.name]),
+            }
+        )
+        for t in tables
+    ]
     here = published.model_copy(
         update={
             "gather": published.gather.model_copy(update={"sources": local[:1]}),

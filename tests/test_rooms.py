@@ -21,6 +21,7 @@ DOOR = {
     "chat",
     "tracejob",
     "overlapjob",
+    "gradejob",
     "choosing",
     "training",
     "__main__",
