@@ -189,7 +189,8 @@ def evaluate(run: Run) -> tuple[int, int]:
             load_engine=partial(engine_for, run, name), answer_tokens_max=recipe.evaluate.answer_tokens_max,
         )  # fmt: skip
     domains = {q.id: q.domain for q in benchmark}
-    run.folder.write("scores", stats.score(run.folder.read("heldout", Completion), domains))
+    completions = run.folder.read("heldout", Completion)
+    run.folder.write("scores", stats.score(completions, domains, samples=recipe.evaluate.samples))
     return len(benchmark), len(benchmark) * len(policies) * len(forms)
 
 
@@ -229,6 +230,11 @@ def check(recipe: Recipe) -> None:
     workers_for(recipe.clean.engine)
     sources.check([*recipe.gather.sources, *recipe.evaluate.benchmarks])
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
+    if recipe.evaluate.samples > 1:
+        raise TennerError(
+            f"evaluate.samples is {recipe.evaluate.samples}, and the embedded engine decodes greedily",
+            hint="all answers to a question would be the same: leave it at 1",
+        )
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:
             near = get_close_matches(family, worked.FAMILIES, n=1)

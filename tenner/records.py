@@ -236,6 +236,8 @@ class Completion(Record):
     prompt: str
     """Name of the prompt form the student was asked in (see `recipe.PromptForm`)."""
     policy: Policy
+    sample_index: int = 0
+    """Which of several answers to the question it is."""
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
@@ -257,11 +259,22 @@ class Score(Record):
     domain: str | None = None
     """None is the whole task; otherwise the score of one domain in it."""
     n: int
+    """Questions with an answer at least."""
+    samples: int = 1
+    """How many answers to each question were asked for."""
+    missing: int = 0
+    """Answers that were asked for and are not there: neither right nor wrong."""
     accuracy: float
+    """The mean over questions of the share of their answers that are right."""
     ci_low: float
     ci_high: float
+    majority: float | None = None
+    """How often the most frequent of `samples` answers is right; None for single answers, and where none are whole."""
+    solved: float | None = None
+    """How often one of `samples` answers is right; None as above."""
     thinking_tokens_mean: float
     truncated: int
+    """Answers, not questions; as the next."""
     unparsed: int
 
 

@@ -21,6 +21,8 @@ DOOR = {
     "chat",
     "tracejob",
     "overlapjob",
+    "comparejob",
+    "exportjob",
     "choosing",
     "__main__",
 }  # these may import every room
