@@ -87,6 +87,23 @@ def _parser() -> argparse.ArgumentParser:
     overlap.add_argument("--json", action="store_true", help="one JSON object")
     overlap.set_defaults(verb=_overlap)
 
+    compare = verbs.add_parser("compare", help="whether two runs differ on the questions that both have answered")
+    compare.add_argument("run_a", metavar="RUN_A", type=Path, help="a run's folder")
+    compare.add_argument("run_b", metavar="RUN_B", type=Path, help="another's")
+    compare.add_argument("--student", choices=("distilled", "base"), default="distilled", help="default: distilled")
+    compare.add_argument(
+        "--policy", metavar="LIMIT[+WAITS]",
+        help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
+    )  # fmt: skip
+    compare.add_argument("--json", action="store_true", help="one JSON object")
+    compare.set_defaults(verb=_compare)
+
+    export = verbs.add_parser("export", help="a run's answers in the form of another tool")
+    export.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    export.add_argument("--format", choices=("lm-eval",), required=True, help="lm-eval: its log of samples")
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
+    export.set_defaults(verb=_export)
+
     chat = verbs.add_parser("chat", help="talk to the distilled student; each line is a question of its own")
     chat.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     chat.add_argument("--thinking", metavar="N", type=int, help="the most tokens it may think (default: the recipe's)")
@@ -192,6 +209,18 @@ def _overlap(args: argparse.Namespace) -> None:
     from tenner import overlapjob
 
     print(overlapjob.run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from tenner import comparejob
+
+    print(comparejob.run(args.run_a, args.run_b, student=args.student, policy=args.policy, as_json=args.json))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from tenner import exportjob
+
+    print(exportjob.run(args.run, args.out))
 
 
 def _recipes(args: argparse.Namespace) -> None:
