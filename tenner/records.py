@@ -249,6 +249,15 @@ class Completion(Record):
     grade: Grade
 
 
+class Share(Record):
+    """A mean over questions of something between 0 and 1, with its 95 % interval and the number of questions."""
+
+    n: int
+    mean: float
+    ci_low: float
+    ci_high: float
+
+
 class Score(Record):
     """Accuracy of one student under one policy on one task; it never travels without its interval and its n."""
 
@@ -268,10 +277,12 @@ class Score(Record):
     """The mean over questions of the share of their answers that are right."""
     ci_low: float
     ci_high: float
-    majority: float | None = None
-    """How often the most frequent of `samples` answers is right; None for single answers, and where none are whole."""
-    solved: float | None = None
-    """How often one of `samples` answers is right; None as above."""
+    majority: Share | None = None
+    """maj@k: how often the most frequent of `samples` answers is right. Of the questions that have them all; None for
+    single answers.
+    """
+    solved: Share | None = None
+    """pass@k: how often one of `samples` answers is right. None as above."""
     thinking_tokens_mean: float
     truncated: int
     """Answers, not questions; as the next."""

@@ -72,12 +72,13 @@ def test_measured_and_published_stand_in_one_table_and_are_told_apart() -> None:
     (table,) = [published.table(b, student="SmolLM2") for b in facts.published]
     measured, others = table.rows[:2], table.rows[2:]
     assert [row[4] for row in measured] == ["measured", "measured"]
+    assert {row[5] for row in measured} == {"this run, SmolLM2"}
     assert [(row[0], row[1]) for row in measured] == [
-        ("SmolLM2, distilled", "30.0\u00a0%"), ("SmolLM2, untrained", "16.7\u00a0%")
+        ("distilled student", "30.0\u00a0%"), ("untrained student", "16.7\u00a0%")
     ]  # fmt: skip
     whole = {s.student: s for s in score(done, {q.id: None for q in questions})}
     assert f"{100 * whole['distilled'].ci_low:.1f}" in measured[0][2]
-    assert {row[4] for row in others} == {"published", "published, measured by a third party"}
+    assert {row[4] for row in others} == {"published", "published by a third party"}
     assert all(re.search(r"\d{4}-\d\d-\d\d$", row[5]) for row in others)
     assert all(row[2] == row[3] == "\u2013" for row in others)
     accuracies = [float(row[1].split("\u00a0")[0]) for row in others]

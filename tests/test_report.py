@@ -130,6 +130,26 @@ def test_every_accuracy_in_a_table_has_its_interval_and_n_beside_it(page_html: s
         assert re.fullmatch(r"\d+", cells[i + 2])
 
 
+def test_several_answers_and_missing_ones_are_told_with_their_intervals(facts: RunFacts) -> None:
+    done = [
+        completion(q, v, student=student).model_copy(update={"sample_index": i})
+        for student in ("base", "distilled")
+        for q, verdicts in {"a": ("correct",) * 3, "b": ("wrong", "correct", "wrong"), "c": ("wrong",)}.items()
+        for i, v in enumerate(verdicts)
+    ]
+    scores = score(done, dict.fromkeys("abc"), samples=3)
+    repeated = facts._replace(scores=scores, comparison=compare(done, *before_and_after(scores)))
+    single, together = score_tables(repeated)[:2]
+    assert single.header[-1] == "missing"
+    assert single.rows[0][-1] == "2"
+    assert together.rows[0][2] == "3"
+    assert together.rows[0][3::3] == (f"50.0{NBSP}%", f"100.0{NBSP}%")
+    assert together.rows[0][5::3] == ("2", "2")  # c has no vote of three
+    assert "right more often after" in comparison_note(repeated)
+    assert "questions as clusters" in render_html(repeated)
+    assert "majority right" in render_markdown(repeated)
+
+
 def test_forced_tokens_are_marked_for_eyes_and_ears_and_hostile_text_stays_text(page_html: str) -> None:
     page = Page(page_html)
     assert page.marked[0] == "marked"  # the legend

@@ -38,7 +38,10 @@ def test_several_answers_to_a_question_are_one_cluster_and_what_is_missing_is_no
     assert whole.accuracy == pytest.approx((1 + 1 / 4 + 1 / 2) / 3)
     assert (whole.ci_low, whole.ci_high) == clustered([1, 1 / 4, 1 / 2])
     # Of a and b, the whole ones: a by all, b by the two equal wrong ones against one right; both have a right one.
-    assert (whole.majority, whole.solved) == (0.5, 1.0)
+    assert whole.majority is not None
+    assert whole.solved is not None
+    assert (whole.majority.n, whole.majority.mean, whole.solved.mean) == (2, 0.5, 1.0)
+    assert (whole.majority.ci_low, whole.majority.ci_high) == clustered([1, 0])
     assert (whole.unparsed, whole.thinking_tokens_mean) == (1, 10)
 
 

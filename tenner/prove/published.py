@@ -8,12 +8,13 @@ from functools import cache
 from importlib import resources
 from typing import Literal, NamedTuple
 
+from tenner.prove.chart import NAMES
 from tenner.prove.stats import before_and_after, score
 from tenner.prove.table import DASH, Table, interval, percent
 from tenner.records import Completion, Question, Score
 
 Standing = Literal["published", "third party"]
-STANDING = {"published": "published", "third party": "published, measured by a third party"}
+STANDING = {"published": "published", "third party": "published by a third party"}
 
 
 class Published(NamedTuple):
@@ -69,10 +70,10 @@ def beside(benchmark: Iterable[Question], completions: Sequence[Completion], *, 
 
 
 def table(found: Beside, *, student: str) -> Table:
-    """The measured rows first, then the published ones from the best down."""
+    """The measured rows first, then the published ones from the best down; `student` is the model of this run."""
     measured = [
-        (name, percent(s.accuracy), interval(s), str(s.n), "measured", "this run")
-        for name, s in ((f"{student}, distilled", found.after), (f"{student}, untrained", found.before))
+        (f"{NAMES[s.student]} student", percent(s.accuracy), interval(s), str(s.n), "measured", f"this run, {student}")
+        for s in (found.after, found.before)
     ]
     published = [
         (r.model, percent(r.accuracy), DASH, DASH, STANDING[r.standing], f"{r.source}, {r.date:%Y-%m-%d}")

@@ -15,7 +15,7 @@ from tenner.prove.chart import NAMES, accuracy_chart, training_chart
 from tenner.prove.paired import Comparison
 from tenner.prove.stats import before_and_after
 from tenner.prove.table import DASH, NBSP, Table, interval, limit, p_value, percent, points, usd
-from tenner.records import Score, SourceCount, TrainStep
+from tenner.records import Score, Share, SourceCount, TrainStep
 
 MACHINE = "machine"  # the ledger's provider of time on one's own computer
 PUBLISHED_NOTE = (
@@ -242,27 +242,40 @@ def training_note(facts: RunFacts) -> str:
 
 
 def score_tables(facts: RunFacts) -> list[Table]:
-    """Every thinking policy on the whole task: a table for each student and prompt."""
+    """Every thinking policy on the whole task, for each student and prompt; and, where there are several, votes."""
     whole = [s for s in facts.scores if s.domain is None]
-    repeated, gaps = any(s.samples > 1 for s in whole), any(s.missing for s in whole)
+    gaps = any(s.missing for s in whole)
     header = (
-        "limit", "waits", "accuracy", "95 % interval", "n", *(("answers", "majority", "solved") if repeated else ()),
-        "mean thinking tokens", "truncated", "unparsed", *(("missing",) if gaps else ()),
+        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "truncated", "unparsed",
+        *(("missing",) if gaps else ()),
     )  # fmt: skip
     tables = []
     for student, prompt in dict.fromkeys((s.student, s.prompt) for s in whole):
+        shown = [s for s in whole if (s.student, s.prompt) == (student, prompt)]
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
-                *((str(s.samples), _share(s.majority), _share(s.solved)) if repeated else ()),
                 f"{s.thinking_tokens_mean:.1f}", str(s.truncated), str(s.unparsed),
                 *((str(s.missing),) if gaps else ()),
             )
-            for s in whole if (s.student, s.prompt) == (student, prompt)
+            for s in shown
         ]  # fmt: skip
         caption = f"{NAMES[student].capitalize()} student, prompt “{prompt}”"
         tables.append(Table(caption, "l" + "r" * (len(header) - 1), header, rows))
+        if repeated := [s for s in shown if s.samples > 1]:
+            tables.append(_repeats_table(caption, repeated))
     return tables
+
+
+def _repeats_table(caption: str, scores: Sequence[Score]) -> Table:
+    """The majority of all answers to a question, and whether one of them is right."""
+    rows = [
+        (limit(s.policy), str(s.policy.waits), str(s.samples), *_share_cells(s.majority), *_share_cells(s.solved))
+        for s in scores
+    ]
+    share = ("95 % interval", "n")
+    header = ("limit", "waits", "answers", "majority right", *share, "one right", *share)
+    return Table(f"{caption}: all answers to a question together", "lrrrrrrrr", header, rows)
 
 
 def published_tables(facts: RunFacts) -> list[Table]:
@@ -368,8 +381,9 @@ def _paid(row: SpendRow) -> str:
     return row.provider if _own(row) or row.provider == row.model else f"{row.provider}/{row.model}"
 
 
-def _share(share: float | None) -> str:
-    return DASH if share is None else percent(share)
+def _share_cells(share: Share | None) -> tuple[str, str, str]:
+    """Where every question misses an answer there is no vote of all of them."""
+    return (DASH, DASH, "0") if share is None else (percent(share.mean), interval(share), str(share.n))
 
 
 def _score_cells(score: Score | None) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tenner.prove import paired, repeats
 from tenner.prove.intervals import clustered
-from tenner.records import Completion, Policy, Score, StudentName
+from tenner.records import Completion, Policy, Score, Share, StudentName
 
 
 class _Group(NamedTuple):
@@ -98,12 +98,19 @@ def _score(group: _Group, completions: Sequence[Completion], asked: int, samples
         accuracy=fmean(shares),
         ci_low=interval.low,
         ci_high=interval.high,
-        majority=fmean(repeats.majority_at(samples, votes, repeats.RIGHT) for votes in whole) if whole else None,
-        solved=fmean(repeats.RIGHT in votes for votes in whole) if whole else None,
+        majority=_share([repeats.majority_at(samples, votes, repeats.RIGHT) for votes in whole]),
+        solved=_share([repeats.pass_at(samples, correct=votes.count(repeats.RIGHT), n=samples) for votes in whole]),
         thinking_tokens_mean=sum(c.thinking_tokens for c in completions) / len(completions),
         truncated=sum(c.truncated for c in completions),
         unparsed=sum(c.grade.verdict == "unparsed" for c in completions),
     )
+
+
+def _share(shares: Sequence[float]) -> Share | None:
+    if not shares:
+        return None
+    interval = clustered(shares)
+    return Share(n=len(shares), mean=fmean(shares), ci_low=interval.low, ci_high=interval.high)
 
 
 def _run(scored: Score | Completion) -> tuple[object, ...]:

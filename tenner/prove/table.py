@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tenner.records import Policy, Score
+from tenner.records import Policy, Score, Share
 
 NBSP, DASH = "\u00a0", "\u2013"
 
@@ -23,7 +23,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}{NBSP}%"
 
 
-def interval(score: Score) -> str:
+def interval(score: Score | Share) -> str:
     """The 95 % interval of a score."""
     return between(score.ci_low, score.ci_high)
 
