@@ -74,7 +74,8 @@ def test_a_vote_takes_as_many_answers_as_fit_into_the_longer_one() -> None:
     assert vote.difference == pytest.approx((of_a - 1) / 3)
     assert vote.ci.low < vote.difference < vote.ci.high
     (row,) = tables([], [], [vote])[2].rows
-    assert row[5] == "4 at ≤ 10"
+    assert row[3] == "4\u00a0at\u00a0≤ 10"
+    assert f"{100 * vote.vote_accuracy:.1f}" in row[5]
     assert "vote" in note([vote])
 
 

@@ -163,15 +163,18 @@ def _price_table(prices: Sequence[AnswerPrice]) -> Table:
 def _vote_table(votes: Sequence[Vote]) -> Table:
     rows = [
         (
-            _setting(v.longer), f"{v.longer_tokens:,.1f}", percent(v.longer_accuracy), between(*v.longer_ci), str(v.n),
-            f"{v.answers} at {_setting(v.shorter)}", f"{v.vote_tokens:,.1f}",
-            percent(v.vote_accuracy), between(*v.vote_ci), str(v.n),
+            _setting(v.longer), f"{v.longer_tokens:,.1f}", f"{percent(v.longer_accuracy)} ({between(*v.longer_ci)})",
+            f"{v.answers}{NBSP}at{NBSP}{_setting(v.shorter)}", f"{v.vote_tokens:,.1f}",
+            f"{percent(v.vote_accuracy)} ({between(*v.vote_ci)})", str(v.n),
             f"{points(v.difference)} ({points(v.ci.low)} to {points(v.ci.high)}), {p_value(v.p_value)}",
         )
         for v in votes
     ]  # fmt: skip
-    header = ("longer", *(of := ("tokens", "accuracy", "95 % interval", "n")), "vote of", *of, "vote minus longer")
-    return Table("Thinking longer, or voting for as many tokens", "lrrrrlrrrrl", header, rows)
+    header = (
+        "longer", "tokens", "accuracy (95 % interval)", "vote of", "tokens", "accuracy (95 % interval)", "n",
+        "vote minus longer (95 % interval)",
+    )  # fmt: skip
+    return Table("Thinking longer, or voting for as many tokens", "lrllrlrl", header, rows)
 
 
 def _setting(policy: Policy) -> str:
