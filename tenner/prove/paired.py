@@ -1,6 +1,7 @@
 """Two runs on the same questions: how far they differ, how surely, and what difference could have been seen at all."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import comb, sqrt
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -153,10 +154,15 @@ def mcnemar_power(n: int, discordant: float, difference: float) -> float:
     likely = _binomial(n, discordant)
     power = 0.0
     for d in map(int, np.flatnonzero(likely > 1e-9)):
-        chance_tails = np.cumsum(_binomial(d, 0.5)[::-1])  # of d, d-1, … heads and more
-        significant = int((2 * chance_tails <= ALPHA).sum())
-        power += likely[d] * _binomial(d, favoured)[d + 1 - significant :].sum()
+        power += likely[d] * _binomial(d, favoured)[_least_significant(d) :].sum()
     return float(power)
+
+
+@cache
+def _least_significant(discordant: int) -> int:
+    """How many of the discordant questions one run must win for p ≤ 5 %; where not even all suffice, one more."""
+    tails = np.cumsum(_binomial(discordant, 0.5)[::-1])  # of all heads, one less and more, …
+    return discordant + 1 - int((2 * tails <= ALPHA).sum())
 
 
 def _binomial(n: int, p: float) -> NDArray[np.float64]:
