@@ -89,12 +89,13 @@ def test_equal_runs_are_rarely_called_different(answers: int, alike: bool) -> No
 
 
 def test_the_smallest_difference_is_found_four_times_out_of_five() -> None:
-    n, discordant = 100, 0.3
-    least = least_seen_single(n, discordant)
-    assert mcnemar_power(n, discordant, least - 0.01) < 0.8 < mcnemar_power(n, discordant, least + 0.01)
+    n, churn = 100, 0.2
+    least = least_seen_single(n, churn)
+    below, above = least - 0.01, least + 0.01
+    assert mcnemar_power(n, churn + below, below) < 0.8 < mcnemar_power(n, churn + above, above)
     r, found = random.Random(0), 0
     for _ in range(2000):
-        falls = r.choices(("before", "after", "alike"), ((discordant - least) / 2, (discordant + least) / 2, 0.7), k=n)
+        falls = r.choices(("before", "after", "alike"), (churn / 2, churn / 2 + least, 1 - churn - least), k=n)
         found += mcnemar(falls.count("before"), falls.count("after")) <= 0.05
     assert found / 2000 == pytest.approx(0.8, abs=0.03)
 
@@ -103,6 +104,11 @@ def test_five_questions_can_show_nothing() -> None:
     assert least_seen_single(5, 0.5) == 1  # all five one way are p = 0.06
     assert least_seen_single(6, 0.5) > 0.9
     assert least_seen_single(10_000, 0.1) < 0.01
+
+
+def test_a_large_difference_does_not_hide_how_small_a_one_could_have_been_seen() -> None:
+    alike, apart = compare(_runs("cw" * 100), _runs("cw" * 100)), compare(_runs("w" * 200), _runs("c" * 200))
+    assert alike.least_seen == apart.least_seen < 0.06
 
 
 def test_the_smallest_difference_of_several_answers_is_found_four_times_out_of_five() -> None:

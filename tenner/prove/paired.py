@@ -62,7 +62,7 @@ def compare(before: Mapping[str, Sequence[bool]], after: Mapping[str, Sequence[b
     n, difference = len(common), fmean(differences)
     if single:
         p_value, ci = mcnemar(more_before, more_after), bonett_price(differences)
-        least_seen = least_seen_single(n, (more_before + more_after + 2) / (n + 2))
+        least_seen = least_seen_single(n, 2 * (min(more_before, more_after) + 1) / (n + 2))
     else:
         p_value, ci, least_seen = bootstrap(differences, seed=seed)
     return Comparison(
@@ -132,16 +132,16 @@ def bootstrap(differences: Sequence[float], *, seed: int) -> tuple[float, Interv
     return p_value, ci, min(1.0, min(critical * error, Z_95 * single) + Z_POWER * min(error, single))
 
 
-def least_seen_single(n: int, discordant: float) -> float:
+def least_seen_single(n: int, churn: float) -> float:
     """The smallest difference that the exact McNemar test finds in 80 % of comparisons over n questions, at 5 %.
 
-    `discordant` is the share of the questions that only one of the runs gets right; it is never taken for less than the
-    difference. Where no difference would be found so often, the result is 1.
+    `churn` is the share of the questions that only one of the runs gets right, but for the difference itself: as many
+    each way. Where no difference would be found so often, the result is 1.
     """
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        if mcnemar_power(n, max(discordant, middle), middle) < POWER:
+        if mcnemar_power(n, min(1.0, churn + middle), middle) < POWER:
             low = middle
         else:
             high = middle
@@ -149,7 +149,10 @@ def least_seen_single(n: int, discordant: float) -> float:
 
 
 def mcnemar_power(n: int, discordant: float, difference: float) -> float:
-    """How often the exact test over n questions finds a difference at 5 %, and in the right direction."""
+    """How often the exact test over n questions finds a difference at 5 %, and in the right direction.
+
+    `discordant` is the share of the questions that only one of the runs gets right.
+    """
     favoured = (discordant + difference) / (2 * discordant)
     likely = _binomial(n, discordant)
     power = 0.0
