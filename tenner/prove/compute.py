@@ -120,9 +120,9 @@ def note(votes: Sequence[Vote]) -> str:
     said = (
         "Control is the share of the settings that kept within their limits; scaling is the mean slope between all "
         "pairs of settings, in percentage points per doubling of the thinking tokens (what thinks nothing is in no "
-        "pair, and one that hardly differs in tokens weighs as much as any); performance is the best accuracy of the "
-        "sweep, picked after the fact. The dollars of a right answer are what evaluation cost, shared out by generated "
-        "tokens, although a sweep thinks once for all of its limits."
+        "pair, and a pair that hardly differs in tokens weighs as much as any); performance is the best accuracy of "
+        "the sweep, picked after the fact. The dollars of a right answer are what evaluation cost, shared out by "
+        "generated tokens, although a sweep thinks once for all of its limits."
     )
     if votes:
         said += " A vote is the majority of several answers that together take no more than the longer one."
