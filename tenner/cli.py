@@ -91,6 +91,22 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("file", metavar="FILE.jsonl", type=Path, help="rows with id, response, answer and maybe kind")
     grade.add_argument("--json", action="store_true", help="one JSON object a row")
     grade.set_defaults(verb=_grade)
+    compare = verbs.add_parser("compare", help="whether two runs differ on the questions that both have answered")
+    compare.add_argument("run_a", metavar="RUN_A", type=Path, help="a run's folder")
+    compare.add_argument("run_b", metavar="RUN_B", type=Path, help="another's")
+    compare.add_argument("--student", choices=("distilled", "base"), default="distilled", help="default: distilled")
+    compare.add_argument(
+        "--policy", metavar="LIMIT[+WAITS]",
+        help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
+    )  # fmt: skip
+    compare.add_argument("--json", action="store_true", help="one JSON object")
+    compare.set_defaults(verb=_compare)
+
+    export = verbs.add_parser("export", help="a run's answers in the form of another tool")
+    export.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    export.add_argument("--format", choices=("lm-eval",), required=True, help="lm-eval: its log of samples")
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
+    export.set_defaults(verb=_export)
 
     chat = verbs.add_parser("chat", help="talk to the distilled student; each line is a question of its own")
     chat.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
@@ -213,6 +229,16 @@ def _grade(args: argparse.Namespace) -> None:
             print(gradejob.as_json(id_, grade))
     else:
         print(gradejob.as_text(list(graded)))
+def _compare(args: argparse.Namespace) -> None:
+    from tenner import comparejob
+
+    print(comparejob.run(args.run_a, args.run_b, student=args.student, policy=args.policy, as_json=args.json))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from tenner import exportjob
+
+    print(exportjob.run(args.run, args.out))
 
 
 def _recipes(args: argparse.Namespace) -> None:

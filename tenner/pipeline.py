@@ -166,7 +166,8 @@ def evaluate(run: Run) -> tuple[int, int]:
             load_engine=partial(engine_for, run, name), answer_tokens_max=recipe.evaluate.answer_tokens_max,
         )  # fmt: skip
     domain_of = {q.id: q.domain for q in benchmark}
-    run.folder.write("scores", stats.score(run.folder.read("heldout", Completion), domain_of))
+    completions = run.folder.read("heldout", Completion)
+    run.folder.write("scores", stats.score(completions, domain_of, samples=recipe.evaluate.samples))
     return len(benchmark), len(benchmark) * len(policies) * len(forms)
 
 
@@ -207,6 +208,11 @@ def check(recipe: Recipe) -> None:
     domains.check(recipe.domains)
     sources.check([*recipe.gather.sources, *map(tasks.resolve, recipe.evaluate.benchmarks)])
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
+    if recipe.evaluate.samples > 1:
+        raise TennerError(
+            f"evaluate.samples is {recipe.evaluate.samples}, and the embedded engine decodes greedily",
+            hint="all answers to a question would be the same: leave it at 1",
+        )
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:
             near = get_close_matches(family, worked.FAMILIES, n=1)

@@ -380,6 +380,8 @@ class Evaluate(Section):
     """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
     answer_tokens_max: Positive
+    samples: Positive = 1
+    """Answers to each question."""
     rows: Positive = 64
     """How many completions are decoded side by side."""
 

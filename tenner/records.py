@@ -244,6 +244,8 @@ class Completion(Record):
     prompt: str
     """Name of the prompt form the student was asked in (see `recipe.PromptForm`)."""
     policy: Policy
+    sample_index: int = 0
+    """Which of several answers to the question it is."""
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
@@ -253,6 +255,15 @@ class Completion(Record):
     """The answer ran into its own limit."""
     interventions: tuple[Intervention, ...]
     grade: Grade
+
+
+class Share(Record):
+    """A mean over questions of something between 0 and 1, with its 95 % interval and the number of questions."""
+
+    n: int
+    mean: float
+    ci_low: float
+    ci_high: float
 
 
 class Score(Record):
@@ -265,11 +276,24 @@ class Score(Record):
     domain: str | None = None
     """None is the whole task; otherwise the score of one domain in it."""
     n: int
+    """Questions with an answer at least."""
+    samples: int = 1
+    """How many answers to each question were asked for."""
+    missing: int = 0
+    """Answers that were asked for and are not there: neither right nor wrong."""
     accuracy: float
+    """The mean over questions of the share of their answers that are right."""
     ci_low: float
     ci_high: float
+    majority: Share | None = None
+    """maj@k: how often the most frequent of `samples` answers is right. Of the questions that have them all; None for
+    single answers.
+    """
+    solved: Share | None = None
+    """pass@k: how often one of `samples` answers is right. None as above."""
     thinking_tokens_mean: float
     truncated: int
+    """Answers, not questions; as the next."""
     unparsed: int
 
 

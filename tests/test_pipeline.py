@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import s1_tables
 from teacher_server import TeacherServer, usage_of
 
-from tenner import cli, pipeline, recipe, show
+from tenner import cli, exportjob, pipeline, recipe, show
+from tenner.errors import TennerError
 from tenner.money.ledger import read_spend
 from tenner.prove import tasks
 from tenner.records import (
@@ -282,6 +284,26 @@ def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
 def _worth(folder):
     easy = {d.id for d in folder.read("dropped-select", Drop) if d.reason == "too easy"}
     return [q for q in folder.read("clean", Question) if q.id not in easy]
+
+
+def test_the_answers_export_as_they_were_given(unbroken, tmp_path):
+    from tenner.learn import student
+
+    tokenizer = student.load_tokenizer(unbroken.path / "student")
+    rows = [
+        json.loads(line)
+        for path in exportjob.run(unbroken.path, tmp_path).splitlines()
+        for line in Path(path).read_text("utf-8").splitlines()
+    ]
+    completions = unbroken.read("heldout", Completion)
+    said = Counter(tokenizer.decode(list(c.token_ids), skip_special_tokens=False) for c in completions)
+    assert Counter(row["resps"][0][0] for row in rows) == said
+    assert sum(row["exact_match"] for row in rows) == sum(c.grade.verdict == "correct" for c in completions)
+
+
+def test_several_greedy_answers_are_refused_before_anything_is_done(tiny_recipe):
+    with pytest.raises(TennerError, match=r"evaluate\.samples is 4, and the embedded engine decodes greedily"):
+        pipeline.check(recipe.load(str(tiny_recipe), overrides=["evaluate.samples=4"]))
 
 
 def test_the_json_summary_adds_up(unbroken):

@@ -22,6 +22,8 @@ DOOR = {
     "tracejob",
     "overlapjob",
     "gradejob",
+    "comparejob",
+    "exportjob",
     "choosing",
     "training",
     "__main__",
