@@ -1,6 +1,7 @@
 """The engine: what runs a student under forcing policies, whatever it is built on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from tenner.formats import ThinkFormat, Tokenizer
@@ -132,29 +133,90 @@ class Batch(Protocol):
         ...
 
 
-class LocalEngine(Engine, Protocol):
-    """An engine of this machine, whose batch others can join: what a server needs."""
+class LocalEngine(ABC):
+    """An engine of this machine, whose batch others can join: what a server needs. It satisfies Engine.
+
+    The same prompts, policies and sampling give the same tokens, as far as the arithmetic is the same in another
+    company of rows. A prompt is thought through once for all its policies.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self._wait_text = wait_text
+        self._context_tokens = context_tokens
+
+    @abstractmethod
+    def batch(self) -> Batch: ...
 
     def prepare(self, request: Request) -> Job:
         """Encode and check. Any thread may call it. Raise TennerError where the prompt leaves no room."""
-        ...
+        return self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
 
-    def batch(self) -> Batch: ...
+    def sweep(
+        self,
+        prompts: Sequence[Prompt],
+        policies: Sequence[Policy],
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[Generation]:
+        """Every prompt under every policy, each yielded as it is done.
+
+        Raise TennerError, before anything is decoded, where a prompt leaves no room for its answer.
+        """
+        if policies:
+            jobs = [self._job(prompt, policies, fmt, answer_tokens_max, sampling) for prompt in prompts]
+            yield from _decode(self.batch(), jobs, self.tokenizer)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        policy: Policy,
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[Piece]:
+        """One answer, piece by piece."""
+        job = self._job(prompt, [policy], fmt, answer_tokens_max, sampling)
+        yield from _stream(self.batch(), job, self.tokenizer)
+
+    def _job(
+        self,
+        prompt: Prompt,
+        policies: Sequence[Policy],
+        fmt: ThinkFormat,
+        answer_tokens_max: int,
+        sampling: Sampling,
+    ) -> Job:
+        return Job.of(
+            self.tokenizer, prompt, policies, fmt,
+            answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
+            context_tokens=self._context_tokens,
+        )  # fmt: skip
 
 
-def decode(batch: Batch, jobs: Iterable[Job], tokenizer: Tokenizer) -> Iterator[Generation]:
+def _decode(batch: Batch, jobs: Sequence[Job], tokenizer: Tokenizer) -> Iterator[Generation]:
     """Bring jobs to their end in a batch of their own."""
-    for job in jobs:
-        batch.submit(job)
-    while (finished := batch.step()) is not None:
-        for prompt, machine in finished:
-            yield Generation.of(prompt.id, machine, tokenizer)
+    try:
+        for job in jobs:
+            batch.submit(job)
+        while (finished := batch.step()) is not None:
+            for prompt, machine in finished:
+                yield Generation.of(prompt.id, machine, tokenizer)
+    finally:  # whoever reads no further leaves nothing running
+        for job in jobs:
+            batch.cancel(job)
 
 
-def stream(batch: Batch, job: Job, tokenizer: Tokenizer) -> Iterator[Piece]:
+def _stream(batch: Batch, job: Job, tokenizer: Tokenizer) -> Iterator[Piece]:
     """Bring one job of one policy to its end in a batch of its own, piece by piece."""
     (machine,) = job.waiting
     transcript = Transcript(machine, tokenizer)
-    batch.submit(job)
-    while batch.step() is not None:
-        yield from transcript.fresh()
+    try:
+        batch.submit(job)
+        while batch.step() is not None:
+            yield from transcript.fresh()
+    finally:
+        batch.cancel(job)

@@ -164,7 +164,7 @@ class ForcingMachine:
         self._path[-1].sampled = token
         if self.phase is Phase.ANSWERING:
             self._push_answer(token)
-        elif self.held and (token in self.format_ids.eos or token in self.format_ids.close[:1]):
+        elif self._is_replaced(token):
             self._wait()
         elif token in self.format_ids.eos:
             self._end(self._half_close())
@@ -175,6 +175,17 @@ class ForcingMachine:
                 self._end(half)
             elif self.thinking_tokens == self.budget:
                 self._cut()
+
+    def following(self, token: int) -> int | None:
+        """The first id that `push(token)` would add; None where it would add none, as at an end of the answer."""
+        if self._is_replaced(token):
+            return self.format_ids.wait[0]
+        if token not in self.format_ids.eos:
+            return token
+        if self.phase is Phase.ANSWERING:
+            return None
+        closing = self.format_ids.close[self._half_close() :] or self.format_ids.cue
+        return closing[0] if closing else None
 
     def replay(self, policy: Policy) -> "ForcingMachine":
         """The machine of another policy, brought as far as what was sampled here can bring it.
@@ -197,6 +208,9 @@ class ForcingMachine:
         """
         while self.phase is not Phase.DONE and (known := self._path[-1].sampled) is not None:
             self.push(known)
+
+    def _is_replaced(self, token: int) -> bool:
+        return self.held and (token in self.format_ids.eos or token in self.format_ids.close[:1])
 
     def _push_answer(self, token: int) -> None:
         if token in self.format_ids.eos:

@@ -1,6 +1,5 @@
 """The embedded engine: a Hugging Face model that decodes many completions at once under forcing, on CPU or GPU."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self, cast
 
@@ -10,30 +9,26 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tenner.errors import TennerError
-from tenner.formats import ThinkFormat, Tokenizer
-from tenner.records import Policy, Sampling
-from tenner.think import engine
+from tenner.formats import Tokenizer
 from tenner.think.batch import SlotBatch
-from tenner.think.engine import Generation, Piece
-from tenner.think.job import GREEDY, Job, Prompt, Request
+from tenner.think.engine import LocalEngine
 from tenner.think.packed import can_pack, pack_linears
 from tenner.think.slots import ATTENTION_NAME
 
 
-class HFEngine:
+class HFEngine(LocalEngine):
     """A causal language model of any family that goes through transformers' registry of attention functions.
 
-    The same prompts, policies and sampling, in the same order, give the same tokens.
+    The same prompts, policies and sampling, in the same order, give the same tokens bit by bit.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: Tokenizer, *, vocabulary: int, rows: int, wait_text: str
     ) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=model.config.max_position_embeddings)
         self._model = model
         self._vocabulary = vocabulary
         self._rows = rows
-        self._wait_text = wait_text
 
     @classmethod
     def load(
@@ -74,54 +69,6 @@ class HFEngine:
             pack_linears(model)
         return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)
 
-    def sweep(
-        self,
-        prompts: Sequence[Prompt],
-        policies: Sequence[Policy],
-        fmt: ThinkFormat,
-        *,
-        answer_tokens_max: int,
-        sampling: Sampling = GREEDY,
-    ) -> Iterator[Generation]:
-        """Every prompt under every policy, each yielded as it is done. A prompt is thought through once for all.
-
-        Raise TennerError, before anything is decoded, where a prompt leaves no room for its answer.
-        """
-        if policies:
-            jobs = [self._job(prompt, policies, fmt, answer_tokens_max, sampling) for prompt in prompts]
-            yield from engine.decode(self.batch(), jobs, self.tokenizer)
-
-    def stream(
-        self,
-        prompt: Prompt,
-        policy: Policy,
-        fmt: ThinkFormat,
-        *,
-        answer_tokens_max: int,
-        sampling: Sampling = GREEDY,
-    ) -> Iterator[Piece]:
-        """One answer, piece by piece."""
-        job = self._job(prompt, [policy], fmt, answer_tokens_max, sampling)
-        yield from engine.stream(self.batch(), job, self.tokenizer)
-
-    def prepare(self, request: Request) -> Job:
-        """Encode and check. Any thread may call it. Raise TennerError where the prompt leaves no room."""
-        return self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
-
     def batch(self) -> SlotBatch:
         """A continuous batch with a cache of its own."""
         return SlotBatch(self._model, rows_max=self._rows, vocabulary=self._vocabulary)
-
-    def _job(
-        self,
-        prompt: Prompt,
-        policies: Sequence[Policy],
-        fmt: ThinkFormat,
-        answer_tokens_max: int,
-        sampling: Sampling,
-    ) -> Job:
-        return Job.of(
-            self.tokenizer, prompt, policies, fmt,
-            answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
-            context=self._model.config.max_position_embeddings,
-        )  # fmt: skip

@@ -49,17 +49,17 @@ class Job:
         answer_tokens_max: int,
         sampling: Sampling,
         wait_text: str,
-        context: int,
+        context_tokens: int,
     ) -> "Job":
-        """Raise TennerError where `context` tokens cannot hold the prompt, the delimiters and the whole answer."""
+        """Raise TennerError where `context_tokens` cannot hold the prompt, the delimiters and the whole answer."""
         format_ids = FormatIds.resolve(tokenizer, fmt, wait_text)
         prompt_ids = tokenizer.encode(prompt.text, add_special_tokens=False)
         assert prompt_ids, "a rendered prompt is never empty"
-        room = context - len(prompt_ids) - format_ids.injected_tokens_max - answer_tokens_max
+        room = context_tokens - len(prompt_ids) - format_ids.injected_tokens_max - answer_tokens_max
         if room < 0:
             raise TennerError(
-                f"prompt {prompt.id} has {len(prompt_ids)} tokens: {-room} too many for the context of {context} "
-                f"tokens and an answer of {answer_tokens_max}",
+                f"prompt {prompt.id} has {len(prompt_ids)} tokens: {-room} too many for the context of "
+                f"{context_tokens} tokens and an answer of {answer_tokens_max}",
                 hint="shorten the question, or lower answer_tokens_max",
             )
         first = ForcingMachine(format_ids, policies[0], answer_tokens_max=answer_tokens_max, thinking_room=room)
