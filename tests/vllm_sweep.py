@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vllm_server import ENVIRONMENT, PROGRAM
+from vllm_server import ENVIRONMENT, PROGRAM, ROOT
 
-ROOT = Path(__file__).parents[1]
 KEPT = ("prompt_id", "policy", "token_ids", "thinking", "answer", "thinking_tokens", "answer_tokens", "truncated")
 
 
