@@ -11,7 +11,7 @@ that is an error, never an assumption.
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import openai
 
@@ -25,13 +25,6 @@ from tenner.think.job import GREEDY, Job, Prompt
 
 Speaks = Literal["ids", "text"]
 SEED_BITS = 31
-
-
-class _Said(NamedTuple):
-    """What a server has come back with; `ended` says that it stopped by itself."""
-
-    ids: list[int]
-    ended: bool
 
 
 class ApiEngine:
@@ -163,15 +156,13 @@ class ApiEngine:
             room = machine.answer_tokens_max - machine.answer_tokens
         self._push(machine, self._say(job, machine, room, stops=machine.phase is Phase.THINKING, number=number))
 
-    def _push(self, machine: ForcingMachine, said: _Said) -> None:
+    def _push(self, machine: ForcingMachine, said: list[int]) -> None:
         """What comes after an intervention has been said to something else: a text encoded again may be longer."""
-        for token in said.ids:
+        for token in said:
             before = len(machine.interventions)
             machine.push(token)
             if machine.phase is Phase.DONE or len(machine.interventions) > before:
                 return
-        if said.ended:
-            machine.push(min(machine.format_ids.eos))
 
     def _say(
         self,
@@ -182,18 +173,19 @@ class ApiEngine:
         stops: bool,
         number: int,
         body: dict[str, Any] | None = None,
-    ) -> _Said:
-        """One request for up to `room` tokens, which `stops` where a delimiter begins."""
+    ) -> list[int]:
+        """One request for up to `room` tokens, which `stops` at the delimiter; the end of text is given as its id."""
         sampling, close = job.dice.sampling, machine.format_ids.close
+        until = close[:1] if self._speaks == "ids" or machine.held else close
         before = [*job.prompt_ids, *machine.ids]
         extra: dict[str, Any] = dict(body or {})
         stop: list[str] | None = None
         if self._speaks == "ids":
             extra |= {"return_token_ids": True, "skip_special_tokens": False}
-            if stops and close:
-                extra["stop_token_ids"] = [close[0]]
-        elif stops and close:
-            stop = [self._decode(close[:1] if machine.held else close)]
+            if stops and until:
+                extra["stop_token_ids"] = list(until)
+        elif stops and until:
+            stop = [self._decode(until)]
         try:
             completion = self._client.completions.create(
                 model=self._model,
@@ -213,25 +205,29 @@ class ApiEngine:
         if not completion.choices:
             raise TennerError(f"{self._client.base_url} came back without a choice", hint="look at the server's log")
         choice = completion.choices[0]
+        facts, end_of_text = choice.model_extra or {}, min(machine.format_ids.eos)
         ended = choice.finish_reason == "stop"
         if self._speaks == "ids":
-            ids: list[int] | None = (choice.model_extra or {}).get("token_ids")
-            if ids is None:
+            if "token_ids" not in facts:
                 raise TennerError(
                     f"{self._client.base_url} gives no token ids", hint='speak text with it: speaks="text"'
                 )
-            ended &= not ids or (ids[-1] not in machine.format_ids.eos and ids[-1] not in close[:1])
+            ids: list[int] = list(facts["token_ids"])
+            if ended and (not ids or ids[-1] not in {end_of_text, *until}):
+                ids.append(end_of_text)
         else:
             ids = self.tokenizer.encode(choice.text, add_special_tokens=False)
-        given = completion.usage.completion_tokens if completion.usage else len(ids)
+            if ended:  # vLLM says which it was; of other servers it is taken for the delimiter they were to stop at
+                ids += until if stop and facts.get("stop_reason", stop) is not None else [end_of_text]
+        given = completion.usage.completion_tokens if completion.usage else 0
         if given > room:
             raise TennerError(
                 f"{self._client.base_url} gave {given} tokens where {room} were allowed",
                 hint="it ignores max_tokens: no budget can be kept with it",
             )
-        if not ids and not ended:
+        if not ids:
             raise TennerError(f"{self._client.base_url} gave nothing", hint="look at the server's log")
-        return _Said(ids, ended)
+        return ids
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
