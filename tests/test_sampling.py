@@ -6,18 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tenner.errors import TennerError
 from tenner.formats import ThinkFormat
 from tenner.records import Policy, Sampling
 from tenner.think.dice import Dice
 from tenner.think.engine import Generation, Piece
+from tenner.think.forced import ForcedRow
 from tenner.think.forcing import ForcingMachine, FormatIds
 from tenner.think.hf import HFEngine
 from tenner.think.job import Job, Prompt, Request
@@ -32,6 +33,21 @@ IDS = [33, 1, 86]
 """The prompt and `open` by the tiny model's tokenizer."""
 EOS, CLOSE = 2, 71
 HOT = Sampling(temperature=0.8, top_p=0.9)
+
+
+class Held(NamedTuple):
+    """What the model says at a place where its end would be replaced; `replaced` is what must come of it."""
+
+    logits: torch.Tensor
+    ends: set[int]
+    replaced: dict[int, float]
+    format_ids: FormatIds
+
+
+def drawn(logits: torch.Tensor, rolls: list[float]) -> list[int]:
+    """A token for each roll."""
+    parts = [rolls[i : i + 500] for i in range(0, len(rolls), 500)]
+    return [token for part in parts for token in draw(logits.expand(len(part), -1), [HOT] * len(part), part)]
 
 
 def nucleus(logits: torch.Tensor, sampling: Sampling) -> dict[int, float]:
@@ -115,44 +131,57 @@ def logits_after(model: Any, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids])).logits[0, -1]
 
 
-def test_in_engine_suppression_is_sample_then_replace_and_a_naive_mask_is_not(ending_model_dir: Path) -> None:
+@pytest.fixture(scope="module")
+def held(ending_model_dir: Path) -> Held:
     """The first step of a held thinking, on a model whose distribution there is known."""
-    engine = HFEngine.load(ending_model_dir, dtype=torch.float32, rows=500)
-    encode = engine.tokenizer.encode
-    assert encode(PROMPT.text + OPEN, add_special_tokens=False) == IDS
+    tokenizer = AutoTokenizer.from_pretrained(ending_model_dir)
+    assert tokenizer.encode(PROMPT.text + OPEN, add_special_tokens=False) == IDS
     logits = logits_after(AutoModelForCausalLM.from_pretrained(ending_model_dir, dtype=torch.float32), IDS)
-    known = nucleus(logits, HOT)
+    known, ends = nucleus(logits, HOT), {EOS, CLOSE}
     assert min(known[EOS], known[CLOSE]) > 0.02
-    (wait,) = encode("~", add_special_tokens=False)
-    format_ids = FormatIds.resolve(engine.tokenizer, SHORT, "~")
-    machines = []
-    for start in range(0, DRAWS, 500):  # one step for each, no more
-        batch = engine.batch()
-        for seed in range(start, start + 500):
-            machines.append(ForcingMachine(format_ids, Policy(waits=1), answer_tokens_max=1, thinking_room=9))
-            dice = Dice(HOT.model_copy(update={"seed": seed}), IDS[:1])
-            batch.submit(Job(PROMPT, IDS[:1], dice, machines[-1:]))
-        batch.step()
-    waited = [any(i.kind == "wait" for i in m.interventions) for m in machines]
-    said = [m.ids[m.thinking_start] for m in machines]
-    assert all(token == wait for token, w in zip(said, waited, strict=True) if w)
+    format_ids = FormatIds.resolve(tokenizer, SHORT, "~")
+    (wait,) = format_ids.wait
     assert known.get(wait, 0) == 0, "so that a wait is always ours"
-
-    ends = {EOS, CLOSE}
     replaced = {t: p for t, p in known.items() if t not in ends} | {wait: sum(known[t] for t in ends)}
-    assert p_value(Counter(said), replaced) > 0.01
+    return Held(logits, ends, replaced, format_ids)
 
-    masked = logits.clone()
-    masked[list(ends)] = -torch.inf
-    rolls = [Dice(HOT, [seed]).roll(0) for seed in range(DRAWS)]
-    naive = Counter(
-        t for rows in range(0, DRAWS, 500) for t in draw(masked.expand(500, -1), [HOT] * 500, rolls[rows : rows + 500])
-    )
-    others = {t: p for t, p in known.items() if t not in ends}
-    rest = {t: p / sum(others.values()) for t, p in others.items()}
-    assert p_value(Counter(t for t in said if t != wait), rest) > 0.01
-    assert p_value(naive, rest) < 1e-6, "top-p has reached for others in the place of the end"
-    assert p_value(naive, replaced) < 1e-6
+
+def start(held: Held, seed: int) -> tuple[ForcingMachine, Dice]:
+    machine = ForcingMachine(held.format_ids, Policy(waits=1), answer_tokens_max=1, thinking_room=9)
+    return machine, Dice(HOT.model_copy(update={"seed": seed}), IDS[:1])
+
+
+def test_suppression_inside_an_engine_is_sample_then_replace_and_a_naive_mask_is_not(held: Held) -> None:
+    """By the row that vLLM's processor runs."""
+    rows = []
+    for seed in range(DRAWS):
+        machine, dice = start(held, seed)
+        rows.append(ForcedRow(machine, dice, prompted=len(machine.ids)))
+    tokens = drawn(held.logits, [row.roll() for row in rows])
+    said = Counter(row.take(token) for row, token in zip(rows, tokens, strict=True))
+    assert p_value(said, held.replaced) > 0.01
+
+    masked = held.logits.clone()
+    masked[list(held.ends)] = -torch.inf
+    naive = Counter(drawn(masked, [row.roll() for row in rows]))
+    assert p_value(naive, held.replaced) < 1e-6
+    wait = held.format_ids.wait[0]
+    rest = {t: p / (1 - held.replaced[wait]) for t, p in held.replaced.items() if t != wait}
+    assert p_value(Counter({t: n for t, n in said.items() if t != wait}), rest) > 0.01
+    assert p_value(naive, rest) < 1e-6, "nor is it right of the others: top-p has reached for more of them"
+
+
+@pytest.mark.slow
+def test_the_embedded_engine_samples_then_replaces(held: Held, ending_model_dir: Path) -> None:
+    engine, machines = HFEngine.load(ending_model_dir, dtype=torch.float32, rows=500), []
+    for first in range(0, DRAWS, 500):  # one step for each, no more
+        batch = engine.batch()
+        for seed in range(first, first + 500):
+            machine, dice = start(held, seed)
+            machines.append(machine)
+            batch.submit(Job(PROMPT, IDS[:1], dice, [machine]))
+        batch.step()
+    assert p_value(Counter(m.ids[m.thinking_start] for m in machines), held.replaced) > 0.01
 
 
 POLICIES = [Policy(thinking_tokens_max=b, waits=w) for b in (3, 8, 20, 40) for w in (0, 1)]

@@ -117,7 +117,8 @@ class ApiEngine:
                 f"where {thinking_tokens_max} were allowed",
                 hint="start it with a reasoning parser and its delimiters, or force by continuation",
             )
-        assert machine.phase is Phase.DONE, "the rest of its tokens was more than the answer may have"
+        if machine.phase is Phase.ANSWERING:  # the server took an end of text inside the thinking for the end of all
+            machine.push(min(machine.format_ids.eos))
         policy = Policy(thinking_tokens_max=thinking_tokens_max)
         return Generation.of(prompt.id, machine, self.tokenizer)._replace(policy=policy)
 

@@ -78,7 +78,8 @@ class Wish(BaseModel):
             "top_k": params.top_k > 0, "min_p": params.min_p > 0, "ignore_eos": params.ignore_eos,
             "min_tokens": params.min_tokens > 0, "presence_penalty": params.presence_penalty != 0,
             "frequency_penalty": params.frequency_penalty != 0, "repetition_penalty": params.repetition_penalty != 1,
-            "structured_outputs": params.structured_outputs is not None, "n": params.n != 1 and params.seed is not None,
+            "structured_outputs": params.structured_outputs is not None, "n": params.n != 1,
+            "thinking_token_budget": params.thinking_token_budget is not None,
         }  # fmt: skip
         if asked := [name for name, is_set in unheard.items() if is_set]:
             raise ValueError(f"{', '.join(asked)}: not to be had together with {KEY}format")
@@ -109,7 +110,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         process_dict_updates(self._rows, batch_update, self._row)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Leave one token each to the rows that are forced. `logits` is (rows of the batch, vocabulary)."""
+        """Leave one token each to the rows that are forced or sampled. `logits` is (rows of the batch, vocabulary)."""
         forced: dict[int, int] = {}
         drawing: list[int] = []
         for i, (row, out) in self._rows.items():
@@ -119,13 +120,15 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
             else:
                 forced[i] = due
         if drawing:
+            everybody = drawing == list(range(len(logits)))  # then nothing need be copied
+            logits_RV = (logits if everybody else logits[drawing])[:, : self._vocabulary]
             rows = [self._rows[i][0] for i in drawing]
-            tokens = draw(
-                logits[drawing, : self._vocabulary],
-                [row.dice.sampling for row in rows],
-                [row.roll() for row in rows],
-            )
-            forced |= {i: row.take(token) for i, row, token in zip(drawing, rows, tokens, strict=True)}
+            tokens = draw(logits_RV, [row.dice.sampling for row in rows], [row.roll() for row in rows])
+            for i, row, token in zip(drawing, rows, tokens, strict=True):
+                following = row.take(token)
+                if following != token or row.dice.sampling.temperature > 0:
+                    forced[i] = following
+            logits[drawing, self._vocabulary :] = -torch.inf  # what is left alone is the most likely token for vLLM too
         if forced:
             logits[list(forced)] = -torch.inf
             logits[list(forced), list(forced.values())] = 0.0
@@ -237,7 +240,8 @@ class VLLMEngine(LocalEngine):
         self._llm = llm
 
     def batch(self) -> VLLMBatch:
-        """The engine has one batch: whoever joins it shares it."""
+        """The engine has one batch at a time."""
+        assert not self._llm.llm_engine.has_unfinished_requests(), "another batch is under way"
         return VLLMBatch(self._llm)
 
     @classmethod
