@@ -1,4 +1,4 @@
-"""A sweep in a real vLLM engine: run by the Python beside TENNER_VLLM, a JSON of arguments in, completions out.
+"""A sweep in a real vLLM engine, and streams that say the same, by the Python beside TENNER_VLLM: JSON in and out.
 
 The arguments: model, prompts (texts), policies, format, answer_tokens_max, sampling, rows, dtype.
 """
@@ -12,6 +12,13 @@ from typing import Any
 
 from vllm_server import ENVIRONMENT, PROGRAM, ROOT
 
+from tenner.formats import FORMATS
+from tenner.records import Policy, Sampling
+from tenner.think.engine import LocalEngine
+from tenner.think.job import Prompt, Request
+from tenner.think.scheduler import Scheduler
+
+STREAMED = 4
 KEPT = ("prompt_id", "policy", "token_ids", "thinking", "answer", "thinking_tokens", "answer_tokens", "truncated")
 
 
@@ -26,9 +33,6 @@ def run(arguments: dict[str, Any], out: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    from tenner.formats import FORMATS
-    from tenner.records import Policy, Sampling
-    from tenner.think.job import Prompt
     from tenner.think.vllm import VLLMEngine
 
     asked = json.load(sys.stdin)
@@ -47,7 +51,30 @@ def main() -> None:
         | {"policy": g.policy.model_dump(), "interventions": [i.model_dump() for i in g.interventions]}
         for g in generations
     ]
+    texts = {(g["prompt_id"], str(g["policy"])): g["thinking"] + g["answer"] for g in said}
+    assert streamed(engine, asked, prompts, policies).items() <= texts.items()
     Path(sys.argv[1]).write_text(json.dumps(said))
+
+
+def streamed(
+    engine: LocalEngine, asked: dict[str, Any], prompts: list[Prompt], policies: list[Policy]
+) -> dict[tuple[str, str], str]:
+    """The same completions as streams of one batch, while another is broken off; only the first prompts."""
+    rest = FORMATS[asked["format"]], asked["answer_tokens_max"], Sampling.model_validate(asked["sampling"])
+    with Scheduler(engine) as scheduler:
+        endless = scheduler.submit(Request(prompts[0], Policy(thinking_tokens_min=1500), *rest))
+        next(iter(endless))
+        streams = {
+            (prompt.id, str(policy.model_dump())): scheduler.submit(Request(prompt, policy, *rest))
+            for prompt in prompts[:STREAMED]
+            for policy in policies
+        }
+        endless.cancel()
+        texts = {key: "".join(piece.text for piece in stream) for key, stream in streams.items()}
+        list(endless)
+        assert endless.generation is None
+        assert scheduler.streams == 0
+    return texts
 
 
 if __name__ == "__main__":
