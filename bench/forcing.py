@@ -33,6 +33,8 @@ QUESTIONS, ROWS, REPEATS = 30, 32, 2
 THINKING_MAX, ANSWER_MAX = 256, 16
 BUDGETS = tuple(THINKING_MAX * i // 7 for i in range(1, 8))
 FORMAT = FORMATS["s1"]
+SUFFIX = " Think step by step, and explain every step."
+"""Else this student, which has not learned to think, says a word or two."""
 LOOP_MIN, COST_MAX, SWEEP_MAX, HF_MIN, GENERATE_MIN = 1.5, 0.05, 1 / 2.5, 0.5, 2.0
 UNEVEN = 64
 ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[1]), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
@@ -242,7 +244,7 @@ def main() -> int:
     model = student.resolve(recipe.load("demo").student.model)
     tokenizer = AutoTokenizer.from_pretrained(model)
     questions = worked.generate(QUESTIONS, families=list(worked.FAMILIES), split="train", seed=0, distinct=True)
-    prompts = [render_prompt(tokenizer, q.question, system_prompt=None) for q in questions]
+    prompts = [render_prompt(tokenizer, q.question + SUFFIX, system_prompt=None) for q in questions]
     asked = {"model": str(model), "prompts": prompts}
     vllm = run_side(args.vllm_python, "vllm", asked)
     unforced = run_side(args.vllm_python, "unforced", asked | {"lengths": vllm["lengths"]})["unforced"]
