@@ -180,6 +180,8 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
         ({"tenner_waits": 1}, "tenner_format: Field required"),
         ({"tenner_format": "s2"}, "'s2' is none of"),
         ({"tenner_format": "s1", "tenner_wait": 1}, "tenner_wait: Extra inputs are not permitted"),
+        ({"tenner_ticket": 0}, "tenner_format: Field required"),
+        ({"tenner_format": "s1", "tenner_row": 1}, "tenner_row: Extra inputs are not permitted"),
         ({"tenner_format": "s1", "tenner_waits": -1}, "tenner_waits: Input should be greater"),
     ],
 )

@@ -44,6 +44,8 @@ except ModuleNotFoundError as missing:
 KEY = "tenner_"
 TICKET = f"{KEY}ticket"
 """In the arguments of a request of VLLMEngine: which row of this process it is."""
+ROW = f"{KEY}row"
+"""Where the processor keeps the row of a request from elsewhere; no request may say it."""
 _ROWS: dict[int, ForcedRow] = {}
 _TICKETS = itertools.count()
 
@@ -65,7 +67,7 @@ class Wish(BaseModel):
     def of(cls, params: SamplingParams) -> Self | None:
         """Raise ValueError, which vLLM answers with a 400, where forcing is asked for in a way it cannot be had."""
         said = {key: value for key, value in (params.extra_args or {}).items() if key.startswith(KEY)}
-        if not said or TICKET in said:
+        if not said or said.get(TICKET) in _ROWS:
             return None
         try:
             wish = cls.model_validate({key.removeprefix(KEY): value for key, value in said.items()})
@@ -139,13 +141,13 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
     ) -> tuple[ForcedRow, list[int]] | None:
         """`out` is vLLM's own list, which grows."""
         arguments = params.extra_args or {}
-        if TICKET in arguments:
-            return _ROWS[arguments[TICKET]], out
+        if (ours := _ROWS.get(arguments.get(TICKET, -1))) is not None:
+            return ours, out
+        if (known := arguments.get(ROW)) is not None:  # vLLM had put it off and takes it up again
+            return known, out
         wish = Wish.of(params)
         if wish is None:
             return None
-        if (known := arguments.get(f"{KEY}row")) is not None:  # vLLM had put it off and takes it up again
-            return known, out
         assert prompt_ids is not None
         fmt = self._format_ids(wish)
         context = self._context if params.max_tokens is None else len(prompt_ids) + params.max_tokens
@@ -155,7 +157,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         seed = secrets.randbits(63) if params.seed is None else params.seed
         sampling = Sampling(temperature=params.temperature, top_p=params.top_p, seed=seed)
         row = ForcedRow(machine, Dice(sampling, prompt_ids), prompted=0)
-        arguments[f"{KEY}row"] = row
+        arguments[ROW] = row
         return row, out
 
     def _format_ids(self, wish: Wish) -> FormatIds:
