@@ -22,8 +22,8 @@ def talk(path: Path, *, thinking_tokens_max: int | None, waits: int) -> None:
     student = path / "student"
     if not student.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
-    from tenner.think.engine import Prompt
     from tenner.think.hf import HFEngine
+    from tenner.think.job import Prompt
 
     budget = recipe.evaluate.thinking_tokens_max[-1] if thinking_tokens_max is None else thinking_tokens_max
     policy = Policy(thinking_tokens_max=budget, waits=waits)

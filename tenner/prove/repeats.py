@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from math import comb
 
-from tenner.prove.grading import same_answer
+from tenner.prove.wording import same_answer
 from tenner.records import Grade
 
 RIGHT = "right"
