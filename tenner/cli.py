@@ -229,6 +229,8 @@ def _grade(args: argparse.Namespace) -> None:
             print(gradejob.as_json(id_, grade))
     else:
         print(gradejob.as_text(list(graded)))
+
+
 def _compare(args: argparse.Namespace) -> None:
     from tenner import comparejob
 
