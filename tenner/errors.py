@@ -3,6 +3,7 @@
 TennerError          exit 2   the input, the recipe or the run folder is not usable as given
 ├── BudgetReached    exit 3   the cap would be crossed: nothing is lost, a higher cap resumes
 ├── Incomplete       exit 4   some calls failed: the same command makes them again
+├── NoRoom           exit 2   a prompt and its answer do not fit into the context
 └── StorageFull      exit 2   the disk refused a write: nothing written before is lost
 """
 
@@ -27,6 +28,10 @@ class Incomplete(TennerError):
     """Some of the work could not be done, and may be done by trying again."""
 
     exit_code = 4
+
+
+class NoRoom(TennerError):
+    """A prompt is too long for the model's context and the answer that is to follow."""
 
 
 class StorageFull(TennerError):

@@ -216,6 +216,15 @@ class Policy(Record):
     waits: int = Field(default=0, ge=0)
 
 
+class Sampling(Record):
+    """How the next token is chosen: by chance in proportion to what the model thinks likely, or the likeliest."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+
+
 class Intervention(Record):
     """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
 

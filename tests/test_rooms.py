@@ -21,6 +21,8 @@ DOOR = {
     "chat",
     "tracejob",
     "overlapjob",
+    "servejob",
+    "speaking",
     "choosing",
     "__main__",
 }  # these may import every room

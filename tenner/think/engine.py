@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from tenner.errors import TennerError
+from tenner.errors import NoRoom
 from tenner.formats import ThinkFormat, Tokenizer
-from tenner.records import Intervention, Policy
+from tenner.records import Intervention, Policy, Sampling
 from tenner.think.forcing import ForcingMachine, FormatIds, Phase
 
 Part = Literal["thinking", "answer"]
@@ -16,6 +16,16 @@ class Prompt(NamedTuple):
 
     id: str
     text: str
+
+
+class Request(NamedTuple):
+    """One answer that is asked for."""
+
+    prompt: Prompt
+    policy: Policy
+    fmt: ThinkFormat
+    answer_tokens_max: int
+    sampling: Sampling = Sampling()
 
 
 class Generation(NamedTuple):
@@ -113,11 +123,11 @@ def thinking_room(
 ) -> int:
     """The tokens that the context leaves for thinking when the delimiters and the whole answer must still fit.
 
-    Raise TennerError where that is less than nothing.
+    Raise NoRoom where that is less than nothing.
     """
     room = context - prompt_tokens - format_ids.injected_tokens_max - answer_tokens_max
     if room < 0:
-        raise TennerError(
+        raise NoRoom(
             f"prompt {prompt.id} has {prompt_tokens} tokens: {-room} too many for the context of {context} tokens "
             f"and an answer of {answer_tokens_max}",
             hint="shorten the question, or lower answer_tokens_max",
