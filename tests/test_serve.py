@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import crowd
 import httpx2
 import openai
+import psutil
 import pytest
-import torch
 from test_hf import SHORT, lively_model_dir  # noqa: F401  a fixture
 
 from tenner.formats import render_prompt
@@ -29,15 +32,12 @@ Client = openai.AsyncOpenAI
 
 @pytest.fixture(scope="module")
 def engine(lively_model_dir: Path) -> HFEngine:  # noqa: F811
-    return HFEngine.load(lively_model_dir, rows=8, dtype=torch.float32)
+    return crowd.load(lively_model_dir)
 
 
 @pytest.fixture(scope="module")
 def speaker() -> Speaker:
-    return Speaker(
-        name="tiny", model_dir=Path("of the engine"), fmt=SHORT, system_prompt="Be brief.", wait_text="Wait",
-        thinking_tokens_max=64, answer_tokens_max=12, remembers=True,
-    )  # fmt: skip
+    return crowd.speaker(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
 
 
 def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, question: str = QUESTION) -> Generation:
@@ -416,6 +416,7 @@ def test_a_server_that_stops_ends_its_streams_properly(engine: HFEngine, speaker
             async with serving(engine, speaker, SETTINGS) as server:
                 url, body = f"{server.url}/v1/chat/completions", GOOD | {"max_tokens": LONG}
                 streamed = await http.post(url, json=body | {"stream": True})
+                read = asyncio.create_task(streamed.read())
                 whole = asyncio.create_task(http.post(url, json=body))
                 await until(lambda: server.desk.taken == 2)
                 server.desk.close_door()
@@ -423,7 +424,7 @@ def test_a_server_that_stops_ends_its_streams_properly(engine: HFEngine, speaker
                 assert late.status == 503
                 assert (await late.json())["error"]["code"] == "server_stopping"
             refused = await whole
-            return await streamed.read(), (refused.status, (await refused.json())["error"]["code"])
+            return await read, (refused.status, (await refused.json())["error"]["code"])
 
     streamed, refused = asyncio.run(conversation())
     *_, error, done = (line.removeprefix(b"data: ") for line in streamed.split(b"\n\n") if line)
@@ -446,3 +447,19 @@ def test_an_engine_that_fails_fails_all_and_is_reported(
         assert isinstance(server.desk.failure.result(), ZeroDivisionError)
 
     talk(engine, speaker, conversation)
+
+
+@pytest.mark.slow
+def test_a_crowd_of_64_gets_what_each_asked_for(lively_model_dir: Path) -> None:  # noqa: F811
+    """For 20 seconds; `python tests/crowd.py` does it for longer."""
+    command = [sys.executable, crowd.__file__, "serve", str(lively_model_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        tally = asyncio.run(crowd.ask(url, lively_model_dir, psutil.Process(server.pid), seconds=20))
+        server.terminate()
+        assert server.wait(30) == 0
+    assert (tally.wrong, tally.dropped) == (0, 0)
+    assert tally.answers > crowd.CLIENTS
+    assert tally.left > 0
+    assert tally.rss_end_mib < 1.05 * tally.rss_start_mib

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
 
+import torch
+
 from tenner.errors import TennerError
 from tenner.think.engine import Generation, Piece, Request, Transcript
 from tenner.think.forcing import Phase
@@ -107,6 +109,7 @@ class Scheduler:
                     self._end([order.stream], None)
             return True
 
+    @torch.inference_mode()
     def _drop(self, job: _Job) -> None:
         if job in self._batch._queue:
             self._batch._queue.remove(job)

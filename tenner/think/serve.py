@@ -26,6 +26,8 @@ from tenner.think.wire import APIError
 RETRY_AFTER_SECONDS = 1
 GRACE_SECONDS = 5.0
 """What answers under way are given when the server is told to stop; after that their streams end with an error."""
+LAST_WORDS_SECONDS = 2.0
+"""What a slow reader is given to take that error in."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -196,7 +198,7 @@ async def serving(engine: HFEngine, speaker: Speaker, settings: Settings) -> Asy
         price = settings.price_usd_per_hour
         desk = Desk(scheduler, engine.tokenizer, seats=settings.concurrency_max, price_usd_per_hour=price)
         app = Server(desk, speaker, settings).app()
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=GRACE_SECONDS)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS_SECONDS)
         await runner.setup()
         try:
             yield Serving(await _listen(runner, settings), desk)
