@@ -10,15 +10,15 @@ from rich.text import Text
 from tenner import speaking
 from tenner.records import Message
 from tenner.think.desk import Desk, Receipt
-from tenner.think.engine import Request
+from tenner.think.job import Request
 from tenner.think.scheduler import Scheduler
 
 
-def talk(address: str, wishes: speaking.Wishes, *, waits: int) -> None:
+def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: speaking.EngineName | None = None) -> None:
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
     speaker, price_usd_per_hour = speaking.introduce(address, wishes)
     policy = speaker.policy(waits=waits)
-    engine = speaking.load(speaker, rows=1)
+    engine = speaking.load(speaker, rows=1, engine=engine_name)
     console = Console(highlight=False, soft_wrap=True)
     budget = policy.thinking_tokens_max
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:

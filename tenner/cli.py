@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 def _student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="RUN_OR_MODEL", help="a run's folder, a model's, hf:org/name, or wheel:…")
     parser.add_argument("--format", metavar="NAME", help="how it thinks: s1, think or plain (a run knows)")
+    parser.add_argument("--engine", choices=("embedded", "vllm"), help="default: vllm where it is installed")
     parser.add_argument("--thinking", metavar="N", type=int, help="the most tokens it thinks where nobody says more")
     parser.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer, likewise")
     parser.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
@@ -240,6 +241,7 @@ def _serve(args: argparse.Namespace) -> None:
     ended_by = servejob.run(
         args.student, _wishes(args), host=args.host, port=args.port, api_key_env=args.api_key_env,
         concurrency_max=args.concurrency_max, request_bytes_max=args.request_bytes_max,
+        engine_name=args.engine,
     )  # fmt: skip
     sys.exit(INTERRUPTED if ended_by == signal.SIGINT else 0)
 
@@ -249,4 +251,4 @@ def _chat(args: argparse.Namespace) -> None:
 
     if args.waits < 0:
         raise TennerError(f"--waits {args.waits} is negative")
-    chat.talk(args.student, _wishes(args), waits=args.waits)
+    chat.talk(args.student, _wishes(args), waits=args.waits, engine_name=args.engine)

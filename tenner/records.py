@@ -217,18 +217,22 @@ class Policy(Record):
 
 
 class Sampling(Record):
-    """How the next token is chosen: by chance in proportion to what the model thinks likely, or the likeliest."""
+    """How the next token is drawn: by default the most likely one.
+
+    A draw is a function of the seed, the prompt and the position, so the same request gives the same tokens whatever
+    else is decoded beside it, and several samples of one prompt need several seeds.
+    """
 
     temperature: float = Field(default=0.0, ge=0)
-    """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Only the most likely tokens that reach this probability together are drawn from."""
     seed: int = 0
 
 
 class Intervention(Record):
     """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
 
-    `tokens` is how many token ids were put in (0 for a suppressed end of thinking).
+    `tokens` is how many token ids were put in (0 for the cut itself, whose `close` and `cue` follow).
     """
 
     kind: Literal["open", "wait", "cut", "close", "cue"]

@@ -20,6 +20,7 @@ def run(
     api_key_env: str | None,
     concurrency_max: int,
     request_bytes_max: int,
+    engine_name: speaking.EngineName | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, and return which. The server's address is printed when it answers.
 
@@ -34,7 +35,7 @@ def run(
     api_key = key_in_environment(api_key_env) or None
     speaker, price_usd_per_hour = speaking.introduce(address, wishes)
     settings = Settings(host, port, api_key, concurrency_max, request_bytes_max, price_usd_per_hour)
-    engine = speaking.load(speaker, rows=concurrency_max)
+    engine = speaking.load(speaker, rows=concurrency_max, engine=engine_name)
 
     def announce(url: str) -> None:
         door = "with its key" if api_key else "open to everybody who can reach it"

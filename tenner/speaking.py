@@ -1,7 +1,8 @@
 """Who is spoken to: the student of a run, or any model, in an engine that answers many at once."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
@@ -9,9 +10,10 @@ from tenner.run import stored_recipe
 from tenner.runfolder import RunFolder
 
 if TYPE_CHECKING:
-    from tenner.think.hf import HFEngine
+    from tenner.think.engine import LocalEngine
     from tenner.think.speaker import Speaker
 
+EngineName = Literal["embedded", "vllm"]
 THINKING_TOKENS_MAX = 1024
 ANSWER_TOKENS_MAX = 512
 """For a model that is no run's student, where the command says nothing."""
@@ -52,8 +54,15 @@ def introduce(address: str, wishes: Wishes) -> Introduced:
     return _of_run(Path(address), wishes) if is_run else _of_model(address, wishes)
 
 
-def load(speaker: "Speaker", *, rows: int) -> "HFEngine":
-    """The engine with the student in it; `rows` answers are decoded at a time."""
+def load(speaker: "Speaker", *, rows: int, engine: EngineName | None = None) -> "LocalEngine":
+    """The engine with the student in it: vLLM where it is installed, unless one is named.
+
+    `rows` answers are decoded at a time. Raises TennerError where vLLM is named and not installed.
+    """
+    if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
+        from tenner.think.vllm import VLLMEngine
+
+        return VLLMEngine.load(speaker.model_dir, rows=rows, wait_text=speaker.wait_text)
     from tenner.think.hf import HFEngine
 
     return HFEngine.load(speaker.model_dir, rows=rows, wait_text=speaker.wait_text)

@@ -22,8 +22,9 @@ from test_hf import SHORT
 
 from tenner.formats import render_prompt
 from tenner.records import Policy
-from tenner.think.engine import Generation, Prompt
+from tenner.think.engine import Generation
 from tenner.think.hf import HFEngine
+from tenner.think.job import Prompt
 from tenner.think.serve import Settings, serve
 from tenner.think.speaker import Speaker
 

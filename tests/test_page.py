@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tenner.formats import render_prompt
 from tenner.records import Policy
-from tenner.think.engine import Prompt
 from tenner.think.hf import HFEngine
+from tenner.think.job import Prompt
 from tenner.think.serve import Serving, Settings, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -19,8 +19,9 @@ from test_hf import SHORT, lively_model_dir  # noqa: F401  a fixture
 
 from tenner.formats import render_prompt
 from tenner.records import Policy
-from tenner.think.engine import Generation, Prompt
+from tenner.think.engine import Generation
 from tenner.think.hf import HFEngine
+from tenner.think.job import Prompt
 from tenner.think.serve import Serving, Settings, serving
 from tenner.think.speaker import Speaker
 
@@ -148,6 +149,19 @@ def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: Speaker
         assert shown == put_in != ""
         without = [chunk async for chunk in await ask(client, stream=True)]
         assert all(chunk.choices and chunk.usage is None for chunk in without)
+
+    talk(engine, speaker, conversation)
+
+
+def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        async def said(**options: Any) -> str:
+            message = (await ask(client, temperature=1.0, **options)).choices[0].message
+            return f"{message.reasoning}|{message.content}"
+
+        assert await said(seed=1) == await said(seed=1)
+        assert len({await said(seed=seed) for seed in range(5)}) > 1
+        assert len({await said() for _ in range(5)}) > 1, "without a seed every request has its own"
 
     talk(engine, speaker, conversation)
 
@@ -372,12 +386,12 @@ def test_who_leaves_frees_the_seat_and_the_row(engine: HFEngine, speaker: Speake
             assert await response.content.readline()
             assert server.desk.taken == 1
         await until(lambda: server.desk.taken == 0)
-        await until(lambda: not streams._open)
+        await until(lambda: streams.streams == 0)
         waiting = asyncio.create_task(ask(client, max_tokens=LONG, stream=False))
         await until(lambda: server.desk.taken == 1)
         waiting.cancel()  # the client closes its connection
         await until(lambda: server.desk.taken == 0)
-        await until(lambda: not streams._open)
+        await until(lambda: streams.streams == 0)
         assert (await ask(client)).choices[0].message.content == generated(engine, POLICIES[0][1]).answer
 
     talk(engine, speaker, conversation)

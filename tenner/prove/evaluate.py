@@ -7,7 +7,8 @@ from tenner.prove.grading import grade
 from tenner.recipe import PromptForm
 from tenner.records import Completion, Policy, Question, StudentName
 from tenner.run import Run, render
-from tenner.think.engine import Engine, Generation, Prompt
+from tenner.think.engine import Engine, Generation
+from tenner.think.job import Prompt
 
 
 def complete(

@@ -7,7 +7,8 @@ from typing import Self
 
 from tenner.formats import Tokenizer
 from tenner.records import Intervention, Policy, Record
-from tenner.think.engine import Generation, Piece, Request
+from tenner.think.engine import Generation, Piece
+from tenner.think.job import Request
 from tenner.think.scheduler import Event, Scheduler
 
 SECONDS_PER_HOUR = 3600.0

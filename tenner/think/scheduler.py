@@ -1,60 +1,61 @@
-"""The scheduler: one thread that decodes all open requests of an engine as one batch."""
+"""Many threads, one batch: requests join an engine's batch at any time, and each reads its own answer as it comes."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Self
 
-import torch
-
-from tenner.errors import TennerError
-from tenner.think.engine import Generation, Piece, Request, Transcript
+from tenner.think.engine import Generation, LocalEngine, Piece, Transcript
 from tenner.think.forcing import Phase
-from tenner.think.hf import HFEngine, _Batch, _Job
+from tenner.think.job import Job, Request
 
 Event = Piece | Generation | Exception | None
-"""What a listener is told: pieces, and last the generation; None after a cancel; the engine's error where it failed."""
+"""What happens to a stream: pieces, and at last the whole, or what the engine raised, or None: it was cancelled."""
 
 
 class Stream:
-    """A request under way."""
+    """One answer as it comes. Iterating gives its pieces and blocks between them; then `generation` is there."""
 
-    def __init__(self, scheduler: "Scheduler", job: _Job, transcript: Transcript, listener: Callable[[Event], None]):
-        self._scheduler, self._job, self._transcript, self._listener = scheduler, job, transcript, listener
-        self._machine = job.waiting[0]
-        self.prompt_tokens = len(job.prompt_ids)
+    def __init__(self, job: Job, transcript: Transcript, listener: Callable[[Event], None] | None) -> None:
+        self.generation: Generation | None = None
+        self.cancelled = False
+        self._job = job
+        self._transcript = transcript
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._tell = self._events.put if listener is None else listener
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt that was asked."""
+        return len(self._job.prompt_ids)
 
     def cancel(self) -> None:
-        """Free the row before the next step; from any thread, and harmless when the answer is done."""
-        self._scheduler._order("cancel", self)
+        """Any thread may call it: the row is free before the next step, and the stream ends without a generation."""
+        self.cancelled = True
 
-    def _tell(self, scheduler: "Scheduler") -> bool:
-        """Hand out what is new. Whether that was all."""
-        for piece in self._transcript.fresh():
-            self._listener(piece)
-        if self._machine.phase is not Phase.DONE:
-            return False
-        self._listener(Generation.of(self._job.prompt.id, self._machine, scheduler.engine.tokenizer))
-        return True
-
-
-class _Order(NamedTuple):
-    verb: str
-    stream: Stream
+    def __iter__(self) -> Iterator[Piece]:
+        while isinstance(event := self._events.get(), Piece):
+            yield event
+        if isinstance(event, Exception):
+            raise event
+        self.generation = event
 
 
 class Scheduler:
-    """`with Scheduler(engine) as scheduler:` requests enter and leave between any two steps."""
+    """The thread that steps the batch: `with Scheduler(engine) as scheduler: scheduler.submit(request)`.
 
-    def __init__(self, engine: HFEngine) -> None:
-        self.engine = engine
-        self._batch = _Batch(engine._model, [], rows_max=engine._rows, vocabulary=engine._vocabulary)
-        self._open: list[Stream] = []
-        self._orders: deque[_Order] = deque()
+    Leaving the block cancels what is still running.
+    """
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+        self._batch = engine.batch()
         self._changed = threading.Condition()
+        self._arrived: list[Stream] = []
+        self._running: list[Stream] = []
         self._closing = False
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="tenner-scheduler")
+        self._fault: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="tenner scheduler")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -66,59 +67,68 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, request: Request, *, listener: Callable[[Event], None]) -> Stream:
-        """Begin an answer; the listener is called in the scheduler's thread. Raise NoRoom where it cannot fit."""
-        if request.sampling.temperature > 0:
-            raise TennerError("this engine decodes greedily", hint="leave temperature out, or set it to 0")
-        job = self.engine._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max)
-        stream = Stream(self, job, Transcript(job.waiting[0], self.engine.tokenizer), listener)
-        self._order("begin", stream)
-        return stream
-
-    def _order(self, verb: str, stream: Stream) -> None:
+    @property
+    def streams(self) -> int:
+        """How many answers are asked for and not done, those that wait for a row too."""
         with self._changed:
-            self._orders.append(_Order(verb, stream))
+            return len(self._arrived) + len(self._running)
+
+    def submit(self, request: Request, *, listener: Callable[[Event], None] | None = None) -> Stream:
+        """Start an answer, from any thread. Raise TennerError at once where the prompt leaves no room for it.
+
+        A `listener` is called in the scheduler's thread with every event; the stream is then not to be iterated.
+        """
+        job = self._engine.prepare(request)
+        (machine,) = job.waiting
+        stream = Stream(job, Transcript(machine, self._engine.tokenizer), listener)
+        with self._changed:
+            if self._fault is not None:
+                raise self._fault
+            assert not self._closing, "the scheduler is closed"
+            self._arrived.append(stream)
             self._changed.notify()
+        return stream
 
     def _run(self) -> None:
         try:
-            while self._carry_out():
+            while self._admit():
                 self._batch.step()
-                self._open = [stream for stream in self._open if not stream._tell(self)]
-        except Exception as e:  # noqa: BLE001  whatever it is, those who wait shall hear of it
-            self._failure = e
-        self._end(self._open, self._failure)
+                for stream in list(self._running):
+                    self._report(stream)
+        except Exception as fault:  # noqa: BLE001 whatever it is, nobody may wait for an answer that will not come
+            self._end_all(fault)
+        else:
+            self._end_all(None)
+
+    def _admit(self) -> bool:
+        """Wait for work; take in what has arrived and let go of what was cancelled. False: it is time to end."""
         with self._changed:
-            self._end([order.stream for order in self._orders if order.verb == "begin"], self._failure)
+            self._changed.wait_for(lambda: self._closing or self._arrived or self._running)
+            arrived, self._arrived = self._arrived, []
+            self._running += arrived
+        for stream in arrived:
+            self._batch.submit(stream._job)
+        for stream in [s for s in self._running if s.cancelled]:
+            self._batch.cancel(stream._job)
+            self._end(stream, None)
+        return not self._closing
 
-    def _carry_out(self) -> bool:
-        """Take in and let go whom the orders name; wait for some while there is nothing to do. False: it is over."""
+    def _report(self, stream: Stream) -> None:
+        transcript = stream._transcript
+        for piece in transcript.fresh():
+            stream._tell(piece)
+        if transcript.machine.phase is Phase.DONE:
+            self._end(stream, Generation.of(stream._job.prompt.id, transcript.machine, self._engine.tokenizer))
+
+    def _end(self, stream: Stream, event: Event) -> None:
         with self._changed:
-            while not (self._closing or self._orders or self._open):
-                self._changed.wait()
-            if self._closing:
-                return False
-            while self._orders:
-                order = self._orders.popleft()
-                if order.verb == "begin":
-                    self._batch._queue.append(order.stream._job)
-                    self._open.append(order.stream)
-                elif order.stream in self._open:
-                    self._open.remove(order.stream)
-                    self._drop(order.stream._job)
-                    self._end([order.stream], None)
-            return True
+            self._running.remove(stream)
+        stream._tell(event)
 
-    @torch.inference_mode()
-    def _drop(self, job: _Job) -> None:
-        if job in self._batch._queue:
-            self._batch._queue.remove(job)
-            return
-        for i, row in enumerate(self._batch._rows):
-            if row.job is job:
-                self._batch._go_on(i)
-                return
-
-    def _end(self, streams: Iterable[Stream], failure: Exception | None) -> None:
+    def _end_all(self, fault: Exception | None) -> None:
+        with self._changed:
+            self._closing, self._fault = True, fault
+            streams = self._running + self._arrived
+            self._running, self._arrived = [], []
         for stream in streams:
-            stream._listener(failure)
+            stream._tell(fault)

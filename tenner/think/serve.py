@@ -17,8 +17,8 @@ from aiohttp import web
 from tenner.errors import NoRoom, TennerError
 from tenner.think import wire
 from tenner.think.desk import Desk, DeskClosed, DeskFailed, DeskFull, Seat
+from tenner.think.engine import LocalEngine
 from tenner.think.forcing import FormatIds
-from tenner.think.hf import HFEngine
 from tenner.think.scheduler import Scheduler
 from tenner.think.speaker import Speaker
 from tenner.think.wire import APIError
@@ -189,7 +189,7 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(engine: HFEngine, speaker: Speaker, settings: Settings) -> AsyncIterator[Serving]:
+async def serving(engine: LocalEngine, speaker: Speaker, settings: Settings) -> AsyncIterator[Serving]:
     """Answer requests until the block ends; answers under way are then broken off, and their readers told.
 
     Raises TennerError where the address cannot be had.
@@ -207,7 +207,7 @@ async def serving(engine: HFEngine, speaker: Speaker, settings: Settings) -> Asy
             await runner.cleanup()
 
 
-async def serve(engine: HFEngine, speaker: Speaker, settings: Settings, announce: Callable[[str], None]) -> int:
+async def serve(engine: LocalEngine, speaker: Speaker, settings: Settings, announce: Callable[[str], None]) -> int:
     """Serve until SIGINT or SIGTERM, and return which it was; `announce` is told the address when it answers.
 
     Answers under way may end then, but not for long, and not when told twice. Raises as `serving` does, and whatever

@@ -9,7 +9,7 @@ import jinja2
 from tenner.errors import TennerError
 from tenner.formats import ThinkFormat, Tokenizer, render_chat
 from tenner.records import Message, Policy, Sampling
-from tenner.think.engine import Prompt, Request
+from tenner.think.job import Prompt, Request
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 EFFORT_SHARES: dict[Effort, float] = {"none": 0.0, "minimal": 0.125, "low": 0.25, "medium": 0.5, "high": 1.0}
