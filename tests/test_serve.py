@@ -320,9 +320,14 @@ def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine,
             assert wrong_method.headers["allow"] == "POST"
             plain = {"Content-Type": "text/plain"}  # all that a form of another site can send
             assert_form(await http.post("/v1/chat/completions", content=json.dumps(GOOD).encode(), headers=plain), 415)
-            rebound = await http.get("/v1/models", headers={"Host": "evil.example"})
-            assert assert_form(rebound, 403)["type"] == "permission_error"
-            assert (await http.get("/health", headers={"Host": "localhost"})).status_code == 200
+            for rebound in ("evil.example", "localhost.evil.example:80", "[::1", ""):
+                refused = await http.get("/v1/models", headers={"Host": rebound})
+                assert assert_form(refused, 403)["type"] == "permission_error"
+            for name in ("localhost", "LOCALHOST:1", "127.0.0.1:x", "[::1]:80"):
+                assert (await http.get("/health", headers={"Host": name})).status_code == 200
+            squeezed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+            not_gzip = await http.post("/v1/chat/completions", content=b"{}", headers=squeezed)
+            assert assert_form(not_gzip, 400)["code"] == "invalid_body"
 
     talk(engine, speaker, conversation)
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -94,8 +95,8 @@ class Server:
     @web.middleware
     async def _at_the_door(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """No page of another site may speak for a person: not by a name that leads here, nor without a key."""
-        if _is_loopback(self._settings.host) and not _is_loopback(request.url.host or ""):
-            raise APIError(403, f"this server answers to loopback names only, not to {request.url.host}")
+        if _is_loopback(self._settings.host) and not _is_loopback(_name_in(request.host)):
+            raise APIError(403, f"this server answers to loopback names only, not to {request.host}")
         if self._settings.api_key is not None and request.path.startswith("/v1/"):
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self._settings.api_key.encode()):
@@ -123,7 +124,11 @@ class Server:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         if request.content_type != "application/json":  # which a page of another site cannot send
             raise APIError(415, "the body must be application/json", code="unsupported_media_type")
-        asked = wire.parse(await request.read())
+        try:
+            body = await request.read()
+        except web.RequestPayloadError as e:  # cut off, or not compressed as it says
+            raise APIError(400, f"the body cannot be read: {e}", code="invalid_body") from None
+        asked = wire.parse(body)
         completion = wire.Completion(self._speaker)
         async with self._seat(asked, completion.id) as seat:
             if asked.stream:
@@ -249,6 +254,14 @@ def _broken_off(why: DeskClosed | DeskFailed) -> APIError:
     if isinstance(why, DeskFailed):
         return APIError(500, "the engine has failed, and the server is stopping", code="engine_failed")
     return APIError(503, "the server is stopping", code="server_stopping")
+
+
+def _name_in(host: str) -> str:
+    """The name in a Host header, without the port; empty where it makes no sense."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:
