@@ -26,7 +26,7 @@ from tenner.think.serve import Serving, Settings, serving
 from tenner.think.speaker import Speaker
 
 SETTINGS = Settings("127.0.0.1", 0, None, concurrency_max=8, request_bytes_max=20_000, price_usd_per_hour=0.36)
-LONG = 600
+LONG = 900
 QUESTION = "What is 2 + 2?"
 Client = openai.AsyncOpenAI
 
@@ -34,6 +34,14 @@ Client = openai.AsyncOpenAI
 @pytest.fixture(scope="module")
 def engine(lively_model_dir: Path) -> HFEngine:  # noqa: F811
     return crowd.load(lively_model_dir)
+
+
+@pytest.fixture(scope="module")
+def endless(tiny_model_dir: Path) -> HFEngine:
+    """It repeats itself to the last token that it may say."""
+    engine = crowd.load(tiny_model_dir)
+    assert generated(engine, Policy(thinking_tokens_max=8), answer_tokens_max=LONG, question="Hi").truncated
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +392,7 @@ async def raw_stream(server: Serving, **body: Any) -> AsyncIterator[aiohttp.Clie
         response.close()
 
 
-def test_who_leaves_frees_the_seat_and_the_row(engine: HFEngine, speaker: Speaker) -> None:
+def test_who_leaves_frees_the_seat_and_the_row(endless: HFEngine, speaker: Speaker) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         streams = server.desk.scheduler
         async with raw_stream(server, max_tokens=LONG) as response:
@@ -397,12 +405,12 @@ def test_who_leaves_frees_the_seat_and_the_row(engine: HFEngine, speaker: Speake
         waiting.cancel()  # the client closes its connection
         await until(lambda: server.desk.taken == 0)
         await until(lambda: streams.streams == 0)
-        assert (await ask(client)).choices[0].message.content == generated(engine, POLICIES[0][1]).answer
+        assert (await ask(client)).choices[0].message.content == generated(endless, POLICIES[0][1]).answer
 
-    talk(engine, speaker, conversation)
+    talk(endless, speaker, conversation)
 
 
-def test_too_many_at_once_are_told_to_come_again(engine: HFEngine, speaker: Speaker) -> None:
+def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: Speaker) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with raw_stream(server, max_tokens=LONG), raw_stream(server, max_tokens=LONG):
             assert server.desk.taken == 2
@@ -415,7 +423,7 @@ def test_too_many_at_once_are_told_to_come_again(engine: HFEngine, speaker: Spea
             await asyncio.sleep(0.05)
         assert (await waiting).choices, "it came again"
 
-    talk(engine, speaker, conversation, concurrency_max=2)
+    talk(endless, speaker, conversation, concurrency_max=2)
 
 
 def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: Speaker) -> None:
@@ -429,10 +437,10 @@ def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: Spea
     talk(engine, speaker, conversation)
 
 
-def test_a_server_that_stops_ends_its_streams_properly(engine: HFEngine, speaker: Speaker) -> None:
+def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speaker: Speaker) -> None:
     async def conversation() -> tuple[bytes, Any]:
         async with aiohttp.ClientSession() as http:
-            async with serving(engine, speaker, SETTINGS) as server:
+            async with serving(endless, speaker, SETTINGS) as server:
                 url, body = f"{server.url}/v1/chat/completions", GOOD | {"max_tokens": LONG}
                 streamed = await http.post(url, json=body | {"stream": True})
                 read = asyncio.create_task(streamed.read())
@@ -453,19 +461,19 @@ def test_a_server_that_stops_ends_its_streams_properly(engine: HFEngine, speaker
 
 
 def test_an_engine_that_fails_fails_all_and_is_reported(
-    engine: HFEngine, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+    endless: HFEngine, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with raw_stream(server, max_tokens=LONG) as response:
             await response.content.readline()
-            monkeypatch.setattr(engine._model, "forward", lambda **_: 1 / 0)
+            monkeypatch.setattr(endless._model, "forward", lambda **_: 1 / 0)
             last = (await response.read()).split(b"\n\n")[-3]
         assert json.loads(last.strip().removeprefix(b"data: "))["error"]["code"] == "engine_failed"
         with pytest.raises(openai.InternalServerError):
             await ask(client)
         assert isinstance(server.desk.failure.result(), ZeroDivisionError)
 
-    talk(engine, speaker, conversation)
+    talk(endless, speaker, conversation)
 
 
 @pytest.mark.slow
