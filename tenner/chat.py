@@ -3,27 +3,32 @@
 import asyncio
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from tenner import speaking
 from tenner.records import Message
-from tenner.think.desk import Desk, Receipt
-from tenner.think.job import Request
-from tenner.think.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from tenner.think.desk import Receipt
+    from tenner.think.job import Request
 
 
 def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: speaking.EngineName | None = None) -> None:
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
     speaker, price_usd_per_hour = speaking.introduce(address, wishes)
     policy = speaker.policy(waits=waits)
+    from tenner.think.desk import Desk  # which loads torch: a refusal shall not wait for it
+    from tenner.think.scheduler import Scheduler
+
     engine = speaking.load(speaker, rows=1, engine=engine_name)
     console = Console(highlight=False, soft_wrap=True)
     budget = policy.thinking_tokens_max
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:
 
-        async def answer(request: Request) -> str:
+        async def answer(request: "Request") -> str:
             desk = Desk(scheduler, engine.tokenizer, seats=1, price_usd_per_hour=price_usd_per_hour)
             async with desk.seat(request) as seat:
                 part = ""
@@ -47,7 +52,7 @@ def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: spea
                 said = [*turns, Message(role="assistant", content=reply)]
 
 
-def _in_words(receipt: Receipt) -> str:
+def _in_words(receipt: "Receipt") -> str:
     cost = "" if receipt.cost_usd is None else f", ${receipt.cost_usd:.6f}"
     return f"{receipt.thinking_tokens} tokens of thinking, {receipt.answer_tokens} of answer{cost}"
 

@@ -6,7 +6,6 @@ import sys
 from tenner import speaking
 from tenner.errors import TennerError
 from tenner.teach.keys import key_in_environment
-from tenner.think.serve import Settings, serve
 
 PORT_MAX = 65535
 
@@ -34,6 +33,8 @@ def run(
             raise TennerError(f"--{name} {value} is too small")
     api_key = key_in_environment(api_key_env) or None
     speaker, price_usd_per_hour = speaking.introduce(address, wishes)
+    from tenner.think.serve import Settings, serve  # which loads torch: a refusal shall not wait for it
+
     settings = Settings(host, port, api_key, concurrency_max, request_bytes_max, price_usd_per_hour)
     engine = speaking.load(speaker, rows=concurrency_max, engine=engine_name)
 
