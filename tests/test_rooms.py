@@ -24,6 +24,8 @@ DOOR = {
     "gradejob",
     "comparejob",
     "exportjob",
+    "servejob",
+    "speaking",
     "choosing",
     "training",
     "__main__",

@@ -73,6 +73,7 @@ class SlotBatch:
         """Let a job wait for a row."""
         self._queue.append(job)
 
+    @torch.inference_mode()  # a row that moves up is copied in the cache
     def cancel(self, job: Job) -> None:
         """Forget a job and free its rows at once; nothing happens where it is done already."""
         if job in self._queue:

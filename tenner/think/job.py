@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tenner.errors import TennerError
+from tenner.errors import NoRoom
 from tenner.formats import ThinkFormat, Tokenizer
 from tenner.records import Policy, Sampling
 from tenner.think.dice import Dice
@@ -51,13 +51,13 @@ class Job:
         wait_text: str,
         context_tokens: int,
     ) -> "Job":
-        """Raise TennerError where `context_tokens` cannot hold the prompt, the delimiters and the whole answer."""
+        """Raise NoRoom where `context_tokens` cannot hold the prompt, the delimiters and the whole answer."""
         format_ids = FormatIds.resolve(tokenizer, fmt, wait_text)
         prompt_ids = tokenizer.encode(prompt.text, add_special_tokens=False)
         assert prompt_ids, "a rendered prompt is never empty"
         room = context_tokens - len(prompt_ids) - format_ids.injected_tokens_max - answer_tokens_max
         if room < 0:
-            raise TennerError(
+            raise NoRoom(
                 f"prompt {prompt.id} has {len(prompt_ids)} tokens: {-room} too many for the context of "
                 f"{context_tokens} tokens and an answer of {answer_tokens_max}",
                 hint="shorten the question, or lower answer_tokens_max",

@@ -24,6 +24,11 @@ class Stream:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._tell = self._events.put if listener is None else listener
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt that was asked."""
+        return len(self._job.prompt_ids)
+
     def cancel(self) -> None:
         """Any thread may call it: the row is free before the next step, and the stream ends without a generation."""
         self.cancelled = True
