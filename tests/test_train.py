@@ -91,6 +91,16 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
         assert functional.mse_loss(mine.grad, theirs.grad).sqrt() <= 1e-5 * theirs.grad.norm()
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_loaded_model_trains_like_its_folder(tiny_model_dir, tmp_path, method):
+    losses = {}
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    for name, base in (("folder", tiny_model_dir), ("loaded", loaded)):
+        reports = losses[name] = []
+        run(base, tmp_path / name, on_step=lambda r, reports=reports: reports.append(r.loss), epochs=1, method=method)
+    assert losses["loaded"] == losses["folder"]
+
+
 def test_a_neighbour_changes_nothing(tiny_model_dir):
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     a, b, c = samples(3)
