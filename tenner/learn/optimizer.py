@@ -150,7 +150,7 @@ class KahanAdamW:
             assert weight.grad is not None
             decay = self._settings.weight_decay if weight.ndim > 1 else 0.0
             whole = (weight, weight.grad, *(self._state[kind][name] for kind in ROWS))
-            for block in zip(*(tensor.view(-1).split(BLOCK_NUMBERS) for tensor in whole), strict=True):
+            for block in zip(*(torch.split(tensor.view(-1), BLOCK_NUMBERS) for tensor in whole), strict=True):
                 self._move(*block, lr=lr, divisor=divisor, decay=decay)
 
     def _move(
