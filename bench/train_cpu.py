@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -51,6 +51,13 @@ class Workload(NamedTuple):
     held_out: int
     thinking_tokens: tuple[int, ...] = ()
     """Empty: one question's solution is the thinking."""
+
+    def thinking_tokens_of(self, sample: int) -> float:
+        """How long the thinking of this sample shall be."""
+        knots = self.thinking_tokens
+        place = (sample * 0.618034 % 1) * (len(knots) - 1)  # the golden ratio's multiples lie evenly
+        low = int(place)
+        return knots[low] + (place - low) * (knots[low + 1] - knots[low])
 
 
 WORKLOADS = {
@@ -121,10 +128,8 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
     for i in range(count):
         asked = next(questions)
         thinking = asked.solution or ""
-        if knots := workload.thinking_tokens:
-            place = (i * 0.618034 % 1) * (len(knots) - 1)  # the golden ratio's multiples lie evenly
-            low = int(place)
-            wanted = knots[low] + (place - low) * (knots[low + 1] - knots[low])
+        if workload.thinking_tokens:
+            wanted = workload.thinking_tokens_of(i)
             while len(tokenizer.encode(thinking, add_special_tokens=False)) < wanted - 35:
                 more = next(questions)
                 thinking += f"\n{more.question} {more.solution} It is {more.answer}."
@@ -165,14 +170,17 @@ class Clock:
         self.ends.append(time.monotonic())
 
 
-def train_tenner(folder: Path, encoded: Sequence[Encoded], steps: int, workdir: Path, clock: Clock) -> Any:
-    """tenner with its defaults; returns the model."""
+def train_tenner(
+    base: Any, encoded: Sequence[Encoded], steps: int, workdir: Path, on_step: Callable[[Any], None], *,
+    device_tflops: float | None = None, **changed: Any,
+) -> Any:  # fmt: skip
+    """tenner with its defaults, or some of them `changed`, from a folder or a loaded model; returns the model."""
     ask_for_huge_pages()
     from tenner.learn import train
 
     lengths = [len(e.ids) for e in encoded]
     settings = recipe.Train(
-        epochs=1, lr=LR, warmup_fraction=0, tokens_per_step=sum(lengths) // steps, tokens_max=max(lengths)
+        epochs=1, lr=LR, warmup_fraction=0, tokens_per_step=sum(lengths) // steps, tokens_max=max(lengths), **changed
     )
     # tenner shuffles: the samples are laid so that its order is theirs.
     laid = [encoded[0]] * len(encoded)
@@ -180,16 +188,29 @@ def train_tenner(folder: Path, encoded: Sequence[Encoded], steps: int, workdir: 
         laid[place] = sample
     planned = packing.plan([len(e.ids) for e in laid], settings.tokens_per_step, epochs=1, seed=SEED)
     assert [laid[i] for step in planned for i in step] == list(encoded)
-    assert {len(step) for step in planned} == {SAMPLES_PER_STEP}
-    done = train.train(folder, laid, settings, seed=SEED, workdir=workdir, on_step=lambda _: clock.tick())
+    assert {len(step) for step in planned} == {len(encoded) // steps}
+    done = train.train(
+        base, laid, settings, seed=SEED, workdir=workdir, on_step=on_step, device_tflops=device_tflops
+    )  # fmt: skip
     return done.model
 
 
-def train_trl(side: Trl, folder: Path, encoded: Sequence[Encoded], steps: int, workdir: Path, clock: Clock) -> Any:
-    """TRL's SFTTrainer in a configuration; returns the model."""
+def load_for_trl(side: Trl, folder: Path) -> Any:
+    """The student as a configuration of TRL wants it."""
     import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, side.weights), attn_implementation=side.attention
+    )
+
+
+def train_trl(
+    side: Trl, model: Any, tokenizer: Any, encoded: Sequence[Encoded], steps: int, workdir: Path, clock: Clock
+) -> Any:
+    """TRL's SFTTrainer in a configuration; returns the model."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     class Ticks(TrainerCallback):
@@ -212,12 +233,10 @@ def train_trl(side: Trl, folder: Path, encoded: Sequence[Encoded], steps: int, w
         "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
     }  # fmt: skip
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, side.weights), attn_implementation=side.attention
-        ),
+        model=model,
         args=SFTConfig(**fields | dict(side.config)),
         train_dataset=Dataset.from_dict({"input_ids": [list(e.ids) for e in rows], "labels": labels}),
-        processing_class=AutoTokenizer.from_pretrained(folder),
+        processing_class=tokenizer,
         callbacks=[Ticks()],
     )
     trainer.train()
@@ -255,13 +274,15 @@ def run_here(side: str, workload: Workload, folder: Path) -> dict[str, float]:
         student.load(folder, torch.float32, "sdpa")
         return {"peak_mb": peak_mb()}
 
-    training, held_out = samples(workload, student.load_tokenizer(folder), recipe.load("demo"))
+    tokenizer = student.load_tokenizer(folder)
+    training, held_out = samples(workload, tokenizer, recipe.load("demo"))
     clock = Clock()
     with tempfile.TemporaryDirectory() as workdir:
         if side == "tenner":
-            model = train_tenner(folder, training, workload.steps, Path(workdir), clock)
+            model = train_tenner(folder, training, workload.steps, Path(workdir), lambda _: clock.tick())
         else:
-            model = train_trl(TRL[side], folder, training, workload.steps, Path(workdir), clock)
+            loaded = load_for_trl(TRL[side], folder)
+            model = train_trl(TRL[side], loaded, tokenizer, training, workload.steps, Path(workdir), clock)
         peak = peak_mb()
         tokens = sum(len(e.ids) for e in training[SAMPLES_PER_STEP:])
         assert len(clock.ends) == workload.steps

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
 
 from tenner.errors import BudgetReached, TennerError
-from tenner.learn import attention, packing, student, train
+from tenner.learn import activations, attention, optimizer, packing, student, train
 from tenner.learn.loss import summed_cross_entropy
 from tenner.learn.mask import Encoded
 from tenner.learn.packed import packed_loss
@@ -91,6 +91,16 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
         assert functional.mse_loss(mine.grad, theirs.grad).sqrt() <= 1e-5 * theirs.grad.norm()
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_loaded_model_trains_like_its_folder(tiny_model_dir, tmp_path, method):
+    losses = {}
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    for name, base in (("folder", tiny_model_dir), ("loaded", loaded)):
+        reports = losses[name] = []
+        run(base, tmp_path / name, on_step=lambda r, reports=reports: reports.append(r.loss), epochs=1, method=method)
+    assert losses["loaded"] == losses["folder"]
+
+
 def test_a_neighbour_changes_nothing(tiny_model_dir):
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     a, b, c = samples(3)
@@ -112,6 +122,53 @@ def test_the_loss_in_chunks_is_the_loss():
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
         for mine, theirs in zip(torch.autograd.grad(loss / 7, (hidden, head)), wanted_grads, strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_a_frozen_head_has_no_gradient_and_changes_none():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(23, 8, generator=generator, requires_grad=True)
+    head = torch.randn(50, 8, generator=generator)
+    targets = torch.randint(50, (23,), generator=generator)
+    grads = []
+    for trained in (True, False):
+        loss = summed_cross_entropy(hidden, head.clone().requires_grad_(trained), targets, chunk_logits=50 * 5)
+        grads += torch.autograd.grad(loss / 7, [hidden])
+    assert torch.equal(*grads)
+
+
+def test_kahan_moves_the_same_block_by_block(monkeypatch):
+    moved = []
+    for block in (1 << 24, 7):
+        monkeypatch.setattr(optimizer, "BLOCK_NUMBERS", block)
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(5, 6, generator=generator).bfloat16()
+        adamw = optimizer.KahanAdamW({"w": weight}, SETTINGS.model_copy(update={"weight_decay": 0.1}))
+        for _ in range(3):
+            weight.grad = torch.randn(5, 6, generator=generator).bfloat16()
+            adamw.step(lr=1e-2, divisor=2.0)
+        moved.append([weight, *(state["w"] for state in adamw.state().values())])
+    assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))
+
+
+def test_offloading_keeps_the_weights_where_they_are(tiny_model_dir, monkeypatch):
+    copied = []
+
+    class Watched(torch.autograd.graph.save_on_cpu):
+        def __init__(self, pin_memory):
+            super().__init__(pin_memory)
+            pack = self.pack_hook
+            self.pack_hook = lambda kept: (copied.append(kept.untyped_storage().data_ptr()), pack(kept))[1]
+
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", Watched)
+    model, row = student.load(tiny_model_dir, torch.float32, attention.NAME), packing.pack(samples(3))
+    grads = []
+    for settings in (SETTINGS, SETTINGS.model_copy(update={"offload_activations": True})):
+        with activations.offloaded(settings, torch.device("cuda")):  # without one, no memory is pinned
+            loss = packed_loss(model, row)
+        grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert len(copied) > 10
+    assert not {p.untyped_storage().data_ptr() for p in model.parameters()} & set(copied)
 
 
 def test_rows_do_not_change_the_step(tiny_model_dir, tmp_path):

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from tenner.errors import TennerError
@@ -34,7 +35,7 @@ def economise(layers: Sequence[nn.Module], settings: Train) -> None:
 
 
 def offloaded(settings: Train, device: torch.device) -> AbstractContextManager[Any]:
-    """Within the block, what is kept for the way back waits in the host's memory.
+    """Within the block, what is kept for the way back waits in the host's memory; the weights stay where they are.
 
     Raises TennerError on a device that has no other memory than the host's.
     """
@@ -42,7 +43,16 @@ def offloaded(settings: Train, device: torch.device) -> AbstractContextManager[A
         return contextlib.nullcontext()
     if device.type == "cpu":
         raise TennerError("train.offload_activations is for GPUs: here activations lie in the host's memory anyway")
-    return torch.autograd.graph.save_on_cpu(pin_memory=True)
+    host = torch.autograd.graph.save_on_cpu(pin_memory=True)
+    return saved_tensors_hooks(
+        lambda kept: kept if _is_weight(kept) else host.pack_hook(kept),
+        lambda kept: kept if isinstance(kept, Tensor) else host.unpack_hook(kept),
+    )
+
+
+def _is_weight(kept: Tensor) -> bool:
+    """Whether it is a parameter or a view of one: every product keeps its weights, and copies of them would pile up."""
+    return isinstance(kept if kept._base is None else kept._base, nn.Parameter)
 
 
 def _products_kept() -> Any:

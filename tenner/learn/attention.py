@@ -232,7 +232,8 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
             out: Any = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, **causal)
             return cast(Tensor, out)
 
-        return by_torch if "scale" in known else None
+        if "scale" in known:
+            return by_torch
     if find_spec("flash_attn") is not None:
         from flash_attn import flash_attn_varlen_func
 
