@@ -42,7 +42,7 @@ def load(model_dir: Path, settings: Train, world: World, *, seed: int) -> Learne
     layers = _layers(model)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers)
-    activations.economise(layers, settings)
+    activations.economise(layers, settings, world.device)
     loss = PackedLoss(model)
     if world.size == 1:
         for name, p in model.named_parameters():
@@ -52,7 +52,7 @@ def load(model_dir: Path, settings: Train, world: World, *, seed: int) -> Learne
     else:
         world.shard(loss, layers, compute=compute)
         _fill(model, student.StoredWeights(model_dir), world, seed=seed)
-    return Learner(model, loss, weights_of(model, world, compute), adapters, arithmetic)
+    return Learner(model, loss, weights_of(model, loss, world, compute), adapters, arithmetic)
 
 
 def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:
