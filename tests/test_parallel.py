@@ -1,7 +1,6 @@
 """Training by several processes, launched by the real torchrun, against the same training by one."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -10,17 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import resumes_at, run, samples
+from test_train import run
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from tenner import pipeline, recipe
-from tenner.errors import BudgetReached
-from tenner.learn import checkpoint, packing, train
-from tenner.money.ledger import read_spend
-from tenner.records import TrainStep
-from tenner.run import open_run
-from tenner.runfolder import RunFolder
-from tenner.screen import Screen
+from tenner.learn import train
 
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).with_name("train_job.py")
@@ -174,4 +166,4 @@ def test_a_number_of_processes_that_cannot_share_is_told_in_a_line(tiny_model_di
     (done,) = torchrun(JOB, tiny_model_dir, tmp_path, json.dumps({"shard_over": 3}))
     assert done.returncode != 0
     assert "2 processes cannot share copies of the weights over 3 each" in done.stderr
-    assert "File \"" + str(JOB) not in done.stderr
+    assert 'File "' + str(JOB) not in done.stderr

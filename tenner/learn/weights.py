@@ -37,8 +37,11 @@ class Weights(Protocol):
 
 
 def weights_of(model: nn.Module, root: nn.Module, world: World, compute: torch.dtype) -> Weights:
-    """Of the parameters that are trained; `root` is what goes forward, with the model in it. Where they came in float32 and one process computes in another precision,
-    they become masters, and the model goes to `compute`."""
+    """Of the parameters that are trained; `root` is what goes forward, with the model in it.
+
+    Where they came in float32 and one process computes in another precision, they become masters, and the model goes
+    to `compute`.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if world.size == 1 and any(p.dtype != compute for p in trained.values()):
         return Masters(model, compute)
