@@ -17,7 +17,7 @@ from tenner.learn import train
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).with_name("train_job.py")
 LONG = {"precision": "fp32", "epochs": 3}
-METHODS = {"full": LONG, "lora": {**LONG, "method": "lora", "lora_rank": 4, "lr": 1e-3}}
+METHODS = {"full": LONG, "lora": {**LONG, "method": "lora", "lora_rank": 2, "lr": 1e-3}}
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_copies_of_the_weights_each_in_parts_give_the_curve_of_one(alone, qwen_d
 
 @pytest.mark.parametrize(("family", "method"), [("llama", "full"), ("qwen2", "lora")])
 def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, family, method):
-    """Adapters of rank 4 leave the third process with fewer rows than the others."""
+    """Adapters of rank 2 leave the third process without rows of theirs."""
     model_dir, settings = model_dirs[family], METHODS[method]
     rows = trained(model_dir, tmp_path / "two", settings, "--stop-at", 7, ends_well=False)
     assert len(rows) == 8
@@ -137,20 +137,12 @@ def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, f
         torch.testing.assert_close(threes[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_by_two_is_close_to_one(model_dirs, tmp_path, method):
-    settings = {**METHODS[method], "precision": "bf16"}
-    reports = []
-    run(model_dirs["llama"], tmp_path / "one", on_step=reports.append, **settings)
-    rows = trained(model_dirs["llama"], tmp_path / "two", settings)
-    assert [row["loss"] for row in rows] == pytest.approx([r.loss for r in reports], rel=3e-3)
-
-
-def test_a_process_may_hold_no_row_of_a_weight(tiny_model_dir, tmp_path):
-    settings = {**METHODS["lora"], "lora_rank": 2}
-    reports = []
+def test_bfloat16_adapters_by_two_are_close_to_one(tiny_model_dir, tmp_path):
+    """Their masters are in float32 beside frozen weights in bfloat16, in one group that is gathered together."""
+    settings, reports = {**METHODS["lora"], "precision": "bf16"}, []
     run(tiny_model_dir, tmp_path / "one", on_step=reports.append, **settings)
-    assert_same_curve(trained(tiny_model_dir, tmp_path / "three", settings, processes=3), reports)
+    rows = trained(tiny_model_dir, tmp_path / "two", settings)
+    assert [row["loss"] for row in rows] == pytest.approx([r.loss for r in reports], rel=3e-3)
 
 
 def test_eight_bit_moments_go_on_with_as_many_processes_only(tiny_model_dir, tmp_path):

@@ -337,9 +337,9 @@ def test_killed_at_ten_moments_it_ends_at_the_same_bits(tiny_model_dir, tmp_path
     settings, draw = {"checkpoint_seconds": 1, "epochs": 12}, rng(0, "moments of kill -9")
     whole = run(tiny_model_dir, tmp_path / "whole", **settings)
     for _ in range(10):
-        process = job(tiny_model_dir, tmp_path / "work", settings, pause=0.1)
+        process = job(tiny_model_dir, tmp_path / "work", settings, pause=0.05)
         process.stdout.readline()  # so that there is something to lose
-        time.sleep(draw.uniform(0, 2.5))
+        time.sleep(draw.uniform(0, 1.8))
         assert process.poll() is None, process.stderr.read()
         process.kill()
         process.communicate()
