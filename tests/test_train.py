@@ -414,7 +414,14 @@ def test_kahan_keeps_what_bfloat16_would_lose():
     torch.testing.assert_close(by_correction, by_masters, atol=2**-7, rtol=0.02)  # half a step of bfloat16 below 2
 
 
-@pytest.mark.parametrize("changed", [{"optimizer": "adamw-8bit"}, {"precision": "pure-bf16"}, {"method": "lora"}])
+WAYS = [
+    {"optimizer": "adamw-8bit"},
+    {"precision": "pure-bf16"},
+    pytest.param({"method": "lora"}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("changed", WAYS, ids=["8bit", "pure-bf16", "lora"])
 def test_every_way_goes_on_to_the_same_bits(tiny_model_dir, tmp_path, changed):
     losses = []
     changed = {**changed, "epochs": 1}
@@ -439,7 +446,7 @@ def test_moments_in_eight_bits_learn(tiny_model_dir, tmp_path):
     assert curves["adamw-8bit"][-1] < 0.8 * curves["adamw-8bit"][0]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_path, precision):
     from peft import PeftModel
 
