@@ -159,3 +159,19 @@ def test_a_number_of_processes_that_cannot_share_is_told_in_a_line(tiny_model_di
     assert done.returncode != 0
     assert "2 processes cannot share copies of the weights over 3 each" in done.stderr
     assert 'File "' + str(JOB) not in done.stderr
+
+
+def test_sigterm_to_torchrun_loses_no_step(tiny_model_dir, tmp_path):
+    """torchrun hands the signal on to its processes; its own exit code is 1, whatever theirs are."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*command, JOB, tiny_model_dir, tmp_path, "{}", "--pause", "0.2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    rows = [process.stdout.readline() for _ in range(3)]
+    process.terminate()
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    steps = len(rows) + len(rest.splitlines())
+    assert f"the system asked to stop after step {steps} of 14: everything is saved" in said
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-{steps:08d}"]
