@@ -54,7 +54,7 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers)
     fused.fuse(model)
-    activations.economise(layers, settings)
+    activations.economise(layers, settings, world.device)
     loss = PackedLoss(model)
     if world.size == 1:
         for name, p in model.named_parameters():
@@ -65,7 +65,7 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
         world.shard(loss, layers, compute=compute)
         assert isinstance(base, Path)
         _fill(model, student.StoredWeights(base), world, seed=seed)
-    return Learner(model, loss, weights_of(model, world, compute), adapters, arithmetic)
+    return Learner(model, loss, weights_of(model, loss, world, compute), adapters, arithmetic)
 
 
 def _prepared(model: PreTrainedModel, stored: torch.dtype) -> PreTrainedModel:

@@ -225,7 +225,7 @@ def _go_back(
         packed = packing.pack([encoded[i] for i in row or (idle,)])
         weight = 1 / doing.trained if row else 0.0
         batch = Batch.of(packed, learner.model, device=world.device, dtype=compute, weight=weight)
-        with offloaded(settings, world.device):
+        with offloaded(settings):
             loss = learner.loss(batch)
         loss.backward()
         losses.append(loss.detach())
