@@ -352,6 +352,7 @@ CUT = pytest.param(lambda data: data[:-100], id="cut", marks=pytest.mark.slow)
 ALTERED = pytest.param(lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:], id="altered")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [CUT, ALTERED])
 def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(tiny_model_dir, tmp_path, unbroken, damage):
     broken_off(tiny_model_dir, tmp_path, 3)
@@ -376,6 +377,7 @@ def job(model_dir, workdir, settings, pause=0.0):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_sigterm_loses_no_step(tiny_model_dir, tmp_path, unbroken):
     process = job(tiny_model_dir, tmp_path, {}, pause=0.1)
     rows = [process.stdout.readline() for _ in range(5)]
@@ -480,6 +482,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", WAYS, ids=["8bit", "pure-bf16", "lora"])
 def test_every_way_goes_on_to_the_same_bits(tiny_model_dir, tmp_path, changed):
     losses = []
@@ -533,21 +536,20 @@ def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_pa
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
-    """A token whose embedding is nought, and a norm without an epsilon to speak of: the loss is fine, its slope not."""
+    """A vast head behind a minute norm: the loss is fine, the norm's own gradient overflows."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, rms_norm_eps=1e-44, tie_word_embeddings=False, **sizes))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, tie_word_embeddings=False, **sizes))
     with torch.no_grad():
-        model.model.embed_tokens.weight[299] = 0
+        model.lm_head.weight.normal_().mul_(1e37)
+        model.model.norm.weight.mul_(1e-37)
     model.save_pretrained(tmp_path / "model")
     encoded, reports = samples(), []
-    encoded[5] = encoded[5]._replace(ids=(299, *encoded[5].ids[1:]))
     with pytest.raises(TennerError, match="gradient is not finite") as caught:
         run(tmp_path / "model", tmp_path / "work", encoded, on_step=reports.append, precision="fp32")
-    stopped = packing.plan([len(e.ids) for e in encoded], SETTINGS.tokens_per_step, epochs=2, seed=0)[len(reports)]
-    assert 5 in stopped
+    stopped = packing.plan([len(e.ids) for e in encoded], SETTINGS.tokens_per_step, epochs=2, seed=0)[0]
     assert {encoded[i].sample_id for i in stopped} == set(caught.value.hint.split(": ")[1].split(", "))
-    assert resumes_at(tmp_path / "work") == len(reports)
+    assert (reports, resumes_at(tmp_path / "work")) == ([], 0)
 
 
 def test_offloading_activations_on_a_cpu_is_refused(tiny_model_dir, tmp_path):
