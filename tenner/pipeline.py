@@ -14,6 +14,7 @@ from tenner import choosing
 from tenner.ask import domains, overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
+from tenner.learn import libraries
 from tenner.learn.memory import ask_for_huge_pages
 from tenner.prove import card, facts, report, stats, tasks
 from tenner.prove.evaluate import complete
@@ -206,6 +207,7 @@ def check(recipe: Recipe) -> None:
     quality.check(recipe.clean.filters, quality.QUESTION_FILTERS, "clean.filters")
     workers_for(recipe.clean.engine)
     domains.check(recipe.domains)
+    libraries.check(recipe.train)
     sources.check([*recipe.gather.sources, *map(tasks.resolve, recipe.evaluate.benchmarks)])
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
     if recipe.evaluate.samples > 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
-from tenner.learn import mask, parallel, student, train
+from tenner.learn import libraries, mask, parallel, student, train
 from tenner.learn.checkpoint import Found
 from tenner.learn.mask import Encoded
 from tenner.learn.tracking import tracker_of
@@ -20,6 +20,7 @@ FOLDER = "checkpoint"
 def learn(run: Run) -> tuple[int, int]:
     """Fine-tune the student on the samples; machine time is charged step by step."""
     recipe, folder = run.recipe, run.folder
+    libraries.check(recipe.train)
     base, encoded, too_long = _prepared(folder, recipe)
     folder.write("dropped-train", too_long)
     if too_long:

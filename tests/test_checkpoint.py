@@ -63,7 +63,7 @@ def test_no_checkpoint_is_step_0(tmp_path):
 
 
 def test_another_training_is_refused(saved):
-    with pytest.raises(TennerError, match="belongs to a training with other"):
+    with pytest.raises(TennerError, match="belongs to another training"):
         checkpoint.read(saved, parts_of(empty()), fingerprint="g")
 
 

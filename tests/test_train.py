@@ -326,8 +326,13 @@ def test_another_training_does_not_go_on_from_this_checkpoint(tiny_model_dir, tm
 
     with pytest.raises(BudgetReached):
         run(tiny_model_dir, tmp_path, on_step=stop)
-    with pytest.raises(TennerError, match="other samples, seed or settings"):
+    with pytest.raises(TennerError, match="with other samples, seed or settings"):
         run(tiny_model_dir, tmp_path, lr=1e-3)
+    smaller = tmp_path / "smaller"
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, **sizes)).save_pretrained(smaller)
+    with pytest.raises(TennerError, match="of another model"):
+        run(smaller, tmp_path)
 
 
 def stopped_at(step, losses):

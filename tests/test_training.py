@@ -64,6 +64,8 @@ def test_a_tracker_that_is_not_installed_is_told_in_a_line(tiny_recipe, tmp_path
     with pytest.raises(TennerError, match="needs the wandb library"):
         learn(tmp_path / "run", tiny_recipe, [sample(0)], 'train.tracker="wandb"')
     assert not (tmp_path / "run" / "training.jsonl").exists()
+    with pytest.raises(TennerError, match="needs the wandb library"):  # and before anything is bought
+        pipeline.check(recipe.load(str(tiny_recipe), overrides=['train.tracker="wandb"']))
 
 
 # by the real command

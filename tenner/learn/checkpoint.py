@@ -131,7 +131,8 @@ def read(folder: Path, parts: Mapping[str, Part], *, fingerprint: str, world: Wo
         first = next(iter(headers.values()))
         if first.fingerprint != fingerprint:
             raise TennerError(
-                f"the checkpoint {checkpoint} belongs to a training with other samples, seed or settings",
+                f"the checkpoint {checkpoint} belongs to another training: "
+                "of another model, or with other samples, seed or settings",
                 hint="delete it to train from the start",
             )
         _fill(checkpoint, headers, parts)

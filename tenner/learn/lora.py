@@ -1,7 +1,6 @@
 """Low-rank adapters by peft: put beside a model's linear layers, saved on their own, and melted into the weights."""
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tenner.errors import TennerError
 from tenner.recipe import Train
 from tenner.seeds import digest
 
@@ -18,9 +16,7 @@ class Adapters:
     """The adapters of one model. The model's other weights are frozen."""
 
     def __init__(self, model: PreTrainedModel, settings: Train) -> None:
-        """Put them in, in float32 and not drawn yet. Raises TennerError where peft is missing."""
-        if find_spec("peft") is None:
-            raise TennerError('train.method = "lora" needs the peft library', hint="pip install 'tenner[lora]'")
+        """Put them in, in float32 and not drawn yet."""
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(

@@ -12,13 +12,11 @@ A trained parameter of N numbers takes, in bytes, beside its gradient:
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tenner.errors import TennerError
 from tenner.recipe import Train
 
 EPSILON = 1e-8
@@ -42,7 +40,7 @@ class Optimizer(Protocol):
 
 
 def optimizer_of(moved: Mapping[str, Tensor], settings: Train) -> Optimizer:
-    """The optimizer that the recipe names, for these tensors. Raises TennerError where its library is missing."""
+    """The optimizer that the recipe names, for these tensors."""
     moved = {
         name: tensor for name, tensor in moved.items() if tensor.numel()
     }  # a process may hold no row of a small one
@@ -98,10 +96,6 @@ class EightBitAdamW:
     """bitsandbytes': moments in 8 bits, quantised in blocks (arXiv 2110.02861); small tensors keep 32."""
 
     def __init__(self, moved: Mapping[str, Tensor], settings: Train) -> None:
-        if find_spec("bitsandbytes") is None:
-            raise TennerError(
-                'train.optimizer = "adamw-8bit" needs the bitsandbytes library', hint="pip install 'tenner[8bit]'"
-            )
         library: Any = import_module("bitsandbytes.optim")
         self._moved = moved
         betas = (settings.beta1, settings.beta2)

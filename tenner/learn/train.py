@@ -115,7 +115,8 @@ def train(
 
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
-    fingerprint = digest(settings.model_dump_json(exclude=UNCHANGING), seed, *encoded)
+    shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
+    fingerprint = digest(settings.model_dump_json(exclude=UNCHANGING), seed, shapes, *encoded)
     found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
     step = first_step = saved_step = found.step
     optimizer.continue_at(step)
