@@ -172,7 +172,7 @@ def serving(*args, **kwargs):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_server_with_a_key_ends_cleanly_when_told(tiny_model_dir, number, exit_code):
-    options = ("--format", "think", "--name", "it", "--api-key-env", "SERVER_KEY", "--answer", "900", "--thinking", "0")
+    options = ("--format", "think", "--name", "it", "--api-key-env", "SERVER_KEY", "--answer", "150", "--thinking", "0")
     environment = os.environ | {"SERVER_KEY": "sesame"}
     with (
         serving(tiny_model_dir, *options, env=environment) as (process, url),
