@@ -33,10 +33,27 @@ def test_equals_the_real_model(config):
     assert Architecture.of(config.to_dict()).parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_qwen_32b_has_the_published_size():
-    config = {"model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40}
-    config |= {"num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064}
-    assert Architecture.of(config).parameters == pytest.approx(32.76e9, rel=2e-4)
+@pytest.mark.parametrize(
+    ("hidden", "layers", "heads", "key_heads", "intermediate", "vocabulary", "tied", "parameters"),
+    [
+        (896, 24, 14, 2, 4864, 151936, True, 494_032_768),
+        (1536, 28, 12, 2, 8960, 151936, True, 1_543_714_304),
+        (3584, 28, 28, 4, 18944, 152064, False, 7_615_616_512),
+        (5120, 48, 40, 8, 13824, 152064, False, 14_770_033_664),
+        (5120, 64, 40, 8, 27648, 152064, False, 32_763_876_352),
+    ],
+)
+def test_sizes_of_qwen(hidden, layers, heads, key_heads, intermediate, vocabulary, tied, parameters):
+    config = Qwen2Config(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        intermediate_size=intermediate,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+    )
+    assert Architecture.of(config.to_dict()).parameters == parameters
 
 
 @pytest.mark.parametrize(
