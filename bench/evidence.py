@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +20,15 @@ def machine() -> dict[str, object]:
         "cpu": next(models, platform.machine()),
         "memory_gib": round(memory_gib),
         "system": f"{platform.system()} {platform.release()}",
-    }
+    } | ({"gpus": gpus} if (gpus := _gpus()) else {})
+
+
+def _gpus() -> list[str]:
+    """By NVIDIA's tool, not by torch: a process that has asked torch keeps some of the GPU's memory."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def versions(*names: str) -> dict[str, str]:

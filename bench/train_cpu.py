@@ -8,10 +8,10 @@ Both sides fine-tune all of the demo's student, SmolLM2-135M, from the same weig
 steps, with the same rates. Workload `short` is what the demo trains on. `long` has as many thinking tokens as s1K's
 rows, divided by eight; its texts are the demo's questions and solutions, one after the other.
 
-`trl-s1` is TRL as s1's script sets it, on one device: one sample at a time, sixteen of them a step, float32 weights
-under bfloat16 autocast. `trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is
-a process of its own. Time is that of steps: loading, and the first step, are left out on both sides. Loss is that of
-held-out samples after the last step, in float32. Exits with 1 where a promise does not hold.
+`trl-s1` is TRL as s1's script sets it, on one device: padded to the longest, float32 weights under bfloat16 autocast.
+`trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is a process of its own. Time
+is that of steps: loading, and the first step, are left out on both sides. Loss is that of held-out samples after the
+last step, in float32. Exits with 1 where a promise does not hold.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -51,6 +51,13 @@ class Workload(NamedTuple):
     held_out: int
     thinking_tokens: tuple[int, ...] = ()
     """Empty: one question's solution is the thinking."""
+
+    def thinking_tokens_of(self, sample: int) -> float:
+        """How long the thinking of this sample shall be."""
+        knots = self.thinking_tokens
+        place = (sample * 0.618034 % 1) * (len(knots) - 1)  # the golden ratio's multiples lie evenly
+        low = int(place)
+        return knots[low] + (place - low) * (knots[low + 1] - knots[low])
 
 
 WORKLOADS = {
@@ -83,9 +90,10 @@ KEPT_MEMORY = (
 """No setting of TRL's, but what tenner does by itself: huge pages, and freed memory kept."""
 
 TRL = {
-    "trl-s1": _trl(1),
-    "s1 multi-node": _trl(1, activation_checkpointing=True),
     "16 rows": _trl(16),
+    "4 rows": _trl(4),
+    "1 row": _trl(1),
+    "1 row, checkpointing": _trl(1, activation_checkpointing=True),
     "16 rows eager": _trl(16, attention="eager"),
     "8 rows by length": _trl(8, by_length=True),
     "4 rows by length": _trl(4, by_length=True),
@@ -102,7 +110,10 @@ TRL = {
     "16 padding-free, bf16": _trl(16, padding_free=True, weights="bfloat16", bf16=False),
     "4 padding-free, bf16": _trl(4, by_length=True, padding_free=True, weights="bfloat16", bf16=False),
 }
-"""What s1's `sft.sh` sets, its multi-node script, and the other settings that might be faster."""
+"""What s1's `sft.sh` sets, and others that might be faster. s1 had a GPU for each of its sixteen samples."""
+LONG_ROWS_MAX = 8  # sixteen long samples at once take more than 24 GB
+S1 = {"short": "16 rows", "long": "4 rows"}
+"""Its batch at once, padded; of long samples, as many as fit into memory."""
 # Not measured yet: --grid says which it is.
 BEST = {"short": "4 by length, bf16", "long": "1 row, bf16"}
 
@@ -117,10 +128,8 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
     for i in range(count):
         asked = next(questions)
         thinking = asked.solution or ""
-        if knots := workload.thinking_tokens:
-            place = (i * 0.618034 % 1) * (len(knots) - 1)  # the golden ratio's multiples lie evenly
-            low = int(place)
-            wanted = knots[low] + (place - low) * (knots[low + 1] - knots[low])
+        if workload.thinking_tokens:
+            wanted = workload.thinking_tokens_of(i)
             while len(tokenizer.encode(thinking, add_special_tokens=False)) < wanted - 35:
                 more = next(questions)
                 thinking += f"\n{more.question} {more.solution} It is {more.answer}."
@@ -132,9 +141,8 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
             )
         )  # fmt: skip
     r.shuffle(found)
-    encoded = mask.encode_all(
-        tokenizer, found, FORMATS["s1"], system_prompt=settings.student.system_prompt, tokens_max=10_000
-    )
+    fmt, system_prompt = FORMATS["s1"], settings.student.system_prompt
+    encoded = [mask.encode(tokenizer, sample, fmt, system_prompt=system_prompt) for sample in found]
     return even_steps(encoded[workload.held_out :]), encoded[: workload.held_out]
 
 
@@ -162,14 +170,17 @@ class Clock:
         self.ends.append(time.monotonic())
 
 
-def train_tenner(folder: Path, encoded: Sequence[Encoded], steps: int, workdir: Path, clock: Clock) -> Any:
-    """tenner with its defaults; returns the model."""
+def train_tenner(
+    base: Any, encoded: Sequence[Encoded], steps: int, workdir: Path, on_step: Callable[[Any], None], *,
+    device_tflops: float | None = None, **changed: Any,
+) -> Any:  # fmt: skip
+    """tenner with its defaults, or some of them `changed`, from a folder or a loaded model; returns the model."""
     ask_for_huge_pages()
     from tenner.learn import train
 
     lengths = [len(e.ids) for e in encoded]
     settings = recipe.Train(
-        epochs=1, lr=LR, warmup_fraction=0, tokens_per_step=sum(lengths) // steps, tokens_max=max(lengths)
+        epochs=1, lr=LR, warmup_fraction=0, tokens_per_step=sum(lengths) // steps, tokens_max=max(lengths), **changed
     )
     # tenner shuffles: the samples are laid so that its order is theirs.
     laid = [encoded[0]] * len(encoded)
@@ -177,16 +188,29 @@ def train_tenner(folder: Path, encoded: Sequence[Encoded], steps: int, workdir: 
         laid[place] = sample
     planned = packing.plan([len(e.ids) for e in laid], settings.tokens_per_step, epochs=1, seed=SEED)
     assert [laid[i] for step in planned for i in step] == list(encoded)
-    assert {len(step) for step in planned} == {SAMPLES_PER_STEP}
-    done = train.train(folder, laid, settings, seed=SEED, workdir=workdir, on_step=lambda _: clock.tick())
+    assert {len(step) for step in planned} == {len(encoded) // steps}
+    done = train.train(
+        base, laid, settings, seed=SEED, workdir=workdir, on_step=on_step, device_tflops=device_tflops
+    )  # fmt: skip
     return done.model
 
 
-def train_trl(side: Trl, folder: Path, encoded: Sequence[Encoded], steps: int, workdir: Path, clock: Clock) -> Any:
-    """TRL's SFTTrainer in a configuration; returns the model."""
+def load_for_trl(side: Trl, folder: Path) -> Any:
+    """The student as a configuration of TRL wants it."""
     import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, side.weights), attn_implementation=side.attention
+    )
+
+
+def train_trl(
+    side: Trl, model: Any, tokenizer: Any, encoded: Sequence[Encoded], steps: int, workdir: Path, clock: Clock
+) -> Any:
+    """TRL's SFTTrainer in a configuration; returns the model."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     class Ticks(TrainerCallback):
@@ -209,12 +233,10 @@ def train_trl(side: Trl, folder: Path, encoded: Sequence[Encoded], steps: int, w
         "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
     }  # fmt: skip
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, side.weights), attn_implementation=side.attention
-        ),
+        model=model,
         args=SFTConfig(**fields | dict(side.config)),
         train_dataset=Dataset.from_dict({"input_ids": [list(e.ids) for e in rows], "labels": labels}),
-        processing_class=AutoTokenizer.from_pretrained(folder),
+        processing_class=tokenizer,
         callbacks=[Ticks()],
     )
     trainer.train()
@@ -252,13 +274,15 @@ def run_here(side: str, workload: Workload, folder: Path) -> dict[str, float]:
         student.load(folder, torch.float32, "sdpa")
         return {"peak_mb": peak_mb()}
 
-    training, held_out = samples(workload, student.load_tokenizer(folder), recipe.load("demo"))
+    tokenizer = student.load_tokenizer(folder)
+    training, held_out = samples(workload, tokenizer, recipe.load("demo"))
     clock = Clock()
     with tempfile.TemporaryDirectory() as workdir:
         if side == "tenner":
-            model = train_tenner(folder, training, workload.steps, Path(workdir), clock)
+            model = train_tenner(folder, training, workload.steps, Path(workdir), lambda _: clock.tick())
         else:
-            model = train_trl(TRL[side], folder, training, workload.steps, Path(workdir), clock)
+            loaded = load_for_trl(TRL[side], folder)
+            model = train_trl(TRL[side], loaded, tokenizer, training, workload.steps, Path(workdir), clock)
         peak = peak_mb()
         tokens = sum(len(e.ids) for e in training[SAMPLES_PER_STEP:])
         assert len(clock.ends) == workload.steps
@@ -287,7 +311,7 @@ def grid(names: Sequence[str]) -> None:
     """Every configuration of TRL, once."""
     print("workload  configuration                     tokens/s   peak MB     loss")
     for name in names:
-        for side in ("tenner", *TRL):
+        for side in ("tenner", *(side for side in TRL if name == "short" or TRL[side].rows <= LONG_ROWS_MAX)):
             try:
                 told = _told(run(side, name))
             except SystemExit as failure:  # a setting that this machine cannot do is a finding, too
@@ -297,9 +321,10 @@ def grid(names: Sequence[str]) -> None:
 
 def compare(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, bool]]:
     """The three sides in turn; returns the figures and which of the promises hold."""
-    sides = {"tenner": "tenner", "trl-s1": "trl-s1", "trl-best": BEST[name]}
+    sides = {"tenner": "tenner", "trl-s1": S1[name], "trl-best": BEST[name]}
     loaded_mb = run("loaded", name)["peak_mb"]
-    print(f"\n{name}: {WORKLOADS[name].steps} steps of {SAMPLES_PER_STEP} samples; trl-best is {BEST[name]}")
+    print(f"\n{name}: {WORKLOADS[name].steps} steps of {SAMPLES_PER_STEP} samples")
+    print(f"trl-s1 is {S1[name]}, trl-best is {BEST[name]}")
     print(f"the loaded model alone: {loaded_mb:,.0f} MB\n\nround  side      tokens/s   peak MB     loss")
     done: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(1, rounds + 1):

@@ -1,45 +1,60 @@
-"""Talk to the distilled student: each line is a question of its own, its thinking dimmed, forced words marked."""
+"""Talk to a student in the terminal: its thinking dimmed, forced words underlined, and what each answer took."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from tenner.errors import TennerError
-from tenner.formats import FORMATS
-from tenner.records import Policy
-from tenner.run import render, stored_recipe
-from tenner.runfolder import RunFolder
+from tenner import speaking
+from tenner.records import Message
+
+if TYPE_CHECKING:
+    from tenner.think.desk import Receipt
+    from tenner.think.job import Request
 
 
-def talk(path: Path, *, thinking_tokens_max: int | None, waits: int) -> None:
-    """Answer the lines of standard input until it ends. Raises TennerError where there is no distilled student."""
-    folder = RunFolder.existing(path)
-    recipe = stored_recipe(folder)
-    assert recipe is not None, "RunFolder.existing has seen it"
-    student = path / "student"
-    if not student.is_dir():
-        raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
-    from tenner.think.engine import Prompt
-    from tenner.think.hf import HFEngine
+def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: speaking.EngineName | None = None) -> None:
+    """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
+    speaker, price_usd_per_hour = speaking.introduce(address, wishes)
+    policy = speaker.policy(waits=waits)
+    from tenner.think.desk import Desk  # which loads torch: a refusal shall not wait for it
+    from tenner.think.scheduler import Scheduler
 
-    budget = recipe.evaluate.thinking_tokens_max[-1] if thinking_tokens_max is None else thinking_tokens_max
-    policy = Policy(thinking_tokens_max=budget, waits=waits)
-    engine = HFEngine.load(student, rows=1, wait_text=recipe.evaluate.wait_text)
+    engine = speaking.load(speaker, rows=1, engine=engine_name)
     console = Console(highlight=False, soft_wrap=True)
-    for question in _lines(f"at most {budget} thinking tokens, {waits} waits; an empty line or Ctrl-D ends"):
-        prompt = Prompt("chat", render(engine.tokenizer, question, recipe))
-        fmt = FORMATS[recipe.student.format]
-        part = ""
-        for piece in engine.stream(prompt, policy, fmt, answer_tokens_max=recipe.evaluate.answer_tokens_max):
-            if part and piece.part != part:
+    budget = policy.thinking_tokens_max
+    with Scheduler(engine) as scheduler, asyncio.Runner() as runner:
+
+        async def answer(request: "Request") -> str:
+            desk = Desk(scheduler, engine.tokenizer, seats=1, price_usd_per_hour=price_usd_per_hour)
+            async with desk.seat(request) as seat:
+                part = ""
+                async for piece in seat.pieces():
+                    if part and piece.part != part:
+                        console.print()
+                    part = piece.part
+                    style = "dim" if part == "thinking" else "bold"
+                    console.print(Text(piece.text, style=f"{style} underline" if piece.forced else style), end="")
                 console.print()
-            part = piece.part
-            style = "dim" if piece.part == "thinking" else "bold"
-            console.print(Text(piece.text, style=f"{style} underline" if piece.forced else style), end="")
-        console.print()
+                assert seat.generation is not None
+                print(_in_words(seat.receipt()), file=sys.stderr)
+                return seat.generation.answer
+
+        said: list[Message] = []
+        for question in _lines(f"at most {budget} thinking tokens, {waits} waits; an empty line or Ctrl-D ends"):
+            turns = [*said, Message(role="user", content=question)]
+            request = speaker.request(engine.tokenizer, turns, policy, request_id="chat")
+            reply = runner.run(answer(request))
+            if speaker.remembers:
+                said = [*turns, Message(role="assistant", content=reply)]
+
+
+def _in_words(receipt: "Receipt") -> str:
+    cost = "" if receipt.cost_usd is None else f", ${receipt.cost_usd:.6f}"
+    return f"{receipt.thinking_tokens} tokens of thinking, {receipt.answer_tokens} of answer{cost}"
 
 
 def _lines(greeting: str) -> Iterator[str]:

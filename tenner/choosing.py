@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tenner.ask import counterfactual, domains, quality, selection
-from tenner.prove.grading import grade_essay
+from tenner.prove.grading import grade_trace
 from tenner.records import Difficulty, FailedCall, Label, Question, Sample, Trace
 from tenner.run import Run
 from tenner.teach import answers, traces, verification
@@ -34,7 +34,7 @@ def _with_domains(run: Run, pool: Sequence[Question]) -> list[Question]:
         labels |= {label.question_id: label for label in found}
     elif new and rules.teacher is not None:
         section = rules.teacher.model_copy(update={"system_prompt": domains.system_prompt()})
-        desk = traces.Desk(run.folder, run.ledger, run.screen, stage="select", grade=grade_essay)
+        desk = traces.Desk(run.folder, run.ledger, run.screen, stage="select", grade=grade_trace)
         for question_id, said in answers.buy_answers(section, new, desk).items():
             labels[question_id] = Label(question_id=question_id, domain=domains.parse(said), evidence=said)
     run.folder.write("labels", labels.values())
@@ -65,7 +65,7 @@ def buy_what_is_missing(run: Run) -> None:
 
 def buy(run: Run, questions: Sequence[Question]) -> None:
     """Have the teacher think aloud about these questions; what is there already is not bought again."""
-    desk = traces.Desk(run.folder, run.ledger, run.screen, stage="trace", grade=grade_essay)
+    desk = traces.Desk(run.folder, run.ledger, run.screen, stage="trace", grade=grade_trace)
     traces.buy_traces(run.recipe.trace, lambda: questions, desk)
 
 

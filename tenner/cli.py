@@ -13,6 +13,7 @@ from tenner.stages import SELECT_FIRST
 
 if TYPE_CHECKING:
     from tenner.recipe import Recipe
+    from tenner.speaking import Wishes
 
 INTERRUPTED = 130
 
@@ -87,12 +88,56 @@ def _parser() -> argparse.ArgumentParser:
     overlap.add_argument("--json", action="store_true", help="one JSON object")
     overlap.set_defaults(verb=_overlap)
 
-    chat = verbs.add_parser("chat", help="talk to the distilled student; each line is a question of its own")
-    chat.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    chat.add_argument("--thinking", metavar="N", type=int, help="the most tokens it may think (default: the recipe's)")
+    grade = verbs.add_parser("grade", help="grade responses against reference answers")
+    grade.add_argument("file", metavar="FILE.jsonl", type=Path, help="rows with id, response, answer and maybe kind")
+    grade.add_argument("--json", action="store_true", help="one JSON object a row")
+    grade.set_defaults(verb=_grade)
+
+    compare = verbs.add_parser("compare", help="whether two runs differ on the questions that both have answered")
+    compare.add_argument("run_a", metavar="RUN_A", type=Path, help="a run's folder")
+    compare.add_argument("run_b", metavar="RUN_B", type=Path, help="another's")
+    compare.add_argument("--student", choices=("distilled", "base"), default="distilled", help="default: distilled")
+    compare.add_argument(
+        "--policy", metavar="LIMIT[+WAITS]",
+        help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
+    )  # fmt: skip
+    compare.add_argument("--json", action="store_true", help="one JSON object")
+    compare.set_defaults(verb=_compare)
+
+    export = verbs.add_parser("export", help="a run's answers in the form of another tool")
+    export.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    export.add_argument("--format", choices=("lm-eval",), required=True, help="lm-eval: its log of samples")
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
+    export.set_defaults(verb=_export)
+
+    serve = verbs.add_parser("serve", help="put a student behind OpenAI's chat completions, with a page to talk to it")
+    _student(serve)
+    serve.add_argument("--host", metavar="HOST", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    serve.add_argument("--port", metavar="N", type=int, default=8000, help="0: any that is free (default: 8000)")
+    serve.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key for clients")
+    serve.add_argument("--name", metavar="NAME", help="what clients call the model (default: the recipe's or folder's)")
+    serve.add_argument(
+        "--concurrency-max", metavar="N", type=int, default=64, help="answers under way at once (default: 64)"
+    )
+    serve.add_argument(
+        "--request-bytes-max", metavar="N", type=int, default=1 << 20, help="the largest body (default: 1 MiB)"
+    )
+    serve.set_defaults(verb=_serve)
+
+    chat = verbs.add_parser("chat", help="talk to a student; to that of a run each line is a question of its own")
+    _student(chat)
     chat.add_argument("--waits", metavar="N", type=int, default=0, help="how often it must think on (default: 0)")
     chat.set_defaults(verb=_chat)
     return parser
+
+
+def _student(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("student", metavar="RUN_OR_MODEL", help="a run's folder, a model's, hf:org/name, or wheel:…")
+    parser.add_argument("--format", metavar="NAME", help="how it thinks: s1, think or plain (a run knows)")
+    parser.add_argument("--engine", choices=("embedded", "vllm"), help="default: vllm where it is installed")
+    parser.add_argument("--thinking", metavar="N", type=int, help="the most tokens it thinks where nobody says more")
+    parser.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer, likewise")
+    parser.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 
 
 def _budget(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +185,7 @@ def _trace_options(verb: argparse.ArgumentParser) -> None:
     _budget(verb)
     file = verb.add_argument_group(
         "for a file of questions",
-        "each line an object with id, question and, where known, answer and domain",
+        "each line an object with id, question and, where known, answer, kind and domain",
     )
     file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
     file.add_argument(
@@ -199,16 +244,61 @@ def _overlap(args: argparse.Namespace) -> None:
     print(overlapjob.run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
 
 
+def _grade(args: argparse.Namespace) -> None:
+    from tenner import gradejob
+
+    graded = gradejob.run(args.file)
+    if args.json:
+        for id_, grade in graded:
+            print(gradejob.as_json(id_, grade))
+    else:
+        print(gradejob.as_text(list(graded)))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from tenner import comparejob
+
+    print(comparejob.run(args.run_a, args.run_b, student=args.student, policy=args.policy, as_json=args.json))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from tenner import exportjob
+
+    print(exportjob.run(args.run, args.out))
+
+
 def _recipes(args: argparse.Namespace) -> None:
     from tenner import show
 
     print(show.recipes(as_json=args.json))
 
 
+def _wishes(args: argparse.Namespace) -> "Wishes":
+    from tenner.speaking import Wishes
+
+    return Wishes(
+        format=args.format,
+        name=getattr(args, "name", None),
+        thinking_tokens_max=args.thinking,
+        answer_tokens_max=args.answer,
+        price_usd_per_hour=args.price_usd_per_hour,
+    )
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from tenner import servejob
+
+    ended_by = servejob.run(
+        args.student, _wishes(args), host=args.host, port=args.port, api_key_env=args.api_key_env,
+        concurrency_max=args.concurrency_max, request_bytes_max=args.request_bytes_max,
+        engine_name=args.engine,
+    )  # fmt: skip
+    sys.exit(INTERRUPTED if ended_by == signal.SIGINT else 0)
+
+
 def _chat(args: argparse.Namespace) -> None:
     from tenner import chat
 
-    for name in ("thinking", "waits"):
-        if (getattr(args, name) or 0) < 0:
-            raise TennerError(f"--{name} {getattr(args, name)} is negative")
-    chat.talk(args.run, thinking_tokens_max=args.thinking, waits=args.waits)
+    if args.waits < 0:
+        raise TennerError(f"--waits {args.waits} is negative")
+    chat.talk(args.student, _wishes(args), waits=args.waits, engine_name=args.engine)

@@ -4,6 +4,7 @@ TennerError          exit 2   the input, the recipe or the run folder is not usa
 ├── BudgetReached    exit 3   the cap would be crossed: nothing is lost, a higher cap resumes
 ├── Incomplete       exit 4   some calls failed: the same command makes them again
 ├── Preempted        exit 75  the system took the machine away: the same command goes on elsewhere
+├── NoRoom           exit 2   a prompt and its answer do not fit into the context
 └── StorageFull      exit 2   the disk refused a write: nothing written before is lost
 """
 
@@ -34,6 +35,10 @@ class Preempted(TennerError):
     """SIGTERM: everything is saved. 75 is EX_TEMPFAIL, by which a scheduler knows to start the job again."""
 
     exit_code = 75
+
+
+class NoRoom(TennerError):
+    """A prompt is too long for the model's context and the answer that is to follow."""
 
 
 class StorageFull(TennerError):

@@ -1,6 +1,9 @@
 """Think formats and chat rendering: text in, text out. Delimiters are text; their ids come from the tokenizer."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
+
+from tenner.records import Message
 
 
 class Tokenizer(Protocol):
@@ -48,8 +51,15 @@ FORMATS = {
 
 def render_prompt(tokenizer: Tokenizer, question: str, *, system_prompt: str | None) -> str:
     """The chat up to where the assistant speaks. `system_prompt` None leaves the template's own default in place."""
-    turns = [{"role": "user", "content": question}]
-    if system_prompt is not None:
+    return render_chat(tokenizer, [Message(role="user", content=question)], system_prompt=system_prompt)
+
+
+def render_chat(tokenizer: Tokenizer, messages: Sequence[Message], *, system_prompt: str | None) -> str:
+    """The same for a conversation. A system message in it takes the place of `system_prompt`; what was thought in
+    earlier turns is not said again.
+    """
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    if system_prompt is not None and all(m.role != "system" for m in messages):
         turns.insert(0, {"role": "system", "content": system_prompt})
     text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return text

@@ -15,7 +15,7 @@ from tenner.ask import domains, overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
 from tenner.learn.memory import ask_for_huge_pages
-from tenner.prove import card, facts, report, stats
+from tenner.prove import card, facts, report, stats, tasks
 from tenner.prove.evaluate import complete
 from tenner.recipe import PromptForm, Recipe
 from tenner.records import (
@@ -52,7 +52,7 @@ def gather(run: Run) -> tuple[int, int]:
                 source="worked", where=where, license="apache-2.0", rows=count, questions=count, published=None
             )
         )  # fmt: skip
-    judges = sources.gather(recipe.evaluate.benchmarks, seed=seed).questions
+    judges = tasks.asked(recipe.evaluate.benchmarks, partial(sources.gather, seed=seed))
     asked = recipe.evaluate.questions
     judges += worked.generate(asked, families=families, split="heldout", seed=seed, distinct=True)
     run.folder.write("questions", pool)
@@ -166,7 +166,8 @@ def evaluate(run: Run) -> tuple[int, int]:
             load_engine=partial(engine_for, run, name), answer_tokens_max=recipe.evaluate.answer_tokens_max,
         )  # fmt: skip
     domain_of = {q.id: q.domain for q in benchmark}
-    run.folder.write("scores", stats.score(run.folder.read("heldout", Completion), domain_of))
+    completions = run.folder.read("heldout", Completion)
+    run.folder.write("scores", stats.score(completions, domain_of, samples=recipe.evaluate.samples))
     return len(benchmark), len(benchmark) * len(policies) * len(forms)
 
 
@@ -204,9 +205,14 @@ def check(recipe: Recipe) -> None:
     """Refuse, before anything is spent, a recipe whose names mean nothing to the rooms."""
     quality.check(recipe.clean.filters, quality.QUESTION_FILTERS, "clean.filters")
     workers_for(recipe.clean.engine)
-    sources.check([*recipe.gather.sources, *recipe.evaluate.benchmarks])
     domains.check(recipe.domains)
+    sources.check([*recipe.gather.sources, *map(tasks.resolve, recipe.evaluate.benchmarks)])
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
+    if recipe.evaluate.samples > 1:
+        raise TennerError(
+            f"evaluate.samples is {recipe.evaluate.samples}, and the embedded engine decodes greedily",
+            hint="all answers to a question would be the same: leave it at 1",
+        )
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:
             near = get_close_matches(family, worked.FAMILIES, n=1)

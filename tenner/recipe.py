@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
+from tenner.records import AnswerKind
 from tenner.stages import ORDERS
 
 Positive = Annotated[int, Field(gt=0)]
@@ -85,6 +86,8 @@ class Columns(Section):
     domain: str | None = None
     origin: str | None = None
     """Where the source has it from."""
+    answer_after: str | None = None
+    """The answer is what follows the last of these in its column, as "####" in GSM8K."""
     choices: list[str] = []
     """The choices of a question, the right one first: they are put behind it in a seeded order."""
 
@@ -128,6 +131,8 @@ class Source(Section):
     """So many of its questions, by seeded hash."""
     stratify: list[str] = []
     """Columns whose values the sample holds in proportion."""
+    kind: AnswerKind | None = None
+    """How its answers are graded; left out: as maths, or as choice where there are choices."""
     domain: str | None = None
     origin: str | None = None
     license: str | None = None
@@ -142,6 +147,26 @@ class Source(Section):
             raise ValueError(f"source {self.name} needs either dataset or file")
         if (self.columns.question is None) == (self.template is None):
             raise ValueError(f"source {self.name} needs either columns.question or template")
+        return self
+
+
+class Benchmark(Source):
+    """A table of questions to be asked: a known task, or a table of one's own, and how its answers are graded."""
+
+    name: str = ""
+    """Left out: the task's."""
+    task: str | None = None
+    """A known task (see `prove/tasks.py`), which says all that is left out here."""
+    columns: Columns = Columns(question="question", answer="answer")
+    suffix: str | None = None
+    """Put behind every question; left out: the task's."""
+
+    @model_validator(mode="after")
+    def _is_one_table(self) -> "Benchmark":
+        if self.dataset is not None and self.file is not None:
+            raise ValueError(f"benchmark {self.name} needs either dataset or file")
+        if self.task is None and (not self.name or (self.dataset is None and self.file is None)):
+            raise ValueError("a benchmark needs a task, or a name and either dataset or file")
         return self
 
 
@@ -345,7 +370,7 @@ class Train(Section):
 class Evaluate(Section):
     """What proves it."""
 
-    benchmarks: list[Source] = []
+    benchmarks: list[Benchmark] = []
     """Tables of questions that are asked of both students, and kept out of the training."""
     questions: NotNegative = 0
     """Held-out questions, generated from the same families."""
@@ -355,6 +380,8 @@ class Evaluate(Section):
     """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
     answer_tokens_max: Positive
+    samples: Positive = 1
+    """Answers to each question."""
     rows: Positive = 64
     """How many completions are decoded side by side."""
 

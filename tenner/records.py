@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 StudentName = Literal["base", "second", "distilled"]
 """`second` is another untrained model that attempts the questions beside the student."""
+AnswerKind = Literal["integer", "choice", "maths", "text"]
+"""How an answer is graded (see `prove/grading.py`)."""
 
 
 class Record(BaseModel):
@@ -21,6 +23,10 @@ class Question(Record):
     question: str
     answer: str | None = None
     """The reference answer, by which traces and completions are graded."""
+    kind: AnswerKind | None = None
+    """How they are graded; None: traces as maths, completions as text after the cue."""
+    suffix: str = ""
+    """What a benchmark puts behind the question when it is asked; no part of what is compared with other questions."""
     domain: str | None = None
     source: str
     solution: str | None = None
@@ -134,6 +140,8 @@ class Grade(Record):
 
     verdict: Literal["correct", "wrong", "unparsed"]
     extracted: str | None
+    reason: str | None = None
+    """Why, and what each judge said where two were heard; None where text was compared."""
 
 
 TraceOutcome = Literal[
@@ -216,10 +224,23 @@ class Policy(Record):
     waits: int = Field(default=0, ge=0)
 
 
+class Sampling(Record):
+    """How the next token is drawn: by default the most likely one.
+
+    A draw is a function of the seed, the prompt and the position, so the same request gives the same tokens whatever
+    else is decoded beside it, and several samples of one prompt need several seeds.
+    """
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Only the most likely tokens that reach this probability together are drawn from."""
+    seed: int = 0
+
+
 class Intervention(Record):
     """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
 
-    `tokens` is how many token ids were put in (0 for a suppressed end of thinking).
+    `tokens` is how many token ids were put in (0 for the cut itself, whose `close` and `cue` follow).
     """
 
     kind: Literal["open", "wait", "cut", "close", "cue"]
@@ -236,6 +257,8 @@ class Completion(Record):
     prompt: str
     """Name of the prompt form the student was asked in (see `recipe.PromptForm`)."""
     policy: Policy
+    sample_index: int = 0
+    """Which of several answers to the question it is."""
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
@@ -245,6 +268,15 @@ class Completion(Record):
     """The answer ran into its own limit."""
     interventions: tuple[Intervention, ...]
     grade: Grade
+
+
+class Share(Record):
+    """A mean over questions of something between 0 and 1, with its 95 % interval and the number of questions."""
+
+    n: int
+    mean: float
+    ci_low: float
+    ci_high: float
 
 
 class Score(Record):
@@ -257,11 +289,24 @@ class Score(Record):
     domain: str | None = None
     """None is the whole task; otherwise the score of one domain in it."""
     n: int
+    """Questions with an answer at least."""
+    samples: int = 1
+    """How many answers to each question were asked for."""
+    missing: int = 0
+    """Answers that were asked for and are not there: neither right nor wrong."""
     accuracy: float
+    """The mean over questions of the share of their answers that are right."""
     ci_low: float
     ci_high: float
+    majority: Share | None = None
+    """maj@k: how often the most frequent of `samples` answers is right. Of the questions that have them all; None for
+    single answers.
+    """
+    solved: Share | None = None
+    """pass@k: how often one of `samples` answers is right. None as above."""
     thinking_tokens_mean: float
     truncated: int
+    """Answers, not questions; as the next."""
     unparsed: int
 
 

@@ -6,16 +6,16 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 from pydantic import ValidationError
 
 from tenner.errors import TennerError
 from tenner.money.ledger import Ledger, read_spend
-from tenner.prove.grading import grade_essay
+from tenner.prove.grading import grade_trace
 from tenner.recipe import NotNegativeNumber, Section, TraceSection, explain
-from tenner.records import FailedCall, Question, Trace
+from tenner.records import AnswerKind, FailedCall, Question, Trace
 from tenner.run import differences
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
@@ -91,7 +91,7 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> str:
         try:
             if lost := ledger.lose_orphans():
                 screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
-            desk = traces.Desk(folder, ledger, screen, stage="trace", grade=grade_essay)
+            desk = traces.Desk(folder, ledger, screen, stage="trace", grade=grade_trace)
             traces.buy_traces(job.trace, lambda: read_questions(questions_path), desk)
         finally:
             ledger.close()
@@ -110,7 +110,7 @@ def check_questions(path: Path) -> None:
 
 
 def read_questions(path: Path) -> Iterator[Question]:
-    """The questions of a JSONL file; other columns than id, question, answer and domain are left alone."""
+    """The questions of a JSONL file; other columns than id, question, answer, kind and domain are left alone."""
     try:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -164,7 +164,9 @@ def _question(line: str, where: str, source: str) -> Question:
         fields[name] = None if value is None else str(value)
     if not str(fields["question"]).strip():
         raise TennerError(f"{where}: the question is empty")
-    return Question(source=source, **fields)
+    if (kind := row.get("kind")) is not None and kind not in get_args(AnswerKind):
+        raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(get_args(AnswerKind))}")
+    return Question(source=source, kind=kind, **fields)
 
 
 def _parameter(text: str) -> tuple[str, object]:

@@ -4,6 +4,7 @@ import random
 
 from tenner.formats import FORMATS
 from tenner.money.ledger import SpendRow
+from tenner.prove.compute import answer_prices, sweeps
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment, SourceRow
 from tenner.prove.stats import before_and_after, compare, score
 from tenner.records import Completion, Grade, Policy, SourceCount, StudentName, TrainStep
@@ -88,6 +89,10 @@ def run_facts() -> RunFacts:
         samples_count=996,
         scores=scores,
         comparison=compare(completions, *before_and_after(scores)),
+        sweeps=sweeps(scores),
+        answer_prices=answer_prices(completions, scores, 0.004467),
+        votes=[],
+        published=[],
         training=[
             TrainStep(step=i, steps=120, loss=0.05 + 2.6 * 0.95**i + 0.03 * ((i * 7) % 5), grad_norm=1.0, lr=4e-4,
                       tokens=1000, trained_tokens=610, tokens_per_second=620.0, cost_usd=0.001 + 4e-5 * i)

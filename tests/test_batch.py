@@ -20,7 +20,7 @@ from test_calls import LIMITS, questions, section, spent_microusd
 from tenner import cli
 from tenner.errors import BudgetReached, TennerError
 from tenner.money.ledger import Ledger
-from tenner.prove.grading import grade_essay
+from tenner.prove.grading import grade_trace
 from tenner.recipe import PriceSection, TraceSection
 from tenner.records import FailedCall, Trace
 from tenner.runfolder import RunFolder
@@ -589,7 +589,7 @@ def test_what_was_truncated_is_bought_longer_in_another_batch(tmp_path):
         closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger,
     ):
         server.batches.polls = 1
-        desk = traces.Desk(folder, ledger, Screen(), stage="trace", grade=grade_essay)
+        desk = traces.Desk(folder, ledger, Screen(), stage="trace", grade=grade_trace)
         asked = questions(*TEXTS)
         traces.buy_traces(batch_section(server, longer_output_tokens_max=2000), lambda: asked, desk)
         assert [len(b["request_counts"]) and b["request_counts"]["total"] for b in server.batches.batches.values()] == [

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
+import openai
 import pytest
 
 from tenner import pipeline
@@ -154,3 +156,36 @@ def test_a_reader_that_leaves_is_no_error(gathered):
     command = f"{sys.executable} -m tenner show {gathered} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@contextmanager
+def serving(*args, **kwargs):
+    """A server in a process of its own, and the address that it prints when it answers."""
+    command = [sys.executable, "-m", "tenner", "serve", *map(str, args), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_server_with_a_key_ends_cleanly_when_told(tiny_model_dir, number, exit_code):
+    options = ("--format", "think", "--name", "it", "--api-key-env", "SERVER_KEY", "--answer", "900", "--thinking", "0")
+    environment = os.environ | {"SERVER_KEY": "sesame"}
+    with (
+        serving(tiny_model_dir, *options, env=environment) as (process, url),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="sesame", max_retries=0) as client,
+    ):
+        (model,) = client.models.list().data
+        assert model.id == "it"
+        question = [{"role": "user", "content": "Hi"}]
+        stream = client.chat.completions.create(model="it", messages=question, stream=True)
+        next(stream)
+        process.send_signal(number)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length", "it may finish what it has begun"
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == exit_code, stderr
+        assert "Traceback" not in stderr
+        assert "sesame" not in stdout + stderr

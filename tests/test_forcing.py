@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
@@ -69,46 +71,83 @@ def kinds(machine: ForcingMachine) -> list[str]:
     return [i.kind for i in machine.interventions]
 
 
-CASES = [(name, seed) for name in FORMAT_IDS for seed in range(40)]
+tokens = st.sampled_from((0, 1, 1, 1, 2, 2, 3, EOS))
+few = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+formats = st.builds(
+    FormatIds,
+    open=few,
+    close=st.lists(st.sampled_from((1, 1, 2, 0)), max_size=4).map(tuple),
+    cue=few,
+    wait=st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple),
+    eos=st.just(frozenset({EOS})),
+)
+policies = st.builds(
+    Policy,
+    thinking_tokens_max=st.none() | st.integers(0, 12),
+    thinking_tokens_min=st.integers(0, 8),
+    waits=st.integers(0, 3),
+)
 
 
-@pytest.mark.parametrize("name", FORMAT_IDS)
-def test_never_over_budget_always_closed_and_every_injection_recorded(name: str) -> None:
-    fmt = FORMAT_IDS[name]
-    for seed, policy in itertools.product(range(40), POLICIES):
-        machine, model = machine_for(fmt, policy), hashed_model(seed)
-        while machine.phase is not Phase.DONE:
-            assert machine.thinking_tokens <= machine.budget
-            settled = machine.ids[: machine.settled]
-            machine.push(model(machine.ids))
-            assert machine.ids[: len(settled)] == settled, "what is settled stands"
-        budget = ROOM if policy.thinking_tokens_max is None else min(ROOM, policy.thinking_tokens_max)
-        assert machine.thinking_tokens == len(machine.thinking_ids) <= budget
-        assert tuple(machine.ids) == (*fmt.open, *machine.thinking_ids, *fmt.close, *machine.answer_ids)
-        assert machine.answer_tokens <= ANSWER_MAX
-        assert machine.truncated == (machine.answer_tokens == ANSWER_MAX)
-        assert not fmt.eos & set(machine.ids)
-        assert kinds(machine).count("wait") <= policy.waits or policy.thinking_tokens_min > 0
-        cue_due = "cut" in kinds(machine) or not fmt.close
-        assert ("cue" in kinds(machine)) == (cue_due and bool(fmt.cue))
-        if cue_due:
-            assert tuple(machine.answer_ids[: len(fmt.cue)]) == fmt.cue
-        texts = {"open": fmt.open, "wait": fmt.wait, "cue": fmt.cue}
-        for i in machine.interventions:
-            put_in = tuple(machine.ids[i.position : i.position + i.tokens])
-            assert put_in == (texts[i.kind] if i.kind in texts else fmt.close[len(fmt.close) - i.tokens :])
+@settings(max_examples=600)
+@given(formats, policies, st.integers(0, 14), st.integers(1, 4), st.lists(tokens, min_size=1, max_size=40))
+def test_never_over_budget_always_closed_the_answer_has_its_reserve_and_the_log_explains_every_injection(
+    fmt: FormatIds, policy: Policy, room: int, answer_tokens_max: int, stream: list[int]
+) -> None:
+    machine = ForcingMachine(fmt, policy, answer_tokens_max=answer_tokens_max, thinking_room=room)
+    budget = room if policy.thinking_tokens_max is None else min(room, policy.thinking_tokens_max)
+    context = room + fmt.injected_tokens_max + answer_tokens_max
+    sampled = itertools.cycle(stream)
+    texts = {"open": fmt.open, "wait": fmt.wait, "cue": fmt.cue, "cut": ()}
+    was_held = True
+    while machine.phase is not Phase.DONE:
+        before, token, held = list(machine.ids), next(sampled), machine.held
+        assert was_held or not held, "what is not held never will be again"
+        thinking, settled = machine.phase is Phase.THINKING, machine.settled
+        machine.push(token)
+        was_held = held
+        assert machine.ids[: len(before)] == before, "nothing is taken back"
+        assert settled <= machine.settled
+        assert machine.thinking_tokens <= budget
+        added, logged = machine.ids[len(before) :], [i for i in machine.interventions if i.position >= len(before)]
+        forced = [p for i in logged for p in range(i.position, i.position + i.tokens)]
+        put_in = len(before) in forced
+        if token == EOS or (held and token in fmt.close[:1]):
+            assert put_in or not added, "an end is not kept"
+            assert not held or [i.kind for i in logged] == ["wait"]
+        else:
+            assert not put_in
+            assert added[0] == token, "any other token is"
+        assert forced == list(range(len(before) + (not put_in), len(machine.ids))), "nothing else is there unlogged"
+        assert thinking or not forced, "nothing is put into a sampled answer"
+        for i in logged:
+            words = tuple(machine.ids[i.position : i.position + i.tokens])
+            assert words == (texts[i.kind] if i.kind in texts else fmt.close[len(fmt.close) - i.tokens :])
             assert i.tokens > 0 or i.kind == "cut"
+    assert len(machine.ids) <= context, "whatever happens, the answer's reserve is there"
+    assert machine.thinking_tokens == len(machine.thinking_ids)
+    assert tuple(machine.ids) == (*fmt.open, *machine.thinking_ids, *fmt.close, *machine.answer_ids)
+    assert machine.truncated == (machine.answer_tokens == answer_tokens_max)
+    assert not fmt.eos & set(machine.ids)
+    assert kinds(machine).count("wait") <= policy.waits or policy.thinking_tokens_min > 0
+    cue_due = "cut" in kinds(machine) or not fmt.close
+    assert ("cue" in kinds(machine)) == (cue_due and bool(fmt.cue))
+    assert tuple(machine.answer_ids[: len(fmt.cue)]) == fmt.cue or not cue_due
+    least = min(policy.thinking_tokens_min, budget - len(fmt.wait))
+    assert machine.thinking_tokens >= least, "the minimum is kept wherever a wait has room"
 
 
-@pytest.mark.parametrize("name", FORMAT_IDS)
-def test_a_replay_finished_is_a_run_from_scratch(name: str) -> None:
-    for seed in range(12):
-        model = hashed_model(seed)
-        alone = [finish(machine_for(FORMAT_IDS[name], policy), model) for policy in POLICIES]
-        for parent in (alone[0], alone[-6], alone[-1]):
-            for policy, expected in zip(POLICIES, alone, strict=True):
-                fresh = finish(machine_for(FORMAT_IDS[name], parent.policy), model)
-                assert state(finish(fresh.replay(policy), model)) == state(expected), (policy, parent.policy)
+@settings(max_examples=300)
+@given(formats, policies, policies, st.integers(0, 14), st.integers(0, 1 << 30))
+def test_a_replay_of_any_other_policy_is_a_run_from_scratch(
+    fmt: FormatIds, policy: Policy, other: Policy, room: int, seed: int
+) -> None:
+    model = hashed_model(seed)
+
+    def fresh(policy: Policy) -> ForcingMachine:
+        return finish(ForcingMachine(fmt, policy, answer_tokens_max=ANSWER_MAX, thinking_room=room), model)
+
+    assert state(finish(fresh(policy).replay(other), model)) == state(fresh(other))
 
 
 def test_one_pass_serves_all_budgets() -> None:
@@ -140,12 +179,15 @@ def test_siblings_recall_what_either_has_sampled() -> None:
     parent = machine_for(FORMAT_IDS["two tokens"], Policy())
     twin = parent.replay(Policy(waits=1))
     parent.push(3)
-    assert twin.recall() == 2
+    twin.recall()
     assert twin.ids == parent.ids
-    for token in (1, 2):
-        parent.push(token)
-    assert twin.recall() == 3, "open and 3 stand; the delimiter has been taken out"
-    assert twin.ids == [OPEN, 8, 3, WAIT]
+    parent.push(1)
+    twin.recall()
+    assert twin.ids == [OPEN, 8, 3, WAIT], "the beginning of the delimiter is an end for it, and not for the parent"
+    parent.push(2)
+    assert parent.phase is Phase.ANSWERING
+    twin.recall()
+    assert twin.ids == [OPEN, 8, 3, WAIT], "what comes after the wait nobody has sampled"
 
 
 def test_without_limit_and_waits_it_is_plain_generation() -> None:
@@ -193,6 +235,65 @@ def test_the_border_of_the_budget(budget: int, sampled: list[int], thinking: lis
     assert kinds(machine) == ["open", *forced]
 
 
+def run(fmt: FormatIds, policy: Policy, *sampled: int, room: int = ROOM) -> ForcingMachine:
+    """A machine that has been given these tokens, all of them."""
+    machine = ForcingMachine(fmt, policy, answer_tokens_max=ANSWER_MAX, thinking_room=room)
+    for token in sampled:
+        machine.push(token)
+    return machine
+
+
+def test_a_beginning_of_the_delimiter_that_does_not_complete_is_thinking() -> None:
+    fmt = FORMAT_IDS["overlaps itself"]
+    machine = run(fmt, Policy(), 1, 1, 3, 1, 3, 1, 1)
+    assert machine.phase is Phase.THINKING
+    assert machine.ids[machine.settled :] == [1, 1], "it may still become the delimiter"
+    machine.push(1)
+    assert machine.ids[machine.settled :] == [1, 1], "of three ids the last two may"
+    machine.push(2)
+    assert machine.thinking_ids == [1, 1, 3, 1, 3, 1]
+    assert kinds(machine) == ["open"]
+
+
+def test_the_delimiter_ends_with_the_last_token_of_the_budget() -> None:
+    fmt = FORMAT_IDS["two tokens"]
+    assert kinds(run(fmt, Policy(thinking_tokens_max=3), 3, 1, 2)) == ["open"], "the student's own end"
+    assert kinds(run(fmt, Policy(thinking_tokens_max=2), 3, 1)) == ["open", "cut", "close", "cue"], "one id late"
+    assert run(fmt, Policy(thinking_tokens_max=2), 3, 1).ids == [OPEN, 8, 3, 1, 2, CUE], "and not doubled"
+    held = run(fmt, Policy(thinking_tokens_max=3, waits=1), 3, 1)
+    assert held.ids == [OPEN, 8, 3, WAIT], "a wait and one id more have room"
+
+
+def test_an_end_of_text_at_once() -> None:
+    for fmt in FORMAT_IDS.values():
+        machine = run(fmt, Policy(), EOS)
+        assert machine.thinking_ids == []
+        assert machine.ids == [*fmt.open, *fmt.close, *(() if fmt.close else fmt.cue)]
+        assert machine.phase is Phase.ANSWERING
+        machine.push(EOS)
+        assert machine.phase is Phase.DONE
+        assert not machine.truncated
+        assert run(fmt, Policy(waits=1), EOS).ids == [*fmt.open, *fmt.wait]
+
+
+def test_a_budget_of_nothing_asks_for_the_answer_at_once() -> None:
+    for fmt in FORMAT_IDS.values():
+        for policy, room in ((Policy(thinking_tokens_max=0, waits=2, thinking_tokens_min=4), ROOM), (Policy(), 0)):
+            machine = run(fmt, policy, room=room)
+            assert machine.ids == [*fmt.open, *fmt.close, *fmt.cue]
+            assert machine.phase is Phase.ANSWERING
+
+
+def test_a_wait_text_longer_than_what_is_left_is_not_begun() -> None:
+    fmt = FormatIds((OPEN,), (1, 2), (CUE,), (WAIT, WAIT, WAIT), frozenset({EOS}))
+    assert run(fmt, Policy(thinking_tokens_max=5, waits=1), 3, 1).ids == [OPEN, 3, WAIT, WAIT, WAIT]
+    late = run(fmt, Policy(thinking_tokens_max=5, waits=1), 3, 3, 1, 2)
+    assert late.ids == [OPEN, 3, 3, 1, 2], "the end stands"
+    assert kinds(late) == ["open"]
+    early = run(fmt, Policy(thinking_tokens_max=5, thinking_tokens_min=5), 3, 3, EOS)
+    assert early.ids == [OPEN, 3, 3, 1, 2], "and so before a minimum that cannot be had"
+
+
 def test_a_close_that_overlaps_itself_is_completed_from_its_longest_beginning() -> None:
     machine = machine_for(FORMAT_IDS["overlaps itself"], Policy(thinking_tokens_max=3))
     for _ in range(3):
@@ -203,12 +304,14 @@ def test_a_close_that_overlaps_itself_is_completed_from_its_longest_beginning() 
 
 def test_a_wait_takes_the_place_of_the_delimiter_while_there_is_room() -> None:
     machine = machine_for(FORMAT_IDS["two tokens"], Policy(thinking_tokens_max=5, waits=2))
-    stands = [machine.push(token) for token in (3, 1, 2)]
-    assert stands == [2, 3, 3]
-    assert machine.ids == [OPEN, 8, 3, WAIT]
-    for token in (3, 1, 2):
+    for token in (3, 1):
+        assert machine.held
+        machine.push(token)
+    assert machine.ids == [OPEN, 8, 3, WAIT], "the first id of the delimiter decides"
+    for token in (3, 1):
         machine.push(token)
     assert machine.ids == [OPEN, 8, 3, WAIT, 3, WAIT], "one id more has room"
+    assert not machine.held
     machine.push(3)
     assert machine.ids == [OPEN, 8, 3, WAIT, 3, WAIT, 3, 1, 2, CUE]
     assert kinds(machine) == ["open", "wait", "wait", "cut", "close", "cue"]
@@ -233,7 +336,7 @@ def test_the_minimum_uses_no_wait_up() -> None:
 
 def test_matching_begins_anew_after_an_injection() -> None:
     machine = machine_for(FORMAT_IDS["wait looks like close"], Policy(waits=1))
-    for token in (3, 1, 2):
+    for token in (3, 1):
         machine.push(token)
     assert machine.ids == [OPEN, 3, 0, 1]
     machine.push(2)

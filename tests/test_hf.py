@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tenner.errors import TennerError
 from tenner.formats import FORMATS, ThinkFormat
 from tenner.records import Policy
-from tenner.think.engine import Generation, Prompt
+from tenner.think.engine import Generation
 from tenner.think.hf import HFEngine
+from tenner.think.job import Prompt
 
 S1 = FORMATS["s1"]
 SHORT = ThinkFormat("short", open="<|im_start|>t", close="\x10", cue="=")

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import s1_tables
 from teacher_server import TeacherServer, usage_of
 
-from tenner import cli, pipeline, recipe, show
+from tenner import cli, exportjob, pipeline, recipe, show
+from tenner.errors import TennerError
 from tenner.money.ledger import read_spend
+from tenner.prove import tasks
 from tenner.records import (
     Completion,
     Counterfactual,
@@ -56,7 +59,7 @@ def test_every_stage_leaves_its_records_and_its_marker(unbroken):
     assert len(unbroken.read("heldout", Completion)) == 12 * 5 * 2
     for name in ("report.html", "report.md", "accuracy.svg", "student/README.md", "student/model.safetensors"):
         assert (unbroken.path / name).stat().st_size > 500
-    assert not (unbroken.path / "checkpoint" / "checkpoint.safetensors").exists()
+    assert not (unbroken.path / "checkpoint").exists()
 
 
 def test_the_budget_is_exact_and_every_cut_closed(unbroken):
@@ -247,10 +250,19 @@ def test_a_second_model_attempts_too_and_does_not_speak_for_the_student(tiny_rec
 
 def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     published, tiny = recipe.load("s1k"), recipe.load(str(tiny_recipe))
-    tables = [*published.gather.sources, *published.evaluate.benchmarks]
+    tables = [*published.gather.sources, *map(tasks.resolve, published.evaluate.benchmarks)]
     for table in tables:
         s1_tables.save(table, tmp_path / table.name)
-    local = [t.model_copy(update={"dataset": str(tmp_path / t.name)}) for t in tables]
+    local = [
+        t.model_copy(
+            update={
+                "dataset": str(tmp_path / t.name),
+                "revision": None,
+                "expect": t.expect and len(s1_tables.ROWS[t.name]),
+            }
+        )
+        for t in tables
+    ]
     here = published.model_copy(
         update={
             "gather": published.gather.model_copy(update={"sources": local[:1]}),
@@ -272,6 +284,26 @@ def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
 def _worth(folder):
     easy = {d.id for d in folder.read("dropped-select", Drop) if d.reason == "too easy"}
     return [q for q in folder.read("clean", Question) if q.id not in easy]
+
+
+def test_the_answers_export_as_they_were_given(unbroken, tmp_path):
+    from tenner.learn import student
+
+    tokenizer = student.load_tokenizer(unbroken.path / "student")
+    rows = [
+        json.loads(line)
+        for path in exportjob.run(unbroken.path, tmp_path).splitlines()
+        for line in Path(path).read_text("utf-8").splitlines()
+    ]
+    completions = unbroken.read("heldout", Completion)
+    said = Counter(tokenizer.decode(list(c.token_ids), skip_special_tokens=False) for c in completions)
+    assert Counter(row["resps"][0][0] for row in rows) == said
+    assert sum(row["exact_match"] for row in rows) == sum(c.grade.verdict == "correct" for c in completions)
+
+
+def test_several_greedy_answers_are_refused_before_anything_is_done(tiny_recipe):
+    with pytest.raises(TennerError, match=r"evaluate\.samples is 4, and the embedded engine decodes greedily"):
+        pipeline.check(recipe.load(str(tiny_recipe), overrides=["evaluate.samples=4"]))
 
 
 def test_the_json_summary_adds_up(unbroken):

@@ -124,10 +124,30 @@ def test_both_forms_tell_the_same_facts(facts: RunFacts, render: Callable[[RunFa
 def test_every_accuracy_in_a_table_has_its_interval_and_n_beside_it(page_html: str) -> None:
     cells = Page(page_html).cells
     accuracies = [i for i, cell in enumerate(cells) if re.fullmatch(rf"[\d.]+{NBSP}%", cell)]
-    assert len(accuracies) == 2 * 8 + 2 * len(FAMILIES)
+    assert len(accuracies) == 2 * 8 + 2 * len(FAMILIES) + 2  # and the best of each sweep
     for i in accuracies:
         assert re.fullmatch(rf"[\d.]+\u2013[\d.]+{NBSP}%", cells[i + 1])
         assert re.fullmatch(r"\d+", cells[i + 2])
+
+
+def test_several_answers_and_missing_ones_are_told_with_their_intervals(facts: RunFacts) -> None:
+    done = [
+        completion(q, v, student=student).model_copy(update={"sample_index": i})
+        for student in ("base", "distilled")
+        for q, verdicts in {"a": ("correct",) * 3, "b": ("wrong", "correct", "wrong"), "c": ("wrong",)}.items()
+        for i, v in enumerate(verdicts)
+    ]
+    scores = score(done, dict.fromkeys("abc"), samples=3)
+    repeated = facts._replace(scores=scores, comparison=compare(done, *before_and_after(scores)))
+    single, together = score_tables(repeated)[:2]
+    assert single.header[-1] == "missing"
+    assert single.rows[0][-1] == "2"
+    assert together.rows[0][2] == "3"
+    assert together.rows[0][3::3] == (f"50.0{NBSP}%", f"100.0{NBSP}%")
+    assert together.rows[0][5::3] == ("2", "2")  # c has no vote of three
+    assert "right more often after" in comparison_note(repeated)
+    assert "questions as clusters" in render_html(repeated)
+    assert "majority right" in render_markdown(repeated)
 
 
 def test_forced_tokens_are_marked_for_eyes_and_ears_and_hostile_text_stays_text(page_html: str) -> None:
@@ -149,7 +169,13 @@ def test_markdown_marks_forced_tokens_and_no_text_breaks_out(facts: RunFacts) ->
     assert accuracy_svg(facts).startswith("<svg")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
-    assert set(widths) == {3, 5, 8, 9}  # provenance, funnel, families, sources and scores, spend: no cell is split
+    assert set(widths) == {
+        3,
+        5,
+        7,
+        8,
+        9,
+    }  # by width of table: no cell is split
 
 
 def test_a_bar_in_a_cell_does_not_split_it(facts: RunFacts) -> None:
@@ -226,4 +252,4 @@ def test_a_browser_without_network_shows_it_all_and_scrolls_no_page_sideways(
     assert found is not None, dumped[-2000:]
     scroll_width, charts, tables, marks = map(int, found.groups())
     assert scroll_width == width
-    assert (charts, tables, marks) == (2, 7, 6)
+    assert (charts, tables, marks) == (2, 9, 6)

@@ -1,42 +1,15 @@
 import random
 from itertools import product
-from math import sqrt
-from statistics import NormalDist
 
 import pytest
 from evidence import completion, evaluation
 
-from tenner.prove.stats import before_and_after, compare, mcnemar, score, wilson
-from tenner.records import Completion, Policy
+from tenner.prove.intervals import clustered, wilson
+from tenner.prove.paired import mcnemar
+from tenner.prove.stats import before_and_after, compare, score
+from tenner.records import Completion, Grade, Policy, Score
 
 FREE, SHORT, LONG = Policy(), Policy(thinking_tokens_max=8), Policy(thinking_tokens_max=64)
-
-
-@pytest.mark.parametrize(
-    ("correct", "n", "low", "high"),
-    [
-        # The examples of the README of github.com/msn0/wilson-score-interval, which rounds z to 1.96.
-        (430, 474, 0.8776750858242243, 0.9301239839930541),
-        (392, 436, 0.8672311846637769, 0.9239627360567735),
-        (10, 14, 0.4535045882751561, 0.882788120898909),
-    ],
-)
-def test_wilson_agrees_with_another_implementation(correct: int, n: int, low: float, high: float) -> None:
-    assert wilson(correct, n) == pytest.approx((low, high), abs=1e-5)
-
-
-def test_wilson_holds_the_proportion_and_mirrors() -> None:
-    for n in (1, 2, 7, 240):
-        for correct in range(n + 1):
-            low, high = wilson(correct, n)
-            assert 0 <= low <= correct / n <= high <= 1
-            assert wilson(n - correct, n) == pytest.approx((1 - high, 1 - low))
-
-
-@pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_refuses_what_is_no_proportion(correct: int, n: int) -> None:
-    with pytest.raises(ValueError, match="no interval"):
-        wilson(correct, n)
 
 
 def test_a_score_counts_what_was_answered() -> None:
@@ -49,8 +22,36 @@ def test_a_score_counts_what_was_answered() -> None:
     whole, sums = score(done, domains)
     assert (whole.domain, whole.n, whole.accuracy) == (None, 3, pytest.approx(1 / 3))
     assert (whole.unparsed, whole.truncated, whole.thinking_tokens_mean) == (1, 1, 30)
-    assert (whole.ci_low, whole.ci_high) == wilson(1, 3)
-    assert (sums.domain, sums.n, sums.accuracy, sums.unparsed) == ("sums", 2, 0.5, 0)
+    assert (whole.ci_low, whole.ci_high) == pytest.approx(wilson(1, 3))
+    assert (whole.samples, whole.missing, whole.majority, whole.solved) == (1, 1, None, None)
+    assert (sums.domain, sums.n, sums.accuracy, sums.unparsed, sums.missing) == ("sums", 2, 0.5, 0, 1)
+
+
+def test_several_answers_to_a_question_are_one_cluster_and_what_is_missing_is_not_wrong() -> None:
+    done = [
+        *_repeated("a", "cccc", "1111"),
+        *_repeated("b", "cwwu", "1223"),
+        *_repeated("c", "cw", "12"),  # two of four never came
+    ]
+    (whole,) = score(done, dict.fromkeys("abcd"), samples=4)  # nothing came of d
+    assert (whole.n, whole.samples, whole.missing) == (3, 4, 2 + 4)
+    assert whole.accuracy == pytest.approx((1 + 1 / 4 + 1 / 2) / 3)
+    assert (whole.ci_low, whole.ci_high) == clustered([1, 1 / 4, 1 / 2])
+    # Of a and b, the whole ones: a by all, b by the two equal wrong ones against one right; both have a right one.
+    assert whole.majority is not None
+    assert whole.solved is not None
+    assert (whole.majority.n, whole.majority.mean, whole.solved.mean) == (2, 0.5, 1.0)
+    assert (whole.majority.ci_low, whole.majority.ci_high) == clustered([1, 0])
+    assert (whole.unparsed, whole.thinking_tokens_mean) == (1, 10)
+
+
+def test_the_answers_of_a_run_from_before_there_were_several_are_single_ones() -> None:
+    done = completion("a", "correct")
+    old = {name: value for name, value in done.model_dump().items() if name != "sample_index"}
+    assert Completion.model_validate(old) == done
+    (found,) = score([done], {"a": None})
+    new = ("samples", "missing", "majority", "solved")
+    assert Score.model_validate({n: v for n, v in found.model_dump().items() if n not in new}) == found
 
 
 def test_scores_come_in_one_order_whatever_the_order_of_the_completions() -> None:
@@ -91,20 +92,20 @@ def test_a_comparison_pairs_the_questions_that_both_answered() -> None:
     ]
     before, after = before_and_after(s for s in score(done, dict.fromkeys("012345")) if s.policy == LONG)
     found = compare(done, before, after)
-    assert found[:4] == (0, 1, 2, 1)
-    assert (found.n, found.p_value) == (4, mcnemar(1, 2))
+    assert (found.test, found.both, found.more_before, found.more_after, found.neither) == ("McNemar", 0, 1, 2, 1)
+    assert (found.n, found.difference, found.p_value) == (4, 0.25, mcnemar(1, 2))
+    assert (found.missing_before, found.missing_after) == (["5"], ["0"])
 
 
-def test_mcnemar_is_the_two_sided_sign_test() -> None:
-    for only_a, only_b in product(range(7), repeat=2):
-        n = only_a + only_b
-        # Brute force: all ways in which n fair coins can fall, at least as lopsided as seen.
-        falls = [abs(2 * sum(coins) - n) >= abs(only_a - only_b) for coins in product((0, 1), repeat=n)]
-        assert mcnemar(only_a, only_b) == pytest.approx(sum(falls) / len(falls))
-    assert mcnemar(0, 0) == 1
-    assert 0 < mcnemar(1, 209) < 1e-50
-    normal_with_continuity = 2 * (1 - NormalDist().cdf((560 - 500 - 1) / sqrt(560 + 500)))
-    assert mcnemar(500, 560) == pytest.approx(normal_with_continuity, abs=1e-3)
+def _repeated(question_id: str, verdicts: str, extracted: str) -> list[Completion]:
+    """Answers to one question: their verdicts, and what each of them states."""
+    names = {"c": "correct", "w": "wrong", "u": "unparsed"}
+    return [
+        completion(question_id, names[v]).model_copy(
+            update={"sample_index": i, "grade": Grade.model_validate({"verdict": names[v], "extracted": said})}
+        )
+        for i, (v, said) in enumerate(zip(verdicts, extracted, strict=True))
+    ]
 
 
 def _answers(student: str, prompt: str, policy: Policy, verdicts: str) -> list[Completion]:

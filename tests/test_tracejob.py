@@ -65,7 +65,7 @@ def test_traces_are_flat_and_chats_and_graded(file):
     assert (row["outcome"], row["domain"], row["grade"]) == (
         "complete",
         "sums",
-        {"verdict": "correct", "extracted": "4"},
+        {"verdict": "correct", "extracted": "4", "reason": "first judge: the same text"},
     )
     assert row["usage"]["output_tokens"] == usage["completion_tokens"]
     assert round(row["cost_usd"] * 1e6) == usage["prompt_tokens"] + 2 * usage["completion_tokens"]
@@ -251,6 +251,7 @@ def test_a_server_without_a_list_of_models_is_taken_at_its_word(file):
         ('{"question": "1+1?"}', "line 2 has no id"),
         ('{"id": 1, "question": " "}', "line 2: the question is empty"),
         ('{"id": 1, "question": ["1+1?"]}', "line 2: question is neither text nor a number"),
+        ('{"id": 1, "question": "1+1?", "kind": "essay"}', "line 2: no kind is called essay"),
         ('{"id": "q0", "question": "1+1?"}', "the id q0 occurs more than once"),
         ('{"id": 1, "question": "1', "line 2 is not JSON"),
         ("[1]", "line 2 is not an object"),

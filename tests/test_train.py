@@ -1,19 +1,35 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from tenner.errors import BudgetReached, TennerError
-from tenner.learn import attention, packing, student, train
+from tenner.learn import attention, loading, lora, packing, student, train
+from tenner.learn import optimizer as optimizers_room
+from tenner.learn.activations import offloaded
 from tenner.learn.loss import summed_cross_entropy
 from tenner.learn.mask import Encoded
+from tenner.learn.optimizer import optimizer_of
 from tenner.learn.packed import packed_loss
+from tenner.learn.parallel import here
 from tenner.learn.signals import interrupts_held
 from tenner.recipe import Train
 from tenner.seeds import rng
@@ -70,14 +86,14 @@ def unbroken(tiny_model_dir, tmp_path_factory):
 # what is computed
 
 
-@pytest.mark.parametrize("longest", [80, 600], ids=["explicit", "fused"])
+@pytest.mark.parametrize("longest", [80, 600], ids=["short", "blocks"])
 def test_packed_is_unpacked(tiny_model_dir, longest):
     """Loss and every gradient of a packed row against transformers' own attention, sample by sample, in float32."""
     encoded = samples(5, longest)
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     packed = packed_loss(model, packing.pack(encoded))
     packed.backward()
-    assert (max(len(e.ids) for e in encoded) > attention.EXPLICIT_LENGTH_MAX) == (longest == 600)
+    assert (max(len(e.ids) for e in encoded) > attention.SHORT_LENGTH_MAX) == (longest == 600)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32, attn_implementation="eager")
     alone = torch.zeros(())
     for e in encoded:
@@ -89,6 +105,16 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
     assert packed.item() == pytest.approx(alone.item(), rel=1e-5)
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert functional.mse_loss(mine.grad, theirs.grad).sqrt() <= 1e-5 * theirs.grad.norm()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_loaded_model_trains_like_its_folder(tiny_model_dir, tmp_path, method):
+    losses = {}
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    for name, base in (("folder", tiny_model_dir), ("loaded", loaded)):
+        reports = losses[name] = []
+        run(base, tmp_path / name, on_step=lambda r, reports=reports: reports.append(r.loss), epochs=1, method=method)
+    assert losses["loaded"] == losses["folder"]
 
 
 def test_a_neighbour_changes_nothing(tiny_model_dir):
@@ -112,6 +138,53 @@ def test_the_loss_in_chunks_is_the_loss():
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
         for mine, theirs in zip(torch.autograd.grad(loss / 7, (hidden, head)), wanted_grads, strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_a_frozen_head_has_no_gradient_and_changes_none():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(23, 8, generator=generator, requires_grad=True)
+    head = torch.randn(50, 8, generator=generator)
+    targets = torch.randint(50, (23,), generator=generator)
+    grads = []
+    for trained in (True, False):
+        loss = summed_cross_entropy(hidden, head.clone().requires_grad_(trained), targets, chunk_logits=50 * 5)
+        grads += torch.autograd.grad(loss / 7, [hidden])
+    assert torch.equal(*grads)
+
+
+def test_kahan_moves_the_same_block_by_block(monkeypatch):
+    moved = []
+    for block in (1 << 24, 7):
+        monkeypatch.setattr(optimizers_room, "BLOCK_NUMBERS", block)
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(5, 6, generator=generator).bfloat16()
+        adamw = optimizers_room.KahanAdamW({"w": weight}, SETTINGS.model_copy(update={"weight_decay": 0.1}))
+        for _ in range(3):
+            weight.grad = torch.randn(5, 6, generator=generator).bfloat16()
+            adamw.step(lr=1e-2, divisor=2.0)
+        moved.append([weight, *(state["w"] for state in adamw.state().values())])
+    assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))
+
+
+def test_offloading_keeps_the_weights_where_they_are(tiny_model_dir, monkeypatch):
+    copied = []
+
+    class Watched(torch.autograd.graph.save_on_cpu):
+        def __init__(self, pin_memory):
+            super().__init__(pin_memory)
+            pack = self.pack_hook
+            self.pack_hook = lambda kept: (copied.append(kept.untyped_storage().data_ptr()), pack(kept))[1]
+
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", Watched)
+    model, row = student.load(tiny_model_dir, torch.float32, attention.NAME), packing.pack(samples(3))
+    grads = []
+    for settings in (SETTINGS, SETTINGS.model_copy(update={"offload_activations": True})):
+        with offloaded(settings):  # without one, no memory is pinned
+            loss = packed_loss(model, row)
+        grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert len(copied) > 10
+    assert not {p.untyped_storage().data_ptr() for p in model.parameters()} & set(copied)
 
 
 def test_rows_do_not_change_the_step(tiny_model_dir, tmp_path):
@@ -232,32 +305,6 @@ def test_ctrl_c_waits_for_the_update():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_killed_and_resumed_is_bit_identical(tiny_model_dir, tmp_path, unbroken):
-    script = f"""
-import sys, time, torch
-torch.set_num_threads(1)
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from pathlib import Path
-import test_train
-def slowly(report):
-    print(report.step, flush=True)
-    time.sleep(0.25)
-test_train.run(Path({str(tiny_model_dir)!r}), Path({str(tmp_path)!r}), on_step=slowly, checkpoint_seconds=1)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    while resumes_at(tmp_path) == 0 and process.poll() is None:
-        time.sleep(0.05)
-    process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    first_step = resumes_at(tmp_path)
-    assert 0 < first_step < STEPS
-    losses = []
-    result = run(tiny_model_dir, tmp_path, on_step=lambda r: losses.append(r.loss))
-    assert losses == unbroken[0][first_step:]
-    assert same(weights(result), unbroken[1])
-
-
 def test_finished_but_not_saved_still_saves(tiny_model_dir, tmp_path, unbroken):
     def stop(report):
         if report.step == STEPS - 1:
@@ -281,3 +328,249 @@ def test_another_training_does_not_go_on_from_this_checkpoint(tiny_model_dir, tm
         run(tiny_model_dir, tmp_path, on_step=stop)
     with pytest.raises(TennerError, match="other samples, seed or settings"):
         run(tiny_model_dir, tmp_path, lr=1e-3)
+
+
+def stopped_at(step, losses):
+    """Collects losses, and stops after this step as the budget's cap would."""
+
+    def on_step(report):
+        losses.append(report.loss)
+        if report.step == step:
+            raise BudgetReached("cap")
+
+    return on_step
+
+
+def broken_off(model_dir, workdir, step, **changed):
+    losses = []
+    with pytest.raises(BudgetReached):
+        run(model_dir, workdir, on_step=stopped_at(step, losses), **changed)
+    return losses
+
+
+CUT = pytest.param(lambda data: data[:-100], id="cut", marks=pytest.mark.slow)
+ALTERED = pytest.param(lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:], id="altered")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [CUT, ALTERED])
+def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(tiny_model_dir, tmp_path, unbroken, damage):
+    broken_off(tiny_model_dir, tmp_path, 3)
+    broken_off(tiny_model_dir, tmp_path, 6)
+    (newest,) = (tmp_path / "step-00000007").iterdir()
+    newest.write_bytes(damage(newest.read_bytes()))
+    found = []
+    result = train.train(
+        tiny_model_dir, samples(), SETTINGS, seed=0, workdir=tmp_path, on_step=lambda _: None, on_begin=found.append
+    )
+    assert (result.first_step, found[0].step) == (4, 4)
+    assert found[0].refused == (f"the checkpoint {newest} is damaged",)
+    assert same(weights(result), unbroken[1])
+
+
+JOB = os.path.join(os.path.dirname(__file__), "train_job.py")
+
+
+def job(model_dir, workdir, settings, pause=0.0):
+    """The training as a process of its own."""
+    command = [sys.executable, JOB, model_dir, workdir, json.dumps(settings), "--pause", str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_sigterm_loses_no_step(tiny_model_dir, tmp_path, unbroken):
+    process = job(tiny_model_dir, tmp_path, {}, pause=0.1)
+    rows = [process.stdout.readline() for _ in range(5)]
+    process.send_signal(signal.SIGTERM)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "the system asked to stop after step" in said
+    losses = [json.loads(row)["loss"] for row in (*rows, *rest.splitlines())]
+    assert 5 <= len(losses) < STEPS
+    result = run(tiny_model_dir, tmp_path, on_step=lambda r: losses.append(r.loss))
+    assert losses == unbroken[0]
+    assert same(weights(result), unbroken[1])
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_it_ends_at_the_same_bits(tiny_model_dir, tmp_path):
+    """A second apart are the checkpoints, and the moments anywhere in between and in loading and writing."""
+    settings, draw = {"checkpoint_seconds": 1, "epochs": 12}, rng(0, "moments of kill -9")
+    whole = run(tiny_model_dir, tmp_path / "whole", **settings)
+    for _ in range(10):
+        process = job(tiny_model_dir, tmp_path / "work", settings, pause=0.05)
+        process.stdout.readline()  # so that there is something to lose
+        time.sleep(draw.uniform(0, 1.8))
+        assert process.poll() is None, process.stderr.read()
+        process.kill()
+        process.communicate()
+    result = run(tiny_model_dir, tmp_path / "work", **settings)
+    assert 5 < result.first_step < whole.steps
+    assert same(weights(result), weights(whole))
+
+
+# what it costs: other precisions, moments, activations and adapters
+
+
+def test_positions_stay_in_float32(tiny_model_dir):
+    """At position 1,000 a table of angles in bfloat16 would be wrong by whole turns."""
+    model = loading.load(tiny_model_dir, SETTINGS, here(), seed=0).model
+    assert model.dtype == torch.bfloat16
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    positions_1T = torch.arange(1000)[None]
+    for mine, theirs in zip(
+        *(m.model.rotary_emb(torch.zeros(1, dtype=torch.float32), positions_1T) for m in (model, plain)), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
+def test_kept_or_computed_again_the_bits_are_the_same(tiny_model_dir, tmp_path, precision):
+    done = {}
+    for activations in ("all", "products", "inputs"):
+        reports = []
+        result = run(
+            tiny_model_dir, tmp_path / activations, on_step=reports.append, precision=precision, epochs=1,
+            activations=activations,
+        )  # fmt: skip
+        done[activations] = ([(r.loss, r.grad_norm) for r in reports], weights(result))
+    for other in ("products", "inputs"):
+        assert done[other][0] == done["all"][0]
+        assert same(done[other][1], done["all"][1])
+
+
+def test_pure_bfloat16_follows_float32_masters(tiny_model_dir, tmp_path):
+    curves = {}
+    for precision in ("bf16", "pure-bf16"):
+        curves[precision] = []
+        result = run(
+            tiny_model_dir, tmp_path / precision, encoded=samples(6) * 4, epochs=4, lr=3e-3, precision=precision,
+            on_step=lambda r, losses=curves[precision]: losses.append(r.loss),
+        )  # fmt: skip
+    assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
+    assert curves["bf16"][-1] < 0.9 * curves["bf16"][0]
+    assert curves["pure-bf16"] == pytest.approx(curves["bf16"], rel=0.02)
+
+
+def test_kahan_keeps_what_bfloat16_would_lose():
+    """At a rate of 1e-4 no weight near 1 would ever move by rounding; with the correction it goes as float32 does."""
+    settings = SETTINGS.model_copy(update={"precision": "pure-bf16", "weight_decay": 0.1})
+    draw = torch.Generator().manual_seed(0)
+    start = (1 + torch.rand(8, 8, generator=draw)).bfloat16()
+    moved = {"pure-bf16": {"w": start.clone()}, "bf16": {"w": start.float()}}
+    optimizers = {
+        precision: optimizer_of(weights, settings.model_copy(update={"precision": precision}))
+        for precision, weights in moved.items()
+    }
+    assert torch.equal(start - torch.tensor(1e-4, dtype=torch.bfloat16), start)
+    for _ in range(300):
+        grad = 1 + 0.1 * torch.randn(8, 8, generator=draw)
+        for precision, optimizer in optimizers.items():
+            weight = moved[precision]["w"]
+            weight.grad = grad.to(weight.dtype)
+            optimizer.step(lr=1e-4, divisor=1.0)
+    by_masters = start.float() - moved["bf16"]["w"]
+    by_correction = start.float() - moved["pure-bf16"]["w"].float()
+    assert by_masters.min() > 0.02
+    torch.testing.assert_close(by_correction, by_masters, atol=2**-7, rtol=0.02)  # half a step of bfloat16 below 2
+
+
+WAYS = [
+    {"optimizer": "adamw-8bit"},
+    {"precision": "pure-bf16"},
+    pytest.param({"method": "lora"}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", WAYS, ids=["8bit", "pure-bf16", "lora"])
+def test_every_way_goes_on_to_the_same_bits(tiny_model_dir, tmp_path, changed):
+    losses = []
+    changed = {**changed, "epochs": 1}
+    whole = run(tiny_model_dir, tmp_path / "whole", on_step=lambda r: losses.append(r.loss), **changed)
+    resumed = broken_off(tiny_model_dir, tmp_path / "work", 2, **changed)
+    result = run(tiny_model_dir, tmp_path / "work", on_step=lambda r: resumed.append(r.loss), **changed)
+    assert result.first_step == 3
+    assert resumed == losses
+    assert same(weights(result), weights(whole))
+
+
+@pytest.mark.slow
+def test_moments_in_eight_bits_learn(tiny_model_dir, tmp_path):
+    curves = {}
+    for optimizer in ("adamw", "adamw-8bit"):
+        curves[optimizer] = []
+        run(
+            tiny_model_dir, tmp_path / optimizer, encoded=samples(6) * 4, epochs=6, optimizer=optimizer,
+            on_step=lambda r, losses=curves[optimizer]: losses.append(r.loss),
+        )  # fmt: skip
+    assert curves["adamw-8bit"] == pytest.approx(curves["adamw"], rel=0.05)
+    assert curves["adamw-8bit"][-1] < 0.8 * curves["adamw-8bit"][0]
+
+
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
+def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_path, precision):
+    from peft import PeftModel
+
+    reports, ids = [], torch.tensor([samples()[0].ids])
+    changed = {"method": "lora", "lora_rank": 4, "precision": precision}
+    result = run(tiny_model_dir, tmp_path / "work", on_step=reports.append, encoded=samples(6) * 4, epochs=6, **changed)
+    dtype = result.model.dtype
+    assert reports[-1].loss < reports[0].loss - 0.1
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=dtype)
+    names = {lora.stored_name(name): p for name, p in result.model.named_parameters() if ".lora_" not in name}
+    assert same(dict(base.named_parameters()), names)
+    result.model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        trained = result.model(ids).logits
+        train.finish(result, tiny_model_dir, tmp_path / "student", tmp_path / "work", base_model=str(tiny_model_dir))
+        melted = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+        assert melted.dtype == dtype
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+            beside = PeftModel.from_pretrained(base, tmp_path / "adapter")
+        assert beside.peft_config["default"].base_model_name_or_path == str(tiny_model_dir)
+        tolerance = 1e-5 if precision == "fp32" else 3e-2
+        for other in (melted, beside):
+            assert (other(ids).logits - trained).abs().max() < tolerance * trained.abs().max()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    """A vast head behind a minute norm: the loss is fine, the norm's own gradient overflows."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, tie_word_embeddings=False, **sizes))
+    with torch.no_grad():
+        model.lm_head.weight.normal_().mul_(1e37)
+        model.model.norm.weight.mul_(1e-37)
+    model.save_pretrained(tmp_path / "model")
+    encoded, reports = samples(), []
+    with pytest.raises(TennerError, match="gradient is not finite") as caught:
+        run(tmp_path / "model", tmp_path / "work", encoded, on_step=reports.append, precision="fp32")
+    stopped = packing.plan([len(e.ids) for e in encoded], SETTINGS.tokens_per_step, epochs=2, seed=0)[0]
+    assert {encoded[i].sample_id for i in stopped} == set(caught.value.hint.split(": ")[1].split(", "))
+    assert (reports, resumes_at(tmp_path / "work")) == ([], 0)
+
+
+def test_offloading_activations_on_a_cpu_is_refused(tiny_model_dir, tmp_path):
+    with pytest.raises(TennerError, match="offload_activations is for GPUs"):
+        run(tiny_model_dir, tmp_path, offload_activations=True, on_step=pytest.fail)
+
+
+@pytest.mark.slow
+def test_a_sample_of_32768_tokens_fits_in_4_gb_above_the_model(tmp_path):
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=152_064, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32_768, tie_word_embeddings=False,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    long_job = os.path.join(os.path.dirname(__file__), "long_sample_job.py")
+    done = subprocess.run(
+        [sys.executable, long_job, tmp_path / "model", tmp_path / "work", "32768"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    print(f"{told['above_bytes'] / 1e9:.2f} GB above the model")
+    assert told["tokens"] == 32_768
+    assert told["above_bytes"] < 4e9

@@ -75,15 +75,13 @@ def test_the_losses_are_trls(model_dir, tmp_path, weight_decay):
     encoded = samples()
     # No warm-up: transformers' starts with a step at rate 0, tenner's does not.
     settings = Train(
-        epochs=1, lr=3e-3, warmup_fraction=0, weight_decay=weight_decay,
+        epochs=1, lr=3e-3, warmup_fraction=0, weight_decay=weight_decay, precision="fp32",
         tokens_per_step=SAMPLES_PER_STEP * TOKENS, tokens_max=TOKENS,
     )  # fmt: skip
     steps = packing.plan([TOKENS] * len(encoded), settings.tokens_per_step, epochs=1, seed=0)
     assert [len(step) for step in steps] == [SAMPLES_PER_STEP] * STEPS
     reports = []
-    train.train(
-        model_dir, encoded, settings, seed=0, workdir=tmp_path / "work", on_step=reports.append, dtype=torch.float32
-    )
+    train.train(model_dir, encoded, settings, seed=0, workdir=tmp_path / "work", on_step=reports.append)
     wanted = trl_losses(model_dir, tmp_path / "trl", [encoded[i] for step in steps for i in step], settings)
     assert len(wanted) == STEPS
     assert max(r.grad_norm for r in reports) > settings.grad_clip_norm  # so that clipping is seen

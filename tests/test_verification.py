@@ -1,15 +1,19 @@
 import pytest
 
-from tenner.prove.grading import grade_essay
-from tenner.records import FailedCall, Trace, Usage
+from tenner.prove.grading import grade_trace
+from tenner.records import FailedCall, Question, Trace, Usage
 from tenner.teach.verification import verify
+
+
+def graded(answer, reference):
+    return grade_trace(answer, Question(id="q", question="2+2?", answer=reference, source="test"))
 
 
 def trace(question_id, sample_index=0, *, answer="4", reference="4", outcome="complete", output_tokens=10):
     return Trace(
         id=f"{question_id}-{sample_index}", question_id=question_id, sample_index=sample_index, teacher="p/m",
         question="2+2?", domain=None, thinking="Two and two.", answer=answer, messages=(), outcome=outcome,
-        reasoning_is_summary=False, grade=grade_essay(answer, reference) if reference and answer else None,
+        reasoning_is_summary=False, grade=graded(answer, reference) if reference and answer else None,
         usage=Usage(output_tokens=output_tokens), cost_usd=0.0, metered=True,
     )  # fmt: skip
 

@@ -10,11 +10,14 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 PROGRAM = os.environ.get("TENNER_VLLM", "")
+ROOT = Path(__file__).parents[1]
+"""Where vLLM's own Python finds tenner."""
 START_SECONDS = 300
 STOP_SECONDS = 30
 TAIL_LINES = 40
@@ -38,12 +41,12 @@ class Tokens(NamedTuple):
 class VLLMServer:
     """`vllm serve` in a process group of its own, from /health on."""
 
-    def __init__(self, model: Path, *, name: str) -> None:
+    def __init__(self, model: Path, *, name: str, options: Sequence[str] = ()) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._command = [
             PROGRAM, "serve", str(model), "--served-model-name", name,
-            "--host", "127.0.0.1", "--port", str(self.port), *OPTIONS,
+            "--host", "127.0.0.1", "--port", str(self.port), *OPTIONS, *options,
         ]  # fmt: skip
 
     @property
@@ -55,7 +58,7 @@ class VLLMServer:
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT, start_new_session=True,
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
         )  # fmt: skip
         try:
             self._wait_for_health()

@@ -106,14 +106,18 @@ def _question(source: Source, row: Row, text: str, seed: int) -> Question:
     def optional(column: str | None) -> str | None:
         return None if column is None else _as_text(source, value_of(source, row, column), column)
 
-    answer = optional(columns.answer)
+    answer, kind = optional(columns.answer), source.kind
+    if answer is not None and columns.answer_after is not None:
+        answer = answer.rpartition(columns.answer_after)[2].strip()
     if columns.choices:
         text, answer = _with_choices(source, row, text, seed)
+        kind = kind or "choice"
     id_ = optional(columns.id)
     return Question(
         id=id_ or digest(text)[:ID_CHARS],
         question=text,
         answer=answer,
+        kind=kind,
         domain=source.domain or optional(columns.domain),
         source=source.name,
         solution=optional(columns.solution),

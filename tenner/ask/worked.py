@@ -174,6 +174,7 @@ def generate(
             question=item.question,
             answer=item.answer,
             domain=family,
+            kind="text",
             source=f"worked:{family}",
             solution=thinking,
         )

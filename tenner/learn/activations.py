@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from tenner.errors import TennerError
@@ -21,8 +22,13 @@ _DEAR = {
 """Operators whose results a selective checkpoint keeps: the matrix products and attention."""
 
 
-def economise(layers: Sequence[nn.Module], settings: Train) -> None:
-    """Have each layer keep what the recipe says; the rest is computed again on the way back, to the same bits."""
+def economise(layers: Sequence[nn.Module], settings: Train, device: torch.device) -> None:
+    """Have each layer keep what the recipe says; the rest is computed again on the way back, to the same bits.
+
+    Raises TennerError where it shall wait in the host's memory, and the device has no other.
+    """
+    if settings.offload_activations and device.type == "cpu":
+        raise TennerError("train.offload_activations is for GPUs: here activations lie in the host's memory anyway")
     if settings.activations == "all":
         return
     kept: Callable[[], Any] | None = _products_kept if settings.activations == "products" else None
@@ -33,16 +39,22 @@ def economise(layers: Sequence[nn.Module], settings: Train) -> None:
         layer.forward = partial(checkpoint, layer.forward, **how)
 
 
-def offloaded(settings: Train, device: torch.device) -> AbstractContextManager[Any]:
-    """Within the block, what is kept for the way back waits in the host's memory.
-
-    Raises TennerError on a device that has no other memory than the host's.
+def offloaded(settings: Train) -> AbstractContextManager[Any]:
+    """Within the block, if the recipe says so, what is kept for the way back waits in the host's memory; the weights
+    stay where they are.
     """
     if not settings.offload_activations:
         return contextlib.nullcontext()
-    if device.type == "cpu":
-        raise TennerError("train.offload_activations is for GPUs: here activations lie in the host's memory anyway")
-    return torch.autograd.graph.save_on_cpu(pin_memory=True)
+    host = torch.autograd.graph.save_on_cpu(pin_memory=True)
+    return saved_tensors_hooks(
+        lambda kept: kept if _is_weight(kept) else host.pack_hook(kept),
+        lambda kept: kept if isinstance(kept, Tensor) else host.unpack_hook(kept),
+    )
+
+
+def _is_weight(kept: Tensor) -> bool:
+    """Whether it is a parameter or a view of one: every product keeps its weights, and copies of them would pile up."""
+    return isinstance(kept if kept._base is None else kept._base, nn.Parameter)
 
 
 def _products_kept() -> Any:

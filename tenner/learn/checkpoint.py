@@ -13,14 +13,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tenner.errors import TennerError
+from tenner.errors import StorageFull, TennerError
 from tenner.learn.parallel import World
 from tenner.runfolder import disk_errors
 
@@ -73,24 +73,46 @@ def write(folder: Path, parts: Mapping[str, Part], *, step: int, fingerprint: st
     """
     target = folder / f"step-{step:08d}"
     partial = folder / f".{target.name}"
+
+    def begin() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def put() -> None:
+        _write_file(partial / _file_name(world.shard_index, world.shards), parts, step, fingerprint)
+
+    def end() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        # Later ones were refused: this training went on from before them.
+        others = [path for path in _checkpoints(folder) if path != target]
+        earlier = [path for path in others if path.name < target.name]
+        for path in others:
+            if path not in earlier[: KEPT - 1]:
+                shutil.rmtree(path)
+
     with disk_errors(target):
-        if world.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        world.wait_for_all()
         try:
-            if world.keeper:
-                _write_file(partial / _file_name(world.shard_index, world.shards), parts, step, fingerprint)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
+            for doing, is_mine in ((begin, world.rank == 0), (put, world.keeper), (end, world.rank == 0)):
+                _in_step(doing if is_mine else lambda: None, target, world)
+        except (OSError, StorageFull):
+            if world.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
             raise
-        world.wait_for_all()
-        if world.rank == 0:
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            for old in _checkpoints(folder)[KEPT:]:
-                shutil.rmtree(old)
-        world.wait_for_all()
+
+
+def _in_step(doing: Callable[[], None], target: Path, world: World) -> None:
+    """Do it, and return when all have done theirs; raises in every process where one could not."""
+    error: OSError | None = None
+    try:
+        doing()
+    except OSError as e:
+        error = e
+    (failed,) = world.sum(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise StorageFull(f"another process could not write its part of {target}")
 
 
 def read(folder: Path, parts: Mapping[str, Part], *, fingerprint: str, world: World = ALONE) -> Found:

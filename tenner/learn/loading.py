@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tenner.errors import TennerError
-from tenner.learn import activations, attention, lora, student
+from tenner.learn import activations, attention, fused, lora, student
 from tenner.learn.flops import Arithmetic
 from tenner.learn.packed import PackedLoss
 from tenner.learn.parallel import World, first_row, local_part, whole
@@ -33,16 +33,28 @@ def compute_dtype(settings: Train) -> torch.dtype:
     return torch.float32 if settings.precision == "fp32" else torch.bfloat16
 
 
-def load(model_dir: Path, settings: Train, world: World, *, seed: int) -> Learner:
-    """Every process loads its part. Raises TennerError for a folder or a family of models that cannot be trained."""
-    compute = compute_dtype(settings)
-    stored = torch.float32 if settings.method == "full" and settings.precision != "pure-bf16" else compute
-    load_model = student.load if world.size == 1 else student.load_empty
-    model = load_model(model_dir, stored, attention.NAME)
+def stored_dtype(settings: Train) -> torch.dtype:
+    """What the student comes in before it is trained."""
+    full = settings.method == "full" and settings.precision != "pure-bf16"
+    return torch.float32 if full else compute_dtype(settings)
+
+
+def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: int) -> Learner:
+    """Every process loads its part of the model in the folder `base`, or takes the model itself where it is alone.
+
+    Raises TennerError for a folder or a family of models that cannot be trained.
+    """
+    compute, stored = compute_dtype(settings), stored_dtype(settings)
+    if isinstance(base, PreTrainedModel):
+        assert world.size == 1, "several processes read their parts from a folder"
+        model = _prepared(base, stored)
+    else:
+        model = (student.load if world.size == 1 else student.load_empty)(base, stored, attention.NAME)
     layers = _layers(model)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers)
-    activations.economise(layers, settings)
+    fused.fuse(model)
+    activations.economise(layers, settings, world.device)
     loss = PackedLoss(model)
     if world.size == 1:
         for name, p in model.named_parameters():
@@ -51,8 +63,18 @@ def load(model_dir: Path, settings: Train, world: World, *, seed: int) -> Learne
         nn.Module.to(model, world.device)
     else:
         world.shard(loss, layers, compute=compute)
-        _fill(model, student.StoredWeights(model_dir), world, seed=seed)
-    return Learner(model, loss, weights_of(model, world, compute), adapters, arithmetic)
+        assert isinstance(base, Path)
+        _fill(model, student.StoredWeights(base), world, seed=seed)
+    return Learner(model, loss, weights_of(model, loss, world, compute), adapters, arithmetic)
+
+
+def _prepared(model: PreTrainedModel, stored: torch.dtype) -> PreTrainedModel:
+    """The model as `student.load` would give it, in place."""
+    model.set_attn_implementation(attention.NAME)
+    model.eval()  # type: ignore[no-untyped-call]
+    for p in model.parameters():  # not buffers: a table of angles in bfloat16 would bend all positions
+        p.data = p.data.to(stored)
+    return model
 
 
 def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:
@@ -91,7 +113,7 @@ class Whole(NamedTuple):
 
 
 @torch.no_grad()
-def unsharded(learner: Learner, model_dir: Path, settings: Train, world: World) -> Whole:
+def unsharded(learner: Learner, base: Path | PreTrainedModel, settings: Train, world: World) -> Whole:
     """The trained model in the first process' memory, adapters in float32; every process must ask."""
     if world.size == 1:
         learner.weights.release()
@@ -107,7 +129,8 @@ def unsharded(learner: Learner, model_dir: Path, settings: Train, world: World) 
                 trained[name] = tensor
     if world.rank:
         return Whole(None, None)
-    model = student.load(model_dir, compute_dtype(settings), attention.NAME)
+    assert isinstance(base, Path)
+    model = student.load(base, compute_dtype(settings), attention.NAME)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     for name, p in model.named_parameters():
         if name in trained:

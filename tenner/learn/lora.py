@@ -33,7 +33,7 @@ class Adapters:
     def save(self, folder: Path, *, base_model: str) -> None:
         """Write them as a folder that peft puts on top of `base_model`."""
         self._peft.peft_config["default"].base_model_name_or_path = base_model
-        self._peft.save_pretrained(folder)
+        self._peft.save_pretrained(folder, save_embedding_layers=False)  # else it asks a hub about the base
         (folder / "README.md").unlink()  # peft's template: empty headings
 
     def melt(self) -> PreTrainedModel:

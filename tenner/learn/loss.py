@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK_LOGITS = 1 << 25
-"""Logits held at a time, in the compute dtype: 67 MB in bfloat16."""
-BLOCK_LOGITS = 1 << 22
+CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
+"""Logits held at a time, in the compute dtype: 67 MB in bfloat16; on a GPU 537 MB, since every chunk adds to the whole
+of the head's gradient, and a GPU does the product in less time than a short chunk takes to add."""
+BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Of these in float32 at a time: few enough to stay in a CPU's cache."""
 
 
@@ -26,7 +27,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden_PD.shape[0], chunk):
             hidden_CD, targets_C1 = hidden_PD[start : start + chunk], targets_P[start : start + chunk, None]
             logits_CV = hidden_CD @ head_VD.T
-            block = max(1, BLOCK_LOGITS // head_VD.shape[0])
+            block = max(1, BLOCK_LOGITS[head_VD.device.type] // head_VD.shape[0])
             for logits_bV, targets_b1 in zip(
                 torch.split(logits_CV, block), torch.split(targets_C1, block), strict=True
             ):
@@ -37,26 +38,28 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 logits_bV.copy_(grad_bV.mul_(weight))
             grad_CV = logits_CV
             torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
+            if not ctx.needs_input_grad[1]:  # a frozen head
+                continue
             part_VD = grad_CV.T @ hidden_CD
             # More than one chunk is added up in float32; one is the whole and stays as it is.
             grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
-        assert grad_head_VD is not None
-        ctx.save_for_backward(grad_hidden_PD, grad_head_VD.to(head_VD.dtype))
+        ctx.save_for_backward(grad_hidden_PD, None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype))
         return loss.mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_hidden_PD, grad_head_VD = ctx.saved_tensors
         scale = grads[0].item()
         if scale != 1:  # a pass over the head's gradient that `weight` spares
-            grad_hidden_PD, grad_head_VD = grad_hidden_PD * scale, grad_head_VD * scale
+            grad_hidden_PD = grad_hidden_PD * scale
+            grad_head_VD = None if grad_head_VD is None else grad_head_VD * scale
         return grad_hidden_PD, grad_head_VD, None, None, None
 
 
 def summed_cross_entropy(
-    hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, *, weight: float = 1.0, chunk_logits: int = CHUNK_LOGITS
+    hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, *, weight: float = 1.0, chunk_logits: int | None = None
 ) -> Tensor:
     """`weight` times the sum over P of -log softmax(hidden head^T)[target], in nats, float32; differentiable once."""
-    chunk = max(1, chunk_logits // head_VD.shape[0])
+    chunk = max(1, (chunk_logits or CHUNK_LOGITS[head_VD.device.type]) // head_VD.shape[0])
     loss: Tensor = _SummedCrossEntropy.apply(hidden_PD, head_VD, targets_P, weight, chunk)  # type: ignore[no-untyped-call]
     return loss

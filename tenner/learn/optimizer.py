@@ -22,6 +22,8 @@ from tenner.errors import TennerError
 from tenner.recipe import Train
 
 EPSILON = 1e-8
+BLOCK_NUMBERS = 1 << 24
+"""Of one tensor in float32 at a time: an embedding of half a billion numbers would want 13 GB of intermediate ones."""
 ROWS = ("exp_avg", "exp_avg_sq", "correction")
 """State that has a parameter's own shape; it can be dealt out anew over another number of processes."""
 
@@ -133,7 +135,7 @@ class EightBitAdamW:
 class KahanAdamW:
     """Weights and moments in bfloat16; what a step adds and bfloat16 cannot hold is kept for the next (Kahan 1965).
 
-    Computed in float32, tensor by tensor. The second moment needs a beta2 that bfloat16 can follow: s1's 0.95 does, as
+    Computed in float32, block by block. The second moment needs a beta2 that bfloat16 can follow: s1's 0.95 does, as
     1 - beta2 is far above the 2^-8 that rounding takes.
     """
 
@@ -144,22 +146,29 @@ class KahanAdamW:
     @torch.no_grad()
     def step(self, *, lr: float, divisor: float) -> None:
         self._steps += 1
-        beta1, beta2 = self._settings.beta1, self._settings.beta2
-        unbias1, unbias2 = 1 - beta1**self._steps, 1 - beta2**self._steps
         for name, weight in self._moved.items():
             assert weight.grad is not None
-            exp_avg, exp_avg_sq, correction = (self._state[kind][name] for kind in ROWS)
-            grad = weight.grad.float().div_(divisor)
-            mean = exp_avg.float().lerp_(grad, 1 - beta1)
-            square = exp_avg_sq.float().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            before = weight.float()
             decay = self._settings.weight_decay if weight.ndim > 1 else 0.0
-            change = mean.div(unbias1).div_(square.div(unbias2).sqrt_().add_(EPSILON)).add_(before, alpha=decay)
-            change.mul_(-lr).add_(correction)
-            weight.copy_(before + change)
-            correction.copy_(change.sub_(weight.float().sub_(before)))
-            exp_avg.copy_(mean)
-            exp_avg_sq.copy_(square)
+            whole = (weight, weight.grad, *(self._state[kind][name] for kind in ROWS))
+            for block in zip(*(torch.split(tensor.view(-1), BLOCK_NUMBERS) for tensor in whole), strict=True):
+                self._move(*block, lr=lr, divisor=divisor, decay=decay)
+
+    def _move(
+        self, weight: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, correction: Tensor, *, lr: float,
+        divisor: float, decay: float,
+    ) -> None:  # fmt: skip
+        beta1, beta2 = self._settings.beta1, self._settings.beta2
+        unbias1, unbias2 = 1 - beta1**self._steps, 1 - beta2**self._steps
+        grad = grad.float().div_(divisor)
+        mean = exp_avg.float().lerp_(grad, 1 - beta1)
+        square = exp_avg_sq.float().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        before = weight.float()
+        change = mean.div(unbias1).div_(square.div(unbias2).sqrt_().add_(EPSILON)).add_(before, alpha=decay)
+        change.mul_(-lr).add_(correction)
+        weight.copy_(before + change)
+        correction.copy_(change.sub_(weight.float().sub_(before)))
+        exp_avg.copy_(mean)
+        exp_avg_sq.copy_(square)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         return self._state

@@ -88,6 +88,16 @@ class World:
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
 
+    def forget_gathered(self, root: nn.Module) -> None:
+        """Have the parameters of `root` gathered anew: after a way forward without a way back FSDP keeps some whole."""
+        if self.mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in root.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
 
 def here() -> World:
     """This process alone, on its GPU if it has one."""

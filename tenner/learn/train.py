@@ -82,7 +82,7 @@ class _Step(NamedTuple):
 
 @freed_memory_kept()
 def train(
-    model_dir: Path,
+    base: Path | PreTrainedModel,
     encoded: Sequence[Encoded],
     settings: Train,
     *,
@@ -93,8 +93,9 @@ def train(
     world: World | None = None,
     device_tflops: float | None = None,
 ) -> TrainResult:
-    """Train the student in `model_dir`, or go on where the newest checkpoint in `workdir` left off.
+    """Train the student in the folder `base`, or go on where the newest checkpoint in `workdir` left off.
 
+    A process alone may also hand over a loaded model, on any device; it is changed in place.
     `on_begin` is told where that is, before the first step; `on_step` is called after every step. When it raises
     TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a checkpoint is written before this ends,
     so that nothing is lost. Steps after the last checkpoint of a killed run are done, and reported, again.
@@ -107,7 +108,7 @@ def train(
     assert all(len(e.ids) <= settings.tokens_max for e in encoded)  # mask.refuse_longer refuses them
     world = world or here()
     reported = time.monotonic()
-    learner = loading.load(model_dir, settings, world, seed=seed)
+    learner = loading.load(base, settings, world, seed=seed)
     compute = compute_dtype(settings)
     check_packing(learner.loss, encoded, device=world.device, dtype=compute)
     optimizer = optimizer_of(learner.weights.moved, settings)
@@ -161,7 +162,7 @@ def train(
             if step > saved_step:
                 save()
             raise
-    whole = loading.unsharded(learner, model_dir, settings, world)
+    whole = loading.unsharded(learner, base, settings, world)
     return TrainResult(whole.model, whole.adapters, len(plan), first_step, loss)
 
 
@@ -224,7 +225,7 @@ def _go_back(
         packed = packing.pack([encoded[i] for i in row or (idle,)])
         weight = 1 / doing.trained if row else 0.0
         batch = Batch.of(packed, learner.model, device=world.device, dtype=compute, weight=weight)
-        with offloaded(settings, world.device):
+        with offloaded(settings):
             loss = learner.loss(batch)
         loss.backward()
         losses.append(loss.detach())

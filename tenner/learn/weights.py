@@ -36,20 +36,23 @@ class Weights(Protocol):
         """Let go of what training added to the model."""
 
 
-def weights_of(model: nn.Module, world: World, compute: torch.dtype) -> Weights:
-    """Of the parameters that are trained. Where they came in float32 and one process computes in another precision,
-    they become masters, and the model goes to `compute`."""
+def weights_of(model: nn.Module, root: nn.Module, world: World, compute: torch.dtype) -> Weights:
+    """Of the parameters that are trained; `root` is what goes forward, with the model in it.
+
+    Where they came in float32 and one process computes in another precision, they become masters, and the model goes
+    to `compute`.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if world.size == 1 and any(p.dtype != compute for p in trained.values()):
         return Masters(model, compute)
-    return OwnWeights(trained, world)
+    return OwnWeights(trained, root, world)
 
 
 class OwnWeights:
     """The model's parameters themselves, or this process' rows of them."""
 
-    def __init__(self, trained: dict[str, nn.Parameter], world: World) -> None:
-        self._trained = trained
+    def __init__(self, trained: dict[str, nn.Parameter], root: nn.Module, world: World) -> None:
+        self._trained, self._root, self._world = trained, root, world
         self.first_rows = {name: first_row(p, world) for name, p in trained.items()}
 
     @cached_property
@@ -67,7 +70,7 @@ class OwnWeights:
             p.grad = self.moved[name].grad = None
 
     def refresh(self) -> None:
-        """They are the model's own: there is nothing to do."""
+        self._world.forget_gathered(self._root)  # they are the model's own, but for what was gathered of them before
 
     def release(self) -> None:
         self.clear()

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from tenner.formats import FORMATS
-from tenner.prove.grading import grade
+from tenner.prove.grading import Grader, grade_after_cue
 from tenner.recipe import PromptForm
-from tenner.records import Completion, Policy, Question, StudentName
+from tenner.records import Completion, Grade, Policy, Question, StudentName
 from tenner.run import Run, render
-from tenner.think.engine import Engine, Generation, Prompt
+from tenner.think.engine import Engine, Generation
+from tenner.think.job import Prompt
 
 
 def complete(
@@ -38,6 +39,13 @@ def complete(
     if not missing:
         return
 
+    def grade(answer: str, question: Question) -> Grade:
+        """Text counts only after the cue; what has another kind is looked for in the whole answer."""
+        reference = question.answer or ""
+        if question.kind is None or question.kind == "text":
+            return grade_after_cue(answer, reference, cue=fmt.cue)
+        return grader.grade(answer, reference, question.kind)
+
     def graded(generation: Generation, question: Question) -> Completion:
         return Completion(
             **{name: value for name, value in generation._asdict().items() if name != "prompt_id"},
@@ -45,16 +53,19 @@ def complete(
             task=task,
             student=student,
             prompt=form.name,
-            grade=grade(generation.answer, question.answer or "", cue=fmt.cue),
+            grade=grade(generation.answer, question),
         )
 
     total, per_group = len(questions) * len(policies), rows * len(policies)
-    with run.machine_time(stage) as meter, run.screen.bar(f"{stage}: {student}, {form.name}", total) as bar:
+    bar_name = f"{stage}: {student}, {form.name}"
+    with run.machine_time(stage) as meter, run.screen.bar(bar_name, total) as bar, Grader(processes=1) as grader:
         engine = load_engine()
         done = (len(groups) - len(missing)) * per_group
         for group in missing:
             asked = {q.id: q for q in group}
-            prompts = [Prompt(q.id, render(engine.tokenizer, q.question + form.suffix, run.recipe)) for q in group]
+            prompts = [
+                Prompt(q.id, render(engine.tokenizer, q.question + q.suffix + form.suffix, run.recipe)) for q in group
+            ]
             finished = []
             for generation in engine.sweep(prompts, policies, fmt, answer_tokens_max=answer_tokens_max):
                 finished.append(graded(generation, asked[generation.prompt_id]))

@@ -8,6 +8,8 @@ from typing import Literal
 
 from tenner.formats import FORMATS, Tokenizer
 from tenner.money.ledger import read_spend
+from tenner.prove import published
+from tenner.prove.compute import answer_prices, sweeps, votes_at_equal_compute
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment, SourceRow
 from tenner.prove.stats import before_and_after, compare
 from tenner.recipe import Recipe
@@ -22,6 +24,8 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     """The facts of a run whose evaluation is done; `tokenizer` is the student's, to show its tokens."""
     scores, completions = folder.read("scores", Score), folder.read("heldout", Completion)
     before, after = before_and_after(scores)
+    spend = read_spend(folder.path / "run.db")
+    evaluation_usd = sum(row.cost_usd for row in spend if row.stage == "evaluate")
     return RunFacts(
         title=recipe.name,
         base_model=recipe.student.base_model,
@@ -33,12 +37,16 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         funnel=[_funnel_row(folder, stage) for stage in recipe.stages if stage in FUNNEL],
         counterfactual=folder.read("counterfactual", Counterfactual)[0].sentence,
         sources=_sources(folder),
-        spend=read_spend(folder.path / "run.db"),
+        spend=spend,
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
         samples_count=len(folder.read("samples", Sample)),
         scores=scores,
         comparison=compare(completions, before, after),
+        sweeps=sweeps(scores),
+        answer_prices=answer_prices(completions, scores, evaluation_usd),
+        votes=votes_at_equal_compute(completions),
+        published=published.beside(folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples),
         training=folder.read("training", TrainStep),
         examples=list(_examples(folder, recipe, completions, tokenizer)),
     )

@@ -10,12 +10,18 @@ from markupsafe import Markup
 
 from tenner.formats import ThinkFormat
 from tenner.money.ledger import SpendRow
+from tenner.prove import compute, published
 from tenner.prove.chart import NAMES, accuracy_chart, training_chart
-from tenner.prove.stats import Comparison, before_and_after
-from tenner.records import Policy, Score, SourceCount, TrainStep
+from tenner.prove.paired import Comparison
+from tenner.prove.stats import before_and_after
+from tenner.prove.table import DASH, NBSP, Table, interval, limit, p_value, percent, points, usd
+from tenner.records import Score, Share, SourceCount, TrainStep
 
-NBSP, DASH = "\u00a0", "\u2013"
 MACHINE = "machine"  # the ledger's provider of time on one's own computer
+PUBLISHED_NOTE = (
+    "What was measured here stands first, with its interval and its number of questions. The rest is as published by "
+    "the source named, with other prompts, graders, engines and numbers of answers: a small difference means nothing."
+)
 
 
 class FunnelRow(NamedTuple):
@@ -80,18 +86,14 @@ class RunFacts(NamedTuple):
     """Of one task, whole and by domain."""
     comparison: Comparison
     """Of the two scores that `stats.before_and_after` picks."""
+    sweeps: Sequence[compute.Sweep]
+    answer_prices: Sequence[compute.AnswerPrice]
+    votes: Sequence[compute.Vote]
+    """Empty where each question was answered once."""
+    published: Sequence[published.Beside]
+    """Empty where no benchmark of the run is one that others have published results of."""
     training: Sequence[TrainStep]
     examples: Sequence[Example]
-
-
-class Table(NamedTuple):
-    """Cells as text; `align` has an l or r for every column, `total` is the last row where there is one."""
-
-    caption: str
-    align: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    total: Sequence[str] = ()
 
 
 def render_html(facts: RunFacts) -> str:
@@ -112,6 +114,10 @@ def render_html(facts: RunFacts) -> str:
         accuracy_narrow=Markup(accuracy_chart(shown, width="narrow")),
         chart_note=chart_note(facts),
         score_tables=score_tables(facts),
+        compute_tables=_compute_tables(facts),
+        compute_note=compute.note(facts.votes),
+        published_tables=published_tables(facts),
+        published_note=PUBLISHED_NOTE,
         family_table=family_table(facts),
         funnel_table=funnel_table(facts),
         source_table=source_table(facts),
@@ -136,6 +142,11 @@ def render_markdown(facts: RunFacts) -> str:
         "![Accuracy by thinking budget, untrained and distilled student](accuracy.svg)",
         chart_note(facts),
         *map(markdown_table, score_tables(facts)),
+        *(("## Beside what is published", PUBLISHED_NOTE) if facts.published else ()),
+        *map(markdown_table, published_tables(facts)),
+        "## What thinking buys",
+        compute.note(facts.votes),
+        *map(markdown_table, _compute_tables(facts)),
         "## By family",
         markdown_table(family_table(facts)),
         "## Where the questions went",
@@ -175,12 +186,22 @@ def headline(facts: RunFacts) -> str:
 
 
 def comparison_note(facts: RunFacts) -> str:
-    """The paired test behind the headline."""
+    """The paired test behind the headline, and what it could have seen."""
     c = facts.comparison
-    p_value = f"p{NBSP}<{NBSP}0.001" if c.p_value < 0.001 else f"p{NBSP}={NBSP}{c.p_value:.3f}"
+    if c.test == "McNemar":
+        split = (
+            f"{c.both} were right both times, {c.more_after} only after, {c.more_before} only before and {c.neither} "
+            f"never (exact McNemar test, {p_value(c.p_value)})"
+        )
+    else:
+        split = (
+            f"{c.more_after} were right more often after and {c.more_before} more often before "
+            f"(bootstrap over questions, {p_value(c.p_value)})"
+        )
     return (
-        f"Of the {c.n} questions that both answered, {c.both} were right both times, {c.only_after} only after, "
-        f"{c.only_before} only before and {c.neither} never (exact McNemar test, {p_value})."
+        f"Of the {c.n} questions that both answered, {split}. The difference is {points(c.difference)} points "
+        f"(95{NBSP}% interval {points(c.ci.low)} to {points(c.ci.high)}); one of {100 * c.least_seen:.1f} would have "
+        "been found four times out of five."
     )
 
 
@@ -188,12 +209,13 @@ def chart_note(facts: RunFacts) -> str:
     """How to read the chart, and by which rule the headline was picked from it."""
     before, after = before_and_after(facts.scores)
     counts = sorted(s.n for s in _shown(facts))
+    clusters = " with questions as clusters" if any(s.samples > 1 for s in _shown(facts)) else ""
     n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     return (
-        f"Bars are 95{NBSP}% Wilson intervals, n{NBSP}={NBSP}{n} questions at every point. Before is the untrained "
-        f"student at its best (prompt “{before.prompt}”, {limit(before.policy)} thinking tokens, {before.policy.waits} "
-        f"waits); after is the distilled one at its largest limit without waits ({limit(after.policy)}). "
-        "Unparsed answers count as not correct."
+        f"Bars are 95{NBSP}% Wilson intervals{clusters}, n{NBSP}={NBSP}{n} questions at every point. Before is the "
+        f"untrained student at its best (prompt “{before.prompt}”, {limit(before.policy)} thinking tokens, "
+        f"{before.policy.waits} waits); after is the distilled one at its largest limit without waits "
+        f"({limit(after.policy)}). Unparsed answers count as not correct."
     )
 
 
@@ -220,21 +242,46 @@ def training_note(facts: RunFacts) -> str:
 
 
 def score_tables(facts: RunFacts) -> list[Table]:
-    """Every thinking policy on the whole task: a table for each student and prompt."""
-    header = ("limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "truncated", "unparsed")
+    """Every thinking policy on the whole task, for each student and prompt; and, where there are several, votes."""
     whole = [s for s in facts.scores if s.domain is None]
+    gaps = any(s.missing for s in whole)
+    header = (
+        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "truncated", "unparsed",
+        *(("missing",) if gaps else ()),
+    )  # fmt: skip
     tables = []
     for student, prompt in dict.fromkeys((s.student, s.prompt) for s in whole):
+        shown = [s for s in whole if (s.student, s.prompt) == (student, prompt)]
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
                 f"{s.thinking_tokens_mean:.1f}", str(s.truncated), str(s.unparsed),
+                *((str(s.missing),) if gaps else ()),
             )
-            for s in whole if (s.student, s.prompt) == (student, prompt)
+            for s in shown
         ]  # fmt: skip
         caption = f"{NAMES[student].capitalize()} student, prompt “{prompt}”"
-        tables.append(Table(caption, "lrrrrrrr", header, rows))
+        tables.append(Table(caption, "l" + "r" * (len(header) - 1), header, rows))
+        if repeated := [s for s in shown if s.samples > 1]:
+            tables.append(_repeats_table(caption, repeated))
     return tables
+
+
+def _repeats_table(caption: str, scores: Sequence[Score]) -> Table:
+    """The majority of all answers to a question, and whether one of them is right."""
+    rows = [
+        (limit(s.policy), str(s.policy.waits), str(s.samples), *_share_cells(s.majority), *_share_cells(s.solved))
+        for s in scores
+    ]
+    share = ("95 % interval", "n")
+    header = ("limit", "waits", "answers", "majority right", *share, "one right", *share)
+    return Table(f"{caption}: all answers to a question together", "lrrrrrrrr", header, rows)
+
+
+def published_tables(facts: RunFacts) -> list[Table]:
+    """Both students beside published results, a table for each benchmark that has any."""
+    name = facts.base_model.rsplit("/", 1)[-1]
+    return [published.table(found, student=name) for found in facts.published]
 
 
 def family_table(facts: RunFacts) -> Table:
@@ -312,25 +359,8 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def percent(share: float) -> str:
-    """A share of 1 as a percentage with one decimal."""
-    return f"{100 * share:.1f}{NBSP}%"
-
-
-def interval(score: Score) -> str:
-    """The 95 % interval of a score."""
-    return f"{100 * score.ci_low:.1f}{DASH}{100 * score.ci_high:.1f}{NBSP}%"
-
-
-def limit(policy: Policy) -> str:
-    """A policy's bounds on thinking tokens."""
-    least = f"≥ {policy.thinking_tokens_min}, " if policy.thinking_tokens_min else ""
-    return least + ("no limit" if policy.thinking_tokens_max is None else f"≤ {policy.thinking_tokens_max}")
-
-
-def usd(amount: float) -> str:
-    """Dollars; in hundredths of a cent where cents would not do."""
-    return f"${amount:,.2f}" if amount >= 1 or amount == round(amount, 2) else f"${amount:.4f}"
+def _compute_tables(facts: RunFacts) -> list[Table]:
+    return compute.tables(facts.sweeps, facts.answer_prices, facts.votes)
 
 
 def _shown(facts: RunFacts) -> list[Score]:
@@ -349,6 +379,11 @@ def _own(row: SpendRow) -> bool:
 
 def _paid(row: SpendRow) -> str:
     return row.provider if _own(row) or row.provider == row.model else f"{row.provider}/{row.model}"
+
+
+def _share_cells(share: Share | None) -> tuple[str, str, str]:
+    """Where every question misses an answer there is no vote of all of them."""
+    return (DASH, DASH, "0") if share is None else (percent(share.mean), interval(share), str(share.n))
 
 
 def _score_cells(score: Score | None) -> tuple[str, str, str]:

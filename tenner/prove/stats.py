@@ -1,32 +1,14 @@
 """From completions to numbers that never travel alone: accuracies with intervals, differences with a paired test."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import comb, inf, sqrt
+from math import inf
+from statistics import fmean
 from typing import NamedTuple
 
-from tenner.records import Completion, Policy, Score, StudentName
-
-Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
-
-
-class Interval(NamedTuple):
-    low: float
-    high: float
-
-
-class Comparison(NamedTuple):
-    """Two runs over the same questions: in how many each was right, and how likely such a split is by chance."""
-
-    both: int
-    only_before: int
-    only_after: int
-    neither: int
-    p_value: float
-
-    @property
-    def n(self) -> int:
-        return self.both + self.only_before + self.only_after + self.neither
+from tenner.prove import paired, repeats
+from tenner.prove.intervals import clustered
+from tenner.records import Completion, Policy, Score, Share, StudentName
 
 
 class _Group(NamedTuple):
@@ -39,26 +21,12 @@ class _Group(NamedTuple):
     domain: str | None
 
 
-def wilson(correct: int, n: int) -> Interval:
-    """The 95 % score interval of a proportion; unlike the normal one it holds for few questions and near 0 and 1.
+def score(completions: Iterable[Completion], domains: Mapping[str, str | None], *, samples: int = 1) -> list[Score]:
+    """Score each (task, student, prompt, policy), whole and by domain.
 
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927), 209-212:
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n). Raises ValueError when there is nothing to estimate from.
-    """
-    if not 0 <= correct <= n or n == 0:
-        raise ValueError(f"no interval for {correct} correct of {n}")
-    p, z2 = correct / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half_width = Z_95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # At 0 and 1 the bound is exactly the proportion; rounding must not push it past.
-    return Interval(min(p, max(0.0, centre - half_width)), max(p, min(1.0, centre + half_width)))
-
-
-def score(completions: Iterable[Completion], domains: Mapping[str, str | None]) -> list[Score]:
-    """Score each (task, student, prompt, policy), whole and by domain; `domains` maps a question's id to its domain.
-
-    n is what was answered: a missing question is missing, not wrong. Unparsed is not correct, and counted apart.
-    The order does not depend on the order of the completions: base first, whole before domains, budgets upwards.
+    `domains` maps the id of every question that was asked to its domain, and `samples` is how many answers to each were
+    asked for: what is not there is missing, not wrong. Unparsed is not correct, and counted apart. The order does not
+    depend on the order of the completions: base first, whole before domains, budgets upwards.
     """
     groups: defaultdict[_Group, list[Completion]] = defaultdict(list)
     for completion in completions:
@@ -66,7 +34,9 @@ def score(completions: Iterable[Completion], domains: Mapping[str, str | None]) 
         groups[whole].append(completion)
         if (domain := domains[completion.question_id]) is not None:
             groups[whole._replace(domain=domain)].append(completion)
-    return [_score(group, groups[group]) for group in sorted(groups, key=_order)]
+    asked = Counter(domains.values())
+    asked[None] = len(domains)
+    return [_score(group, groups[group], asked[group.domain], samples) for group in sorted(groups, key=_order)]
 
 
 def before_and_after(scores: Iterable[Score]) -> tuple[Score, Score]:
@@ -81,33 +51,32 @@ def before_and_after(scores: Iterable[Score]) -> tuple[Score, Score]:
     return before, max(plain, key=lambda s: policy_order(s.policy))
 
 
-def compare(completions: Iterable[Completion], before: Score, after: Score) -> Comparison:
+def compare(completions: Iterable[Completion], before: Score, after: Score) -> paired.Comparison:
     """The paired test of two scores, over the questions that both have answered."""
-    groups: dict[tuple[object, ...], dict[str, bool]] = {_run(before): {}, _run(after): {}}
+    groups: dict[tuple[object, ...], list[Completion]] = {_run(before): [], _run(after): []}
     for completion in completions:
-        if (verdicts := groups.get(_run(completion))) is not None:
-            verdicts[completion.question_id] = completion.grade.verdict == "correct"
-    a, b = groups[_run(before)], groups[_run(after)]
-    pairs = [(a[question_id], b[question_id]) for question_id in a.keys() & b.keys()]
-    only_before, only_after = pairs.count((True, False)), pairs.count((False, True))
-    return Comparison(
-        both=pairs.count((True, True)),
-        only_before=only_before,
-        only_after=only_after,
-        neither=pairs.count((False, False)),
-        p_value=mcnemar(only_before, only_after),
-    )
+        if (group := groups.get(_run(completion))) is not None:
+            group.append(completion)
+    return paired.compare(verdicts(groups[_run(before)]), verdicts(groups[_run(after)]))
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact two-sided p-value that two runs are equally good, from the questions that only one of them got right.
+def verdicts(completions: Iterable[Completion]) -> dict[str, list[bool]]:
+    """Which answers of one student under one policy are right, by question; the order is that of the ids."""
+    return {
+        question_id: [c.grade.verdict == "correct" for c in answers]
+        for question_id, answers in by_question(completions).items()
+    }
 
-    Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12
-    (1947), 153-157, with the binomial distribution in place of its normal approximation.
-    """
-    discordant = only_a + only_b
-    tail = sum(comb(discordant, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / (1 << discordant))
+
+def by_question(completions: Iterable[Completion]) -> dict[str, list[Completion]]:
+    """The answers of one student under one policy, in one order whatever the order of the completions."""
+    found: dict[str, list[Completion]] = {}
+    for c in sorted(completions, key=lambda c: (c.question_id, c.sample_index)):
+        found.setdefault(c.question_id, []).append(c)
+    for answers in found.values():
+        indices = [c.sample_index for c in answers]
+        assert len(set(indices)) == len(indices), f"question {answers[0].question_id} was answered twice"
+    return found
 
 
 def policy_order(policy: Policy) -> tuple[float, ...]:
@@ -116,21 +85,32 @@ def policy_order(policy: Policy) -> tuple[float, ...]:
     return policy.waits, limit, policy.thinking_tokens_min
 
 
-def _score(group: _Group, completions: Sequence[Completion]) -> Score:
-    n = len(completions)
-    assert len({c.question_id for c in completions}) == n, f"a question was answered twice in {group}"
-    correct = sum(c.grade.verdict == "correct" for c in completions)
-    interval = wilson(correct, n)
+def _score(group: _Group, completions: Sequence[Completion], asked: int, samples: int) -> Score:
+    answers = by_question(completions)
+    shares = [sum(right) / len(right) for right in verdicts(completions).values()]
+    interval = clustered(shares)
+    whole = [repeats.votes(c.grade for c in given) for given in answers.values() if len(given) == samples > 1]
     return Score(
         **group._asdict(),
-        n=n,
-        accuracy=correct / n,
+        n=len(answers),
+        samples=samples,
+        missing=asked * samples - len(completions),
+        accuracy=fmean(shares),
         ci_low=interval.low,
         ci_high=interval.high,
-        thinking_tokens_mean=sum(c.thinking_tokens for c in completions) / n,
+        majority=_share([repeats.majority_at(samples, votes, repeats.RIGHT) for votes in whole]),
+        solved=_share([repeats.pass_at(samples, correct=votes.count(repeats.RIGHT), n=samples) for votes in whole]),
+        thinking_tokens_mean=sum(c.thinking_tokens for c in completions) / len(completions),
         truncated=sum(c.truncated for c in completions),
         unparsed=sum(c.grade.verdict == "unparsed" for c in completions),
     )
+
+
+def _share(shares: Sequence[float]) -> Share | None:
+    if not shares:
+        return None
+    interval = clustered(shares)
+    return Share(n=len(shares), mean=fmean(shares), ci_low=interval.low, ci_high=interval.high)
 
 
 def _run(scored: Score | Completion) -> tuple[object, ...]:

@@ -26,8 +26,8 @@ SHOW_EVERY_SECONDS = 0.25
 
 Questions = Callable[[], Iterable[Question]]
 """The questions, from the beginning, as often as they are asked for: a file need not fit into memory."""
-Grader = Callable[[str, str], Grade]
-"""Grades a teacher's answer against a reference."""
+Grader = Callable[[str, Question], Grade]
+"""Grades a teacher's answer to a question that has a reference answer."""
 
 
 class Desk(NamedTuple):
@@ -231,7 +231,7 @@ def _trace(bought: Bought, section: TraceSection, teacher: Teacher, grade: Grade
         messages=(*system, asked, told),
         outcome=reply.outcome,
         reasoning_is_summary=teacher.reasoning_is_summary,
-        grade=grade(reply.answer, question.answer) if answered and question.answer is not None else None,
+        grade=grade(reply.answer, question) if answered else None,
         usage=reply.usage,
         cost_usd=bought.cost_usd,
         metered=bought.metered,

@@ -1,21 +1,15 @@
 """The engine: what runs a student under forcing policies, whatever it is built on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from tenner.errors import TennerError
 from tenner.formats import ThinkFormat, Tokenizer
-from tenner.records import Intervention, Policy
-from tenner.think.forcing import ForcingMachine, FormatIds, Phase
+from tenner.records import Intervention, Policy, Sampling
+from tenner.think.forcing import ForcingMachine, Phase
+from tenner.think.job import GREEDY, Job, Prompt, Request
 
 Part = Literal["thinking", "answer"]
-
-
-class Prompt(NamedTuple):
-    """A rendered chat up to where the assistant speaks."""
-
-    id: str
-    text: str
 
 
 class Generation(NamedTuple):
@@ -63,14 +57,14 @@ class Transcript:
     """What a running machine has said so far, as pieces."""
 
     def __init__(self, machine: ForcingMachine, tokenizer: Tokenizer) -> None:
-        self._machine = machine
+        self.machine = machine
         self._tokenizer = tokenizer
         self._shown: dict[Part, int] = {"thinking": 0, "answer": 0}
         self._anchor: dict[Part, int] = {"thinking": 0, "answer": 0}
 
     def fresh(self) -> Iterator[Piece]:
         """The pieces that have come since the last call. What may still be taken back waits until it stands."""
-        machine = self._machine
+        machine = self.machine
         thinking = machine.thinking_ids[: machine.settled - machine.thinking_start]
         yield from self._part("thinking", thinking, machine.thinking_start, machine.phase is not Phase.THINKING)
         yield from self._part("answer", machine.answer_ids, machine.answer_start, machine.phase is Phase.DONE)
@@ -88,7 +82,7 @@ class Transcript:
             yield Piece(text[len(before) :], part, self._forced(start + end - 1))
 
     def _forced(self, position: int) -> bool:
-        return any(i.position <= position < i.position + i.tokens for i in self._machine.interventions)
+        return any(i.position <= position < i.position + i.tokens for i in self.machine.interventions)
 
 
 class Engine(Protocol):
@@ -98,28 +92,131 @@ class Engine(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
     def sweep(
-        self, prompts: Sequence[Prompt], policies: Sequence[Policy], fmt: ThinkFormat, *, answer_tokens_max: int
+        self,
+        prompts: Sequence[Prompt],
+        policies: Sequence[Policy],
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[Generation]:
-        """Every prompt under every policy, each yielded as it is done."""
+        """Every prompt under every policy, each yielded as it is done. A prompt is thought through once for all.
+
+        Raise TennerError, before anything is decoded, where a prompt leaves no room for its answer.
+        """
         ...
 
-    def stream(self, prompt: Prompt, policy: Policy, fmt: ThinkFormat, *, answer_tokens_max: int) -> Iterator[Piece]:
+    def stream(
+        self,
+        prompt: Prompt,
+        policy: Policy,
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[Piece]:
         """One answer, piece by piece."""
         ...
 
 
-def thinking_room(
-    prompt: Prompt, prompt_tokens: int, format_ids: FormatIds, answer_tokens_max: int, context: int
-) -> int:
-    """The tokens that the context leaves for thinking when the delimiters and the whole answer must still fit.
+class Batch(Protocol):
+    """A continuous batch: jobs may join and leave between any two steps. One thread at a time."""
 
-    Raise TennerError where that is less than nothing.
+    def submit(self, job: Job) -> None: ...
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job and free its row at once; nothing happens where it is done already."""
+        ...
+
+    def step(self) -> list[tuple[Prompt, ForcingMachine]] | None:
+        """Decode a token for every row. Give the completions that this has finished; None where there is no work."""
+        ...
+
+
+class LocalEngine(ABC):
+    """An engine of this machine, whose batch others can join: what a server needs. It satisfies Engine.
+
+    The same prompts, policies and sampling give the same tokens, as far as the arithmetic is the same in another
+    company of rows. A prompt is thought through once for all its policies.
     """
-    room = context - prompt_tokens - format_ids.injected_tokens_max - answer_tokens_max
-    if room < 0:
-        raise TennerError(
-            f"prompt {prompt.id} has {prompt_tokens} tokens: {-room} too many for the context of {context} tokens "
-            f"and an answer of {answer_tokens_max}",
-            hint="shorten the question, or lower answer_tokens_max",
-        )
-    return room
+
+    def __init__(self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self._wait_text = wait_text
+        self._context_tokens = context_tokens
+
+    @abstractmethod
+    def batch(self) -> Batch: ...
+
+    def prepare(self, request: Request) -> Job:
+        """Encode and check. Any thread may call it. Raise TennerError where the prompt leaves no room."""
+        return self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
+
+    def sweep(
+        self,
+        prompts: Sequence[Prompt],
+        policies: Sequence[Policy],
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[Generation]:
+        """Every prompt under every policy, each yielded as it is done.
+
+        Raise TennerError, before anything is decoded, where a prompt leaves no room for its answer.
+        """
+        if policies:
+            jobs = [self._job(prompt, policies, fmt, answer_tokens_max, sampling) for prompt in prompts]
+            yield from _decode(self.batch(), jobs, self.tokenizer)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        policy: Policy,
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[Piece]:
+        """One answer, piece by piece."""
+        job = self._job(prompt, [policy], fmt, answer_tokens_max, sampling)
+        yield from _stream(self.batch(), job, self.tokenizer)
+
+    def _job(
+        self,
+        prompt: Prompt,
+        policies: Sequence[Policy],
+        fmt: ThinkFormat,
+        answer_tokens_max: int,
+        sampling: Sampling,
+    ) -> Job:
+        return Job.of(
+            self.tokenizer, prompt, policies, fmt,
+            answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
+            context_tokens=self._context_tokens,
+        )  # fmt: skip
+
+
+def _decode(batch: Batch, jobs: Sequence[Job], tokenizer: Tokenizer) -> Iterator[Generation]:
+    """Bring jobs to their end in a batch of their own."""
+    try:
+        for job in jobs:
+            batch.submit(job)
+        while (finished := batch.step()) is not None:
+            for prompt, machine in finished:
+                yield Generation.of(prompt.id, machine, tokenizer)
+    finally:  # whoever reads no further leaves nothing running
+        for job in jobs:
+            batch.cancel(job)
+
+
+def _stream(batch: Batch, job: Job, tokenizer: Tokenizer) -> Iterator[Piece]:
+    """Bring one job of one policy to its end in a batch of its own, piece by piece."""
+    (machine,) = job.waiting
+    transcript = Transcript(machine, tokenizer)
+    try:
+        batch.submit(job)
+        while batch.step() is not None:
+            yield from transcript.fresh()
+    finally:
+        batch.cancel(job)

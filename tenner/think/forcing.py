@@ -3,16 +3,28 @@
 The rules, all of them:
 
 - Thinking tokens are the ids between the delimiters, waits included, delimiters not.
-- Thinking ends by itself when the whole `close` has been sampled since the last injected id, or at an end of text
-  (whose id is dropped, and `close` injected). A half-sampled `close` before the end of text is completed.
-- An end before the policy's minimum, or while it has waits left, is replaced: what was sampled of `close` is taken
-  out and `wait` is injected. It is not replaced when the budget lacks room for `wait` and one id more.
+- While the policy's minimum is not reached, or it has waits left, and the budget has room for `wait` and one id more,
+  thinking is *held*: an end of text, or the first id of `close`, is replaced by `wait`. Once it is not held any more it
+  never will be again.
+- When it is not held, thinking ends by itself when the whole `close` has been sampled since the last injected id, or
+  at an end of text (whose id is dropped, and `close` injected). A half-sampled `close` before the end of text is
+  completed; one that goes on otherwise is thinking.
 - The budget counts every id after `open` as it comes, so also those of a `close` that is not complete yet. When it is
   used up, thinking is cut: a half-sampled `close` at the tail is completed, otherwise `close` is injected whole. So the
   thinking never exceeds the budget, the delimiter is never doubled, and an end is the student's own only when the last
   id of its `close` still fitted into the budget.
 - `cue` follows every cut, and every end in a format without `close`. The budget wins over the minimum and the waits.
 - The answer ends at the end of text, whose id is not kept, or at its own limit (`truncated`).
+
+Nothing is ever taken back: whether a sampled id stands is known when it is sampled. That is why the first id of
+`close` decides while thinking is held. An engine whose tokens cannot be recalled (a logits processor) can so obey the
+same rules as one that owns its cache, and all give the same ids. It is also what s1 does, whose harness stops at
+`<|im_start|>`. Where the first id of `close` is an ordinary one (`</` of `</think>` where that is no token of its
+own), a held thought cannot contain it.
+
+Sampling is exact when the token is drawn from the model's own distribution, the end in it, and then pushed: the end
+comes up with its own probability and is replaced, and every other token with its own. Masking the end instead would
+give its probability to the others, and let top-p reach for tokens that were not in the nucleus.
 """
 
 from collections.abc import Sequence
@@ -71,10 +83,10 @@ class _Node:
 
 
 class ForcingMachine:
-    """One completion under one policy. The way to use it, with greedy decoding:
+    """One completion under one policy. The way to use it:
 
         while machine.phase is not Phase.DONE:
-            machine.push(most_likely_token_after(prompt_ids + machine.ids))
+            machine.push(token_sampled_after(prompt_ids + machine.ids))
 
     `ids` is all that comes after the prompt, injected ids too. `thinking_room` is what the context leaves for
     thinking, in tokens; it caps the policy's own budget.
@@ -135,28 +147,45 @@ class ForcingMachine:
         return 0 if self._thinking_end is None else len(self.ids) - self._answer_sampled_start
 
     @property
+    def held(self) -> bool:
+        """Whether an end of thinking would be replaced now."""
+        wanting = self.thinking_tokens < self.policy.thinking_tokens_min or self._waits_left > 0
+        room = self.budget - self.thinking_tokens - len(self.format_ids.wait)
+        return self.phase is Phase.THINKING and wanting and room >= 1
+
+    @property
     def settled(self) -> int:
-        """How many of the ids will stand whatever comes: all but a half-sampled `close`."""
+        """How many of the ids are known to be thinking or answer: all but a half-sampled `close`."""
         return len(self.ids) - self._half_close() if self.phase is Phase.THINKING else len(self.ids)
 
-    def push(self, token: int) -> int:
-        """Take the token sampled after `ids`. Return how many of these still stand: all, unless a wait took `close`
-        out.
-        """
+    def push(self, token: int) -> None:
+        """Take the token sampled after `ids`."""
         assert self.phase is not Phase.DONE, "nothing is sampled after the end"
-        before = len(self.ids)
         self._path[-1].sampled = token
         if self.phase is Phase.ANSWERING:
-            return self._push_answer(token)
-        if token in self.format_ids.eos:
-            return min(before, self._end(self._half_close()))
-        self._append(token)
-        half = self._half_close()
-        if 0 < half == len(self.format_ids.close):
-            return min(before, self._end(half))
-        if self.thinking_tokens == self.budget:
-            self._cut()
-        return before
+            self._push_answer(token)
+        elif self._is_replaced(token):
+            self._wait()
+        elif token in self.format_ids.eos:
+            self._end(self._half_close())
+        else:
+            self._append(token)
+            half = self._half_close()
+            if 0 < half == len(self.format_ids.close):
+                self._end(half)
+            elif self.thinking_tokens == self.budget:
+                self._cut()
+
+    def following(self, token: int) -> int | None:
+        """The first id that `push(token)` would add; None where it would add none, as at an end of the answer."""
+        if self._is_replaced(token):
+            return self.format_ids.wait[0]
+        if token not in self.format_ids.eos:
+            return token
+        if self.phase is Phase.ANSWERING:
+            return None
+        closing = self.format_ids.close[self._half_close() :] or self.format_ids.cue
+        return closing[0] if closing else None
 
     def replay(self, policy: Policy) -> "ForcingMachine":
         """The machine of another policy, brought as far as what was sampled here can bring it.
@@ -173,41 +202,34 @@ class ForcingMachine:
         twin.recall()
         return twin
 
-    def recall(self) -> int:
-        """Push what this machine or one it shares with has sampled after the very same ids: exact, as decoding is
-        greedy. Return how many of the ids before still stand.
+    def recall(self) -> None:
+        """Push what this machine or one it shares with has sampled after the very same ids: exact, as the token is a
+        function of the ids before it, be it the most likely one or a draw by seed and position.
         """
-        stands = len(self.ids)
         while self.phase is not Phase.DONE and (known := self._path[-1].sampled) is not None:
-            stands = min(stands, self.push(known))
-        return stands
+            self.push(known)
 
-    def _push_answer(self, token: int) -> int:
-        before = len(self.ids)
+    def _is_replaced(self, token: int) -> bool:
+        return self.held and (token in self.format_ids.eos or token in self.format_ids.close[:1])
+
+    def _push_answer(self, token: int) -> None:
         if token in self.format_ids.eos:
             self.phase = Phase.DONE
-            return before
+            return
         self._append(token)
         if self.answer_tokens == self.answer_tokens_max:
             self.truncated = True
             self.phase = Phase.DONE
-        return before
 
-    def _end(self, half: int) -> int:
-        """The student ends its thinking, the last `half` ids being delimiter. Return how many ids stand."""
-        end = len(self.ids) - half
-        thinking_tokens = end - self.thinking_start
-        too_early = thinking_tokens < self.policy.thinking_tokens_min
-        room = self.budget - thinking_tokens - len(self.format_ids.wait)
-        if (too_early or self._waits_left > 0) and room >= 1:
-            self._waits_left -= not too_early
-            del self.ids[end:], self._path[end + 1 :]
-            self._inject("wait", self.format_ids.wait)
-            self._run_start = len(self.ids)
-            return end
-        stands = len(self.ids)
+    def _wait(self) -> None:
+        """Replace an end of thinking; the minimum's do not count as waits."""
+        self._waits_left -= self.thinking_tokens >= self.policy.thinking_tokens_min
+        self._inject("wait", self.format_ids.wait)
+        self._run_start = len(self.ids)
+
+    def _end(self, half: int) -> None:
+        """The student ends its thinking, the last `half` ids being delimiter."""
         self._close(half, cue=() if self.format_ids.close else self.format_ids.cue)
-        return stands
 
     def _cut(self) -> None:
         self._interventions.append(Intervention(kind="cut", position=len(self.ids), tokens=0))

@@ -1,0 +1,35 @@
+"""Integer answers, as AIME has them: digits are compared, nothing is computed."""
+
+import re
+
+NUMBER = re.compile(r"([-+]?)\s*([0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])|[0-9]+)(?:\.0*)?")
+UNIT = re.compile(r"(?:\s*(?:\\%|%|\^?\s*\\circ|\u00b0|[A-Za-z]+(?:\s*\^\s*[23])?\.?)){0,3}")
+NOT_UNITS = re.compile(
+    r"\b(?:or|and|not|to|minus|plus|over|mod|modulo|i|e|pi|x|y|n|k|million|thousand|hundred|billion)\b", re.I
+)
+GROUPING = re.compile(r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|,\\!|~)+\s*(?=[0-9]{3}(?![0-9]))")
+DRESSING = re.compile(
+    r"\\(?:text|mbox|mathrm|textbf|mathbf|bf|displaystyle|left|right|qquad|quad)(?![A-Za-z])|\\[,!;:()\[\] ]|[{}*`~]"
+)
+UNIT_CHARS_MAX = 80
+ENCLOSED = re.compile(r"^\(\s*([^()]*)\)\.?$")
+CURRENCY = re.compile(r"^(-?)\s*(?:\\?\$|€|£)\s*")
+
+
+def canonical_integer(text: str) -> str | None:
+    """The digits of the integer that stands after the last "=" of the text, without leading zeros; None if none does.
+
+    "025", "25.", "25.0", "x = 25", "\\text{25 ways}" and "$25$" are 25. The result is text, since `int` refuses more
+    than 4,300 digits.
+    """
+    stated = GROUPING.sub(",", text).rsplit("=", 1)[-1]
+    stated = DRESSING.sub(" ", stated).replace("\N{MINUS SIGN}", "-").strip()
+    stated = CURRENCY.sub(r"\1", ENCLOSED.sub(r"\1", stated)).replace("$", " ").strip().rstrip(".").rstrip()
+    match = NUMBER.match(stated)
+    if match is None:
+        return None
+    rest = stated[match.end() :]
+    if len(rest) > UNIT_CHARS_MAX or not UNIT.fullmatch(rest.strip()) or NOT_UNITS.search(rest):
+        return None
+    digits = match[2].replace(",", "").lstrip("0") or "0"
+    return digits if digits == "0" or match[1] != "-" else f"-{digits}"
