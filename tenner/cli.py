@@ -51,10 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="run a recipe to the end, or go on with it")
     run.add_argument("recipe", metavar="RECIPE", help="a built-in recipe (see `tenner recipes`) or a .toml file")
     run.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/NAME)")
-    run.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
-        help="override a recipe key, as in --set train.epochs=2",
-    )  # fmt: skip
+    _overrides(run)
     _budget(run)
     run.set_defaults(verb=_run)
 
@@ -65,7 +62,19 @@ def _parser() -> argparse.ArgumentParser:
             continue
         verb.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
         _budget(verb)
+        if stage == "train":
+            verb.add_argument("--dry-run", action="store_true", help="only say how much memory it will take")
         verb.set_defaults(verb=_stage, stage=stage)
+
+    plan = verbs.add_parser("plan", help="how much memory a recipe's training takes, and whether it fits")
+    plan.add_argument("recipe", metavar="RECIPE", help="a built-in recipe or a .toml file")
+    _overrides(plan)
+    plan.add_argument("--config", metavar="FILE", type=Path, help="the student's config.json (a local folder has it)")
+    plan.add_argument("--ranks", metavar="N", type=int, default=1, help="processes, one to a device (default: 1)")
+    plan.add_argument("--memory-gb", metavar="X", type=float, help="of each device; without it there is no verdict")
+    plan.add_argument("--cpu", action="store_true", help="trained on a CPU instead of GPUs")
+    plan.add_argument("--json", action="store_true", help="one JSON object")
+    plan.set_defaults(verb=_plan)
 
     show = verbs.add_parser("show", help="what a run has come to")
     show.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
@@ -140,6 +149,13 @@ def _student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 
 
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
+        help="override a recipe key, as in --set train.epochs=2",
+    )  # fmt: skip
+
+
 def _budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget-usd", metavar="X", type=float, help="the cap of the run, instead of the recipe's")
 
@@ -154,7 +170,22 @@ def _run(args: argparse.Namespace) -> None:
     _go(args.run_dir or Path("runs") / recipe.name, recipe, SELECT_FIRST, args.budget_usd)
 
 
+def _plan(args: argparse.Namespace) -> None:
+    from tenner import planjob
+    from tenner import recipe as recipes
+
+    machine = planjob.Machine(args.ranks, on_gpu=not args.cpu, memory_gb=args.memory_gb)
+    plan = planjob.run(recipes.load(args.recipe, overrides=args.overrides), args.config, machine)
+    print(plan.as_json() if args.json else plan.as_text())
+
+
 def _stage(args: argparse.Namespace) -> None:
+    if args.stage == "train" and args.dry_run:
+        from tenner import training
+
+        if os.environ.get("RANK", "0") == "0":
+            print(training.foresee(args.run).as_text())
+        return
     if args.stage == "train" and os.environ.get("RANK", "0") != "0":  # one of torchrun's: the first keeps the run
         from tenner import training
 

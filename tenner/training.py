@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tenner import planjob
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.learn import libraries, mask, parallel, student, train
@@ -73,6 +74,26 @@ def follow(path: Path) -> None:
             base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, on_step=lambda _: None,
             world=world,
         )  # fmt: skip
+
+
+def foresee(path: Path) -> planjob.Plan:
+    """What training the run in `path` takes of this machine, by the real lengths of its samples; writes nothing there.
+
+    Raises TennerError for a run that is not yet so far.
+    """
+    folder = RunFolder.existing(path)
+    recipe = stored_recipe(folder)
+    assert recipe is not None, "the folder is a run's"
+    before = recipe.stages[recipe.stages.index("train") - 1]
+    if not folder.done(before):
+        raise TennerError(f"train needs {before}, which is not done", hint=f"tenner {before} {path}")
+    base, encoded, _too_long = _prepared(folder, recipe)
+    device = parallel.here().device
+    machine = planjob.Machine(
+        parallel.launched_size(), on_gpu=device.type == "cuda", memory_gb=parallel.device_bytes(device) / planjob.GB
+    )
+    longest_tokens = max(len(e.ids) for e in encoded)
+    return planjob.plan(planjob.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens)
 
 
 def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:

@@ -24,6 +24,7 @@ DOOR = {
     "gradejob",
     "comparejob",
     "exportjob",
+    "planjob",
     "servejob",
     "speaking",
     "choosing",

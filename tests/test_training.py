@@ -1,6 +1,7 @@
 """The train stage on samples that are too long, templates that do not fit, and a real command under torchrun."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -107,6 +108,16 @@ def test_the_command_under_torchrun_trains_as_alone(ready, tmp_path):
     price = recipe.parse((ready / "recipe.toml").read_text(), where="ready").machine.price_usd_per_hour
     seconds = json.loads((tmp_path / "two" / "stages" / "train.json").read_text())["seconds"]
     assert 0 < spent <= seconds / 3600 * price + 1e-6
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(ready, capsys):
+    before = {path: path.stat().st_mtime_ns for path in ready.rglob("*")}
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", str(ready), "--dry-run"])
+    assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
+    printed = capsys.readouterr().out
+    assert re.search(r"a sample of \d{2,3} tokens on 1 (process|GPU)\nfits in [\d.]+ GB\n$", printed), printed
 
 
 BOLD = """

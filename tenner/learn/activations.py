@@ -15,11 +15,12 @@ from tenner.errors import TennerError
 from tenner.recipe import Train
 
 _DEAR = {
-    "mm", "addmm", "bmm", "baddbmm", "linear",
+    "mm", "addmm", "linear",
     "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention", "_varlen_attn",
 }  # fmt: skip
-"""Operators whose results a selective checkpoint keeps: the matrix products and attention."""
+"""Operators whose results a selective checkpoint keeps: the layers' products and attention by one kernel. Not the
+products inside of attention (bmm): they are as large as its scores, and changed in place."""
 
 
 def economise(layers: Sequence[nn.Module], settings: Train, device: torch.device) -> None:

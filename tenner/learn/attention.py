@@ -17,10 +17,9 @@ from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tenner.errors import TennerError
+from tenner.forecast import SHORT_LENGTH_MAX
 
 NAME = "tenner_packed"
-SHORT_LENGTH_MAX = 256
-"""Up to here, on a CPU, the L x L scores are kept for the way back; beyond it they cost too much memory."""
 BLOCK = 128
 """Queries at a time in longer documents."""
 

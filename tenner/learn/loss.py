@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
-"""Logits held at a time, in the compute dtype: 67 MB in bfloat16; on a GPU 537 MB, since every chunk adds to the whole
-of the head's gradient, and a GPU does the product in less time than a short chunk takes to add."""
-BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Of these in float32 at a time: few enough to stay in a CPU's cache."""
+from tenner.forecast import BLOCK_LOGITS, CHUNK_LOGITS
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -17,11 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tenner.forecast import BLOCK_NUMBERS
 from tenner.recipe import Train
 
 EPSILON = 1e-8
-BLOCK_NUMBERS = 1 << 24
-"""Of one tensor in float32 at a time: an embedding of half a billion numbers would want 13 GB of intermediate ones."""
 ROWS = ("exp_avg", "exp_avg_sq", "correction")
 """State that has a parameter's own shape; it can be dealt out anew over another number of processes."""
 

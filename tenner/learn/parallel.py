@@ -104,6 +104,14 @@ def here() -> World:
     return World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def device_bytes(device: torch.device) -> int:
+    """The memory of a GPU, or this process' share of the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def idle_gpus(world: World) -> int:
     """GPUs of this machine that a training by one process leaves alone."""
     return torch.cuda.device_count() - 1 if world.size == 1 and world.device.type == "cuda" else 0
