@@ -11,7 +11,8 @@ rows, divided by eight; its texts are the demo's questions and solutions, one af
 `trl-s1` is TRL as s1's script sets it, on one device: padded to the longest, float32 weights under bfloat16 autocast.
 `trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is a process of its own. Time
 is that of steps: loading, and the first step, are left out on both sides. Loss is that of held-out samples after the
-last step, in float32. Exits with 1 where a promise does not hold.
+last step, in float32: of the student as it is saved for tenner, whose weights are in bfloat16 by then, and of the
+weights that were trained, before any rounding, for TRL. Exits with 1 where a promise does not hold.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from tenner.records import Sample
 SAMPLES_PER_STEP = 16  # s1's
 SEED = 0
 LR = 1e-4
-SPEED_S1_MIN, SPEED_BEST_MIN, MEMORY_MAX, LOSS_MAX = 3.0, 1.5, 0.6, 1.01
+SPEED_S1_MIN, SPEED_BEST_MIN, MEMORY_MAX, LOSS_MAX = 3.0, 1.5, 0.6, 1.0
 
 
 class Workload(NamedTuple):

@@ -137,9 +137,10 @@ def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, f
         torch.testing.assert_close(threes[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_bfloat16_adapters_by_two_are_close_to_one(tiny_model_dir, tmp_path):
-    """Their masters are in float32 beside frozen weights in bfloat16, in one group that is gathered together."""
-    settings, reports = {**METHODS["lora"], "precision": "bf16"}, []
+@pytest.mark.parametrize("method", METHODS)
+def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, tmp_path, method):
+    """Adapters' masters are in float32 beside frozen weights in bfloat16, in one group that is gathered together."""
+    settings, reports = {**METHODS[method], "precision": "bf16"}, []
     run(tiny_model_dir, tmp_path / "one", on_step=reports.append, **settings)
     rows = trained(tiny_model_dir, tmp_path / "two", settings)
     assert [row["loss"] for row in rows] == pytest.approx([r.loss for r in reports], rel=3e-3)

@@ -482,6 +482,21 @@ def test_kahan_keeps_what_bfloat16_would_lose():
     torch.testing.assert_close(by_correction, by_masters, atol=2**-7, rtol=0.02)  # half a step of bfloat16 below 2
 
 
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("pure-bf16", marks=pytest.mark.slow)])
+def test_steps_smaller_than_bfloat16_holds_are_learned_from(tiny_model_dir, tmp_path, precision):
+    """A hundredth of the gap between two numbers at a time, from weights that came in bfloat16, as students do."""
+    gained = {}
+    for name in ("fp32", precision):
+        losses, base = [], AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+        run(
+            base, tmp_path / name, encoded=samples(6) * 4, epochs=3, lr=1e-6, warmup_fraction=0,
+            precision=name, on_step=lambda r, losses=losses: losses.append(r.loss),
+        )  # fmt: skip
+        gained[name] = losses[0] - losses[-1]
+    assert gained["fp32"] > 0
+    assert gained[precision] == pytest.approx(gained["fp32"], rel=0.2)
+
+
 WAYS = [
     {"optimizer": "adamw-8bit"},
     {"precision": "pure-bf16"},
@@ -537,7 +552,7 @@ def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_pa
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
             beside = PeftModel.from_pretrained(base, tmp_path / "adapter")
         assert beside.peft_config["default"].base_model_name_or_path == str(tiny_model_dir)
-        tolerance = 1e-5 if precision == "fp32" else 3e-2
+        tolerance = 1e-5 if precision == "fp32" else 5e-2  # melting rounds each weight once
         for other in (melted, beside):
             assert (other(ids).logits - trained).abs().max() < tolerance * trained.abs().max()
 

@@ -13,6 +13,7 @@ from tenner.learn import activations, attention, fused, lora, student
 from tenner.learn.flops import Arithmetic
 from tenner.learn.packed import PackedLoss
 from tenner.learn.parallel import World, first_row, local_part, whole
+from tenner.learn.rounding import rounded
 from tenner.learn.weights import Weights, weights_of
 from tenner.recipe import Train
 
@@ -134,5 +135,5 @@ def unsharded(learner: Learner, base: Path | PreTrainedModel, settings: Train, w
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     for name, p in model.named_parameters():
         if name in trained:
-            p.data = trained[name] if adapters else trained[name].to(p.dtype)
+            p.data = trained[name] if adapters or p.dtype == trained[name].dtype else rounded(trained[name])
     return Whole(model, adapters)

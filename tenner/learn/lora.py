@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tenner.learn.rounding import rounded
 from tenner.recipe import Train
 from tenner.seeds import digest
 
@@ -37,7 +38,12 @@ class Adapters:
         for name, p in self._peft.named_parameters():
             if ".lora_" in name:
                 p.data = p.data.float()
-        return cast(PreTrainedModel, self._peft.merge_and_unload())
+        for module in self._peft.modules():
+            if (change := getattr(module, "get_delta_weight", None)) is not None:
+                weight = module.base_layer.weight
+                whole = weight.detach().float().add_(change("default").detach())
+                weight.data = rounded(whole) if weight.dtype == torch.bfloat16 else whole.to(weight.dtype)
+        return cast(PreTrainedModel, self._peft.unload())
 
 
 def drawn(name: str, shape: torch.Size, *, seed: int) -> Tensor:

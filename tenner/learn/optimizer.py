@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tenner.forecast import BLOCK_NUMBERS
+from tenner.learn.rounding import round_into
 from tenner.recipe import Train
 
 EPSILON = 1e-8
@@ -143,12 +144,13 @@ class KahanAdamW:
             assert weight.grad is not None
             decay = self._settings.weight_decay if weight.ndim > 1 else 0.0
             whole = (weight, weight.grad, *(self._state[kind][name] for kind in ROWS))
-            for block in zip(*(torch.split(tensor.view(-1), BLOCK_NUMBERS) for tensor in whole), strict=True):
-                self._move(*block, lr=lr, divisor=divisor, decay=decay)
+            blocks = zip(*(torch.split(tensor.view(-1), BLOCK_NUMBERS) for tensor in whole), strict=True)
+            for i, block in enumerate(blocks):
+                self._move(*block, first=i * BLOCK_NUMBERS, lr=lr, divisor=divisor, decay=decay)
 
     def _move(
-        self, weight: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, correction: Tensor, *, lr: float,
-        divisor: float, decay: float,
+        self, weight: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, correction: Tensor, *, first: int,
+        lr: float, divisor: float, decay: float,
     ) -> None:  # fmt: skip
         beta1, beta2 = self._settings.beta1, self._settings.beta2
         unbias1, unbias2 = 1 - beta1**self._steps, 1 - beta2**self._steps
@@ -158,7 +160,7 @@ class KahanAdamW:
         before = weight.float()
         change = mean.div(unbias1).div_(square.div(unbias2).sqrt_().add_(EPSILON)).add_(before, alpha=decay)
         change.mul_(-lr).add_(correction)
-        weight.copy_(before + change)
+        round_into(weight, before + change, first=first)
         correction.copy_(change.sub_(weight.float().sub_(before)))
         exp_avg.copy_(mean)
         exp_avg_sq.copy_(square)

@@ -120,7 +120,6 @@ def train(
     found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
     step = first_step = saved_step = found.step
     optimizer.continue_at(step)
-    learner.weights.refresh()
     on_begin(found)
     saved = time.monotonic()
     tokens_left = sum(lengths[i] for indices in plan[step:] for i in indices)
@@ -135,13 +134,13 @@ def train(
             while step < len(plan):
                 doing = _lay_out(plan[step], encoded, lengths, learner, settings, world)
                 began = time.monotonic()
-                loss = _go_back(doing, encoded, lengths, learner, settings, world)
+                with learner.weights.in_model():
+                    loss = _go_back(doing, encoded, lengths, learner, settings, world)
                 norm = _grad_norm(doing, encoded, learner, world)
                 lr = learning_rate(step, len(plan), settings)
                 with interrupts_held():
                     optimizer.step(lr=lr, divisor=max(1.0, norm / settings.grad_clip_norm))
                     learner.weights.clear()
-                    learner.weights.refresh()
                     step += 1
                 now = time.monotonic()
                 tokens_left -= doing.tokens

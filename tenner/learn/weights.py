@@ -4,7 +4,8 @@ What is moved are plain tensors, whatever the model holds: a process' rows of a 
 or the parameter itself. The optimizer and the checkpoint know nothing of the difference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tenner.learn.parallel import World, first_row, local_part
+from tenner.learn.rounding import round_into, shift
 
 
 class Weights(Protocol):
@@ -29,11 +31,11 @@ class Weights(Protocol):
     def clear(self) -> None:
         """Forget the gradients."""
 
-    def refresh(self) -> None:
-        """Let the model have what was moved."""
+    def in_model(self) -> AbstractContextManager[None]:
+        """Let the model have what was moved, as far as its precision goes; until this ends nothing else may move it."""
 
     def release(self) -> None:
-        """Let go of what training added to the model."""
+        """Leave the model with what was moved, and let go of what training added to it."""
 
 
 def weights_of(model: nn.Module, root: nn.Module, world: World, compute: torch.dtype) -> Weights:
@@ -45,14 +47,16 @@ def weights_of(model: nn.Module, root: nn.Module, world: World, compute: torch.d
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if world.size == 1 and any(p.dtype != compute for p in trained.values()):
         return Masters(model, compute)
-    return OwnWeights(trained, root, world)
+    return OwnWeights(trained, root, world, compute)
 
 
 class OwnWeights:
     """The model's parameters themselves, or this process' rows of them."""
 
-    def __init__(self, trained: dict[str, nn.Parameter], root: nn.Module, world: World) -> None:
-        self._trained, self._root, self._world = trained, root, world
+    def __init__(
+        self, trained: dict[str, nn.Parameter], root: nn.Module, world: World, compute: torch.dtype
+    ) -> None:  # fmt: skip
+        self._trained, self._root, self._world, self._compute = trained, root, world, compute
         self.first_rows = {name: first_row(p, world) for name, p in trained.items()}
 
     @cached_property
@@ -69,8 +73,22 @@ class OwnWeights:
         for name, p in self._trained.items():
             p.grad = self.moved[name].grad = None
 
-    def refresh(self) -> None:
-        self._world.forget_gathered(self._root)  # they are the model's own, but for what was gathered of them before
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        """They are the model's own, but for what was gathered of them before; FSDP rounds to the nearest."""
+        self._world.forget_gathered(self._root)
+        shifted = [
+            (tensor, self.first_rows[name] * tensor[0].numel())
+            for name, tensor in self.moved.items()
+            if tensor.numel() and tensor.dtype == torch.float32 and self._compute == torch.bfloat16
+        ]
+        for tensor, first in shifted:
+            shift(tensor, first=first)
+        try:
+            yield
+        finally:
+            for tensor, first in shifted:
+                shift(tensor, first=first, back=True)
 
     def release(self) -> None:
         self.clear()
@@ -121,10 +139,16 @@ class Masters:
     def clear(self) -> None:
         self._collected.clear()  # the memory of the gradients stays: it is needed again at once
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        torch._foreach_copy_(list(self._lowered.values()), list(self.moved.values()))
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        self._round()
+        yield
+
+    def _round(self) -> None:
+        for name, p in self._lowered.items():
+            round_into(p.data, self.moved[name])
 
     def release(self) -> None:
+        self._round()
         for hook in self._hooks:  # they would keep masters and gradients alive
             hook.remove()

@@ -1,0 +1,72 @@
+"""Rounding to bfloat16 that lets a model see what its weights have learned.
+
+A step moves a weight by about the learning rate, 1e-5 to 1e-4; near 0.05 the numbers of bfloat16 lie 2e-4 apart. A
+copy rounded to the nearest therefore stays where it is for several steps, and then jumps: the model computes with
+weights that lack a part of what was learned, and is saved without it. Here every weight has a threshold of its own,
+fixed by its place, and is rounded up where the share of the gap that it has covered is above it (ordered dithering).
+Over many weights the mean is exact, so a layer's products follow the smallest step. A number that bfloat16 holds stays
+as it is; nothing is drawn, so the same weights give the same copy at any time and however they are spread.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+LOW_BITS = 16
+"""What a float32 has more than a bfloat16."""
+HALF = 1 << LOW_BITS - 1
+THRESHOLDS = 1 << 20
+"""So many different places; then they begin anew."""
+TINY = 2.0**-100
+"""Not shifted: the bits below a nought are those of no number."""
+
+
+@torch.no_grad()
+def round_into(lowered: Tensor, wide: Tensor, *, first: int = 0) -> None:
+    """Fill `lowered` (bfloat16) from `wide` (float32) of the same shape, both contiguous.
+
+    `first` is the place of the first number in the whole parameter, where this is a part of it.
+    """
+    bits, out = wide.view(-1).view(torch.int32), lowered.view(-1).view(torch.int16)
+    for part, thresholds in _parts(bits, first):
+        out[part] = (bits[part] + thresholds).bitwise_right_shift_(LOW_BITS)
+
+
+def rounded(wide: Tensor) -> Tensor:
+    """A whole parameter in bfloat16."""
+    lowered = torch.empty_like(wide, dtype=torch.bfloat16)
+    round_into(lowered, wide)
+    return lowered
+
+
+@torch.no_grad()
+def shift(wide: Tensor, *, first: int, back: bool = False) -> None:
+    """Move float32 numbers in place so that rounding them to the nearest afterwards gives what `round_into` gives.
+
+    (But for one in 65,536, which lies in the middle.) `back` undoes it to the bit.
+    """
+    numbers = wide.view(-1)
+    bits = numbers.view(torch.int32)
+    for part, thresholds in _parts(bits, first):
+        shifts = (thresholds - HALF).mul_(numbers[part].abs() >= TINY)
+        bits[part].sub_(shifts) if back else bits[part].add_(shifts)
+
+
+def _parts(numbers: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of a flat tensor, each with its numbers' thresholds: 1 to 65,535, in units of float32's last place."""
+    thresholds = _thresholds(numbers.device)
+    start, count = 0, numbers.numel()
+    while start < count:
+        place = (first + start) % THRESHOLDS
+        end = min(count, start + THRESHOLDS - place)
+        yield slice(start, end), thresholds[place : place + end - start]
+        start = end
+
+
+@lru_cache
+def _thresholds(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(1, 1 << LOW_BITS, (THRESHOLDS,), generator=generator, dtype=torch.int32)
+    return drawn.to(device)
