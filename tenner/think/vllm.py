@@ -27,7 +27,8 @@ from tenner.errors import TennerError
 from tenner.formats import FORMATS, Tokenizer
 from tenner.records import Policy, Sampling
 from tenner.think.dice import Dice
-from tenner.think.engine import LocalEngine
+from tenner.think.engine import About, LocalEngine
+from tenner.think.engines import no_vllm
 from tenner.think.forced import ForcedRow
 from tenner.think.forcing import ForcingMachine, FormatIds, Phase
 from tenner.think.job import Job, Prompt
@@ -39,7 +40,7 @@ try:
     from vllm.inputs import TokensPrompt
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 except ModuleNotFoundError as missing:
-    raise TennerError("vLLM is not installed here", hint="pip install vllm, or scripts/install_vllm.sh") from missing
+    raise no_vllm() from missing
 
 KEY = "tenner_"
 TICKET = f"{KEY}ticket"
@@ -240,6 +241,13 @@ class VLLMEngine(LocalEngine):
         context: int = llm.llm_engine.model_config.max_model_len
         super().__init__(tokenizer, wait_text=wait_text, context_tokens=context)
         self._llm = llm
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        config = self._llm.llm_engine.vllm_config
+        device = config.device_config.device_type
+        return About("vllm", str(config.model_config.dtype).removeprefix("torch."), device, ("vllm",))
 
     def batch(self) -> VLLMBatch:
         """The engine has one batch at a time."""

@@ -1,0 +1,44 @@
+"""The engines of this machine by name: which there are, and one of them with a student in it."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenner.errors import TennerError
+from tenner.recipe import EngineName
+
+if TYPE_CHECKING:
+    from tenner.think.engine import LocalEngine
+
+
+def is_there(engine: EngineName) -> bool:
+    """Whether what the engine is built on is installed."""
+    return engine == "hf" or find_spec("vllm") is not None
+
+
+def check(engine: EngineName) -> None:
+    """Find out, before anything is loaded, whether the engine can be. Raises TennerError if not."""
+    if not is_there(engine):
+        raise no_vllm()
+
+
+def no_vllm() -> TennerError:
+    """The error of those who want vLLM where there is none."""
+    return TennerError("vLLM is not installed here", hint="pip install vllm, or scripts/install_vllm.sh")
+
+
+def load(
+    engine: EngineName, model_dir: Path, *, rows: int, wait_text: str, options: Mapping[str, Any] | None = None
+) -> "LocalEngine":
+    """The engine with a student in it, which decodes `rows` completions at a time; `options` are vllm.LLM's.
+
+    Raises TennerError where the engine is not installed, or where the folder holds no model that it can decode.
+    """
+    if engine == "vllm":
+        from tenner.think.vllm import VLLMEngine
+
+        return VLLMEngine.load(model_dir, rows=rows, wait_text=wait_text, **(options or {}))
+    from tenner.think.hf import HFEngine
+
+    return HFEngine.load(model_dir, rows=rows, wait_text=wait_text)
