@@ -1,5 +1,6 @@
 """The engines of this machine by name: which there are, and one of them with a student in it."""
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ def load(
     Raises TennerError where the engine is not installed, or where the folder holds no model that it can decode.
     """
     if engine == "vllm":
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for data
         from tenner.think.vllm import VLLMEngine
 
         return VLLMEngine.load(model_dir, rows=rows, wait_text=wait_text, **(options or {}))
