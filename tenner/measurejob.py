@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tenner import answering, pipeline, speaking
+from tenner import answering, speaking
 from tenner import recipe as recipes
 from tenner.ask import sources
 from tenner.errors import TennerError
@@ -71,7 +71,7 @@ def run(path: Path, described: Measurement, *, budget_usd: float | None) -> None
     with open_run(path, described, screen, budget_usd=budget_usd) as measuring:
         if not measuring.folder.done("evaluate"):
             answering.check_connections(described, screen)
-        pipeline.go_through(measuring, described.stages, STAGES)
+        measuring.go_through(described.stages, STAGES)
 
 
 def gather(run: AnyRun) -> tuple[int, int]:

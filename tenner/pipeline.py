@@ -4,7 +4,7 @@ gather -> clean -> attempt -> select -> trace -> verify -> train -> evaluate -> 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from itertools import islice, zip_longest
@@ -18,7 +18,7 @@ from tenner.learn import libraries
 from tenner.learn.memory import ask_for_huge_pages
 from tenner.prove import card, facts, report, tasks
 from tenner.prove.evaluate import Asked, complete
-from tenner.recipe import D, PromptForm, Recipe
+from tenner.recipe import PromptForm, Recipe
 from tenner.records import (
     Completion,
     Difficulty,
@@ -30,13 +30,10 @@ from tenner.records import (
     StudentName,
     Trace,
 )
-from tenner.run import Run
+from tenner.run import Run, Stage
 from tenner.seeds import digest
 from tenner.teach import traces
 from tenner.think.engine import LocalEngine
-
-Stage = Callable[[Run], tuple[int, int]]
-"""A stage works on the run's folder and returns how many items went in and came out."""
 
 
 def gather(run: Run) -> tuple[int, int]:
@@ -179,7 +176,7 @@ def write_report(run: Run) -> tuple[int, int]:
     return len(known.scores), len(pages)
 
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Stage[Recipe]] = {
     "gather": gather,
     "clean": clean,
     "attempt": attempt,
@@ -219,21 +216,7 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
         traces.check(run.recipe.domains.teacher, run.screen)
     if "evaluate" in names and not run.folder.done("evaluate"):
         answering.check_connections(run.recipe, run.screen)
-    go_through(run, names, STAGES)
-
-
-def go_through(run: Run[D], names: Sequence[str], stages: Mapping[str, Callable[[Run[D]], tuple[int, int]]]) -> None:
-    """Run the stages that are not done. Raises TennerError if one that comes before is missing."""
-    order = run.recipe.stages
-    for name in names:
-        if run.folder.done(name):
-            run.screen.say(f"{name}: done before")
-            continue
-        if missing := next((s for s in order[: order.index(name)] if not run.folder.done(s)), None):
-            raise TennerError(f"{name} needs {missing}, which is not done", hint=f"tenner {missing} {run.folder.path}")
-        with run.folder.stage(name) as clock:
-            clock.items_in, clock.items_out = stages[name](run)
-        run.screen.say(f"{name}: {clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s, {run.spent()}")
+    run.go_through(names, STAGES)
 
 
 def best_prompt(run: Run) -> PromptForm:

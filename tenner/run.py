@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of 
 Described = TypeVar("Described", bound=Measurement, covariant=True, default=Recipe)
 AnyRun: TypeAlias = "Run[Measurement]"
 """A run with or without a training."""
+Stage: TypeAlias = "Callable[[Run[Described]], tuple[int, int]]"
+"""A stage works on the run's folder and returns how many items went in and came out."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,22 @@ class Run(Generic[Described]):
     recipe: Described
     ledger: Ledger
     screen: Screen
+
+    def go_through(self, names: Sequence[str], stages: Mapping[str, "Stage[Described]"]) -> None:
+        """Run the stages that are not done. Raises TennerError if one that comes before is missing."""
+        order = self.recipe.stages
+        for name in names:
+            if self.folder.done(name):
+                self.screen.say(f"{name}: done before")
+                continue
+            if missing := next((s for s in order[: order.index(name)] if not self.folder.done(s)), None):
+                raise TennerError(
+                    f"{name} needs {missing}, which is not done", hint=f"tenner {missing} {self.folder.path}"
+                )
+            with self.folder.stage(name) as clock:
+                clock.items_in, clock.items_out = stages[name](self)
+            told = f"{clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s"
+            self.screen.say(f"{name}: {told}, {self.spent()}")
 
     def spent(self) -> str:
         """The spend so far, for people."""
