@@ -63,7 +63,10 @@ def samplings(described: Measurement) -> list[Sampling]:
 def load_engine(described: Measurement, folder: Path) -> LocalEngine:
     """The engine of an evaluation with the student in `folder`."""
     wanted = described.evaluate
-    return engines.load(wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, options=wanted.vllm)
+    return engines.load(
+        wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=wanted.precision,
+        options=wanted.vllm,
+    )  # fmt: skip
 
 
 def answer(run: AnyRun, students: Sequence[Asked]) -> tuple[int, int]:

@@ -22,6 +22,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 EngineName = Literal["hf", "vllm"]
 """`hf` is the embedded engine."""
+Precision = Literal["bf16", "fp32"]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
 
@@ -441,6 +442,8 @@ class Evaluate(Section):
     rows: Positive = 64
     """How many completions are decoded side by side."""
     engine: EngineName = "hf"
+    precision: Precision = "bf16"
+    """Of weights and products. Two engines round differently, and in bfloat16 part soon; in float32 hardly ever."""
     vllm: dict[str, Any] = {}
     """Further arguments of vllm.LLM, as they are."""
     models: list[ApiModel] = []

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tenner.errors import TennerError
-from tenner.recipe import EngineName
+from tenner.recipe import EngineName, Precision
 
 if TYPE_CHECKING:
     from tenner.think.engine import LocalEngine
@@ -30,7 +30,13 @@ def no_vllm() -> TennerError:
 
 
 def load(
-    engine: EngineName, model_dir: Path, *, rows: int, wait_text: str, options: Mapping[str, Any] | None = None
+    engine: EngineName,
+    model_dir: Path,
+    *,
+    rows: int,
+    wait_text: str,
+    precision: Precision = "bf16",
+    options: Mapping[str, Any] | None = None,
 ) -> "LocalEngine":
     """The engine with a student in it, which decodes `rows` completions at a time; `options` are vllm.LLM's.
 
@@ -40,7 +46,11 @@ def load(
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for data
         from tenner.think.vllm import VLLMEngine
 
-        return VLLMEngine.load(model_dir, rows=rows, wait_text=wait_text, **(options or {}))
+        name: Literal["bfloat16", "float32"] = "bfloat16" if precision == "bf16" else "float32"
+        return VLLMEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=name, **(options or {}))
+    import torch
+
     from tenner.think.hf import HFEngine
 
-    return HFEngine.load(model_dir, rows=rows, wait_text=wait_text)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return HFEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=dtype)
