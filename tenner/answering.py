@@ -33,9 +33,7 @@ def check(described: Measurement) -> None:
     sources.check([tasks.resolve(benchmark) for benchmark in wanted.benchmarks])
     if described.student is None:
         return
-    engines.check(wanted.engine)
-    if wanted.vllm and wanted.engine != "vllm":
-        raise TennerError("evaluate.vllm is for vLLM", hint='set evaluate.engine = "vllm", or leave it out')
+    engines.check(wanted.engine, wanted.vllm)
     if wanted.samples > 1 and wanted.sampling.temperature == 0:
         raise TennerError(
             f"evaluate.samples is {wanted.samples} at temperature 0: all answers to a question would be the same",
@@ -46,7 +44,7 @@ def check(described: Measurement) -> None:
 def check_connections(described: Measurement, screen: Screen) -> None:
     """Find out, before anything is paid, whether engine and APIs can be asked. Raises TennerError if not."""
     if described.student is not None:
-        engines.check(described.evaluate.engine)
+        engines.check(described.evaluate.engine, described.evaluate.vllm)
     for model in described.evaluate.models:
         traces.check(model, screen)
 

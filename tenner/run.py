@@ -32,8 +32,6 @@ FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of 
 Described = TypeVar("Described", bound=Measurement, covariant=True, default=Recipe)
 AnyRun: TypeAlias = "Run[Measurement]"
 """A run with or without a training."""
-Stage: TypeAlias = "Callable[[Run[Described]], tuple[int, int]]"
-"""A stage works on the run's folder and returns how many items went in and came out."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,10 @@ class Run(Generic[Described]):
             yield meter
         finally:
             meter.tick()
+
+
+Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
+"""A stage works on the run's folder and returns how many items went in and came out."""
 
 
 class Meter:

@@ -13,15 +13,23 @@ if TYPE_CHECKING:
     from tenner.think.engine import LocalEngine
 
 
+RESERVED = {"model", "dtype", "max_num_seqs", "generation_config", "enable_prefix_caching", "logits_processors"}
+"""Options of vllm.LLM by which it would be another student, or another engine."""
+
+
 def is_there(engine: EngineName) -> bool:
     """Whether what the engine is built on is installed."""
     return engine == "hf" or find_spec("vllm") is not None
 
 
-def check(engine: EngineName) -> None:
-    """Find out, before anything is loaded, whether the engine can be. Raises TennerError if not."""
+def check(engine: EngineName, options: Mapping[str, Any]) -> None:
+    """Find out, before anything is loaded, whether the engine can be, with these options. Raises TennerError if not."""
     if not is_there(engine):
         raise no_vllm()
+    if options and engine != "vllm":
+        raise TennerError("evaluate.vllm is for vLLM", hint='set evaluate.engine = "vllm", or leave it out')
+    if taken := RESERVED & options.keys():
+        raise TennerError(f"evaluate.vllm: {min(taken)} is set by tenner itself", hint="leave it out")
 
 
 def no_vllm() -> TennerError:

@@ -274,8 +274,13 @@ class VLLMEngine(LocalEngine):
                 hint="give the folder that save_pretrained wrote, or run the train stage first",
             )
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the machines are in this process
-        llm = LLM(
-            model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
-            enable_prefix_caching=True, logits_processors=[ForcingProcessor], **options,
-        )  # fmt: skip
+        try:
+            llm = LLM(
+                model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
+                enable_prefix_caching=True, logits_processors=[ForcingProcessor], **options,
+            )  # fmt: skip
+        except TypeError as e:
+            if not options:
+                raise
+            raise TennerError(f"vLLM does not take its options: {e}", hint="they are arguments of vllm.LLM") from e
         return cls(llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text)
