@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tenner import speaking
+from tenner.recipe import EngineName
 from tenner.records import Message
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tenner.think.job import Request
 
 
-def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: speaking.EngineName | None = None) -> None:
+def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: EngineName | None = None) -> None:
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
     speaker, price_usd_per_hour = speaking.introduce(address, wishes)
     policy = speaker.policy(waits=waits)

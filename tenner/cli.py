@@ -98,20 +98,37 @@ def _parser() -> argparse.ArgumentParser:
     overlap.set_defaults(verb=_overlap)
 
     grade = verbs.add_parser("grade", help="grade responses against reference answers")
-    grade.add_argument("file", metavar="FILE.jsonl", type=Path, help="rows with id, response, answer and maybe kind")
+    grade.add_argument(
+        "file", metavar="FILE.jsonl|RUN", type=Path,
+        help="rows with id, response, answer and maybe kind; or a run's folder: its answers again",
+    )  # fmt: skip
     grade.add_argument("--json", action="store_true", help="one JSON object a row")
     grade.set_defaults(verb=_grade)
 
     compare = verbs.add_parser("compare", help="whether two runs differ on the questions that both have answered")
     compare.add_argument("run_a", metavar="RUN_A", type=Path, help="a run's folder")
     compare.add_argument("run_b", metavar="RUN_B", type=Path, help="another's")
-    compare.add_argument("--student", choices=("distilled", "base"), default="distilled", help="default: distilled")
+    compare.add_argument(
+        "--student", metavar="NAME", action="append", default=[],
+        help="distilled, base, or a model by name; twice: in A and in B (default: distilled, or the only one)",
+    )  # fmt: skip
     compare.add_argument(
         "--policy", metavar="LIMIT[+WAITS]",
         help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
     )  # fmt: skip
     compare.add_argument("--json", action="store_true", help="one JSON object")
     compare.set_defaults(verb=_compare)
+
+    measure = verbs.add_parser("measure", help="ask a benchmark of a model as it is, or of a run's student")
+    measure.add_argument(
+        "who", metavar="MODEL|RUN|FILE.toml",
+        help="a run's folder, a model's, hf:org/name, wheel:…, or a file that describes a measurement",
+    )  # fmt: skip
+    _measure_options(measure)
+    _overrides(measure)
+    _budget(measure)
+    measure.add_argument("--json", action="store_true", help="one JSON object")
+    measure.set_defaults(verb=_measure)
 
     export = verbs.add_parser("export", help="a run's answers in the form of another tool")
     export.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
@@ -143,10 +160,28 @@ def _parser() -> argparse.ArgumentParser:
 def _student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="RUN_OR_MODEL", help="a run's folder, a model's, hf:org/name, or wheel:…")
     parser.add_argument("--format", metavar="NAME", help="how it thinks: s1, think or plain (a run knows)")
-    parser.add_argument("--engine", choices=("embedded", "vllm"), help="default: vllm where it is installed")
+    parser.add_argument("--engine", choices=("hf", "vllm"), help="default: vllm where it is installed")
     parser.add_argument("--thinking", metavar="N", type=int, help="the most tokens it thinks where nobody says more")
     parser.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer, likewise")
     parser.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
+
+
+def _measure_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--task", metavar="NAME", help="AIME24, AIME25, AMC23, MATH500, GSM8K or GPQA Diamond")
+    verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a task of your own")
+    verb.add_argument("--questions", metavar="N", type=int, help="so many of them, by seeded hash (default: all)")
+    verb.add_argument("--run-dir", metavar="DIR", type=Path, help="where it goes (default: runs/NAME-TASK)")
+    verb.add_argument("--format", metavar="NAME", help="how a model thinks: s1, think or plain (a run knows)")
+    verb.add_argument("--thinking", metavar="N,…", help="the most tokens it may think; several are a sweep")
+    verb.add_argument("--waits", metavar="N,…", help="how often it must think on, at the largest of these")
+    verb.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer")
+    verb.add_argument("--samples", metavar="K", type=int, help="answers to each question (default: 1)")
+    verb.add_argument("--temperature", metavar="X", type=float, help="default: 0, the most likely tokens")
+    verb.add_argument("--top-p", metavar="X", type=float, help="draw from so much of the probability (default: 1)")
+    verb.add_argument("--seed", metavar="N", type=int, help="of draws and of --questions (default: 0)")
+    verb.add_argument("--engine", choices=("hf", "vllm"), help="default: hf, the embedded one")
+    verb.add_argument("--rows", metavar="N", type=int, help="completions decoded side by side (default: 64)")
+    verb.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 
 
 def _overrides(parser: argparse.ArgumentParser) -> None:
@@ -199,8 +234,7 @@ def _go(path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd
     from tenner.run import open_run
     from tenner.screen import Screen
 
-    if budget_usd is not None and budget_usd < 0:
-        raise TennerError(f"--budget-usd {budget_usd:g} is negative")
+    _check_budget(budget_usd)
     if recipe:
         pipeline.check(recipe)
     screen = Screen()
@@ -208,6 +242,11 @@ def _go(path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd
         pipeline.run_stages(run, stages)
     if stages == SELECT_FIRST:
         print(show.summary(path))
+
+
+def _check_budget(budget_usd: float | None) -> None:
+    if budget_usd is not None and budget_usd < 0:
+        raise TennerError(f"--budget-usd {budget_usd:g} is negative")
 
 
 def _trace_options(verb: argparse.ArgumentParser) -> None:
@@ -289,7 +328,17 @@ def _grade(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from tenner import comparejob
 
-    print(comparejob.run(args.run_a, args.run_b, student=args.student, policy=args.policy, as_json=args.json))
+    print(comparejob.run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from tenner import measurejob, show
+
+    _check_budget(args.budget_usd)
+    described = measurejob.settings(args)
+    path = args.run_dir or measurejob.folder_of(described)
+    measurejob.run(path, described, budget_usd=args.budget_usd)
+    print(show.as_json(path) if args.json else show.summary(path))
 
 
 def _export(args: argparse.Namespace) -> None:

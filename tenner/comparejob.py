@@ -9,8 +9,8 @@ from typing import NamedTuple
 from tenner.errors import TennerError
 from tenner.prove.paired import Comparison, compare
 from tenner.prove.stats import policy_order, verdicts
-from tenner.prove.table import NBSP, limit, p_value, percent, points
-from tenner.records import Completion, Policy, Question, StudentName
+from tenner.prove.table import NBSP, called, limit, p_value, percent, points
+from tenner.records import Completion, Policy, Question
 from tenner.runfolder import RunFolder
 from tenner.seeds import digest
 
@@ -22,23 +22,27 @@ class Side(NamedTuple):
     """One run's answers under one policy to the questions of one task."""
 
     run: Path
-    student: StudentName
+    student: str
     policy: Policy
     answers: dict[str, list[bool]]
     """Which of the answers are right, by a hash of the question: two runs may mean different ones by one id."""
     ids: dict[str, str]
 
 
-def run(path_a: Path, path_b: Path, *, student: StudentName, policy: str | None, as_json: bool) -> str:
+def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | None, as_json: bool) -> str:
     """The comparison of every task that both runs have, as text or as one JSON object.
 
+    `students` are who answered, in A and in B; one is meant for both, none is the distilled one or the only one there.
     `policy` is "64", "64+1" for one wait, or "none" for no limit; by default each run's largest limit without waits.
 
     Raises:
         TennerError: a folder without completions of that student and policy, or no question in common.
     """
     wanted = None if policy is None else parse_policy(policy)
-    sides = [_sides(path, student, wanted) for path in (path_a, path_b)]
+    if len(students) > 2:
+        raise TennerError(f"--student is given {len(students)} times", hint="once for both runs, or once for each")
+    of_a, of_b = (students[0], students[-1]) if students else (None, None)
+    sides = [_sides(path_a, of_a, wanted), _sides(path_b, of_b, wanted)]
     tasks = [task for task in sides[0] if task in sides[1]]
     pairs = {task: (sides[0][task], sides[1][task]) for task in tasks}
     pairs = {task: (a, b) for task, (a, b) in pairs.items() if a.answers.keys() & b.answers.keys()}
@@ -65,20 +69,22 @@ def parse_policy(text: str) -> Policy:
     return Policy(thinking_tokens_max=tokens, waits=int(match["waits"] or 0))
 
 
-def _sides(path: Path, student: StudentName, wanted: Policy | None) -> dict[str, Side]:
+def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, Side]:
     folder = RunFolder.existing(path)
     asked = {q.id: digest(q.id, q.question, q.answer) for q in folder.stream("benchmark", Question)}
-    by_task: dict[str, list[Completion]] = {}
+    by_student: dict[str, dict[str, list[Completion]]] = {}
     for c in folder.stream("heldout", Completion):
-        if c.student == student:
-            by_task.setdefault(c.task, []).append(c)
-    if not by_task:
-        raise TennerError(f"{path} has no answers of the {student} student", hint=f"tenner evaluate {path}")
-    return {task: _side(path, student, wanted, completions, asked) for task, completions in by_task.items()}
+        by_student.setdefault(c.student, {}).setdefault(c.task, []).append(c)
+    if student is None:
+        student = next(iter(by_student)) if len(by_student) == 1 else "distilled"
+    if student not in by_student:
+        there = f"it has those of {', '.join(by_student)}" if by_student else f"tenner evaluate {path}"
+        raise TennerError(f"{path} has no answers of {called(student)}", hint=there)
+    return {task: _side(path, student, wanted, completions, asked) for task, completions in by_student[student].items()}
 
 
 def _side(
-    path: Path, student: StudentName, wanted: Policy | None, completions: Sequence[Completion], asked: dict[str, str]
+    path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: dict[str, str]
 ) -> Side:
     policies = sorted({c.policy for c in completions}, key=policy_order)
     plain = [p for p in policies if not p.waits]

@@ -2,15 +2,17 @@
 
 import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from tenner.errors import TennerError
-from tenner.formats import FORMATS
+from tenner.formats import FORMATS, ThinkFormat
 from tenner.prove import samplelog
 from tenner.prove.stats import by_question
-from tenner.recipe import PromptForm, Recipe
-from tenner.records import Completion, Policy, Question, StudentName
-from tenner.run import render, stored_recipe
+from tenner.recipe import Measurement, Recipe
+from tenner.records import Completion, Policy, Question
+from tenner.run import render, stored
 from tenner.runfolder import RunFolder
 
 
@@ -20,12 +22,10 @@ def run(path: Path, out: Path) -> str:
     Raises:
         TennerError: no run, one whose held-out questions are not answered, or a folder that cannot be written.
     """
-    from tenner.learn import student
-
     folder = RunFolder.existing(path)
-    recipe = stored_recipe(folder)
-    assert recipe is not None, "RunFolder.existing has seen it"
-    groups: dict[tuple[str, StudentName, str, Policy], list[Completion]] = {}
+    described = stored(folder)
+    assert described is not None, "RunFolder.existing has seen it"
+    groups: dict[tuple[str, str, str, Policy], list[Completion]] = {}
     for c in folder.stream("heldout", Completion):
         groups.setdefault((c.task, c.student, c.prompt, c.policy), []).append(c)
     if not groups:
@@ -34,20 +34,18 @@ def run(path: Path, out: Path) -> str:
     places = {q.id: place for place, q in enumerate(asked)}
     answered = datetime.datetime.fromtimestamp((path / "heldout.jsonl").stat().st_mtime, datetime.UTC)
     moment = answered.replace(tzinfo=None).isoformat()
-    tokenizer = student.load_tokenizer(path / "student")
     written = []
     for (task, who, prompt, policy), completions in groups.items():
-        form = _form(recipe, who, prompt)
+        asking = _asking(path, described, who, prompt, has_thinking=any(c.thinking for c in completions))
         lines = []
         for question_id, answers in sorted(by_question(completions).items(), key=lambda item: places[item[0]]):
             place = places[question_id]
             row = samplelog.row(
-                place, asked[place], render(tokenizer, asked[place].question + form.suffix, recipe), answers,
-                FORMATS[form.format], answer_tokens_max=recipe.evaluate.answer_tokens_max,
+                place, asked[place], asking.prompt(asked[place]), answers, asking.fmt,
+                answer_tokens_max=asking.answer_tokens_max,
             )  # fmt: skip
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        model = f"tenner/{recipe.name}" if who == "distilled" else recipe.student.base_model
-        name = f"{samplelog.folder_name(model)}/{samplelog.file_name(task, prompt, policy, moment)}"
+        name = f"{samplelog.folder_name(asking.model)}/{samplelog.file_name(task, prompt, policy, moment)}"
         _write(out, name, "".join(lines))
         written.append(str(out / name))
     return "\n".join(written)
@@ -60,8 +58,31 @@ def _write(out: Path, name: str, text: str) -> None:
         raise TennerError(f"{out} cannot be written: {e.strerror}", hint="choose another --out") from e
 
 
-def _form(recipe: Recipe, who: StudentName, prompt: str) -> PromptForm:
-    """How a student was asked: the distilled one as it was taught, the untrained one as in one of its attempts."""
-    if who == "distilled":
-        return PromptForm(name=prompt, format=recipe.student.format)
-    return next(form for form in recipe.attempt.prompts if form.name == prompt)
+class _Asking(NamedTuple):
+    """Who was asked, and how."""
+
+    model: str
+    prompt: Callable[[Question], str]
+    fmt: ThinkFormat
+    answer_tokens_max: int
+
+
+def _asking(path: Path, described: Measurement, who: str, prompt: str, *, has_thinking: bool) -> _Asking:
+    """A model behind an API was asked in a turn of a chat, and its thinking came apart; all others were rendered."""
+    if (model := next((m for m in described.evaluate.models if m.name == who), None)) is not None:
+        fmt = FORMATS["think" if has_thinking else "plain"]
+        return _Asking(who, lambda q: q.question + q.suffix + model.suffix, fmt, model.output_tokens_max)
+    from tenner.learn import student
+
+    assert described.student is not None, "nobody else was asked"
+    form, name, folder = described.student.form, f"tenner/{described.name}", path / "student"
+    if not isinstance(described, Recipe):
+        folder = student.resolve(described.student.model)
+    elif who != "distilled":  # the untrained one, as in one of its attempts
+        form = next(form for form in described.attempt.prompts if form.name == prompt)
+        name = described.student.base_model
+    tokenizer = student.load_tokenizer(folder)
+    return _Asking(
+        name, lambda q: render(tokenizer, q.question + q.suffix + form.suffix, described), FORMATS[form.format],
+        described.evaluate.answer_tokens_max,
+    )  # fmt: skip

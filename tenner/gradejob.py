@@ -1,4 +1,4 @@
-"""`tenner grade FILE.jsonl`: verdicts on responses, without a run."""
+"""`tenner grade FILE.jsonl|RUN`: verdicts on responses, from a file or on those that a run has kept."""
 
 import json
 from collections import Counter
@@ -13,7 +13,9 @@ from rich.text import Text
 from tenner.errors import TennerError
 from tenner.prove import algebra
 from tenner.prove.grading import Asked, Grader, check_reference
-from tenner.records import AnswerKind, Grade
+from tenner.prove.table import limit
+from tenner.records import AnswerKind, Completion, Grade, Question
+from tenner.runfolder import RunFolder
 
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 SHOWN_CHARS = 60
@@ -33,7 +35,7 @@ def run(path: Path) -> Iterator[tuple[str, Grade]]:
     Raises:
         TennerError: a file that cannot be read, or a line that is no row; found before anything is graded.
     """
-    rows = read_rows(path)
+    rows = kept_rows(path) if path.is_dir() else read_rows(path)
     with Grader() as grader:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
@@ -73,6 +75,25 @@ def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
 
 def _is_disputed(grade: Grade) -> bool:
     return (grade.reason or "").startswith("the judges disagree")
+
+
+def kept_rows(path: Path) -> list[Row]:
+    """The answers of a run or a measurement. Raises TennerError where there are none that could be graded here."""
+    folder = RunFolder.existing(path)
+    asked = {q.id: q for q in folder.stream("benchmark", Question)}
+    rows = []
+    for c in folder.stream("heldout", Completion):
+        q = asked[c.question_id]
+        if q.kind is None:
+            raise TennerError(
+                f"{path}: its generated questions are graded by the words after the cue, when they are answered",
+                hint="`tenner show` tells the verdicts",
+            )
+        name = f"{c.student}/{limit(c.policy)}+{c.policy.waits}/{c.question_id}/{c.sample_index}"
+        rows.append(Row(name, Asked(c.answer, q.answer or "", q.kind)))
+    if not rows:
+        raise TennerError(f"{path} has no answers to grade", hint=f"tenner evaluate {path}")
+    return rows
 
 
 def read_rows(path: Path) -> list[Row]:

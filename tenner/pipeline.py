@@ -4,20 +4,20 @@ gather -> clean -> attempt -> select -> trace -> verify -> train -> evaluate -> 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from tenner import choosing
+from tenner import answering, choosing
 from tenner.ask import domains, overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
 from tenner.learn import libraries
 from tenner.learn.memory import ask_for_huge_pages
-from tenner.prove import card, facts, report, stats, tasks
-from tenner.prove.evaluate import complete
+from tenner.prove import card, facts, report, tasks
+from tenner.prove.evaluate import Asked, complete
 from tenner.recipe import PromptForm, Recipe
 from tenner.records import (
     Completion,
@@ -30,13 +30,10 @@ from tenner.records import (
     StudentName,
     Trace,
 )
-from tenner.run import Run
+from tenner.run import Run, Stage
 from tenner.seeds import digest
 from tenner.teach import traces
-from tenner.think.engine import Engine
-
-Stage = Callable[[Run], tuple[int, int]]
-"""A stage works on the run's folder and returns how many items went in and came out."""
+from tenner.think.engine import LocalEngine
 
 
 def gather(run: Run) -> tuple[int, int]:
@@ -88,9 +85,10 @@ def attempt(run: Run) -> tuple[int, int]:
     for name in names:
         load_engine = cache(partial(engine_for, run, name))  # once for all forms, and only if one is missing
         for form in recipe.attempt.prompts:
+            asked = _asked(run, name, form)._replace(load_engine=load_engine)
             complete(
-                run, sample, form, policies, stage="attempt", task="attempts", student=name,
-                load_engine=load_engine, answer_tokens_max=recipe.attempt.answer_tokens_max,
+                run, sample, asked, policies, stage="attempt", task="attempts",
+                answer_tokens_max=recipe.attempt.answer_tokens_max,
             )  # fmt: skip
     tries: dict[str, list[Completion]] = {}
     for c in run.folder.read("attempts", Completion):
@@ -153,23 +151,12 @@ def train(run: Run) -> tuple[int, int]:
 
 
 def evaluate(run: Run) -> tuple[int, int]:
-    """Answer the held-out questions, untrained and distilled, under every thinking budget and number of waits."""
-    recipe = run.recipe
-    benchmark = run.folder.read("benchmark", Question)
-    budgets = recipe.evaluate.thinking_tokens_max
-    policies = [Policy(thinking_tokens_max=budget) for budget in budgets]
-    policies += [Policy(thinking_tokens_max=budgets[-1], waits=waits) for waits in recipe.evaluate.waits]
-    taught = PromptForm(name=recipe.student.format, format=recipe.student.format)
-    forms: dict[StudentName, PromptForm] = {"base": best_prompt(run), "distilled": taught}
-    for name, form in forms.items():
-        complete(
-            run, benchmark, form, policies, stage="evaluate", task="heldout", student=name,
-            load_engine=partial(engine_for, run, name), answer_tokens_max=recipe.evaluate.answer_tokens_max,
-        )  # fmt: skip
-    domain_of = {q.id: q.domain for q in benchmark}
-    completions = run.folder.read("heldout", Completion)
-    run.folder.write("scores", stats.score(completions, domain_of, samples=recipe.evaluate.samples))
-    return len(benchmark), len(benchmark) * len(policies) * len(forms)
+    """Answer the held-out questions, untrained and distilled, under every thinking budget and number of waits.
+
+    So may models behind APIs.
+    """
+    forms: dict[StudentName, PromptForm] = {"base": best_prompt(run), "distilled": run.recipe.student.form}
+    return answering.answer(run, [_asked(run, name, form) for name, form in forms.items()])
 
 
 def write_report(run: Run) -> tuple[int, int]:
@@ -189,7 +176,7 @@ def write_report(run: Run) -> tuple[int, int]:
     return len(known.scores), len(pages)
 
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Stage[Recipe]] = {
     "gather": gather,
     "clean": clean,
     "attempt": attempt,
@@ -208,13 +195,9 @@ def check(recipe: Recipe) -> None:
     workers_for(recipe.clean.engine)
     domains.check(recipe.domains)
     libraries.check(recipe.train)
-    sources.check([*recipe.gather.sources, *map(tasks.resolve, recipe.evaluate.benchmarks)])
+    sources.check(recipe.gather.sources)
+    answering.check(recipe)
     quality.check(recipe.trace.filters, quality.TRACE_FILTERS, "trace.filters")
-    if recipe.evaluate.samples > 1:
-        raise TennerError(
-            f"evaluate.samples is {recipe.evaluate.samples}, and the embedded engine decodes greedily",
-            hint="all answers to a question would be the same: leave it at 1",
-        )
     for family in recipe.gather.families:
         if family not in worked.FAMILIES:
             near = get_close_matches(family, worked.FAMILIES, n=1)
@@ -225,22 +208,15 @@ def check(recipe: Recipe) -> None:
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run the stages that are not done, in order. Raises TennerError if one that comes before is missing."""
     ask_for_huge_pages()  # before anything makes a tensor
-    order = list(run.recipe.stages)
-    names = sorted(names, key=order.index)
+    names = sorted(names, key=list(run.recipe.stages).index)
     # Before time is spent on what comes before it:
     if "trace" in names and not run.folder.done("trace"):
         traces.check(run.recipe.trace, run.screen)
     if "select" in names and not run.folder.done("select") and run.recipe.domains.teacher is not None:
         traces.check(run.recipe.domains.teacher, run.screen)
-    for name in names:
-        if run.folder.done(name):
-            run.screen.say(f"{name}: done before")
-            continue
-        if missing := next((s for s in order[: order.index(name)] if not run.folder.done(s)), None):
-            raise TennerError(f"{name} needs {missing}, which is not done", hint=f"tenner {missing} {run.folder.path}")
-        with run.folder.stage(name) as clock:
-            clock.items_in, clock.items_out = STAGES[name](run)
-        run.screen.say(f"{name}: {clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s, {run.spent()}")
+    if "evaluate" in names and not run.folder.done("evaluate"):
+        answering.check_connections(run.recipe, run.screen)
+    run.go_through(names, STAGES)
 
 
 def best_prompt(run: Run) -> PromptForm:
@@ -259,17 +235,22 @@ def base_student(run: Run) -> Path:
     return student.resolve(run.recipe.student.model)
 
 
-def engine_for(run: Run, student_name: StudentName) -> Engine:
-    """The embedded engine with one of the students in it."""
+def engine_for(run: Run, student_name: StudentName) -> LocalEngine:
+    """The recipe's engine with one of the students in it."""
     from tenner.learn import student
-    from tenner.think.hf import HFEngine
 
-    if student_name == "distilled":
-        folder = run.folder.path / "student"
-    else:
-        second = run.recipe.attempt.second_model if student_name == "second" else None
-        folder = student.resolve(second or run.recipe.student.model)
-    return HFEngine.load(folder, rows=run.recipe.evaluate.rows, wait_text=run.recipe.evaluate.wait_text)
+    return answering.load_engine(run.recipe, student.resolve(_model_of(run, student_name)))
+
+
+def _asked(run: Run, name: StudentName, form: PromptForm) -> Asked:
+    return Asked(name, _model_of(run, name), form, partial(engine_for, run, name))
+
+
+def _model_of(run: Run, name: StudentName) -> str:
+    if name == "distilled":
+        return str(run.folder.path / "student")
+    second = run.recipe.attempt.second_model if name == "second" else None
+    return second or run.recipe.student.model
 
 
 def _stratified(pool: Sequence[Question], count: int, seed: int) -> list[Question]:
@@ -283,5 +264,5 @@ def _stratified(pool: Sequence[Question], count: int, seed: int) -> list[Questio
 
 def _difficulty(question_id: str, tries: Sequence[Completion]) -> Difficulty:
     correct = sum(c.grade.verdict == "correct" for c in tries)
-    tokens = sum(c.thinking_tokens for c in tries) / len(tries)
+    tokens = sum(c.thinking_tokens or 0 for c in tries) / len(tries)
     return Difficulty(question_id=question_id, tries=len(tries), correct=correct, thinking_tokens_mean=tokens)

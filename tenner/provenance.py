@@ -11,13 +11,13 @@ from tenner import __version__
 PACKAGES = ("torch", "transformers", "tokenizers", "pydantic")
 
 
-def provenance() -> dict[str, str]:
-    """The facts of this process; the recipe (with its seed) is kept beside them."""
+def provenance(*packages: str) -> dict[str, str]:
+    """The facts of this process; the recipe (with its seed) is kept beside them. `packages` are told of too."""
     return {
         "tenner": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: metadata.version(name) for name in (*PACKAGES, *packages)},
         "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
     }
 

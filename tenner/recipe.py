@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import tomli_w
@@ -14,12 +14,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
-from tenner.records import AnswerKind
-from tenner.stages import ORDERS
+from tenner.records import AnswerKind, StudentName
+from tenner.stages import MEASURED, ORDERS
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
+EngineName = Literal["hf", "vllm"]
+"""`hf` is the embedded engine."""
+Precision = Literal["bf16", "fp32"]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
 
@@ -50,19 +53,31 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Student(Section):
-    """Who learns."""
+class Model(Section):
+    """Who answers, in an engine."""
 
     model: str
     """`wheel:…`, `hf:org/name@revision`, or the path of a model folder."""
+    format: FormatName
+    """How it thinks (see `formats.FORMATS`)."""
+    system_prompt: str | None = None
+    """Left out: the chat template's own default."""
+
+    @property
+    def form(self) -> "PromptForm":
+        """How it is asked, if nothing else is said: in its format, with nothing behind the question."""
+        return PromptForm(name=self.format, format=self.format)
+
+
+class Student(Model):
+    """Who learns."""
+
     base_model: str
     """Its name on the Hugging Face hub, for the model card."""
     license: str
     """Its licence (`apache-2.0`), which the distilled student inherits."""
     format: FormatName = "s1"
-    """The think format it is taught (see `formats.FORMATS`)."""
-    system_prompt: str | None = None
-    """Left out: the chat template's own default."""
+    """The think format it is taught."""
 
 
 class Machine(Section):
@@ -254,8 +269,13 @@ class PriceSection(Section):
     """What batch mode takes of these prices (0.5 is half)."""
 
 
-class TraceSection(Section):
-    """Who teaches, how much it may say, and how fast it may be asked."""
+class PaidModel(Section):
+    """A model behind an API: how much it may say, and how fast it may be asked."""
+
+    PLACE: ClassVar[str]
+    """Where in a recipe it stands."""
+    WANTS_THINKING: ClassVar[bool] = False
+    """Whether it is asked for the sake of its thinking: one that hides it is refused."""
 
     teacher: Literal["worked", "openai", "gemini", "replay"]
     """`openai` is every server that speaks the chat completions protocol."""
@@ -273,15 +293,6 @@ class TraceSection(Section):
     """Sent as they are: temperature, reasoning_effort, …"""
     output_tokens_max: Positive = 32_000
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
-    longer_output_tokens_max: Positive | None = None
-    """Buy a truncated trace once more with this limit. Left out: never."""
-    samples_per_question: Positive = 1
-    keep: Literal["first-correct", "shortest-correct", "all-correct", "first"] = "first-correct"
-    """Which of the samples of a question are learned from; `first` asks for no right answer, as s1 did."""
-    truncated: Literal["drop", "keep"] = "drop"
-    """Whether a truncated trace may be learned from."""
-    filters: list[str] = []
-    """What a trace must pass, in this order (see `ask/quality.py`)."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Positive = 8
@@ -294,16 +305,53 @@ class TraceSection(Section):
     """The run folder whose stored responses `replay` answers from."""
 
     @model_validator(mode="after")
-    def _names_what_its_teacher_needs(self) -> "TraceSection":
+    def _names_what_it_needs(self) -> "PaidModel":
         if self.teacher in ("openai", "gemini") and self.model is None:
-            raise ValueError(f"the {self.teacher} teacher needs trace.model")
+            raise ValueError(f"the {self.teacher} teacher needs model")
         if self.teacher == "openai" and self.preset is None and self.base_url is None:
-            raise ValueError("the openai teacher needs trace.preset or trace.base_url")
+            raise ValueError("the openai teacher needs preset or base_url")
         if self.teacher == "replay" and self.replay_from is None:
-            raise ValueError("the replay teacher needs trace.replay_from")
+            raise ValueError("the replay teacher needs replay_from")
+        return self
+
+
+class TraceSection(PaidModel):
+    """Who teaches, and which of its traces are learned from."""
+
+    PLACE: ClassVar[str] = "trace"
+    WANTS_THINKING: ClassVar[bool] = True
+
+    longer_output_tokens_max: Positive | None = None
+    """Buy a truncated trace once more with this limit. Left out: never."""
+    samples_per_question: Positive = 1
+    keep: Literal["first-correct", "shortest-correct", "all-correct", "first"] = "first-correct"
+    """Which of the samples of a question are learned from; `first` asks for no right answer, as s1 did."""
+    truncated: Literal["drop", "keep"] = "drop"
+    """Whether a truncated trace may be learned from."""
+    filters: list[str] = []
+    """What a trace must pass, in this order (see `ask/quality.py`)."""
+
+    @model_validator(mode="after")
+    def _buys_longer_ones_only(self) -> "TraceSection":
         longer = self.longer_output_tokens_max
         if longer is not None and longer <= self.output_tokens_max:
             raise ValueError("longer_output_tokens_max must be above output_tokens_max")
+        return self
+
+
+class ApiModel(PaidModel):
+    """A model behind an API that is asked the same questions as the students."""
+
+    PLACE: ClassVar[str] = "evaluate.models"
+
+    name: Annotated[str, Field(min_length=1)]
+    """What it is called in completions and tables."""
+    teacher: Literal["openai", "gemini"] = "openai"
+
+    @model_validator(mode="after")
+    def _has_a_name_of_its_own(self) -> "ApiModel":
+        if self.name in get_args(StudentName):
+            raise ValueError(f"the name {self.name} belongs to a student of the run")
         return self
 
 
@@ -367,6 +415,13 @@ class Train(Section):
         return self
 
 
+class Draws(Section):
+    """How an engine draws the next token; temperature 0 takes the most likely one."""
+
+    temperature: NotNegativeNumber = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class Evaluate(Section):
     """What proves it."""
 
@@ -374,16 +429,25 @@ class Evaluate(Section):
     """Tables of questions that are asked of both students, and kept out of the training."""
     questions: NotNegative = 0
     """Held-out questions, generated from the same families."""
-    thinking_tokens_max: Annotated[list[NotNegative], Field(min_length=1)]
-    """The budgets of the sweep; they share one thinking pass."""
+    thinking_tokens_max: list[NotNegative] = []
+    """The budgets of the sweep; they share one thinking pass. Only where no student is asked there may be none."""
     waits: list[Positive] = []
     """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
-    answer_tokens_max: Positive
+    answer_tokens_max: Positive = 512
     samples: Positive = 1
     """Answers to each question."""
+    sampling: Draws = Draws()
+    """Of the students; an API's is among its `parameters`."""
     rows: Positive = 64
     """How many completions are decoded side by side."""
+    engine: EngineName = "hf"
+    precision: Precision = "bf16"
+    """Of weights and products. Two engines round differently, and in bfloat16 part soon; in float32 hardly ever."""
+    vllm: dict[str, Any] = {}
+    """Further arguments of vllm.LLM, as they are."""
+    models: list[ApiModel] = []
+    """Models that are asked the same questions through their APIs."""
 
     @model_validator(mode="after")
     def _has_questions(self) -> "Evaluate":
@@ -397,18 +461,65 @@ class Evaluate(Section):
             raise ValueError("thinking_tokens_max must ascend without repeats")
         return self
 
+    @model_validator(mode="after")
+    def _names_are_names(self) -> "Evaluate":
+        if len({model.name for model in self.models}) < len(self.models):
+            raise ValueError("two of evaluate.models have one name")
+        return self
+
+
+class Measurement(Section):
+    """Questions, who answers them, and what that may cost: all that a run is without its training."""
+
+    FILE: ClassVar[str] = "measurement.toml"
+    """What it is called in its folder."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """Of the folder, and of its student in tables."""
+    seed: int
+    budget_usd: NotNegativeNumber
+    """The cap over the whole: calls and machine time together."""
+    student: Model | None = None
+    """Left out: only `evaluate.models` are asked."""
+    machine: Machine = Machine(price_usd_per_hour=0.0)
+    """Left out: its time is not charged."""
+    evaluate: Evaluate
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages in their order."""
+        return MEASURED
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> "Measurement":
+        if self.student is not None and not self.evaluate.thinking_tokens_max:
+            raise ValueError("evaluate.thinking_tokens_max names no budget")
+        if self.student is None and not self.evaluate.models:
+            raise ValueError("nobody is asked: there is neither a student nor one of evaluate.models")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_questions(self) -> "Measurement":
+        if self.evaluate.questions or len(self.evaluate.benchmarks) != 1:
+            raise ValueError("a measurement is of exactly one of evaluate.benchmarks")
+        if self.student is not None and any(model.name == self.name for model in self.evaluate.models):
+            raise ValueError(f"the name {self.name} belongs to the student")
+        return self
+
+    def to_toml(self) -> str:
+        """It with every default and override written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
 
 Order = Literal["select-first", "trace-first"]
 
 
-class Recipe(Section):
+class Recipe(Measurement):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    FILE: ClassVar[str] = "recipe.toml"
+
     description: str
-    seed: int
-    budget_usd: NotNegativeNumber
-    """The cap over the whole run: calls and machine time together."""
     order: Order = "select-first"
     """Whether traces are bought of the selected questions, or of all, and selected by."""
     student: Student
@@ -420,7 +531,6 @@ class Recipe(Section):
     select: Select
     trace: TraceSection
     train: Train
-    evaluate: Evaluate
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -433,8 +543,6 @@ class Recipe(Section):
             raise ValueError(
                 f'select.sampler = {self.select.sampler!r} needs order = "trace-first": it looks at traces'
             )
-        if self.evaluate.questions and not self.gather.families:
-            raise ValueError("evaluate.questions are generated: they need gather.families")
         if not self.gather.sources and self.select.samples > self.gather.questions:
             raise ValueError(
                 f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "
@@ -442,9 +550,15 @@ class Recipe(Section):
             )
         return self
 
-    def to_toml(self) -> str:
-        """The recipe with every default and override written out."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+    @model_validator(mode="after")
+    def _has_its_questions(self) -> "Recipe":
+        """In the place of a measurement's rule: a run has as many benchmarks as it likes."""
+        if self.evaluate.questions and not self.gather.families:
+            raise ValueError("evaluate.questions are generated: they need gather.families")
+        return self
+
+
+D = TypeVar("D", bound=Measurement)
 
 
 def built_in() -> dict[str, str]:
@@ -467,15 +581,29 @@ def load(name_or_path: str, *, overrides: list[str] | None = None) -> Recipe:
 
 def parse(text: str, *, where: str, overrides: list[str] | None = None) -> Recipe:
     """Like `load`, of a text; `where` names it in messages."""
+    return parse_as(Recipe, text, where=where, overrides=overrides)
+
+
+def parse_as(kind: type[D], text: str, *, where: str, overrides: list[str] | None = None) -> D:
+    """Like `parse`, of a text that describes another kind."""
+    return validate(kind, tables(text, where=where), text=text, where=where, overrides=overrides)
+
+
+def tables(text: str, *, where: str) -> dict[str, Any]:
+    """The TOML in a text. Raises TennerError where it is none."""
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise TennerError(f"{where} is not valid TOML: {e}") from e
+
+
+def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, overrides: list[str] | None = None) -> D:
+    """Read `data`, which came from `text`, with overrides on top. Raises TennerError as `load` does."""
     set_paths = [_override(data, override) for override in overrides or []]
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as e:
-        raise explain(e, text=text, where=where, set_paths=set_paths) from e
+        raise explain(e, text=text, where=where, set_paths=set_paths, root=kind) from e
 
 
 def stored_trace_section(folder: Path) -> TraceSection | None:
@@ -484,6 +612,15 @@ def stored_trace_section(folder: Path) -> TraceSection | None:
         if (path := folder / name).is_file():
             return TraceSection.model_validate(tomllib.loads(path.read_text("utf-8"))["trace"])
     return None
+
+
+def read_text(path: Path) -> str:
+    """The text of a TOML file. Raises TennerError where it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
 
 
 def _find(name_or_path: str) -> tuple[str, str]:
@@ -495,11 +632,7 @@ def _find(name_or_path: str) -> tuple[str, str]:
         near = difflib.get_close_matches(name_or_path, recipes, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipes)}; or give a .toml file"
         raise TennerError(f"no recipe is called {name_or_path}", hint=hint)
-    try:
-        return path.read_text("utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
+    return read_text(path), str(path)
 
 
 def _override(data: dict[str, Any], override: str) -> str:
@@ -521,7 +654,9 @@ def _override(data: dict[str, Any], override: str) -> str:
     return ".".join(keys)
 
 
-def explain(error: ValidationError, *, text: str, where: str, set_paths: Sequence[str] = ()) -> TennerError:
+def explain(
+    error: ValidationError, *, text: str, where: str, set_paths: Sequence[str] = (), root: type[Section] = Recipe
+) -> TennerError:
     """The first problem, as one line with its place and, for a misspelt key, the nearest right name."""
     first = min(error.errors(), key=lambda e: e["type"] == "missing")  # a misspelt key explains a missing one
     keys = [str(part) for part in first["loc"]]
@@ -530,7 +665,7 @@ def explain(error: ValidationError, *, text: str, where: str, set_paths: Sequenc
     place = "--set" if dotted in set_paths else f"{where}, line {line}" if line else where
     hint = None
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], _keys_beside(keys), n=1)
+        near = difflib.get_close_matches(keys[-1], _keys_beside(keys, root), n=1)
         message, hint = f"unknown key {dotted}", f"did you mean {near[0]}?" if near else "remove it"
     elif first["type"] == "missing":
         message = f"{dotted} is missing"
@@ -542,9 +677,9 @@ def explain(error: ValidationError, *, text: str, where: str, set_paths: Sequenc
     return TennerError(f"{place}: {message}", hint=hint)
 
 
-def _keys_beside(keys: list[str]) -> list[str]:
+def _keys_beside(keys: list[str], root: type[Section]) -> list[str]:
     """The field names that are possible where `keys` ends."""
-    model: type[BaseModel] = Recipe
+    model: type[BaseModel] = root
     for key in keys[:-1]:
         if key in model.model_fields:
             model = _section_in(model.model_fields[key].annotation) or model

@@ -1,11 +1,12 @@
 """The nouns that travel between the rooms: frozen, typed, one JSON object a line in the run folder."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 StudentName = Literal["base", "second", "distilled"]
-"""`second` is another untrained model that attempts the questions beside the student."""
+"""Who answers in a run: `second` is another untrained model that attempts the questions beside the student. What is
+measured without a training, or asked through an API beside it, has a name of its own."""
 AnswerKind = Literal["integer", "choice", "maths", "text"]
 """How an answer is graded (see `prove/grading.py`)."""
 
@@ -253,7 +254,8 @@ class Completion(Record):
 
     question_id: str
     task: str
-    student: StudentName
+    student: str
+    """A StudentName, or the name of a model that was asked beside them (see `recipe.ApiModel`)."""
     prompt: str
     """Name of the prompt form the student was asked in (see `recipe.PromptForm`)."""
     policy: Policy
@@ -262,12 +264,52 @@ class Completion(Record):
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
-    thinking_tokens: int
+    """Empty where an API gives text only."""
+    thinking_tokens: int | None
+    """None: an API that does not tell them from the answer's."""
     answer_tokens: int
+    """All that was generated, where `thinking_tokens` is None."""
     truncated: bool
     """The answer ran into its own limit."""
+    cost_usd: float | None = None
+    """What it was bought for; None: it was made in the machine's time."""
     interventions: tuple[Intervention, ...]
     grade: Grade
+
+
+class Setting(Record):
+    """How the answers of one student to one task came about. A second one of the same two: a session on other terms."""
+
+    task: str
+    student: str
+    prompt: str
+    model: str
+    """Its address, or provider/model."""
+    engine: str
+    """`hf`, `vllm`, or the protocol of the API."""
+    precision: str | None
+    """Of the engine's arithmetic; None: nobody knows, behind an API. The next as well."""
+    device: str | None
+    versions: dict[str, str]
+    """As in `provenance.json`, and the engine's own."""
+    parameters: dict[str, Any]
+    """Of sampling; of an API, what was sent as it is."""
+    seeds: tuple[int, ...]
+    """One for each answer to a question; empty where nothing is drawn here."""
+    template_sha256: str | None
+    """Of the chat template; None: the API has its own."""
+    system_prompt: str | None
+    suffix: str
+    """Put behind every question, after the benchmark's own."""
+    policies: tuple[Policy, ...]
+    wait_text: str | None
+    answer_tokens_max: int
+    """Of an API, thinking and answer together."""
+    rows: int | None
+    """Questions decoded side by side."""
+    questions: int
+    samples: int
+    """Answers to each question."""
 
 
 class Share(Record):
@@ -283,7 +325,7 @@ class Score(Record):
     """Accuracy of one student under one policy on one task; it never travels without its interval and its n."""
 
     task: str
-    student: StudentName
+    student: str
     prompt: str
     policy: Policy
     domain: str | None = None
@@ -304,7 +346,8 @@ class Score(Record):
     """
     solved: Share | None = None
     """pass@k: how often one of `samples` answers is right. None as above."""
-    thinking_tokens_mean: float
+    thinking_tokens_mean: float | None
+    """None: an API that does not tell them from the answer's."""
     truncated: int
     """Answers, not questions; as the next."""
     unparsed: int

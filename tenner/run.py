@@ -1,18 +1,22 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeAlias, cast
+
+from typing_extensions import TypeVar
 
 from tenner import recipe as recipes
 from tenner.errors import TennerError
 from tenner.formats import Tokenizer, render_prompt
 from tenner.money.ledger import Ledger
 from tenner.provenance import provenance
-from tenner.recipe import Recipe, Section
+from tenner.recipe import D, Measurement, Recipe, Section
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
 
@@ -20,20 +24,40 @@ SAFETY = 2.0  # how much longer than the longest so far the next stretch of mach
 # The cap, and how fast and how dearly a teacher is asked: none of it changes what comes out.
 FREE_TO_CHANGE = ("budget_usd", *(
     f"{teacher}.{key}"
-    for teacher in ("trace", "domains.teacher")
+    for teacher in ("trace", "domains.teacher", "evaluate.models")
     for key in ("price", "concurrency", "requests_per_minute", "tokens_per_minute", "attempts_max", "deadline_seconds")
 ))  # fmt: skip
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
+Described = TypeVar("Described", bound=Measurement, covariant=True, default=Recipe)
+AnyRun: TypeAlias = "Run[Measurement]"
+"""A run with or without a training."""
+
 
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[Described]):
     """What every stage is given."""
 
     folder: RunFolder
-    recipe: Recipe
+    recipe: Described
     ledger: Ledger
     screen: Screen
+
+    def go_through(self, names: Sequence[str], stages: Mapping[str, "Stage[Described]"]) -> None:
+        """Run the stages that are not done. Raises TennerError if one that comes before is missing."""
+        order = self.recipe.stages
+        for name in names:
+            if self.folder.done(name):
+                self.screen.say(f"{name}: done before")
+                continue
+            if missing := next((s for s in order[: order.index(name)] if not self.folder.done(s)), None):
+                raise TennerError(
+                    f"{name} needs {missing}, which is not done", hint=f"tenner {missing} {self.folder.path}"
+                )
+            with self.folder.stage(name) as clock:
+                clock.items_in, clock.items_out = stages[name](self)
+            told = f"{clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s"
+            self.screen.say(f"{name}: {told}, {self.spent()}")
 
     def spent(self) -> str:
         """The spend so far, for people."""
@@ -50,10 +74,14 @@ class Run:
             meter.tick()
 
 
+Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
+"""A stage works on the run's folder and returns how many items went in and came out."""
+
+
 class Meter:
     """Charges machine time as it passes."""
 
-    def __init__(self, run: Run, stage: str) -> None:
+    def __init__(self, run: AnyRun, stage: str) -> None:
         self._run, self._stage = run, stage
         self._last, self._longest_seconds = time.monotonic(), 0.0
         self._price = run.recipe.machine.price_usd_per_hour
@@ -71,23 +99,22 @@ class Meter:
         self._run.ledger.check_machine(self._stage, ahead_seconds, self._price)
 
 
-def render(tokenizer: Tokenizer, question: str, recipe: Recipe) -> str:
-    """A question as the recipe's student is asked it."""
-    return render_prompt(tokenizer, question, system_prompt=recipe.student.system_prompt)
+def render(tokenizer: Tokenizer, question: str, described: Measurement) -> str:
+    """A question as the student is asked it."""
+    assert described.student is not None, "who has no student renders nothing"
+    return render_prompt(tokenizer, question, system_prompt=described.student.system_prompt)
 
 
 @contextmanager
-def open_run(path: Path, recipe: Recipe | None, screen: Screen, *, budget_usd: float | None) -> Iterator[Run]:
+def open_run(path: Path, recipe: D | None, screen: Screen, *, budget_usd: float | None) -> Iterator[Run[D]]:
     """Take the folder's lock and open the run: a new one by `recipe`, or the one that is there.
 
     Raises:
         TennerError: the folder holds a run of another recipe, or none and no recipe is given.
     """
-    if recipe is None:
-        RunFolder.existing(path)
-    folder = RunFolder(path)
+    folder = RunFolder.existing(path) if recipe is None else RunFolder(path)
     with folder.writing():
-        stored = stored_recipe(folder)
+        stored = cast("D | None", stored_as(Recipe if recipe is None else type(recipe), folder))
         if stored and recipe and (differing := differences(stored, recipe)):
             raise TennerError(
                 f"{path} holds a run of another recipe: {differing}",
@@ -100,7 +127,7 @@ def open_run(path: Path, recipe: Recipe | None, screen: Screen, *, budget_usd: f
         if budget_usd is not None:
             current = current.model_copy(update={"budget_usd": budget_usd})
         if current != stored:
-            folder.write_text("recipe.toml", current.to_toml())
+            folder.write_text(current.FILE, current.to_toml())
         if stored is None:
             folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
         ledger = Ledger(path / "run.db", budget_usd=current.budget_usd)
@@ -112,21 +139,47 @@ def open_run(path: Path, recipe: Recipe | None, screen: Screen, *, budget_usd: f
 
 
 def stored_recipe(folder: RunFolder) -> Recipe | None:
-    """The recipe that the run was started with, if it was."""
-    path = folder.path / "recipe.toml"
-    return recipes.parse(path.read_text("utf-8"), where=str(path)) if path.exists() else None
+    """The recipe that the run was started with, if it was. Raises TennerError where it is a measurement."""
+    return stored_as(Recipe, folder)
+
+
+def stored_as(kind: type[D], folder: RunFolder) -> D | None:
+    """What a run or a measurement was started with, if it was. Raises TennerError where it is the other of them."""
+    found = stored(folder)
+    if found is None or type(found) is kind:
+        return found
+    if isinstance(found, Recipe):
+        raise TennerError(f"{folder.path} holds a run, not a measurement", hint="choose another --run-dir")
+    raise TennerError(
+        f"{folder.path} holds a measurement, not a run: nothing is trained in it",
+        hint="it goes on by `tenner measure`; show, compare, export and grade read it",
+    )
+
+
+def stored(folder: RunFolder) -> Measurement | None:
+    """What is in the folder: a recipe, a measurement, or nothing yet."""
+    for kind in (Recipe, Measurement):
+        if (path := folder.path / kind.FILE).exists():
+            return recipes.parse_as(kind, path.read_text("utf-8"), where=str(path))
+    return None
 
 
 def differences(stored: Section, given: Section) -> str:
     """Where two descriptions of a run differ, apart from what may change on the way."""
     old, new = _flat(stored.model_dump()), _flat(given.model_dump())
-    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith(FREE_TO_CHANGE)]
+    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not _is_free_to_change(key)]
     shown = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:2]]
     return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
 
 
-def _flat(table: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _is_free_to_change(key: str) -> bool:
+    return re.sub(r"\.\d+\.", ".", key).startswith(FREE_TO_CHANGE)
+
+
+def _flat(value: object, key: str = "") -> dict[str, object]:
+    """What is nested, by dotted keys; the tables of a list by their number in it."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    return {k: v for name, part in value.items() for k, v in _flat(part, f"{key}.{name}" if key else str(name)).items()}

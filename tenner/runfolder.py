@@ -1,6 +1,6 @@
 """The run folder: what the stages hand to each other, appended and never half-written, with one writer at a time.
 
-recipe.toml         the resolved recipe
+recipe.toml         the resolved recipe, or measurement.toml where nothing is trained
 provenance.json     versions, commit and machine of the first run
 stages/NAME.json    a stage's marker, written last: its existence means that the stage is done
 *.jsonl             records, one a line
@@ -58,8 +58,8 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
-        """The run at `path`. Raises TennerError where there is none."""
-        if not (path / "recipe.toml").is_file():
+        """The run or the measurement at `path`. Raises TennerError where there is none."""
+        if not any((path / name).is_file() for name in ("recipe.toml", "measurement.toml")):
             raise TennerError(f"{path} is not a run folder", hint="tenner run RECIPE --run-dir DIR makes one")
         return cls(path)
 

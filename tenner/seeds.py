@@ -9,6 +9,11 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 
+def derived(seed: int, purpose: str, item: object = "") -> int:
+    """A seed of its own for one purpose (and one item)."""
+    return int(digest(seed, purpose, item)[:15], 16)
+
+
 def rng(seed: int, purpose: str, item_id: str = "") -> random.Random:
     """A private generator for one purpose (and one item): seeds 42 and 43 share nothing."""
     return random.Random(digest(seed, purpose, item_id))

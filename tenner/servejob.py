@@ -5,6 +5,7 @@ import sys
 
 from tenner import speaking
 from tenner.errors import TennerError
+from tenner.recipe import EngineName
 from tenner.teach.keys import key_in_environment
 
 PORT_MAX = 65535
@@ -19,7 +20,7 @@ def run(
     api_key_env: str | None,
     concurrency_max: int,
     request_bytes_max: int,
-    engine_name: speaking.EngineName | None = None,
+    engine_name: EngineName | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, and return which. The server's address is printed when it answers.
 

@@ -11,9 +11,10 @@ from tenner import recipe as recipe_room
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.money.ledger import read_spend
+from tenner.prove.table import mean_tokens
 from tenner.recipe import Recipe
 from tenner.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
-from tenner.run import stored_recipe
+from tenner.run import stored, stored_recipe
 from tenner.runfolder import RunFolder
 from tenner.teach.traces import trace_id
 
@@ -24,10 +25,12 @@ def as_json(path: Path) -> str:
     spend: dict[str, float] = {}
     for row in read_spend(path / "run.db"):
         spend[row.stage] = round(spend.get(row.stage, 0.0) + row.cost_usd, 6)
+    described = stored(folder)
+    assert described is not None, "RunFolder.existing has seen it"
     facts = {
         "run": str(path),
-        "recipe": _recipe(folder).name,
-        "stages": [_stage(folder, name) for name in _recipe(folder).stages],
+        "recipe": described.name,
+        "stages": [_stage(folder, name) for name in described.stages],
         "spend_usd": {"total": round(sum(spend.values()), 6), "by_stage": spend},
         "scores": [s.model_dump() for s in folder.read("scores", Score)],
     }
@@ -54,8 +57,8 @@ def summary(path: Path) -> str:
         if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
             console.print()
             console.print(_score_table(scores))
-        if (report := path / "report.html").exists():
-            console.print(f"\n{report}", soft_wrap=True)
+        if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
+            console.print(f"\n{reports[0]}", soft_wrap=True)
     return captured.get().rstrip()
 
 
@@ -145,7 +148,8 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
 def _score_table(scores: list[Score]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
-        table.add_column(column, justify="left" if column == "student" else "right")
+        is_name = column == "student"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for s in scores:
         limit = s.policy.thinking_tokens_max
         table.add_row(
@@ -155,7 +159,7 @@ def _score_table(scores: list[Score]) -> Table:
             f"{s.accuracy:.1%}",
             f"{s.ci_low:.1%} to {s.ci_high:.1%}",
             str(s.n),
-            f"{s.thinking_tokens_mean:.1f}",
+            mean_tokens(s.thinking_tokens_mean),
             str(s.unparsed),
         )
     return table

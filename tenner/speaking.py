@@ -1,19 +1,19 @@
 """Who is spoken to: the student of a run, or any model, in an engine that answers many at once."""
 
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
+from tenner.recipe import EngineName
 from tenner.run import stored_recipe
 from tenner.runfolder import RunFolder
+from tenner.think import engines
 
 if TYPE_CHECKING:
     from tenner.think.engine import LocalEngine
     from tenner.think.speaker import Speaker
 
-EngineName = Literal["embedded", "vllm"]
 THINKING_TOKENS_MAX = 1024
 ANSWER_TOKENS_MAX = 512
 """For a model that is no run's student, where the command says nothing."""
@@ -59,13 +59,9 @@ def load(speaker: "Speaker", *, rows: int, engine: EngineName | None = None) -> 
 
     `rows` answers are decoded at a time. Raises TennerError where vLLM is named and not installed.
     """
-    if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
-        from tenner.think.vllm import VLLMEngine
-
-        return VLLMEngine.load(speaker.model_dir, rows=rows, wait_text=speaker.wait_text)
-    from tenner.think.hf import HFEngine
-
-    return HFEngine.load(speaker.model_dir, rows=rows, wait_text=speaker.wait_text)
+    if engine is None:
+        engine = "vllm" if engines.is_there("vllm") else "hf"
+    return engines.load(engine, speaker.model_dir, rows=rows, wait_text=speaker.wait_text)
 
 
 def _of_run(path: Path, wishes: Wishes) -> Introduced:

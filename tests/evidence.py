@@ -7,7 +7,7 @@ from tenner.money.ledger import SpendRow
 from tenner.prove.compute import answer_prices, sweeps
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment, SourceRow
 from tenner.prove.stats import before_and_after, compare, score
-from tenner.records import Completion, Grade, Policy, SourceCount, StudentName, TrainStep
+from tenner.records import Completion, Grade, Policy, Setting, SourceCount, StudentName, TrainStep
 
 FAMILIES = ("bills", "coin_flips", "last_letters", "running_sum", "sequences", "shopping", "sorting", "weekdays")
 ACCURACY = {0: 0.05, 8: 0.12, 16: 0.27, 32: 0.62, 64: 0.90, 128: 0.94}
@@ -93,6 +93,13 @@ def run_facts() -> RunFacts:
         answer_prices=answer_prices(completions, scores, 0.004467),
         votes=[],
         published=[],
+        settings=[
+            Setting(task="heldout", student="distilled", prompt="s1", model="runs/demo/student", engine="hf",
+                    precision="bfloat16", device="cpu", versions={"torch": "2.13.0"},
+                    parameters={"temperature": 0.0, "top_p": 1.0}, seeds=(), template_sha256="ab" * 32,
+                    system_prompt="", suffix="", policies=tuple(POLICIES), wait_text="Wait", answer_tokens_max=12,
+                    rows=100, questions=240, samples=1),
+        ],
         training=[
             TrainStep(step=i, steps=120, loss=0.05 + 2.6 * 0.95**i + 0.03 * ((i * 7) % 5), grad_norm=1.0, lr=4e-4,
                       tokens=1000, trained_tokens=610, tokens_per_second=620.0, cost_usd=0.001 + 4e-5 * i)

@@ -37,7 +37,7 @@ def run_folder(path, verdicts, *, samples=1, text="What is {}?"):
 
 
 def compared(a, b, **options):
-    options = {"student": "distilled", "policy": None, "as_json": True} | options
+    options = {"students": [], "policy": None, "as_json": True} | options
     (task,) = json.loads(comparejob.run(a, b, **options))["tasks"]
     return task
 
@@ -52,7 +52,7 @@ def test_the_largest_limits_are_compared_and_what_one_has_not_answered_is_missin
     assert found["a"]["policy"]["waits"] == 0
     assert (found["missing_a"], found["missing_b"]) == ([], ["6"])
     assert found["smallest_difference_seen"] == 1
-    text = comparejob.run(a, b, student="distilled", policy=None, as_json=False)
+    text = comparejob.run(a, b, students=[], policy=None, as_json=False)
     assert "heldout: 5 questions that both have answered" in text
     assert "B minus A: +60.0 points" in text
     assert "missing in B, and not compared: 1 (6)" in text
@@ -79,7 +79,7 @@ def test_a_policy_can_be_named(tmp_path):
     [
         ({"policy": "much"}, "--policy much is no policy"),
         ({"policy": "16"}, "has no answers under the policy 16"),
-        ({"student": "base"}, "has no answers of the base student"),
+        ({"students": ["base"]}, "has no answers of untrained student"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(options, message, tmp_path):

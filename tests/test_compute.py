@@ -34,7 +34,9 @@ def test_two_settings_that_came_to_one_outcome_are_one_point_and_to_two_have_no_
     assert sweep((10, "wrong"), (20, "correct"), (20, "correct")) == pytest.approx(100)
     assert sweep((10, "wrong"), (20, "correct"), (20, "wrong")) is None
     assert sweep((0, "wrong"), (20, "correct")) is None
-    assert "not defined" in tables(sweeps(score([completion("a", "wrong")], {"a": None})), [], [])[0].rows[0]
+    assert (
+        "not defined" in tables(sweeps(score([completion("a", "wrong", policy=SHORT)], {"a": None})), [], [])[0].rows[0]
+    )
 
 
 def test_right_answers_share_what_evaluation_cost_by_tokens() -> None:
@@ -45,7 +47,7 @@ def test_right_answers_share_what_evaluation_cost_by_tokens() -> None:
         completion("b", "correct", policy=LONG, thinking_tokens=38),
         completion("a", "wrong", student="distilled", policy=LONG, thinking_tokens=98),
     ]
-    short, long, none = answer_prices(done, score(done, dict.fromkeys("ab")), spent_usd=2.0)
+    short, long, none = answer_prices(done, score(done, dict.fromkeys("ab")), machine_usd=2.0)
     assert (short.correct, short.tokens_per_correct, short.usd_per_correct) == (1, 20, pytest.approx(2 * 20 / 200))
     assert (long.correct, long.tokens_per_correct, long.usd_per_correct) == (2, 40, pytest.approx(2 * 80 / 200 / 2))
     assert none[1:] == (0, None, None)

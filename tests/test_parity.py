@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import vllm_sweep
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from parting import Judge
+from transformers import AutoTokenizer
 from vllm_server import PROGRAM, VLLMServer
 
 from tenner import recipe
@@ -101,17 +102,10 @@ def compare(name: str, ours: Told, theirs: Told, model_dir: Path, prompts: list[
     print(f"\n{name}: {len(ours) - len(parted)} of {len(ours)} completions are the same, forced {dict(kinds)}")
     if not parted:
         return
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    judge = Judge(model_dir)
     for prompt_id, policy in parted:
-        a, b = ours[prompt_id, policy][0], theirs[prompt_id, policy][0]
-        eos = (tokenizer.eos_token_id,)
-        at = next(i for i, (x, y) in enumerate(zip(a + eos, b + eos, strict=False)) if x != y)
-        ids = [*tokenizer.encode(prompts[int(prompt_id)].text, add_special_tokens=False), *a[:at]]
-        with torch.inference_mode():
-            top = model(torch.tensor([ids])).logits[0, -1].topk(2)
-        gap = float(top.values[0] - top.values[1])
-        print(f"  prompt {prompt_id}, {policy!r}: they part at id {at}, where the two likeliest differ by {gap:.2e}")
+        at, gap = judge.parting(prompts[int(prompt_id)].text, ours[prompt_id, policy][0], theirs[prompt_id, policy][0])
+        print(f"  prompt {prompt_id}, {policy!r}: they part at id {at}, between logits that differ by {gap:.2e}")
         assert gap < LOGIT_GAP_MAX
 
 

@@ -28,6 +28,7 @@ from tenner.records import (
     Sample,
     Score,
     SelectStep,
+    Setting,
     Trace,
     TrainStep,
 )
@@ -135,11 +136,17 @@ def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_
                 "trace.output_tokens_max=500", "select.samples=6", "train.epochs=1", "evaluate.questions=2",
                 "evaluate.thinking_tokens_max=[4]", "attempt.questions=1",
                 "trace.price.input_usd_per_mtok=1.0", "trace.price.output_usd_per_mtok=2.0",
+                f'evaluate.models=[{{name="adder", base_url="{server.url}", model="m", api_key_env="THE_KEY",'
+                "output_tokens_max=500, price={input_usd_per_mtok=1.0, output_usd_per_mtok=2.0}}]",
             ],
         )  # fmt: skip
         with open_run(tmp_path / "run", paid, Screen(), budget_usd=None) as run:
             pipeline.run_stages(run, pipeline.STAGES)
     folder = RunFolder(tmp_path / "run")
+    asked = {name: setting.engine for setting in folder.read("settings", Setting) for name in [setting.student]}
+    assert asked == {"base": "hf", "distilled": "hf", "adder": "openai"}
+    assert {s.student: s.n for s in folder.read("scores", Score) if s.domain is None} == dict.fromkeys(asked, 2)
+    assert "adder, prompt “chat”" in (folder.path / "report.md").read_text()
     assert all("Bearer [key]" in s.thinking for s in folder.read("samples", Sample))
     written = {path.name: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     assert {"report.html", "report.md", "run.db", "traces.jsonl", "recipe.toml"} <= written.keys()
@@ -302,7 +309,7 @@ def test_the_answers_export_as_they_were_given(unbroken, tmp_path):
 
 
 def test_several_greedy_answers_are_refused_before_anything_is_done(tiny_recipe):
-    with pytest.raises(TennerError, match=r"evaluate\.samples is 4, and the embedded engine decodes greedily"):
+    with pytest.raises(TennerError, match=r"evaluate\.samples is 4 at temperature 0"):
         pipeline.check(recipe.load(str(tiny_recipe), overrides=["evaluate.samples=4"]))
 
 

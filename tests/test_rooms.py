@@ -24,6 +24,8 @@ DOOR = {
     "gradejob",
     "comparejob",
     "exportjob",
+    "measurejob",
+    "answering",
     "planjob",
     "servejob",
     "speaking",

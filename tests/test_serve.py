@@ -267,7 +267,7 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     ),
     (GOOD | {"temprature": 1}, 400, "unknown_parameter", "temprature", "did you mean temperature?"),
     (GOOD | {"tools": [{"type": "function"}]}, 400, "unknown_parameter", "tools", "unknown or unsupported"),
-    (GOOD | {"stop": "."}, 400, "unknown_parameter", "stop", "unknown or unsupported"),
+    (GOOD | {"stop": "."}, 400, "invalid_value", "stop", "no other stop can be had"),
     (GOOD | {"n": 2}, 400, "invalid_value", "n", "1"),
     (GOOD | {"logprobs": True}, 400, "invalid_value", "logprobs", "False"),
     (GOOD | {"presence_penalty": 0.5}, 400, "invalid_value", "presence_penalty", "0"),

@@ -9,7 +9,7 @@ from tenner import pipeline, recipe
 from tenner.ask import sources
 from tenner.errors import TennerError
 from tenner.prove import tasks
-from tenner.prove.evaluate import complete
+from tenner.prove.evaluate import Asked, complete
 from tenner.recipe import Benchmark, Columns
 from tenner.records import Completion, Policy
 from tenner.run import open_run
@@ -108,8 +108,8 @@ def test_answers_to_a_task_are_graded_by_its_kind(tiny_recipe, tmp_path):
     with open_run(tmp_path / "run", recipe.load(str(tiny_recipe)), Screen(), budget_usd=None) as run:
         form, policy = run.recipe.attempt.prompts[0], Policy(thinking_tokens_max=4)
         complete(
-            run, asked(benchmark), form, [policy], stage="attempt", task="attempts", student="base",
-            load_engine=partial(pipeline.engine_for, run, "base"), answer_tokens_max=8,
+            run, asked(benchmark), Asked("base", "tiny", form, partial(pipeline.engine_for, run, "base")), [policy],
+            stage="attempt", task="attempts", answer_tokens_max=8,
         )  # fmt: skip
         completions = run.folder.read("attempts", Completion)
     assert len(completions) == 4

@@ -276,7 +276,7 @@ def test_what_is_missing_is_named(tmp_path):
     )
     assert "--budget-usd is missing" in run(file, "--out", tmp_path / "o")
     assert "--out is missing" in run(file, "--budget-usd", 1)
-    assert "needs trace.model" in run(file, "--out", tmp_path / "o", "--budget-usd", 1)
+    assert "teacher needs model" in run(file, "--out", tmp_path / "o", "--budget-usd", 1)
     file.write_text('{"id": "q0", "question": "0+0?"}\n')
     unpriced = run(file, "--out", tmp_path / "o", "--budget-usd", 1, "--preset", "local", "--model", "m")
     assert "the price of local/m is not known" in unpriced

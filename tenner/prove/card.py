@@ -7,12 +7,10 @@ from tenner.prove.report import (
     RunFacts,
     comparison_note,
     family_table,
-    fenced,
     headline,
-    markdown_table,
-    score_tables,
     spend_note,
 )
+from tenner.prove.scoreboard import fenced, markdown_table, score_tables
 
 
 def model_card(facts: RunFacts) -> str:

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tenner.prove.stats import policy_order
+from tenner.prove.table import NAMES
 from tenner.records import Policy, Score, TrainStep
 
 Width = Literal["wide", "narrow"]
 WIDTH_PT: dict[Width, float] = {"wide": 520, "narrow": 300}
 
-NAMES = {"base": "untrained", "distilled": "distilled"}
 MARKERS = {"base": "s", "distilled": "o"}  # told apart by shape as well as by colour
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # nothing that differs between identical runs
 

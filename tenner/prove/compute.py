@@ -6,12 +6,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from tenner.prove import repeats, scaling
-from tenner.prove.chart import NAMES
 from tenner.prove.intervals import Interval, clustered
 from tenner.prove.paired import bootstrap
 from tenner.prove.stats import by_question, policy_order
-from tenner.prove.table import DASH, NBSP, Table, between, interval, limit, p_value, percent, points
-from tenner.records import Completion, Policy, Score, StudentName
+from tenner.prove.table import DASH, NBSP, Table, between, interval, limit, name_of, p_value, percent, points
+from tenner.records import Completion, Policy, Score
 
 VOTERS_MIN = 3  # of two answers that differ each gets half a vote: that is no vote
 
@@ -19,7 +18,7 @@ VOTERS_MIN = 3  # of two answers that differ each gets half a vote: that is no v
 class Sweep(NamedTuple):
     """One student's sweep over budgets and waits, in s1's three numbers (see `scaling.py`)."""
 
-    student: StudentName
+    student: str
     prompt: str
     settings: int
     control: float
@@ -60,8 +59,11 @@ class Vote(NamedTuple):
 
 
 def sweeps(scores: Iterable[Score]) -> list[Sweep]:
-    """A sweep for every student and prompt of one task. What came to no tokens cannot be doubled: it is in no slope."""
-    groups: defaultdict[tuple[StudentName, str], list[Score]] = defaultdict(list)
+    """A sweep for every student and prompt of one task; one answer without any limit is none.
+
+    What came to no tokens cannot be doubled: it is in no slope.
+    """
+    groups: defaultdict[tuple[str, str], list[Score]] = defaultdict(list)
     for s in scores:
         if s.domain is None:
             groups[s.student, s.prompt].append(s)
@@ -73,21 +75,33 @@ def sweeps(scores: Iterable[Score]) -> list[Sweep]:
             best=max(settings, key=lambda s: s.accuracy),
         )
         for (student, prompt), settings in groups.items()
+        if len(settings) > 1 or settings[0].policy != Policy()
     ]  # fmt: skip
 
 
-def answer_prices(completions: Sequence[Completion], scores: Iterable[Score], spent_usd: float) -> list[AnswerPrice]:
-    """The price of a right answer by every whole score; the evaluation's spend is shared out by generated tokens."""
+def usd_per_token(completions: Iterable[Completion], machine_usd: float) -> float:
+    """What the evaluation's machine time comes to for each token that was generated in it."""
+    tokens = sum(generated(c) for c in completions if c.cost_usd is None)
+    return machine_usd / tokens if tokens else 0.0
+
+
+def spent_usd(completions: Iterable[Completion], usd_per_token: float) -> float:
+    """What these answers took: the price of those that were bought, and their share of machine time for the others."""
+    return sum(generated(c) * usd_per_token if c.cost_usd is None else c.cost_usd for c in completions)
+
+
+def answer_prices(completions: Sequence[Completion], scores: Iterable[Score], machine_usd: float) -> list[AnswerPrice]:
+    """The price of a right answer by every whole score; machine time is shared out by generated tokens."""
     groups: defaultdict[tuple[object, ...], list[Completion]] = defaultdict(list)
     for c in completions:
         groups[c.task, c.student, c.prompt, c.policy].append(c)
-    all_tokens = sum(map(_tokens, completions))
+    per_token = usd_per_token(completions, machine_usd)
     prices = []
     for s in scores:
         if s.domain is None:
             given = groups[s.task, s.student, s.prompt, s.policy]
-            tokens, correct = sum(map(_tokens, given)), sum(c.grade.verdict == "correct" for c in given)
-            usd = spent_usd * tokens / all_tokens if all_tokens else 0.0
+            tokens, correct = sum(map(generated, given)), sum(c.grade.verdict == "correct" for c in given)
+            usd = spent_usd(given, per_token)
             per_correct = (tokens / correct, usd / correct) if correct else (None, None)
             prices.append(AnswerPrice(s, correct, *per_correct))
     return prices
@@ -104,7 +118,7 @@ def votes_at_equal_compute(completions: Iterable[Completion]) -> list[Vote]:
         if c.student == "distilled":
             groups[c.policy].append(c)
     answered = {policy: by_question(groups[policy]) for policy in sorted(groups, key=policy_order)}
-    tokens = {policy: fmean(map(_tokens, groups[policy])) for policy in answered}
+    tokens = {policy: fmean(map(generated, groups[policy])) for policy in answered}
     votes = []
     for longer in answered:
         for shorter in answered:
@@ -121,8 +135,9 @@ def note(votes: Sequence[Vote]) -> str:
         "Control is the share of the settings that kept within their limits; scaling is the mean slope between all "
         "pairs of settings, in percentage points per doubling of the thinking tokens (what thinks nothing is in no "
         "pair, and a pair that hardly differs in tokens weighs as much as any); performance is the best accuracy of "
-        "the sweep, picked after the fact. The dollars of a right answer are what evaluation cost, shared out by "
-        "generated tokens, although a sweep thinks once for all of its limits."
+        "the sweep, picked after the fact. The dollars of a right answer are its price where it was bought, and else "
+        "what evaluation cost in machine time, shared out by generated tokens, although a sweep thinks once for all of "
+        "its limits."
     )
     if votes:
         said += " A vote is the majority of several answers that together take no more than the longer one."
@@ -138,7 +153,7 @@ def tables(sweeps: Sequence[Sweep], prices: Sequence[AnswerPrice], votes: Sequen
 def _sweep_table(sweeps: Sequence[Sweep]) -> Table:
     rows = [
         (
-            NAMES[s.student], s.prompt, f"{100 * s.control:.0f}{NBSP}% of {s.settings}",
+            name_of(s.student), s.prompt, f"{100 * s.control:.0f}{NBSP}% of {s.settings}",
             "not defined" if s.scaling is None else f"{s.scaling:+.1f}",
             percent(s.best.accuracy), interval(s.best), str(s.best.n),
         )
@@ -151,7 +166,7 @@ def _sweep_table(sweeps: Sequence[Sweep]) -> Table:
 def _price_table(prices: Sequence[AnswerPrice]) -> Table:
     rows = [
         (
-            NAMES[p.score.student], limit(p.score.policy), str(p.score.policy.waits), f"{p.correct:,}",
+            name_of(p.score.student), limit(p.score.policy), str(p.score.policy.waits), f"{p.correct:,}",
             DASH if p.tokens_per_correct is None else f"{p.tokens_per_correct:,.1f}",
             DASH if p.usd_per_correct is None else f"${p.usd_per_correct:.6f}",
         )
@@ -202,7 +217,7 @@ def _vote(
 
 def _slope(settings: Sequence[Score]) -> float | None:
     """The slope of the settings that came to any tokens; those with the very same outcome are one point."""
-    points = {scaling.Point(s.thinking_tokens_mean, s.accuracy) for s in settings if s.thinking_tokens_mean > 0}
+    points = {scaling.Point(s.thinking_tokens_mean, s.accuracy) for s in settings if s.thinking_tokens_mean}
     if len(points) < 2 or len({p.thinking_tokens for p in points}) < len(points):
         return None
     return scaling.scaling(list(points))
@@ -211,8 +226,10 @@ def _slope(settings: Sequence[Score]) -> float | None:
 def _bounded(score: Score) -> scaling.Bounded:
     most = score.policy.thinking_tokens_max
     least = float(score.policy.thinking_tokens_min)
+    assert score.thinking_tokens_mean is not None, "an engine counts"
     return scaling.Bounded(score.thinking_tokens_mean, least=least, **({} if most is None else {"most": float(most)}))
 
 
-def _tokens(c: Completion) -> int:
-    return c.thinking_tokens + c.answer_tokens
+def generated(c: Completion) -> int:
+    """All that was generated for an answer."""
+    return (c.thinking_tokens or 0) + c.answer_tokens

@@ -11,9 +11,10 @@ from tenner.money.ledger import read_spend
 from tenner.prove import published
 from tenner.prove.compute import answer_prices, sweeps, votes_at_equal_compute
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment, SourceRow
+from tenner.prove.scoreboard import evaluation_usd
 from tenner.prove.stats import before_and_after, compare
 from tenner.recipe import Recipe
-from tenner.records import Completion, Counterfactual, Drop, Question, Sample, Score, SourceCount, TrainStep
+from tenner.records import Completion, Counterfactual, Drop, Question, Sample, Score, Setting, SourceCount, TrainStep
 from tenner.runfolder import RunFolder
 
 ORIGINS_SHOWN = 8
@@ -25,7 +26,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     scores, completions = folder.read("scores", Score), folder.read("heldout", Completion)
     before, after = before_and_after(scores)
     spend = read_spend(folder.path / "run.db")
-    evaluation_usd = sum(row.cost_usd for row in spend if row.stage == "evaluate")
+    machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,
         base_model=recipe.student.base_model,
@@ -44,9 +45,12 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         scores=scores,
         comparison=compare(completions, before, after),
         sweeps=sweeps(scores),
-        answer_prices=answer_prices(completions, scores, evaluation_usd),
+        answer_prices=answer_prices(completions, scores, machine_usd),
         votes=votes_at_equal_compute(completions),
-        published=published.beside(folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples),
+        published=published.beside(
+            folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples, machine_usd=machine_usd
+        ),
+        settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
         examples=list(_examples(folder, recipe, completions, tokenizer)),
     )
@@ -109,6 +113,7 @@ def _segments(c: Completion, tokenizer: Tokenizer, close_tokens: int) -> Iterato
     """The completion without its delimiters, in stretches of the same part and origin."""
     forced = {p for i in c.interventions for p in range(i.position, i.position + i.tokens)}
     thinking_start = sum(i.tokens for i in c.interventions if i.kind == "open")
+    assert c.thinking_tokens is not None, "an engine counts"
     answer_start = thinking_start + c.thinking_tokens + close_tokens
     parts: dict[int, Literal["thinking", "answer"]] = {}
     parts |= dict.fromkeys(range(thinking_start, thinking_start + c.thinking_tokens), "thinking")

@@ -8,13 +8,18 @@ from functools import cache
 from importlib import resources
 from typing import Literal, NamedTuple
 
-from tenner.prove.chart import NAMES
-from tenner.prove.stats import before_and_after, score
-from tenner.prove.table import DASH, Table, interval, percent
+from tenner.prove import compute, stats
+from tenner.prove.table import DASH, NAMES, Table, called, interval, percent
 from tenner.records import Completion, Question, Score
 
 Standing = Literal["published", "third party"]
 STANDING = {"published": "published", "third party": "published by a third party"}
+
+
+NOTE = (
+    "What was measured here stands first, with its interval and its number of questions. The rest is as published by "
+    "the source named, with other prompts, graders, engines and numbers of answers: a small difference means nothing."
+)
 
 
 class Published(NamedTuple):
@@ -30,12 +35,21 @@ class Published(NamedTuple):
     date: datetime.date
 
 
+class Measured(NamedTuple):
+    """What was measured here of one student or model."""
+
+    score: Score
+    tokens_mean: float
+    """Of an answer with its thinking."""
+    usd: float
+    """What all of its answers took."""
+
+
 class Beside(NamedTuple):
-    """One benchmark: what this run measured of both students, and what others have published."""
+    """One benchmark: what was measured here, and what others have published; the latter may be nothing."""
 
     benchmark: str
-    before: Score
-    after: Score
+    measured: Sequence[Measured]
     published: Sequence[Published]
 
 
@@ -51,36 +65,57 @@ def load() -> tuple[Published, ...]:
     )
 
 
-def beside(benchmark: Iterable[Question], completions: Sequence[Completion], *, samples: int) -> list[Beside]:
-    """The benchmarks of a run that others have published results of, by name; capitals and hyphens do not matter.
+def beside(
+    benchmark: Iterable[Question], completions: Sequence[Completion], *, samples: int, machine_usd: float = 0.0
+) -> list[Beside]:
+    """The benchmarks that others have published results of, by name (capitals and hyphens do not matter), and those
+    that a model beside the run's students was asked.
 
-    Both students are scored on the questions of that benchmark alone, and by the headline's rule.
+    Each is scored on the questions of that benchmark alone, and by the headline's rule. `machine_usd` is what the
+    evaluation took in machine time.
     """
     known = {_plain(row.benchmark): row.benchmark for row in load()}
     asked: dict[str, dict[str, str | None]] = {}
     for q in benchmark:
-        if (name := known.get(_plain(q.source))) is not None:
-            asked.setdefault(name, {})[q.id] = None
+        asked.setdefault(known.get(_plain(q.source)) or q.source.partition(":")[0], {})[q.id] = None
+    per_token = compute.usd_per_token(completions, machine_usd)
     found = []
     for name, ids in asked.items():
-        before, after = before_and_after(score([c for c in completions if c.question_id in ids], ids, samples=samples))
+        here = [c for c in completions if c.question_id in ids]
         rows = sorted((r for r in load() if r.benchmark == name), key=lambda r: (-r.accuracy, r.model))
-        found.append(Beside(name, before, after, rows))
+        if rows or any(c.student not in NAMES for c in here):
+            scores = stats.measured(stats.score(here, ids, samples=samples))
+            found.append(Beside(name, [_measured(s, here, per_token) for s in scores], rows))
     return found
 
 
 def table(found: Beside, *, student: str) -> Table:
     """The measured rows first, then the published ones from the best down; `student` is the model of this run."""
     measured = [
-        (f"{NAMES[s.student]} student", percent(s.accuracy), interval(s), str(s.n), "measured", f"this run, {student}")
-        for s in (found.after, found.before)
-    ]
+        (
+            called(m.score.student), percent(m.score.accuracy), interval(m.score), str(m.score.n),
+            f"{m.tokens_mean:,.1f}", f"${m.usd:.6f}",
+            "measured", f"this run, {student}" if m.score.student in NAMES else "this run",
+        )
+        for m in found.measured
+    ]  # fmt: skip
     published = [
-        (r.model, percent(r.accuracy), DASH, DASH, STANDING[r.standing], f"{r.source}, {r.date:%Y-%m-%d}")
+        (
+            r.model, percent(r.accuracy), DASH, DASH, DASH, DASH,
+            STANDING[r.standing], f"{r.source}, {r.date:%Y-%m-%d}",
+        )
         for r in found.published
-    ]
-    header = ("model", "accuracy", "95 % interval", "n", "standing", "source")
-    return Table(f"{found.benchmark}, beside what is published", "lrrrll", header, [*measured, *published])
+    ]  # fmt: skip
+    header = ("model", "accuracy", "95 % interval", "n", "tokens", "spend", "standing", "source")
+    caption = f"{found.benchmark}, beside what is published" if published else f"{found.benchmark}: who was asked"
+    return Table(caption, "lrrrrrll", header, [*measured, *published])
+
+
+def _measured(score: Score, completions: Iterable[Completion], usd_per_token: float) -> Measured:
+    asked = score.student, score.prompt, score.policy
+    given = [c for c in completions if (c.student, c.prompt, c.policy) == asked]
+    tokens_mean = sum(map(compute.generated, given)) / len(given)
+    return Measured(score, tokens_mean, compute.spent_usd(given, usd_per_token))
 
 
 def _plain(name: str) -> str:

@@ -11,17 +11,23 @@ from markupsafe import Markup
 from tenner.formats import ThinkFormat
 from tenner.money.ledger import SpendRow
 from tenner.prove import compute, published
-from tenner.prove.chart import NAMES, accuracy_chart, training_chart
+from tenner.prove.chart import accuracy_chart, training_chart
 from tenner.prove.paired import Comparison
+from tenner.prove.scoreboard import (
+    fenced,
+    inline,
+    is_own,
+    markdown_table,
+    payee,
+    provenance_table,
+    published_tables,
+    score_tables,
+    settings_table,
+    spend_table,
+)
 from tenner.prove.stats import before_and_after
 from tenner.prove.table import DASH, NBSP, Table, interval, limit, p_value, percent, points, usd
-from tenner.records import Score, Share, SourceCount, TrainStep
-
-MACHINE = "machine"  # the ledger's provider of time on one's own computer
-PUBLISHED_NOTE = (
-    "What was measured here stands first, with its interval and its number of questions. The rest is as published by "
-    "the source named, with other prompts, graders, engines and numbers of answers: a small difference means nothing."
-)
+from tenner.records import Score, Setting, SourceCount, TrainStep
 
 
 class FunnelRow(NamedTuple):
@@ -91,7 +97,9 @@ class RunFacts(NamedTuple):
     votes: Sequence[compute.Vote]
     """Empty where each question was answered once."""
     published: Sequence[published.Beside]
-    """Empty where no benchmark of the run is one that others have published results of."""
+    """Empty where no benchmark of the run is one that others have published results of, or were asked."""
+    settings: Sequence[Setting]
+    """How the answers came about, by student."""
     training: Sequence[TrainStep]
     examples: Sequence[Example]
 
@@ -117,7 +125,7 @@ def render_html(facts: RunFacts) -> str:
         compute_tables=_compute_tables(facts),
         compute_note=compute.note(facts.votes),
         published_tables=published_tables(facts),
-        published_note=PUBLISHED_NOTE,
+        published_note=published.NOTE,
         family_table=family_table(facts),
         funnel_table=funnel_table(facts),
         source_table=source_table(facts),
@@ -129,6 +137,7 @@ def render_html(facts: RunFacts) -> str:
         training_narrow=Markup(training_chart(facts.training, width="narrow")),
         training_note=training_note(facts),
         provenance_table=provenance_table(facts),
+        settings_table=settings_table(facts),
     )  # fmt: skip
 
 
@@ -142,7 +151,7 @@ def render_markdown(facts: RunFacts) -> str:
         "![Accuracy by thinking budget, untrained and distilled student](accuracy.svg)",
         chart_note(facts),
         *map(markdown_table, score_tables(facts)),
-        *(("## Beside what is published", PUBLISHED_NOTE) if facts.published else ()),
+        *(("## Beside what is published", published.NOTE) if facts.published else ()),
         *map(markdown_table, published_tables(facts)),
         "## What thinking buys",
         compute.note(facts.votes),
@@ -163,6 +172,7 @@ def render_markdown(facts: RunFacts) -> str:
         training_note(facts),
         "## Where it comes from",
         markdown_table(provenance_table(facts)),
+        markdown_table(settings_table(facts)),
         f"<details><summary>Recipe</summary>\n\n{fenced(facts.recipe_toml, 'toml')}\n\n</details>",
     ]
     return "\n\n".join(parts) + "\n"
@@ -221,11 +231,11 @@ def chart_note(facts: RunFacts) -> str:
 
 def spend_note(facts: RunFacts) -> str:
     """The total against the cap, and openly what was free."""
-    cost, machine = (sum(r.cost_usd for r in rows) for rows in (facts.spend, [r for r in facts.spend if _own(r)]))
+    cost, machine = (sum(r.cost_usd for r in rows) for rows in (facts.spend, [r for r in facts.spend if is_own(r)]))
     cap = "There was no cap" if facts.budget_usd is None else f"The cap was {usd(facts.budget_usd)}"
     free = [
-        f"The teacher {_paid(r)} was free: {r.price}. Its {r.calls:,} traces tell nothing about what bought ones cost."
-        for r in facts.spend if not _own(r) and r.cost_usd == 0
+        f"The teacher {payee(r)} was free: {r.price}. Its {r.calls:,} traces tell nothing about what bought ones cost."
+        for r in facts.spend if not is_own(r) and r.cost_usd == 0
     ]  # fmt: skip
     return " ".join((f"{usd(cost)} in all, {usd(machine)} of it for machine time. {cap}.", *free))
 
@@ -239,49 +249,6 @@ def training_note(facts: RunFacts) -> str:
         f"{len(rows)} steps over {facts.samples_count:,} samples: {tokens:,} tokens, {tokens / seconds:,.0f} a second; "
         f"loss {rows[0].loss:.3f} at the first step and {rows[-1].loss:.3f} at the last."
     )
-
-
-def score_tables(facts: RunFacts) -> list[Table]:
-    """Every thinking policy on the whole task, for each student and prompt; and, where there are several, votes."""
-    whole = [s for s in facts.scores if s.domain is None]
-    gaps = any(s.missing for s in whole)
-    header = (
-        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "truncated", "unparsed",
-        *(("missing",) if gaps else ()),
-    )  # fmt: skip
-    tables = []
-    for student, prompt in dict.fromkeys((s.student, s.prompt) for s in whole):
-        shown = [s for s in whole if (s.student, s.prompt) == (student, prompt)]
-        rows = [
-            (
-                limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
-                f"{s.thinking_tokens_mean:.1f}", str(s.truncated), str(s.unparsed),
-                *((str(s.missing),) if gaps else ()),
-            )
-            for s in shown
-        ]  # fmt: skip
-        caption = f"{NAMES[student].capitalize()} student, prompt “{prompt}”"
-        tables.append(Table(caption, "l" + "r" * (len(header) - 1), header, rows))
-        if repeated := [s for s in shown if s.samples > 1]:
-            tables.append(_repeats_table(caption, repeated))
-    return tables
-
-
-def _repeats_table(caption: str, scores: Sequence[Score]) -> Table:
-    """The majority of all answers to a question, and whether one of them is right."""
-    rows = [
-        (limit(s.policy), str(s.policy.waits), str(s.samples), *_share_cells(s.majority), *_share_cells(s.solved))
-        for s in scores
-    ]
-    share = ("95 % interval", "n")
-    header = ("limit", "waits", "answers", "majority right", *share, "one right", *share)
-    return Table(f"{caption}: all answers to a question together", "lrrrrrrrr", header, rows)
-
-
-def published_tables(facts: RunFacts) -> list[Table]:
-    """Both students beside published results, a table for each benchmark that has any."""
-    name = facts.base_model.rsplit("/", 1)[-1]
-    return [published.table(found, student=name) for found in facts.published]
 
 
 def family_table(facts: RunFacts) -> Table:
@@ -324,41 +291,6 @@ def source_table(facts: RunFacts) -> Table:
     return Table("Where the questions come from", "lllrrrl", header, rows)
 
 
-def provenance_table(facts: RunFacts) -> Table:
-    """Versions, commit, machine and seeds."""
-    return Table("Versions, machine and seeds", "ll", ("what", "which"), list(facts.provenance.items()))
-
-
-def spend_table(facts: RunFacts) -> Table:
-    """Spend by stage and provider. The ledger's machine rows have no calls and no tokens."""
-    rows = []
-    for r in facts.spend:
-        own = _own(r)
-        tokens = (DASH, DASH, DASH) if own else (f"{r.calls:,}", f"{r.input_tokens:,}", f"{r.output_tokens:,}")
-        seconds = f"{r.machine_seconds:.1f}" if own else DASH
-        rows.append((r.stage, _paid(r), seconds, *tokens, usd(r.cost_usd), r.price))
-    cost, machine_seconds = sum(r.cost_usd for r in facts.spend), sum(r.machine_seconds for r in facts.spend)
-    total = ("total", "", f"{machine_seconds:.1f}", "", "", "", usd(cost), "")
-    header = ("stage", "paid for", "machine seconds", "calls", "tokens in", "tokens out", "cost", "price")
-    return Table("Spend by stage", "llrrrrrl", header, rows, total)
-
-
-def markdown_table(table: Table) -> str:
-    """A table in GitHub's Markdown, under its caption."""
-    rule = ["---:" if a == "r" else "---" for a in table.align]
-    rows = [[_inline(cell) for cell in row] for row in (table.header, *table.rows)]
-    total = [[f"**{_inline(cell)}**" if cell else "" for cell in table.total]] if table.total else []
-    lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:], *total)]
-    return "\n".join((f"{_inline(table.caption)}:", "", *lines))
-
-
-def fenced(text: str, language: str = "") -> str:
-    """A Markdown code block that no text can break out of."""
-    longest = max((len(list(run)) for char, run in groupby(text) if char == "`"), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
 def _compute_tables(facts: RunFacts) -> list[Table]:
     return compute.tables(facts.sweeps, facts.answer_prices, facts.votes)
 
@@ -373,19 +305,6 @@ def _asked(score: Score) -> tuple[object, ...]:
     return score.task, score.student, score.prompt, score.policy
 
 
-def _own(row: SpendRow) -> bool:
-    return row.provider == MACHINE
-
-
-def _paid(row: SpendRow) -> str:
-    return row.provider if _own(row) or row.provider == row.model else f"{row.provider}/{row.model}"
-
-
-def _share_cells(share: Share | None) -> tuple[str, str, str]:
-    """Where every question misses an answer there is no vote of all of them."""
-    return (DASH, DASH, "0") if share is None else (percent(share.mean), interval(share), str(share.n))
-
-
 def _score_cells(score: Score | None) -> tuple[str, str, str]:
     """A family may have been met by one student only, in a run whose evaluation is unfinished."""
     return (DASH, DASH, "0") if score is None else (percent(score.accuracy), interval(score), str(score.n))
@@ -393,12 +312,5 @@ def _score_cells(score: Score | None) -> tuple[str, str, str]:
 
 def _markdown_example(example: Example) -> str:
     text = "".join(f"⟦{s.text}⟧" if s.forced else s.text for s in example.segments)
-    facts = f"{example.verdict}; {example.policy_label}; reference: {_inline(example.reference)}"
-    return f"**{_inline(example.question)}**\n\n{facts}\n\n{fenced(text)}"
-
-
-def _inline(text: str) -> str:
-    """Text as Markdown that stays on its line and in its cell, and is no markup."""
-    for char in "\\`*_[]|~$":
-        text = text.replace(char, f"\\{char}")
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").splitlines())
+    facts = f"{example.verdict}; {example.policy_label}; reference: {inline(example.reference)}"
+    return f"**{inline(example.question)}**\n\n{facts}\n\n{fenced(text)}"

@@ -32,7 +32,7 @@ def row(
         "exact_match": _mean([c.grade.verdict == "correct" for c in completions]),
         "unparsed": _mean([c.grade.verdict == "unparsed" for c in completions]),
         "truncated": _mean([c.truncated for c in completions]),
-        "thinking_tokens": _mean([c.thinking_tokens for c in completions]),
+        "thinking_tokens": _mean([c.thinking_tokens or 0 for c in completions]),
     }
     settings = {"until": [], **completions[0].policy.model_dump(), "answer_tokens_max": answer_tokens_max}
     return {

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from tenner.prove import paired, repeats
 from tenner.prove.intervals import clustered
-from tenner.records import Completion, Policy, Score, Share, StudentName
+from tenner.records import Completion, Policy, Score, Share
 
 
 class _Group(NamedTuple):
     """What is scored together."""
 
     task: str
-    student: StudentName
+    student: str
     prompt: str
     policy: Policy
     domain: str | None
@@ -45,10 +45,24 @@ def before_and_after(scores: Iterable[Score]) -> tuple[Score, Score]:
     Before is the base student's best over all its prompts and policies. After is the distilled student at its largest
     budget without waits, whether or not that is its best.
     """
-    whole = [s for s in scores if s.domain is None]
-    before = max((s for s in whole if s.student == "base"), key=lambda s: s.accuracy)
-    plain = (s for s in whole if s.student == "distilled" and not s.policy.waits)
-    return before, max(plain, key=lambda s: policy_order(s.policy))
+    known = {s.student: s for s in measured(scores)}
+    return known["base"], known["distilled"]
+
+
+def measured(scores: Iterable[Score]) -> list[Score]:
+    """The score by which each student of a task is known, by the headline's rule: the untrained one at its best, all
+    others at their largest budget without waits. The distilled student first, the untrained one behind it.
+    """
+    by_student: defaultdict[str, list[Score]] = defaultdict(list)
+    for s in scores:
+        if s.domain is None and (s.student == "base" or not s.policy.waits):
+            by_student[s.student].append(s)
+    base = by_student.pop("base", [])
+    found = [max(whole, key=lambda s: policy_order(s.policy)) for whole in by_student.values()]
+    if base:
+        found.append(max(base, key=lambda s: s.accuracy))
+    parts = ("distilled", "base")
+    return sorted(found, key=lambda s: parts.index(s.student) if s.student in parts else len(parts))
 
 
 def compare(completions: Iterable[Completion], before: Score, after: Score) -> paired.Comparison:
@@ -90,6 +104,7 @@ def _score(group: _Group, completions: Sequence[Completion], asked: int, samples
     shares = [sum(right) / len(right) for right in verdicts(completions).values()]
     interval = clustered(shares)
     whole = [repeats.votes(c.grade for c in given) for given in answers.values() if len(given) == samples > 1]
+    thinking_tokens = [c.thinking_tokens for c in completions]
     return Score(
         **group._asdict(),
         n=len(answers),
@@ -100,7 +115,7 @@ def _score(group: _Group, completions: Sequence[Completion], asked: int, samples
         ci_high=interval.high,
         majority=_share([repeats.majority_at(samples, votes, repeats.RIGHT) for votes in whole]),
         solved=_share([repeats.pass_at(samples, correct=votes.count(repeats.RIGHT), n=samples) for votes in whole]),
-        thinking_tokens_mean=sum(c.thinking_tokens for c in completions) / len(completions),
+        thinking_tokens_mean=None if None in thinking_tokens else fmean(t or 0 for t in thinking_tokens),
         truncated=sum(c.truncated for c in completions),
         unparsed=sum(c.grade.verdict == "unparsed" for c in completions),
     )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from tenner.records import Policy, Score, Share
 
 NBSP, DASH = "\u00a0", "\u2013"
+NAMES = {"base": "untrained", "distilled": "distilled"}
+"""The students of a run, for people."""
 
 
 class Table(NamedTuple):
@@ -16,6 +18,16 @@ class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     total: Sequence[str] = ()
+
+
+def name_of(student: str) -> str:
+    """Who answered, for people: a student of the run by its part in it, anybody else by name."""
+    return NAMES.get(student, student)
+
+
+def called(student: str) -> str:
+    """The same in a sentence."""
+    return f"{NAMES[student]} student" if student in NAMES else student
 
 
 def percent(share: float) -> str:
@@ -41,6 +53,11 @@ def points(difference: float) -> str:
 def p_value(p: float) -> str:
     """A p-value; what is below a thousandth is that."""
     return f"p{NBSP}<{NBSP}0.001" if p < 0.001 else f"p{NBSP}={NBSP}{p:.3f}"
+
+
+def mean_tokens(mean: float | None) -> str:
+    """A mean number of tokens, where it is known."""
+    return DASH if mean is None else f"{mean:.1f}"
 
 
 def limit(policy: Policy) -> str:

@@ -1,11 +1,11 @@
-"""Answers that are not traces, such as labels: by the same paid-call loop, store and cap."""
+"""Answers that are not traces, such as labels and a benchmark's: by the same paid-call loop, store and cap."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tenner.errors import Incomplete
-from tenner.recipe import TraceSection
+from tenner.recipe import PaidModel
 from tenner.records import FailedCall, Question
 from tenner.teach.faults import FAULTS
 from tenner.teach.teacher import Call
@@ -13,34 +13,47 @@ from tenner.teach.till import Bought
 from tenner.teach.traces import Desk, loop_for, shown, teacher_for
 
 
-def buy_answers(section: TraceSection, questions: Sequence[Question], desk: Desk) -> dict[str, str]:
-    """What the teacher answers to each question, by the question's id; what it refuses for good is left out.
+def buy_answers(section: PaidModel, questions: Sequence[Question], desk: Desk) -> dict[str, str]:
+    """What the model answers to each question, by the question's id. Raises as `buy_replies` does."""
+    answers: dict[str, str] = {}
+
+    def on_bought(bought: Bought) -> None:
+        answers[bought.call.question.id] = bought.reply.answer
+
+    buy_replies(section, [Call(q, 0) for q in questions], on_bought, desk)
+    return answers
+
+
+def buy_replies(
+    section: PaidModel, calls: Sequence[Call], on_bought: Callable[[Bought], None], desk: Desk
+) -> list[FailedCall]:
+    """Hand the reply to each call to `on_bought`, as they come in; give the calls that are refused for good.
 
     Raises:
         BudgetReached, TennerError: see `PaidCalls.run`.
         Incomplete: some calls failed in a way that may heal.
     """
-    answers: dict[str, str] = {}
-    failed: Counter[str] = Counter()
+    refused: list[FailedCall] = []
 
     def on_result(result: Bought | FailedCall) -> None:
         if isinstance(result, FailedCall):
-            failed[result.kind] += 1
+            refused.append(result)
         else:
-            answers[result.call.question.id] = result.reply.answer
+            on_bought(result)
 
     async def buy() -> None:
         teacher = teacher_for(section)
         loop = loop_for(section, teacher, desk)
         try:
-            with desk.screen.bar(desk.stage, len(questions)) as bar:
+            with desk.screen.bar(desk.stage, len(calls)) as bar:
                 async with shown(bar, loop, desk.ledger):
-                    await loop.run((Call(q, 0) for q in questions), on_result, total=len(questions))
+                    await loop.run(calls, on_result, total=len(calls))
         finally:
             await teacher.close()
 
     asyncio.run(buy())
+    failed = Counter(f.kind for f in refused)
     if any(FAULTS[kind].heals for kind in failed):
         kinds = ", ".join(f"{kind} {count}" for kind, count in failed.most_common())
         raise Incomplete(f"{failed.total():,} calls failed: {kinds}", hint="the same command makes them again")
-    return answers
+    return refused

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tenner.errors import TennerError
 from tenner.money import prices
-from tenner.recipe import TraceSection
+from tenner.recipe import PaidModel
 from tenner.records import TraceOutcome, Usage
 from tenner.teach.connections import CONNECT_SECONDS, fault_of
 from tenner.teach.faults import Fault, from_status
@@ -56,7 +56,7 @@ class GeminiTeacher:
 
     reasoning_is_summary = True
 
-    def __init__(self, section: TraceSection, *, key: str | None = None) -> None:
+    def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
         """`key` None is looked up in the environment.
 
         Raises:

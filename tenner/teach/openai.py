@@ -15,7 +15,7 @@ from openai.types import Batch
 
 from tenner.errors import TennerError
 from tenner.money import prices
-from tenner.recipe import TraceSection
+from tenner.recipe import PaidModel
 from tenner.records import Usage
 from tenner.teach.completion import parse_completion
 from tenner.teach.connections import CONNECT_SECONDS, JSONPosts, fault_of
@@ -53,16 +53,16 @@ def presets() -> dict[str, Provider]:
 class OpenAITeacher:
     """One model behind one server."""
 
-    def __init__(self, section: TraceSection, *, key: str | None = None) -> None:
+    def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
         """`key` None is looked up in the environment.
 
         Raises:
-            TennerError: no such preset, no key, no known price, a provider that hides the reasoning, or one that
-                takes no batches where batches are wanted.
+            TennerError: no such preset, no key, no known price, a provider that hides the reasoning where it is wanted,
+                or one that takes no batches where batches are.
         """
         assert section.model is not None, "the recipe has seen to it"
         self._section, self._provider = section, _provider(section)
-        if self._provider.reasoning == "hidden":
+        if self._provider.reasoning == "hidden" and section.WANTS_THINKING:
             raise TennerError(
                 f"{self._provider.name} does not show the reasoning of its models: every trace would be empty",
                 hint='choose a teacher that does, such as preset = "deepseek"',
@@ -71,8 +71,8 @@ class OpenAITeacher:
             raise TennerError(f"{self._provider.name} takes no batches", hint=NO_BATCH_HINT)
         if taken := RESERVED & section.parameters.keys():
             raise TennerError(
-                f"trace.parameters: {min(taken)} is set by tenner itself",
-                hint="see trace.model, trace.output_tokens_max and trace.samples_per_question",
+                f"{section.PLACE}.parameters: {min(taken)} is set by tenner itself",
+                hint="see model, output_tokens_max and how many samples are asked for",
             )
         self.reasoning_is_summary = self._provider.reasoning == "summary"
         self.price = prices.price_of(self._provider.name, section.model, section.price)
@@ -241,13 +241,13 @@ def read_result(line: bytes) -> BatchResult:
     return BatchResult(key, Fault(kind, message_of(json.dumps({"error": error}))))
 
 
-def _provider(section: TraceSection) -> Provider:
+def _provider(section: PaidModel) -> Provider:
     """The preset that the recipe names, with what it overrides; or a server of its own, called by its host."""
     known = presets()
     if section.preset is not None:
         if section.preset not in known:
             raise TennerError(
-                f"trace.preset: no provider is called {section.preset}", hint=f"there are {', '.join(known)}"
+                f"{section.PLACE}.preset: no provider is called {section.preset}", hint=f"there are {', '.join(known)}"
             )
         provider = known[section.preset]
     else:

@@ -149,7 +149,7 @@ class Till:
         ):
             raise TennerError(
                 f"the first {BAD_REQUESTS_BEFORE_GIVING_UP} requests were refused: {evidence}",
-                hint="the teacher does not take these parameters: mend [trace] in the recipe",
+                hint="it does not take these parameters: mend them in the recipe",
             )
         self.tally.done += 1
         return FailedCall(

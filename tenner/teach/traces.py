@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tenner.errors import Incomplete, TennerError
 from tenner.money.ledger import Ledger
-from tenner.recipe import TraceSection, stored_trace_section
+from tenner.recipe import PaidModel, TraceSection, stored_trace_section
 from tenner.records import FailedCall, Grade, Message, Question, Trace
 from tenner.runfolder import RunFolder
 from tenner.screen import Bar, Screen
@@ -40,7 +40,7 @@ class Desk(NamedTuple):
     grade: Grader
 
 
-def teacher_for(section: TraceSection, *, key: str | None = None) -> Teacher:
+def teacher_for(section: PaidModel, *, key: str | None = None) -> Teacher:
     """The teacher that a recipe names; clients are imported only for those who need them."""
     if section.teacher == "worked":
         return WorkedTeacher()
@@ -59,12 +59,12 @@ def teacher_for(section: TraceSection, *, key: str | None = None) -> Teacher:
     return ReplayTeacher(teacher_for(_section_of(other), key=""), other / "run.db")
 
 
-def check(section: TraceSection, screen: Screen) -> None:
+def check(section: PaidModel, screen: Screen) -> None:
     """Find out, before anything is paid, whether calls can succeed. Raises TennerError if not."""
 
     async def ask() -> None:
         teacher = teacher_for(section)
-        if teacher.reasoning_is_summary:
+        if teacher.reasoning_is_summary and section.WANTS_THINKING:
             screen.say(f"warning: {teacher.price.provider} shows summaries of its thinking only; traces will say so")
         try:
             if section.batch:
@@ -238,7 +238,7 @@ def _trace(bought: Bought, section: TraceSection, teacher: Teacher, grade: Grade
     )
 
 
-def loop_for(section: TraceSection, teacher: Teacher, desk: Desk) -> PaidCalls | BatchCalls:
+def loop_for(section: PaidModel, teacher: Teacher, desk: Desk) -> PaidCalls | BatchCalls:
     """What makes the calls: one by one, or in batches."""
     limits = Limits(
         concurrency=section.concurrency,

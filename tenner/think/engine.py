@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from tenner.formats import ThinkFormat, Tokenizer
+from tenner.recipe import EngineName
 from tenner.records import Intervention, Policy, Sampling
 from tenner.think.forcing import ForcingMachine, Phase
 from tenner.think.job import GREEDY, Job, Prompt, Request
@@ -85,6 +86,17 @@ class Transcript:
         return any(i.position <= position < i.position + i.tokens for i in self.machine.interventions)
 
 
+class About(NamedTuple):
+    """What an engine is, for whoever wants to know where an answer comes from."""
+
+    name: EngineName
+    precision: str
+    """Of its weights and products, as `bfloat16`."""
+    device: str
+    packages: tuple[str, ...] = ()
+    """Whose versions matter, besides those that every engine is built on."""
+
+
 class Engine(Protocol):
     """A student that answers. The text that replaces a suppressed end of thinking is the engine's own setting."""
 
@@ -147,6 +159,10 @@ class LocalEngine(ABC):
 
     @abstractmethod
     def batch(self) -> Batch: ...
+
+    @property
+    @abstractmethod
+    def about(self) -> About: ...
 
     def prepare(self, request: Request) -> Job:
         """Encode and check. Any thread may call it. Raise TennerError where the prompt leaves no room."""

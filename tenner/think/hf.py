@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from tenner.errors import TennerError
 from tenner.formats import Tokenizer
 from tenner.think.batch import SlotBatch
-from tenner.think.engine import LocalEngine
+from tenner.think.engine import About, LocalEngine
 from tenner.think.packed import can_pack, pack_linears
 from tenner.think.slots import ATTENTION_NAME
 
@@ -29,6 +29,11 @@ class HFEngine(LocalEngine):
         self._model = model
         self._vocabulary = vocabulary
         self._rows = rows
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        return About("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
 
     @classmethod
     def load(

@@ -27,7 +27,8 @@ from tenner.errors import TennerError
 from tenner.formats import FORMATS, Tokenizer
 from tenner.records import Policy, Sampling
 from tenner.think.dice import Dice
-from tenner.think.engine import LocalEngine
+from tenner.think.engine import About, LocalEngine
+from tenner.think.engines import no_vllm
 from tenner.think.forced import ForcedRow
 from tenner.think.forcing import ForcingMachine, FormatIds, Phase
 from tenner.think.job import Job, Prompt
@@ -39,7 +40,7 @@ try:
     from vllm.inputs import TokensPrompt
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 except ModuleNotFoundError as missing:
-    raise TennerError("vLLM is not installed here", hint="pip install vllm, or scripts/install_vllm.sh") from missing
+    raise no_vllm() from missing
 
 KEY = "tenner_"
 TICKET = f"{KEY}ticket"
@@ -241,6 +242,13 @@ class VLLMEngine(LocalEngine):
         super().__init__(tokenizer, wait_text=wait_text, context_tokens=context)
         self._llm = llm
 
+    @property
+    def about(self) -> About:
+        """What it is."""
+        config = self._llm.llm_engine.vllm_config
+        device = config.device_config.device_type
+        return About("vllm", str(config.model_config.dtype).removeprefix("torch."), device, ("vllm",))
+
     def batch(self) -> VLLMBatch:
         """The engine has one batch at a time."""
         assert not self._llm.llm_engine.has_unfinished_requests(), "another batch is under way"
@@ -266,8 +274,13 @@ class VLLMEngine(LocalEngine):
                 hint="give the folder that save_pretrained wrote, or run the train stage first",
             )
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the machines are in this process
-        llm = LLM(
-            model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
-            enable_prefix_caching=True, logits_processors=[ForcingProcessor], **options,
-        )  # fmt: skip
+        try:
+            llm = LLM(
+                model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
+                enable_prefix_caching=True, logits_processors=[ForcingProcessor], **options,
+            )  # fmt: skip
+        except TypeError as e:
+            if not options:
+                raise
+            raise TennerError(f"vLLM does not take its options: {e}", hint="they are arguments of vllm.LLM") from e
         return cls(llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text)

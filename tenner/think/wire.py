@@ -65,6 +65,13 @@ def _joined(content: object) -> object:
     return "\n".join(part["text"] for part in content)
 
 
+def _nothing(stop: object) -> object:
+    """Clients send an empty list where they have nothing to say."""
+    if stop:
+        raise ValueError("an answer ends where the student ends it, and no other stop can be had")
+    return stop
+
+
 class Said(_Asked):
     """A message of the conversation. Fields that can only be null are those that clients send back."""
 
@@ -119,6 +126,7 @@ class ChatRequest(_Asked):
     stream_options: StreamOptions | None = None
     # One value is what happens anyway; others cannot be had.
     n: Literal[1] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_nothing)] = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logprobs: Literal[False] | None = None
