@@ -31,8 +31,8 @@ import psutil
 
 from tenner.ask import overlap, quality, selection
 from tenner.overlapjob import read_questions
-from tenner.recipe import Clean, Select
 from tenner.records import Difficulty, Question
+from tenner.sections import Clean, Select
 
 SIZES = (59_029, 250_000, 1_000_000)
 FILTERS = ("api-errors", "images", "broken-numbering", "s1-patterns")

@@ -38,6 +38,7 @@ from tenner.learn import mask, packing, student
 from tenner.learn.mask import Encoded
 from tenner.learn.memory import ask_for_huge_pages
 from tenner.records import Sample
+from tenner.sections import Train
 
 SAMPLES_PER_STEP = 16  # s1's
 SEED = 0
@@ -180,7 +181,7 @@ def train_tenner(
     from tenner.learn import train
 
     lengths = [len(e.ids) for e in encoded]
-    settings = recipe.Train(
+    settings = Train(
         epochs=1, lr=LR, warmup_fraction=0, tokens_per_step=sum(lengths) // steps, tokens_max=max(lengths), **changed
     )
     # tenner shuffles: the samples are laid so that its order is theirs.

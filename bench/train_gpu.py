@@ -36,6 +36,7 @@ import train_cpu
 from tenner import recipe
 from tenner.errors import TennerError
 from tenner.learn.mask import Encoded
+from tenner.sections import Train
 
 SEED = train_cpu.SEED
 PROMPT_TOKENS = 128
@@ -176,7 +177,7 @@ def _train_tenner(
     from tenner.learn import loading
 
     changed: dict[str, Any] = {**configuration.train, **configuration.ways[way], "checkpoint_seconds": 10**9}
-    dtype = loading.stored_dtype(recipe.Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
+    dtype = loading.stored_dtype(Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
     reports: list[Any] = []
 
     def on_step(report: Any) -> None:
@@ -208,7 +209,7 @@ def _train_trl(
     if lora:
         from peft import LoraConfig, get_peft_model
 
-        usual = recipe.Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1)
+        usual = Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1)
         model = get_peft_model(
             model,
             LoraConfig(

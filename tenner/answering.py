@@ -9,10 +9,11 @@ from tenner.prove import stats, tasks
 from tenner.prove.evaluate import Asked, complete, grade, remember
 from tenner.prove.grading import Grader, grade_trace
 from tenner.provenance import provenance
-from tenner.recipe import ApiModel, Measurement
+from tenner.recipe import Measurement
 from tenner.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
 from tenner.run import AnyRun
 from tenner.screen import Screen
+from tenner.sections import ApiModel
 from tenner.seeds import derived
 from tenner.teach import answers, traces
 from tenner.teach.teacher import Call

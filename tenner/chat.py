@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tenner import speaking
-from tenner.recipe import EngineName
 from tenner.records import Message
+from tenner.sections import EngineName
 
 if TYPE_CHECKING:
     from tenner.think.desk import Receipt

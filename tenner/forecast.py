@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenner.architecture import Architecture
-from tenner.recipe import Train
+from tenner.sections import Train
 
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Logits held at a time, in the compute dtype: 67 MB in bfloat16; on a GPU 537 MB, since every chunk adds to the whole

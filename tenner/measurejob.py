@@ -16,6 +16,7 @@ from tenner.prove.evaluate import Asked
 from tenner.recipe import Measurement
 from tenner.run import AnyRun, open_run
 from tenner.screen import Screen
+from tenner.sections import Benchmark
 from tenner.think.engine import LocalEngine
 
 
@@ -118,7 +119,7 @@ def _set_benchmark(asked: dict[str, Any], args: argparse.Namespace) -> None:
     if not benchmarks:
         raise TennerError("no questions are named", hint="give --task NAME, or --data FILE, or both")
     if args.task is not None or args.data is not None:
-        sources.check([tasks.resolve(recipes.Benchmark.model_validate(table))])
+        sources.check([tasks.resolve(Benchmark.model_validate(table))])
 
 
 def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from tenner.ask import overlap
 from tenner.errors import TennerError
-from tenner.recipe import Clean
 from tenner.records import Hit, Question
+from tenner.sections import Clean
 
 TEXT_FIELDS = ("question", "problem", "prompt")
 ID_FIELDS = ("id", "unique_id", "question_id")

@@ -18,7 +18,7 @@ from tenner.learn import libraries
 from tenner.learn.memory import ask_for_huge_pages
 from tenner.prove import card, facts, report, tasks
 from tenner.prove.evaluate import Asked, complete
-from tenner.recipe import PromptForm, Recipe
+from tenner.recipe import Recipe
 from tenner.records import (
     Completion,
     Difficulty,
@@ -31,6 +31,7 @@ from tenner.records import (
     Trace,
 )
 from tenner.run import Run, Stage
+from tenner.sections import PromptForm
 from tenner.seeds import digest
 from tenner.teach import traces
 from tenner.think.engine import LocalEngine

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from tenner.architecture import Architecture
 from tenner.errors import TennerError
 from tenner.forecast import Forecast, forecast
-from tenner.recipe import Recipe, Train
+from tenner.recipe import Recipe
+from tenner.sections import Train
 
 GB = 1_000_000_000
 RANKS_FACTOR_MAX = 64

@@ -255,9 +255,9 @@ class Completion(Record):
     question_id: str
     task: str
     student: str
-    """A StudentName, or the name of a model that was asked beside them (see `recipe.ApiModel`)."""
+    """A StudentName, or the name of a model that was asked beside them (see `sections.ApiModel`)."""
     prompt: str
-    """Name of the prompt form the student was asked in (see `recipe.PromptForm`)."""
+    """Name of the prompt form the student was asked in (see `sections.PromptForm`)."""
     policy: Policy
     sample_index: int = 0
     """Which of several answers to the question it is."""

@@ -16,9 +16,10 @@ from tenner.errors import TennerError
 from tenner.formats import Tokenizer, render_prompt
 from tenner.money.ledger import Ledger
 from tenner.provenance import provenance
-from tenner.recipe import D, Measurement, Recipe, Section
+from tenner.recipe import D, Measurement, Recipe
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
+from tenner.sections import Section
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
 # The cap, and how fast and how dearly a teacher is asked: none of it changes what comes out.

@@ -5,7 +5,7 @@ import sys
 
 from tenner import speaking
 from tenner.errors import TennerError
-from tenner.recipe import EngineName
+from tenner.sections import EngineName
 from tenner.teach.keys import key_in_environment
 
 PORT_MAX = 65535

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
-from tenner.recipe import EngineName
 from tenner.run import stored_recipe
 from tenner.runfolder import RunFolder
+from tenner.sections import EngineName
 from tenner.think import engines
 
 if TYPE_CHECKING:

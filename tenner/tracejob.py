@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from tenner.errors import TennerError
 from tenner.money.ledger import Ledger, read_spend
 from tenner.prove.grading import grade_trace
-from tenner.recipe import NotNegativeNumber, Section, TraceSection, explain
+from tenner.recipe import explain
 from tenner.records import AnswerKind, FailedCall, Question, Trace
 from tenner.run import differences
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
+from tenner.sections import NotNegativeNumber, Section, TraceSection
 from tenner.teach import traces
 
 

@@ -13,7 +13,7 @@ import torch
 from tenner.learn import attention, student, train
 from tenner.learn.mask import Encoded
 from tenner.learn.memory import ask_for_huge_pages
-from tenner.recipe import Train
+from tenner.sections import Train
 from tenner.seeds import rng
 
 

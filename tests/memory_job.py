@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 from tenner.learn import train  # noqa: E402
 from tenner.learn.mask import Encoded  # noqa: E402
-from tenner.recipe import Train  # noqa: E402
+from tenner.sections import Train  # noqa: E402
 from tenner.seeds import rng  # noqa: E402
 
 STEPS = 2

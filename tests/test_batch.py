@@ -21,10 +21,10 @@ from tenner import cli
 from tenner.errors import BudgetReached, TennerError
 from tenner.money.ledger import Ledger
 from tenner.prove.grading import grade_trace
-from tenner.recipe import PriceSection, TraceSection
 from tenner.records import FailedCall, Trace
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
+from tenner.sections import PriceSection, TraceSection
 from tenner.teach import traces
 from tenner.teach.batch import BatchCalls, BatchLimits, batch_teacher
 from tenner.teach.openai import OpenAITeacher

@@ -15,8 +15,8 @@ from teacher_server import TeacherServer, usage_of
 from tenner.errors import BudgetReached, TennerError
 from tenner.money.ledger import Ledger
 from tenner.money.prices import find
-from tenner.recipe import PriceSection, TraceSection
 from tenner.records import FailedCall, Question
+from tenner.sections import PriceSection, TraceSection
 from tenner.teach.calls import Bought, Limits, PaidCalls
 from tenner.teach.openai import OpenAITeacher
 from tenner.teach.teacher import Call

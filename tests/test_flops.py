@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from tenner.learn import attention, lora, student
 from tenner.learn.flops import Arithmetic, Work, peak_tflops
-from tenner.recipe import Train
+from tenner.sections import Train
 
 # The tiny Llama: hidden 32, 2 layers, 4 heads of 8 with 2 for keys, feed-forward 64, vocabulary 259.
 LAYER = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64

@@ -13,7 +13,7 @@ from tenner.architecture import Architecture
 from tenner.errors import TennerError
 from tenner.forecast import forecast
 from tenner.planjob import GB, Machine, plan
-from tenner.recipe import Train
+from tenner.sections import Train
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,

@@ -16,9 +16,9 @@ from google.genai import types
 
 from tenner.errors import TennerError
 from tenner.money.ledger import Ledger
-from tenner.recipe import PriceSection, TraceSection
 from tenner.records import FailedCall, Question, Usage
 from tenner.screen import Screen
+from tenner.sections import PriceSection, TraceSection
 from tenner.teach import traces
 from tenner.teach.calls import Bought, Limits, PaidCalls
 from tenner.teach.faults import Fault

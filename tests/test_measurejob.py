@@ -13,6 +13,7 @@ from tenner.errors import TennerError
 from tenner.money.ledger import read_spend
 from tenner.records import Completion, Question, Score, Setting
 from tenner.runfolder import RunFolder
+from tenner.sections import ApiModel, PriceSection, TraceSection
 from tenner.teach.traces import teacher_for
 
 QUESTIONS = 10
@@ -196,10 +197,10 @@ def test_no_key_is_found_before_anything_is_asked(data, tmp_path, monkeypatch, c
 def test_a_model_that_hides_its_thinking_can_be_measured_and_cannot_teach(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
     fields = {"teacher": "openai", "preset": "openai", "model": "o1"}
-    fields["price"] = recipes.PriceSection(input_usd_per_mtok=15.0, output_usd_per_mtok=60.0)
-    assert teacher_for(recipes.ApiModel(name="o1", **fields)).price.model == "o1"
+    fields["price"] = PriceSection(input_usd_per_mtok=15.0, output_usd_per_mtok=60.0)
+    assert teacher_for(ApiModel(name="o1", **fields)).price.model == "o1"
     with pytest.raises(TennerError, match="does not show the reasoning"):
-        teacher_for(recipes.TraceSection(**fields))
+        teacher_for(TraceSection(**fields))
 
 
 def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from teacher_server import completion
 
 from tenner.errors import TennerError
-from tenner.recipe import PriceSection, TraceSection
+from tenner.sections import PriceSection, TraceSection
 from tenner.teach.openai import OpenAITeacher, parse_completion, presets
 from tenner.teach.teacher import Response
 

@@ -6,8 +6,8 @@ import pytest
 from tenner import cli
 from tenner.ask import overlap, workers
 from tenner.ask.workers import LocalWorkers
-from tenner.recipe import Clean
 from tenner.records import Question
+from tenner.sections import Clean
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SENTENCE = "a baker in Trondheim sells 340 rye loaves and 125 buns before noon on Saturday"

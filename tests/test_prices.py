@@ -4,8 +4,8 @@ import pytest
 
 from tenner.errors import TennerError
 from tenner.money.prices import Peak, Price, find, load_prices, price_of
-from tenner.recipe import PriceSection
 from tenner.records import Usage
+from tenner.sections import PriceSection
 
 PRICE = Price("p", "m", 0.15, 0.6, "page", datetime.date(2026, 11, 1))
 MONDAY_NOON = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC)

@@ -9,8 +9,8 @@ import pytest
 
 from tenner.ask import worked
 from tenner.ask.selection import Taught, select
-from tenner.recipe import Select
 from tenner.records import Difficulty, Question
+from tenner.sections import Select
 
 
 def pool(sizes, source="test"):

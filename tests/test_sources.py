@@ -16,7 +16,7 @@ from tenner import pipeline, recipe
 from tenner.ask import sources
 from tenner.errors import TennerError
 from tenner.prove import tasks
-from tenner.recipe import Columns, Condition, Source
+from tenner.sections import Columns, Condition, Source
 
 S1 = recipe.load("s1")
 TABLES = {s.name: s for s in (*S1.gather.sources, *map(tasks.resolve, S1.evaluate.benchmarks))}
@@ -204,7 +204,7 @@ FROM_HUB = """
 import json, sys
 from tenner.ask import sources
 from tenner.errors import TennerError
-from tenner.recipe import Source
+from tenner.sections import Source
 for line in sys.stdin:
     try:
         gathered = sources.gather([Source.model_validate_json(line)], seed=0)

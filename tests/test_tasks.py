@@ -10,10 +10,10 @@ from tenner.ask import sources
 from tenner.errors import TennerError
 from tenner.prove import tasks
 from tenner.prove.evaluate import Asked, complete
-from tenner.recipe import Benchmark, Columns
 from tenner.records import Completion, Policy
 from tenner.run import open_run
 from tenner.screen import Screen
+from tenner.sections import Benchmark, Columns
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FILES = {

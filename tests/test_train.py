@@ -31,7 +31,7 @@ from tenner.learn.optimizer import optimizer_of
 from tenner.learn.packed import packed_loss
 from tenner.learn.parallel import here
 from tenner.learn.signals import interrupts_held
-from tenner.recipe import Train
+from tenner.sections import Train
 from tenner.seeds import rng
 
 SETTINGS = Train(epochs=2, lr=1e-2, tokens_per_step=200, tokens_max=400)

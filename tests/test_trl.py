@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, LlamaConfig, Qwen2Config
 
 from tenner.learn import packing, train
 from tenner.learn.mask import Encoded
-from tenner.recipe import Train
+from tenner.sections import Train
 from tenner.seeds import rng
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ import pytest
 from tenner import pipeline, recipe
 from tenner.ask import overlap, selection, workers
 from tenner.ask.workers import CHUNK, LocalWorkers, RayWorkers, workers_for
-from tenner.recipe import Clean, Select
 from tenner.records import Question
 from tenner.run import open_run
 from tenner.screen import Screen
+from tenner.sections import Clean, Select
 
 SENTENCE = "a baker in Trondheim sells 340 rye loaves and 125 buns before noon on Saturday"
 

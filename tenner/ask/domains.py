@@ -8,8 +8,8 @@ from functools import cache
 from importlib import resources
 
 from tenner.errors import TennerError
-from tenner.recipe import Domains
 from tenner.records import Label, Question
+from tenner.sections import Domains
 from tenner.seeds import rng
 
 CODE = re.compile(r"(?<!\d)(\d\d)\W*\Z")

@@ -14,8 +14,8 @@ from tenner.ask.duplicates import NEAR_WORDS_MIN, Sketches, jaccard, sketch, tog
 from tenner.ask.ngrams import Benchmark, Grams, Matches
 from tenner.ask.words import hashed, words
 from tenner.ask.workers import LocalWorkers, Workers
-from tenner.recipe import Clean
 from tenner.records import Drop, Hit, Question
+from tenner.sections import Clean
 
 REASONS = {"exact": "in the benchmark", "near": "near a benchmark question", "ngram": "overlaps the benchmark"}
 

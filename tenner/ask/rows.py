@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tenner.errors import TennerError
-from tenner.recipe import Source
+from tenner.sections import Source
 
 Row = dict[str, Any]
 FILE_KINDS = (".jsonl", ".csv", ".parquet")

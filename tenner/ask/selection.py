@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from tenner.ask import samplers
 from tenner.ask.quality import s1_patterns
-from tenner.recipe import Select
 from tenner.records import Difficulty, Drop, Pick, Question, SelectStep
+from tenner.sections import Select
 from tenner.seeds import digest, rng
 
 SEED_THINKING_TOKENS_MIN = 5600  # of a question of MATH, to be in the seed set of s1's selection

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from tenner.ask import rows
 from tenner.ask.rows import Row, value_of
 from tenner.errors import TennerError
-from tenner.recipe import Condition, Source
 from tenner.records import Drop, Question, SourceCount
+from tenner.sections import Condition, Source
 from tenner.seeds import digest, rng
 
 ID_CHARS = 16  # of the SHA-256 of the question, as s1 has it

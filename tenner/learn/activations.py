@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from tenner.errors import TennerError
-from tenner.recipe import Train
+from tenner.sections import Train
 
 _DEAR = {
     "mm", "addmm", "linear",

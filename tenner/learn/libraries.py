@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from tenner.errors import TennerError
-from tenner.recipe import Train
+from tenner.sections import Train
 
 
 def check(settings: Train) -> None:

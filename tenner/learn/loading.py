@@ -15,7 +15,7 @@ from tenner.learn.packed import PackedLoss
 from tenner.learn.parallel import World, first_row, local_part, whole
 from tenner.learn.rounding import rounded
 from tenner.learn.weights import Weights, weights_of
-from tenner.recipe import Train
+from tenner.sections import Train
 
 
 class Learner(NamedTuple):

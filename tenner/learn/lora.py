@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tenner.learn.rounding import rounded
-from tenner.recipe import Train
+from tenner.sections import Train
 from tenner.seeds import digest
 
 

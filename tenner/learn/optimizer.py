@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tenner.forecast import BLOCK_NUMBERS
 from tenner.learn.rounding import round_into
-from tenner.recipe import Train
+from tenner.sections import Train
 
 EPSILON = 1e-8
 ROWS = ("exp_avg", "exp_avg_sq", "correction")

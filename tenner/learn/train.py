@@ -27,7 +27,7 @@ from tenner.learn.optimizer import ROWS, Optimizer, optimizer_of
 from tenner.learn.packed import Batch, check_packing
 from tenner.learn.parallel import World, here
 from tenner.learn.signals import Termination, interrupts_held, termination_noted
-from tenner.recipe import Train
+from tenner.sections import Train
 from tenner.seeds import digest
 
 GIVE_BACK_STEPS = 8

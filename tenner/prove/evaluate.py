@@ -6,9 +6,9 @@ from typing import NamedTuple
 from tenner.formats import FORMATS
 from tenner.prove.grading import Grader, grade_after_cue
 from tenner.provenance import provenance
-from tenner.recipe import PromptForm
 from tenner.records import Completion, Grade, Policy, Question, Sampling, Setting
 from tenner.run import AnyRun, render
+from tenner.sections import PromptForm
 from tenner.seeds import digest
 from tenner.think.engine import Generation, LocalEngine
 from tenner.think.job import GREEDY, Prompt

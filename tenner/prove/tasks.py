@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 from tenner.errors import TennerError
 from tenner.prove.grading import check_reference
-from tenner.recipe import Benchmark, Columns
 from tenner.records import AnswerKind, Drop, Question
+from tenner.sections import Benchmark, Columns
 
 IN_A_BOX = "\n\nPut your final answer in \\boxed{}."
 LETTER_IN_A_BOX = "\n\nPut the letter of your choice in \\boxed{}."

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tenner.errors import Incomplete
-from tenner.recipe import PaidModel
 from tenner.records import FailedCall, Question
+from tenner.sections import PaidModel
 from tenner.teach.faults import FAULTS
 from tenner.teach.teacher import Call
 from tenner.teach.till import Bought

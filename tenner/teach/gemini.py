@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from tenner.errors import TennerError
 from tenner.money import prices
-from tenner.recipe import PaidModel
 from tenner.records import TraceOutcome, Usage
+from tenner.sections import PaidModel
 from tenner.teach.connections import CONNECT_SECONDS, fault_of
 from tenner.teach.faults import Fault, from_status
 from tenner.teach.fields import count, mapping, mappings, text

@@ -15,8 +15,8 @@ from openai.types import Batch
 
 from tenner.errors import TennerError
 from tenner.money import prices
-from tenner.recipe import PaidModel
 from tenner.records import Usage
+from tenner.sections import PaidModel
 from tenner.teach.completion import parse_completion
 from tenner.teach.connections import CONNECT_SECONDS, JSONPosts, fault_of
 from tenner.teach.faults import Fault, from_status, message_of

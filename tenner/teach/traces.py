@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from tenner.errors import Incomplete, TennerError
 from tenner.money.ledger import Ledger
-from tenner.recipe import PaidModel, TraceSection, stored_trace_section
+from tenner.recipe import stored_trace_section
 from tenner.records import FailedCall, Grade, Message, Question, Trace
 from tenner.runfolder import RunFolder
 from tenner.screen import Bar, Screen
+from tenner.sections import PaidModel, TraceSection
 from tenner.teach.batch import BatchCalls, batch_teacher
 from tenner.teach.calls import Limits, PaidCalls
 from tenner.teach.faults import FAULTS

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from tenner.formats import ThinkFormat, Tokenizer
-from tenner.recipe import EngineName
 from tenner.records import Intervention, Policy, Sampling
+from tenner.sections import EngineName
 from tenner.think.forcing import ForcingMachine, Phase
 from tenner.think.job import GREEDY, Job, Prompt, Request
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenner.errors import TennerError
-from tenner.recipe import EngineName, Precision
+from tenner.sections import EngineName, Precision
 
 if TYPE_CHECKING:
     from tenner.think.engine import LocalEngine
