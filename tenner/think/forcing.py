@@ -210,7 +210,7 @@ class ForcingMachine:
             self.push(known)
 
     def _is_replaced(self, token: int) -> bool:
-        return self.held and (token in self.format_ids.eos or token in self.format_ids.close[:1])
+        return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held
 
     def _push_answer(self, token: int) -> None:
         if token in self.format_ids.eos:
