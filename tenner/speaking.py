@@ -1,5 +1,6 @@
 """Who is spoken to: the student of a run, or any model, in an engine that answers many at once."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -60,6 +61,7 @@ def load(speaker: "Speaker", *, rows: int, engine: EngineName | None = None) -> 
     `rows` answers are decoded at a time. Raises TennerError where vLLM is named and not installed.
     """
     if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # before vLLM is there: stdout is ours
         from tenner.think.vllm import VLLMEngine
 
         return VLLMEngine.load(speaker.model_dir, rows=rows, wait_text=speaker.wait_text)

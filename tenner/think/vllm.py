@@ -283,6 +283,7 @@ class VLLMEngine(LocalEngine):
             )
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the machines are in this process
         if current_platform.is_cpu():
+            options.setdefault("enforce_eager", True)  # else it compiles for more than a minute before the first word
             options.setdefault("block_size", CPU_BLOCK_TOKENS)
             options.setdefault("kv_cache_memory_bytes", psutil.virtual_memory().available // CPU_CACHE_DIVISOR)
         llm = LLM(
