@@ -294,6 +294,7 @@ class VLLMEngine(LocalEngine):
         if current_platform.is_cpu():
             cache_bytes = psutil.virtual_memory().available // CPU_CACHE_DIVISOR
             usual = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes}
+            usual["enforce_eager"] = True  # else it compiles for more than a minute before the first word
         try:
             llm = LLM(
                 model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
