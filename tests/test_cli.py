@@ -67,6 +67,7 @@ def test_an_unknown_family(tmp_path):
     assert message.endswith("no family is called shoping\nhint: did you mean shopping?")
 
 
+@pytest.mark.slow
 def test_a_student_that_is_not_there(tiny_recipe, tmp_path):
     message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--set", "student.model=/no/such/folder")
     assert "/no/such/folder does not exist" in message

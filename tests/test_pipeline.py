@@ -172,8 +172,8 @@ def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
 ORDERS = [
     ("select-first", "hardest"),
     ("trace-first", "hardest"),
-    ("trace-first", "s1-paper"),
-    ("trace-first", "s1-notebook"),
+    pytest.param("trace-first", "s1-paper", marks=pytest.mark.slow),
+    pytest.param("trace-first", "s1-notebook", marks=pytest.mark.slow),
 ]
 
 
@@ -356,6 +356,7 @@ def test_the_student_loads_with_transformers_alone(unbroken):
     assert tokenizer.decode(prompt["input_ids"]).endswith("assistant\n")
 
 
+@pytest.mark.slow
 def test_chat_answers_what_it_is_asked(unbroken):
     done = subprocess.run(
         [sys.executable, "-m", "tenner", "chat", unbroken.path, "--thinking", "4", "--waits", "1"],

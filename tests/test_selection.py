@@ -139,7 +139,9 @@ def featurised(counts):
     return questions, measured, taught
 
 
-@pytest.mark.parametrize(("sampler", "counts"), [("s1-paper", PAPER), ("s1-notebook", NOTEBOOK)])
+@pytest.mark.parametrize(
+    ("sampler", "counts"), [pytest.param("s1-paper", PAPER, marks=pytest.mark.slow), ("s1-notebook", NOTEBOOK)]
+)
 def test_the_steps_of_s1_leave_what_they_should(sampler, counts):
     questions, measured, taught = featurised(counts)
     rules = Select(samples=1000, sampler=sampler, **SOURCES)

@@ -182,6 +182,7 @@ def test_the_longer_one_is_asked_with_the_higher_limit(file):
     assert {r["outcome"] for r in rows(file)} == {"complete"}
 
 
+@pytest.mark.slow
 def test_another_run_can_be_replayed_for_nothing(file):
     with TeacherServer() as server:
         assert trace(file, server).returncode == 0

@@ -107,7 +107,7 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
         assert functional.mse_loss(mine.grad, theirs.grad).sqrt() <= 1e-5 * theirs.grad.norm()
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_loaded_model_trains_like_its_folder(tiny_model_dir, tmp_path, method):
     losses = {}
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
@@ -187,6 +187,7 @@ def test_offloading_keeps_the_weights_where_they_are(tiny_model_dir, monkeypatch
     assert not {p.untyped_storage().data_ptr() for p in model.parameters()} & set(copied)
 
 
+@pytest.mark.slow
 def test_rows_do_not_change_the_step(tiny_model_dir, tmp_path):
     """The loss is per trained token of the whole step, into however many rows it is split."""
     reports = {}
@@ -273,7 +274,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tiny_model_dir, tmp_pat
 # what survives
 
 
-@pytest.mark.parametrize("error", [BudgetReached("cap"), KeyboardInterrupt()], ids=["budget", "ctrl-c"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(BudgetReached("cap"), marks=pytest.mark.slow, id="budget"),
+        pytest.param(KeyboardInterrupt(), id="ctrl-c"),
+    ],
+)
 def test_breaking_off_loses_no_step(tiny_model_dir, tmp_path, unbroken, error):
     losses = []
 
@@ -305,6 +312,7 @@ def test_ctrl_c_waits_for_the_update():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_finished_but_not_saved_still_saves(tiny_model_dir, tmp_path, unbroken):
     def stop(report):
         if report.step == STEPS - 1:
@@ -320,6 +328,7 @@ def test_finished_but_not_saved_still_saves(tiny_model_dir, tmp_path, unbroken):
     assert same(dict(saved.named_parameters()), unbroken[1])
 
 
+@pytest.mark.slow
 def test_another_training_does_not_go_on_from_this_checkpoint(tiny_model_dir, tmp_path):
     def stop(_):
         raise BudgetReached("cap")
@@ -429,7 +438,8 @@ def test_positions_stay_in_float32(tiny_model_dir):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_kept_or_computed_again_the_bits_are_the_same(tiny_model_dir, tmp_path, precision):
     encoded = [*samples(12), *samples(2, 700)]  # short documents, and such as go through attention in blocks
     assert max(len(e.ids) for e in encoded) > attention.SHORT_LENGTH_MAX
@@ -446,6 +456,7 @@ def test_kept_or_computed_again_the_bits_are_the_same(tiny_model_dir, tmp_path, 
         assert same(done[other][1], done["all"][1])
 
 
+@pytest.mark.slow
 def test_pure_bfloat16_follows_float32_masters(tiny_model_dir, tmp_path):
     curves = {}
     for precision in ("bf16", "pure-bf16"):
