@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 from tenner.money.ledger import SpendRow
@@ -57,22 +58,39 @@ def score_tables(facts: Facts) -> list[Table]:
 
 
 def settings_table(facts: Facts) -> Table:
-    """How the answers of each student came about."""
-    rows = [
-        (
-            called(s.student), s.prompt, s.model, s.engine, s.precision or DASH, s.device or DASH,
-            ", ".join(f"{k} {v}" for k, v in s.parameters.items()) or DASH,
-            ", ".join(map(str, s.seeds)) or DASH, str(s.answer_tokens_max), DASH if s.rows is None else str(s.rows),
-            DASH if s.template_sha256 is None else s.template_sha256[:12],
-            ", ".join(f"{k} {v}" for k, v in s.versions.items()),
-        )
-        for s in facts.settings
-    ]  # fmt: skip
-    header = (
-        "who", "prompt", "model", "engine", "precision", "device", "sampling", "seeds", "answer tokens", "rows",
-        "template", "versions",
-    )  # fmt: skip
-    return Table("How the answers came about", "llllllllrrll", header, rows)
+    """How the answers that are scored came about, a column for everybody who was asked."""
+    scored = {s.task for s in facts.scores}
+    asked = [_setting_cells(s, facts.provenance) for s in facts.settings if s.task in scored]
+    rows = [(what, *(cells[what] for cells in asked)) for what in (asked[0] if asked else ())]
+    header = ("", *(f"{called(s.student)}, {s.prompt}" for s in facts.settings if s.task in scored))
+    return Table("How the answers came about", "l" * len(header), header, rows)
+
+
+def _setting_cells(setting: Setting, run_versions: Mapping[str, str]) -> dict[str, str]:
+    """Versions only where they are not those of the run, which stand above."""
+    others = {k: v for k, v in setting.versions.items() if run_versions.get(k) != v}
+    return {
+        "model": _short(setting.model),
+        "engine": setting.engine,
+        "precision": setting.precision or DASH,
+        "device": setting.device or DASH,
+        "sampling": _listed(setting.parameters),
+        "seeds": ", ".join(map(str, setting.seeds)) or DASH,
+        "answer tokens at most": str(setting.answer_tokens_max),
+        "rows": DASH if setting.rows is None else str(setting.rows),
+        "chat template": DASH if setting.template_sha256 is None else setting.template_sha256[:12],
+        "other versions": _listed(others),
+    }
+
+
+def _short(model: str) -> str:
+    """An address without its checksum; a folder of this machine by its name."""
+    name = model.partition("#")[0]
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _listed(pairs: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in pairs.items()) or DASH
 
 
 def _repeats_table(caption: str, scores: Sequence[Score]) -> Table:
