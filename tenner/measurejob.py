@@ -44,11 +44,13 @@ def settings(args: argparse.Namespace) -> Measurement:
     data |= _given({"seed": args.seed, "budget_usd": args.budget_usd})
     if args.price_usd_per_hour is not None:
         data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": args.price_usd_per_hour}
+    where = args.who if is_file else "the command line"
     if not is_file:
+        unfetched = _unfetched(data, args)
+        answering.check(recipes.validate(Measurement, unfetched, text=text, where=where, overrides=args.overrides))
         _introduce(data, args)
     elif args.format is not None:
         raise TennerError("--format goes with a model, not with a file", hint="say it in the file: student.format")
-    where = args.who if is_file else "the command line"
     described = recipes.validate(Measurement, data, text=text, where=where, overrides=args.overrides)
     answering.check(described)
     return described
@@ -120,6 +122,13 @@ def _set_benchmark(asked: dict[str, Any], args: argparse.Namespace) -> None:
         raise TennerError("no questions are named", hint="give --task NAME, or --data FILE, or both")
     if args.task is not None or args.data is not None:
         sources.check([tasks.resolve(Benchmark.model_validate(table))])
+
+
+def _unfetched(data: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What is known before the model is there, so that all else is refused before it is fetched."""
+    student = {"model": args.who, "format": args.format or "plain"}
+    usual = {"name": "unfetched", "seed": 0, "budget_usd": 0.0, "student": student}
+    return usual | data | {"evaluate": {"thinking_tokens_max": [0]} | data["evaluate"]}
 
 
 def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:

@@ -126,6 +126,12 @@ def test_what_cannot_be_measured_is_refused_in_a_line(args, said, tiny_model_dir
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_is_not_fetched_for_what_cannot_be(data, capsys):
+    """Nobody answers to this name, and nobody is asked."""
+    measured("hf:nobody/nothing", "--format", "think", "--data", str(data), "--samples", "2", code=2)
+    assert "evaluate.samples is 2 at temperature 0" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="it is installed here")
 def test_an_engine_that_is_not_installed_is_found_out_before_anything(tiny_model_dir, data, tmp_path, capsys):
     measured(tiny_model_dir, *options(data, tmp_path / "run", engine="vllm"), code=2)
