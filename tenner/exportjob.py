@@ -83,6 +83,6 @@ def _asking(path: Path, described: Measurement, who: str, prompt: str, *, has_th
         name = described.student.base_model
     tokenizer = student.load_tokenizer(folder)
     return _Asking(
-        name, lambda q: render(tokenizer, q.question + q.suffix + form.suffix, described), FORMATS[form.format],
+        name, lambda q: render(tokenizer, q, form, described), FORMATS[form.format],
         described.evaluate.answer_tokens_max,
     )  # fmt: skip

@@ -133,6 +133,7 @@ def _unfetched(data: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]
 
 def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:
     """Who answers, by address, and what is usual for it where the options say nothing."""
+    _refuse_without_cap(data, args.price_usd_per_hour)  # before anything is fetched; a run knows its price
     wishes = speaking.Wishes(format=args.format, price_usd_per_hour=args.price_usd_per_hour)
     speaker, price_usd_per_hour = speaking.introduce(args.who, wishes)
     is_run = (Path(args.who) / "recipe.toml").is_file()
@@ -141,16 +142,20 @@ def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:
     data["name"] = _slug(speaker.name)
     data["machine"] = {"price_usd_per_hour": price_usd_per_hour or 0.0}
     data.setdefault("seed", 0)
-    if price_usd_per_hour and "budget_usd" not in data:
-        raise TennerError(
-            "--budget-usd is missing",
-            hint=f"this machine costs ${price_usd_per_hour:g} an hour: say what it may come to",
-        )
+    _refuse_without_cap(data, price_usd_per_hour)
     data.setdefault("budget_usd", 0.0)
     asked = data["evaluate"]
     asked.setdefault("thinking_tokens_max", [speaker.thinking_tokens_max])
     asked.setdefault("answer_tokens_max", speaker.answer_tokens_max)
     asked.setdefault("wait_text", speaker.wait_text)
+
+
+def _refuse_without_cap(data: dict[str, Any], price_usd_per_hour: float | None) -> None:
+    if price_usd_per_hour and "budget_usd" not in data:
+        raise TennerError(
+            "--budget-usd is missing",
+            hint=f"this machine costs ${price_usd_per_hour:g} an hour: say what it may come to",
+        )
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

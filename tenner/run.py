@@ -17,9 +17,10 @@ from tenner.formats import Tokenizer, render_prompt
 from tenner.money.ledger import Ledger
 from tenner.provenance import provenance
 from tenner.recipe import D, Measurement, Recipe
+from tenner.records import Question
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
-from tenner.sections import Section
+from tenner.sections import PromptForm, Section
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
 # The cap, and how fast and how dearly a teacher is asked: none of it changes what comes out.
@@ -100,10 +101,11 @@ class Meter:
         self._run.ledger.check_machine(self._stage, ahead_seconds, self._price)
 
 
-def render(tokenizer: Tokenizer, question: str, described: Measurement) -> str:
-    """A question as the student is asked it."""
+def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Measurement) -> str:
+    """A question as the student is asked it: with what its benchmark and the prompt form put behind it."""
     assert described.student is not None, "who has no student renders nothing"
-    return render_prompt(tokenizer, question, system_prompt=described.student.system_prompt)
+    text = question.question + question.suffix + form.suffix
+    return render_prompt(tokenizer, text, system_prompt=described.student.system_prompt)
 
 
 @contextmanager

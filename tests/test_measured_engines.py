@@ -118,7 +118,7 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     judge, tokenizer = Judge(model_dir), student.load_tokenizer(model_dir)
     for key in parted:
         q = asked[str(key[0])]
-        prompt = render(tokenizer, q.question + q.suffix, measurement)
+        prompt = render(tokenizer, q, measurement.student.form, measurement)
         at, gap = judge.parting(prompt, ours[key].token_ids, theirs[key].token_ids)
         verdicts = ours[key].grade.verdict, theirs[key].grade.verdict
         print(f"  {q.id}, {key[1]!r}: they part at id {at}, between logits that differ by {gap:.2e}: {verdicts}")

@@ -20,12 +20,12 @@ def numbers():
 
 def test_what_bfloat16_holds_stays_as_it_is(numbers):
     held = numbers.bfloat16()
-    assert torch.equal(rounded(held.float()).view(torch.int16), held.view(torch.int16))
+    assert torch.equal(rounded(held.float(), torch.bfloat16).view(torch.int16), held.view(torch.int16))
 
 
 def test_a_number_becomes_one_of_its_two_neighbours(numbers):
     gap = (numbers.abs().float() / 128).clamp_min(1e-30)
-    assert ((rounded(numbers).float() - numbers).abs() <= gap).all()
+    assert ((rounded(numbers, torch.bfloat16).float() - numbers).abs() <= gap).all()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
@@ -33,13 +33,13 @@ def test_a_number_becomes_one_of_its_two_neighbours(numbers):
 def test_the_mean_is_exact(share, sign):
     """Of numbers that have gone a share of the way from 1 to 1 + 1/128; rounding to the nearest knows the two ends."""
     wide = torch.full((COUNT,), sign * (1 + share / 128))
-    gone = ((rounded(wide).double().mean().abs() - 1) * 128).item()
+    gone = ((rounded(wide, torch.bfloat16).double().mean().abs() - 1) * 128).item()
     assert gone == pytest.approx(share, abs=4 * (share * (1 - share) / COUNT) ** 0.5)
     assert wide.bfloat16().double().mean().abs() in (1, 1 + 1 / 128)
 
 
 def test_a_part_is_rounded_as_in_the_whole(numbers):
-    whole, first = rounded(numbers), THRESHOLDS - 77
+    whole, first = rounded(numbers, torch.bfloat16), THRESHOLDS - 77
     part = torch.empty(COUNT - first, dtype=torch.bfloat16)
     round_into(part, numbers[first:], first=first)
     assert torch.equal(part, whole[first:])
@@ -48,7 +48,7 @@ def test_a_part_is_rounded_as_in_the_whole(numbers):
 def test_shifted_numbers_are_rounded_alike_by_whoever_rounds_to_the_nearest(numbers):
     shifted = numbers.clone()
     shift(shifted, first=0)
-    assert (shifted.bfloat16() != rounded(numbers)).sum() < COUNT / 16_384  # those in the very middle
+    assert (shifted.bfloat16() != rounded(numbers, torch.bfloat16)).sum() < COUNT / 16_384  # those in the very middle
     assert torch.isfinite(shifted).all()
     shift(shifted, first=0, back=True)
     assert torch.equal(shifted.view(torch.int32), numbers.view(torch.int32))

@@ -135,5 +135,5 @@ def unsharded(learner: Learner, base: Path | PreTrainedModel, settings: Train, w
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     for name, p in model.named_parameters():
         if name in trained:
-            p.data = trained[name] if adapters or p.dtype == trained[name].dtype else rounded(trained[name])
+            p.data = trained[name] if adapters else rounded(trained[name], p.dtype)
     return Whole(model, adapters)

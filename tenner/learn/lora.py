@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from tenner.learn.rounding import rounded
 from tenner.sections import Train
-from tenner.seeds import digest
+from tenner.seeds import derived
 
 
 class Adapters:
@@ -42,7 +42,7 @@ class Adapters:
             if (change := getattr(module, "get_delta_weight", None)) is not None:
                 weight = module.base_layer.weight
                 whole = weight.detach().float().add_(change("default").detach())
-                weight.data = rounded(whole) if weight.dtype == torch.bfloat16 else whole.to(weight.dtype)
+                weight.data = rounded(whole, weight.dtype)
         return cast(PreTrainedModel, self._peft.unload())
 
 
@@ -50,7 +50,7 @@ def drawn(name: str, shape: torch.Size, *, seed: int) -> Tensor:
     """What an adapter begins with, by seed and name, on any number of processes: A uniform, B nought, as in peft."""
     if ".lora_B." in name:
         return torch.zeros(shape)
-    generator = torch.Generator().manual_seed(int(digest(seed, "lora", name)[:15], 16))
+    generator = torch.Generator().manual_seed(derived(seed, "lora", name))
     bound = shape[1] ** -0.5  # Kaiming's uniform with a = sqrt(5)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 

@@ -34,9 +34,11 @@ def round_into(lowered: Tensor, wide: Tensor, *, first: int = 0) -> None:
         out[part] = (bits[part] + thresholds).bitwise_right_shift_(LOW_BITS)
 
 
-def rounded(wide: Tensor) -> Tensor:
-    """A whole parameter in bfloat16."""
-    lowered = torch.empty_like(wide, dtype=torch.bfloat16)
+def rounded(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """A whole parameter in `dtype`: by thresholds from float32 to bfloat16, as PyTorch does otherwise."""
+    if (wide.dtype, dtype) != (torch.float32, torch.bfloat16):
+        return wide.to(dtype)
+    lowered = torch.empty_like(wide, dtype=dtype)
     round_into(lowered, wide)
     return lowered
 
@@ -45,7 +47,8 @@ def rounded(wide: Tensor) -> Tensor:
 def shift(wide: Tensor, *, first: int, back: bool = False) -> None:
     """Move float32 numbers in place so that rounding them to the nearest afterwards gives what `round_into` gives.
 
-    (But for one in 65,536, which lies in the middle.) `back` undoes it to the bit.
+    (But for one in 65,536, which lies in the middle.) `back` undoes it to the bit, for all but numbers as small as
+    TINY, which may lose what a shift is: no weight would notice.
     """
     numbers = wide.view(-1)
     bits = numbers.view(torch.int32)

@@ -53,9 +53,7 @@ def weights_of(model: nn.Module, root: nn.Module, world: World, compute: torch.d
 class OwnWeights:
     """The model's parameters themselves, or this process' rows of them."""
 
-    def __init__(
-        self, trained: dict[str, nn.Parameter], root: nn.Module, world: World, compute: torch.dtype
-    ) -> None:  # fmt: skip
+    def __init__(self, trained: dict[str, nn.Parameter], root: nn.Module, world: World, compute: torch.dtype) -> None:
         self._trained, self._root, self._world, self._compute = trained, root, world, compute
         self.first_rows = {name: first_row(p, world) for name, p in trained.items()}
 

@@ -70,9 +70,7 @@ def complete(
         done = total - len(policies) * sum(len(group) for _, group in missing)
         for sample_index, group in missing:
             by_id = {q.id: q for q in group}
-            prompts = [
-                Prompt(q.id, render(engine.tokenizer, q.question + q.suffix + form.suffix, run.recipe)) for q in group
-            ]
+            prompts = [Prompt(q.id, render(engine.tokenizer, q, form, run.recipe)) for q in group]
             sampling = samplings[sample_index]
             finished = []
             for generation in engine.sweep(

@@ -145,7 +145,7 @@ def _share_cells(share: Share | None) -> tuple[str, str, str]:
 
 def evaluation_usd(spend: Sequence[SpendRow]) -> float:
     """What answering took in machine time."""
-    return sum(row.cost_usd for row in spend if row.stage == "evaluate" and row.provider == MACHINE)
+    return sum(row.cost_usd for row in spend if row.stage == "evaluate" and is_own(row))
 
 
 def is_own(row: SpendRow) -> bool:

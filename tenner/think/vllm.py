@@ -293,8 +293,8 @@ class VLLMEngine(LocalEngine):
         usual: dict[str, Any] = {}
         if current_platform.is_cpu():
             cache_bytes = psutil.virtual_memory().available // CPU_CACHE_DIVISOR
-            usual = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes}
-            usual["enforce_eager"] = True  # else it compiles for more than a minute before the first word
+            # Eager, else it compiles for more than a minute before the first word.
+            usual = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes, "enforce_eager": True}
         try:
             llm = LLM(
                 model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
