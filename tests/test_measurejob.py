@@ -188,6 +188,7 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
     written = exportjob.run(folder.path, tmp_path / "log").splitlines()
     rows = [json.loads(line) for line in Path(written[0]).read_text().splitlines()]
     assert {row["arguments"]["gen_args_0"]["arg_0"] for row in rows} == set(questions.values())
+    assert all("thinking_tokens" not in (*row, *row["metrics"]) for row in rows)  # it did not tell, and that is not 0
     assert "sk-right-key-345" not in "".join(p.read_text(errors="ignore") for p in folder.path.iterdir() if p.is_file())
     capsys.readouterr()
 

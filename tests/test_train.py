@@ -1,3 +1,5 @@
+"""A training: what is computed, that a broken-off one goes on to the same bits, and what stops it."""
+
 import json
 import os
 import signal

@@ -32,8 +32,10 @@ def row(
         "exact_match": _mean([c.grade.verdict == "correct" for c in completions]),
         "unparsed": _mean([c.grade.verdict == "unparsed" for c in completions]),
         "truncated": _mean([c.truncated for c in completions]),
-        "thinking_tokens": _mean([c.thinking_tokens or 0 for c in completions]),
     }
+    thinking_tokens = [c.thinking_tokens for c in completions if c.thinking_tokens is not None]
+    if len(thinking_tokens) == len(completions):  # a model behind an API may not tell
+        metrics["thinking_tokens"] = _mean(thinking_tokens)
     settings = {"until": [], **completions[0].policy.model_dump(), "answer_tokens_max": answer_tokens_max}
     return {
         "doc_id": doc_id,
