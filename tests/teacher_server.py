@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from batch_endpoints import Batches
 
-PAUSE_SECONDS = 0.01  # between the bytes of a slow drip
+PAUSE_SECONDS = 0.003  # between the bytes of a slow drip
 
 
 class Asked(NamedTuple):

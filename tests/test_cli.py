@@ -1,4 +1,4 @@
-"""The door as a person meets it: the command in a process of its own."""
+"""The door as a person meets it: the command, what it says and its exit code."""
 
 import json
 import os
@@ -10,20 +10,16 @@ from contextlib import contextmanager
 
 import openai
 import pytest
+from commands import tenner, tenner_here
 
 from tenner import pipeline
 from tenner.runfolder import RunFolder
 from tenner.stages import SELECT_FIRST, TRACE_FIRST
 
 
-def tenner(*args, **kwargs):
-    command = [sys.executable, "-m", "tenner", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, **kwargs)
-
-
-def refused(*args, exit_code=2, **kwargs):
+def refused(*args, by=tenner_here, exit_code=2):
     """The two lines that a refusal prints (message and hint), and nothing on stdout."""
-    done = tenner(*args, **kwargs)
+    done = by(*args)
     assert done.returncode == exit_code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -58,8 +54,9 @@ def test_a_misspelt_recipe_key(tiny_recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_recipe_file(tmp_path):
-    assert "recipe none.toml cannot be read: No such file" in refused("run", "none.toml", cwd=tmp_path)
+def test_a_missing_recipe_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "recipe none.toml cannot be read: No such file" in refused("run", "none.toml")
 
 
 def test_an_unknown_family(tmp_path):
@@ -84,25 +81,27 @@ def test_the_run_folder_of_another_recipe(gathered, tiny_recipe):
 
 
 def test_a_stage_whose_turn_has_not_come(gathered):
-    assert refused("train", gathered) == (
+    assert refused("train", gathered, by=tenner) == (
         f"tenner: train needs attempt, which is not done\nhint: tenner attempt {gathered}"
     )
 
 
 def test_a_corrupt_line(tiny_recipe, tmp_path):
     path = tmp_path / "run"
-    assert tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
     lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
     lines[4] = lines[4].replace("{", "[", 1)
     (path / "clean.jsonl").write_text("".join(lines))
-    message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1")
+    message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1", by=tenner)
     assert f"{path}/clean.jsonl, line 5 is not a Question" in message
     assert "hint: mend or delete the line" in message
 
 
 def test_two_runs_on_one_folder(gathered):
     with RunFolder(gathered).writing():
-        assert f"another tenner (process {os.getpid()}) is writing to {gathered}" in refused("attempt", gathered)
+        assert f"another tenner (process {os.getpid()}) is writing to {gathered}" in refused(
+            "attempt", gathered, by=tenner
+        )
 
 
 def test_a_full_disk(tiny_recipe, tmp_path):
@@ -110,7 +109,7 @@ def test_a_full_disk(tiny_recipe, tmp_path):
     if mount.returncode:
         pytest.skip("this user may not mount a tmpfs")
     try:
-        message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run")
+        message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", by=tenner)
         assert "tenner: the disk is full: " in message
         assert "hint: free some space and give the same command again" in message
         assert json.loads(tenner("show", tmp_path / "run", "--json").stdout)["stages"][0]["name"] == "gather"
@@ -150,7 +149,7 @@ def test_the_door_and_the_pipeline_name_the_same_stages():
 
 def test_recipes_are_listed():
     assert "demo" in json.loads(tenner("recipes", "--json").stdout)
-    assert tenner("recipes").stdout.startswith("demo: ")
+    assert tenner_here("recipes").stdout.startswith("demo: ")
 
 
 def test_a_reader_that_leaves_is_no_error(gathered):

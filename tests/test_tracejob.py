@@ -1,13 +1,12 @@
-"""`tenner trace QUESTIONS.jsonl` as a person meets it: the command in a process of its own, a server on loopback."""
+"""`tenner trace QUESTIONS.jsonl` as a person meets it: the command with its output, a server on loopback."""
 
 import json
 import os
 import re
-import subprocess
-import sys
 
 import datasets
 import pytest
+from commands import tenner, tenner_here
 from teacher_server import TeacherServer, usage_of
 
 from tenner import cli, screen
@@ -23,18 +22,22 @@ def file(tmp_path):
     return path
 
 
-def command(file, server, *options, budget_usd=1):
+def words(file, server, *options, budget_usd=1):
     out = file.parent / "out"
     return [
-        sys.executable, "-m", "tenner", "trace", file, "--out", out, "--teacher", "openai", "--model", "m",
+        "trace", file, "--out", out, "--teacher", "openai", "--model", "m",
         "--base-url", getattr(server, "url", server), "--price-in", "1", "--price-out", "2",
         "--max-output-tokens", "100", "--concurrency", "4", "--budget-usd", budget_usd, *options,
     ]  # fmt: skip
 
 
-def trace(*args, environment=None, **kwargs):
-    words = list(map(str, command(*args, **kwargs)))
-    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+def trace(*args, **kwargs):
+    return tenner_here(*words(*args, **kwargs))
+
+
+def trace_alone(*args, environment=None, **kwargs):
+    """In a process of its own."""
+    return tenner(*words(*args, **kwargs), env=os.environ | (environment or {}))
 
 
 def rows(file, name="traces"):
@@ -51,7 +54,7 @@ def refused(done):
 
 def test_traces_are_flat_and_chats_and_graded(file):
     with TeacherServer({"What is 3+3?": ["wrong"]}) as server:
-        done = trace(file, server, "--suffix", "", "--parameter", "temperature=0.6")
+        done = trace_alone(file, server, "--suffix", "", "--parameter", "temperature=0.6")
         assert all(a.body["temperature"] == 0.6 and a.body["max_tokens"] == 100 for a in server.asked)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == ["12 traces: complete 12", "answers: correct 11, wrong 1"]
@@ -96,7 +99,7 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     monkeypatch.setattr(traces, "SHOW_EVERY_SECONDS", 0.05)
     script = {"What is 0+0?": ["refused"], "What is 1+1?": ["server error", "good"]}
     with TeacherServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
-        cli.main(list(map(str, command(file, server)[3:])))
+        cli.main(list(map(str, words(file, server))))
     assert not e.value.code
     told = [line for line in capsys.readouterr().err.splitlines() if re.match(r"trace \d+/12 ", line)]
     assert any(
@@ -111,14 +114,14 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
 
 def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
     with TeacherServer() as server:
-        stopped = trace(file, server, budget_usd=0.0007)
+        stopped = trace_alone(file, server, budget_usd=0.0007)
         assert stopped.returncode == 3
         assert stopped.stderr.startswith("tenner: the cap of $0.0007 is reached in trace")
         assert "hint: " in stopped.stderr
         assert "--budget-usd" in stopped.stderr
         bought = len(rows(file))
         assert 0 < bought < 12
-        done = trace(file, server, budget_usd=1)
+        done = trace_alone(file, server, budget_usd=1)
         assert done.returncode == 0, done.stderr
         assert len(server.asked) == 12
     assert sorted(row["question_id"] for row in rows(file)) == sorted(q["id"] for q in QUESTIONS)
@@ -186,19 +189,17 @@ def test_the_longer_one_is_asked_with_the_higher_limit(file):
 def test_another_run_can_be_replayed_for_nothing(file):
     with TeacherServer() as server:
         assert trace(file, server).returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "tenner", "trace", file, "--out", file.parent / "copy", "--replay-from",
-         file.parent / "out", "--budget-usd", "0"], capture_output=True, text=True,
-    )  # fmt: skip
+    out, copy = file.parent / "out", file.parent / "copy"
+    done = tenner("trace", file, "--out", copy, "--replay-from", out, "--budget-usd", "0")
     assert done.returncode == 0, done.stderr
     assert "$0.000000 spent" in done.stdout
-    copy = [json.loads(line) for line in (file.parent / "copy" / "traces.jsonl").read_text().splitlines()]
-    assert {(r["id"], r["thinking"]) for r in copy} == {(r["id"], r["thinking"]) for r in rows(file)}
+    copied = [json.loads(line) for line in (copy / "traces.jsonl").read_text().splitlines()]
+    assert {(r["id"], r["thinking"]) for r in copied} == {(r["id"], r["thinking"]) for r in rows(file)}
 
 
 def test_a_bad_key_is_found_before_anything_is_asked(file):
     with TeacherServer(key="right") as server:
-        done = trace(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": "sk-wrong-key-123"})
+        done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": "sk-wrong-key-123"})
         assert server.asked == []
     assert refused(done) == (
         "tenner: 127.0.0.1: bad_key: HTTP 401: Incorrect API key provided: Bearer [key]\n"
@@ -211,7 +212,7 @@ def test_a_key_is_written_nowhere_even_where_the_server_repeats_it(file):
     key = "sk-right-key-456"
     script = {"What is 3+3?": ["reset", "good"], "What is 4+4?": ["refused"]}
     with TeacherServer(script, key=key, tells_headers=True) as server:
-        done = trace(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": key})
+        done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": key})
     assert done.returncode == 0, done.stderr
     assert any("Bearer [key]" in row["thinking"] for row in rows(file))
     assert key not in done.stdout + done.stderr
@@ -267,9 +268,7 @@ def test_questions_that_cannot_be_used(line, message, tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     def run(*args):
-        return refused(
-            subprocess.run([sys.executable, "-m", "tenner", "trace", *map(str, args)], capture_output=True, text=True)
-        )
+        return refused(tenner_here("trace", *args))
 
     file = tmp_path / "q.jsonl"
     assert f"{file} cannot be read: No such file" in run(
