@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,16 +12,21 @@ import psutil
 
 
 def machine() -> dict[str, object]:
-    """What it ran on."""
+    """What it ran on; where torch is loaded, with the instructions that it uses at most."""
     models = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
               if line.startswith("model name"))  # fmt: skip
     memory_gib = psutil.virtual_memory().total / 2**30
-    return {
+    found: dict[str, object] = {
         "cores": os.cpu_count(),
         "cpu": next(models, platform.machine()),
         "memory_gib": round(memory_gib),
         "system": f"{platform.system()} {platform.release()}",
-    } | ({"gpus": gpus} if (gpus := _gpus()) else {})
+    }
+    if torch := sys.modules.get("torch"):
+        found["instructions"] = torch.backends.cpu.get_cpu_capability()
+    if gpus := _gpus():
+        found["gpus"] = gpus
+    return found
 
 
 def _gpus() -> list[str]:

@@ -3,12 +3,14 @@
     tenner run demo && scripts/install_vllm.sh DIR
     python bench/forcing.py runs/demo/student --vllm-python DIR/bin/python
 
-The demo's trained student, in bf16 in a real vLLM, answers generated questions, as many as AIME24 has, with the budget
-that the demo gives it. How long it thinks is its own affair, and printed. `s1's loop` is that of its harness
-(`_model_generate` in `vllm_causallms.py` of github.com/simplescaling/s1): all prompts in one call per round, stopping
-at the delimiter's first id and at the end of text; what stopped is given "Wait" and goes into the next call; then the
-delimiter and one call for the answers. Both sides have the same prompts, budgets and waits; the loop's budget is over
-all rounds, as ours is, so both decode the same number of tokens.
+The demo's trained student, in a real vLLM, answers generated questions, as many as AIME24 has, with the budget that the
+demo gives it. How long it thinks is its own affair, and printed. All sides compute in the precision that tenner chooses
+on this machine, bf16 where it is native and fp32 elsewhere; that is printed, too.
+
+`s1's loop` is that of its harness (`_model_generate` in `vllm_causallms.py` of github.com/simplescaling/s1): all
+prompts in one call per round, stopping at the delimiter's first id and at the end of text; what stopped is given "Wait"
+and goes into the next call; then the delimiter and one call for the answers. Both sides have the same prompts, budgets
+and waits; the loop's budget is over all rounds, as ours is, so both decode the same number of tokens.
 
 The loop runs twice: on vLLM as it comes, as the harness starts it, whose prefix cache keeps whole blocks of 128 ids on
 a CPU; and on our engine, with blocks of 32, the smallest there, so that it computes little anew. The promise is about
@@ -30,13 +32,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from tenner.formats import FORMATS
 from tenner.records import Policy, Sampling
 from tenner.think.forcing import FormatIds
 from tenner.think.job import Prompt
 
+Dtype = Literal["bfloat16", "float32"]
 QUESTIONS, ROWS = 30, 32
 TURNS, SHORT_TURNS = 5, 3
 THINKING_MAX, ANSWER_MAX = 64, 16
@@ -105,7 +108,7 @@ def s1_loop(llm: Any, ids: FormatIds, prompt_ids: list[list[int]], waits: int) -
     return sum(len(row) - n for row, n in zip(rows, start, strict=True))
 
 
-def side_vllm(model: Path, prompts: list[Prompt]) -> dict[str, Any]:
+def side_vllm(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
     """Everything that needs vLLM: our engine, and one as it comes."""
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
@@ -113,7 +116,7 @@ def side_vllm(model: Path, prompts: list[Prompt]) -> dict[str, Any]:
     from tenner.think.vllm import VLLMEngine
 
     options: dict[str, Any] = {
-        "dtype": "bfloat16", "max_model_len": 2048, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True,
+        "dtype": dtype, "max_model_len": 2048, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True,
     }  # fmt: skip
     engine = VLLMEngine.load(model, rows=ROWS, **options)
     ours = engine._llm
@@ -165,7 +168,7 @@ def block_tokens(llm: Any) -> int:
     return size
 
 
-def side_hf(model: Path, prompts: list[Prompt]) -> dict[str, Any]:
+def side_hf(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
     """The embedded engine on the same prompts; and it and model.generate on the same uneven lengths."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -173,7 +176,7 @@ def side_hf(model: Path, prompts: list[Prompt]) -> dict[str, Any]:
     from tenner.think.hf import HFEngine
     from tenner.think.job import Request
 
-    engine = HFEngine.load(model, rows=ROWS)
+    engine = HFEngine.load(model, rows=ROWS, dtype=getattr(torch, dtype), device="cpu")
     policy = Policy(thinking_tokens_max=THINKING_MAX, waits=2)
     result = in_turns(SHORT_TURNS, hf=lambda: sum(decoded(engine, prompts, [policy])))
 
@@ -196,7 +199,7 @@ def side_hf(model: Path, prompts: list[Prompt]) -> dict[str, Any]:
     tokenizer: Any = engine.tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
-    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
 
     def generate() -> int:
         for start in range(0, UNEVEN, ROWS):
@@ -212,11 +215,11 @@ def side_hf(model: Path, prompts: list[Prompt]) -> dict[str, Any]:
     return result | in_turns(SHORT_TURNS, uneven=uneven, generate=generate)
 
 
-def run_side(python: str, side: str, student: Path, prompts: list[str]) -> dict[str, Any]:
+def run_side(python: str, side: str, student: Path, prompts: list[str], dtype: Dtype) -> dict[str, Any]:
     """A process of its own, whose last line of JSON is what it has measured; vLLM logs between."""
     done = subprocess.run(
-        [python, __file__, student, "--side", side], input=json.dumps(prompts), text=True, stdout=subprocess.PIPE,
-        check=True, env=os.environ | ENVIRONMENT,
+        [python, __file__, student, "--side", side, "--dtype", dtype], input=json.dumps(prompts), text=True,
+        stdout=subprocess.PIPE, check=True, env=os.environ | ENVIRONMENT,
     )  # fmt: skip
     result: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     print(f"{side}: {json.dumps(result)}\n", flush=True)
@@ -227,26 +230,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path, help="the student folder of a run of the demo")
     parser.add_argument("--vllm-python")
-    parser.add_argument("--side", choices=("vllm", "hf"))
+    parser.add_argument("--side", choices=("vllm", "hf"), help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         prompts = [Prompt(str(i), text) for i, text in enumerate(json.load(sys.stdin))]
-        print(json.dumps((side_vllm if args.side == "vllm" else side_hf)(args.student, prompts)))
+        print(json.dumps((side_vllm if args.side == "vllm" else side_hf)(args.student, prompts, args.dtype)))
         return 0
 
     import evidence
     from transformers import AutoTokenizer
 
+    from tenner import hardware
     from tenner.ask import worked
     from tenner.formats import render_prompt
 
     tokenizer = AutoTokenizer.from_pretrained(args.student)
     questions = worked.generate(QUESTIONS, families=list(worked.FAMILIES), split="train", seed=0, distinct=True)
     prompts = [render_prompt(tokenizer, q.question, system_prompt="") for q in questions]
+    precision = hardware.choose("cpu").precision
+    dtype: Dtype = "float32" if precision == "fp32" else "bfloat16"
     machine, versions = evidence.machine(), evidence.versions("tenner", "torch", "transformers")
-    print(f"machine: {machine}\nversions: {versions}\n", flush=True)
-    vllm = run_side(args.vllm_python, "vllm", args.student, prompts)
-    hf = run_side(sys.executable, "hf", args.student, prompts)
+    print(f"machine: {machine}\nversions: {versions}\nprecision: {precision}\n", flush=True)
+    vllm = run_side(args.vllm_python, "vllm", args.student, prompts, dtype)
+    hf = run_side(sys.executable, "hf", args.student, prompts, dtype)
 
     sizes = vllm["block_tokens"]
     columns = {
@@ -279,7 +286,7 @@ def main() -> int:
     for promise, holds in promises.items():
         print(f"{'holds' if holds else 'DOES NOT HOLD'}: {promise}")
     print(json.dumps({
-        "machine": machine, "versions": versions, "loop_ratio": round(loop_ratio, 3),
+        "machine": machine, "versions": versions, "precision": precision, "loop_ratio": round(loop_ratio, 3),
         "loop_ratio_small_blocks": round(ratio(waiting["loop_small_blocks"], waiting["ours"]), 3),
         "forcing_cost": round(cost, 4), "sweep_share": round(sweep, 3), "hf_share": round(half, 3),
         "generate_ratio": round(generate, 3), "vllm": vllm, "hf": hf, "promises": promises,

@@ -8,11 +8,19 @@ Both sides fine-tune all of the demo's student, SmolLM2-135M, from the same weig
 steps, with the same rates. Workload `short` is what the demo trains on. `long` has as many thinking tokens as s1K's
 rows, divided by eight; its texts are the demo's questions and solutions, one after the other.
 
-`trl-s1` is TRL as s1's script sets it, on one device: padded to the longest, float32 weights under bfloat16 autocast.
-`trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is a process of its own. Time
-is that of steps: loading, and the first step, are left out on both sides. Loss is that of held-out samples after the
-last step, in float32: of the student as it is saved for tenner, whose weights are in bfloat16 by then, and of the
-weights that were trained, before any rounding, for TRL. Exits with 1 where a promise does not hold.
+Both sides compute in the precision that tenner chooses on this machine, which is printed. Where that is float32,
+bfloat16 is many times slower, and all of TRL's configurations are in float32, too.
+
+`trl-s1` is TRL as s1's script sets it, on one device: padded to the longest, float32 weights under bfloat16 autocast,
+or without it. `trl-best` is the fastest of the grid whose loss is right. The sides take turns, each run is a process of
+its own. Time is that of steps: loading, and the first step, are left out on both sides. Loss is that of held-out
+samples after the last step, in float32: of the student as it is saved for tenner, whose weights are in the precision of
+the products by then, and of the weights that were trained, before any rounding, for TRL. Exits with 1 where a promise
+does not hold.
+
+A processor with AVX-512 plays one with AVX2 only (the machine's line says which instructions PyTorch uses):
+
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python bench/train_cpu.py
 """
 
 import argparse
@@ -31,13 +39,13 @@ from typing import Any, NamedTuple
 
 import evidence
 
-from tenner import recipe
+from tenner import hardware, recipe
 from tenner.ask import worked
 from tenner.formats import FORMATS, Tokenizer
 from tenner.learn import mask, packing, student
 from tenner.learn.mask import Encoded
 from tenner.learn.memory import ask_for_huge_pages
-from tenner.records import Sample
+from tenner.records import NamedPrecision, Sample
 from tenner.sections import Train
 
 SAMPLES_PER_STEP = 16  # s1's
@@ -113,11 +121,22 @@ TRL = {
     "4 padding-free, bf16": _trl(4, by_length=True, padding_free=True, weights="bfloat16", bf16=False),
 }
 """What s1's `sft.sh` sets, and others that might be faster. s1 had a GPU for each of its sixteen samples."""
+
+
+def configurations(precision: NamedPrecision) -> dict[str, Trl]:
+    """Those of a machine that computes in this precision; in float32 nothing is in bfloat16, and autocast is off."""
+    if precision != "fp32":
+        return TRL
+    autocast = {name: side for name, side in TRL.items() if "bf16" not in dict(side.config)}
+    return {name: side._replace(config=(*side.config, ("bf16", False))) for name, side in autocast.items()}
+
+
 LONG_ROWS_MAX = 8  # sixteen long samples at once take more than 24 GB
 S1 = {"short": "16 rows", "long": "4 rows"}
 """Its batch at once, padded; of long samples, as many as fit into memory."""
 BEST = {"short": "4 by length, kept memory", "long": "1 row"}
-"""By the grid, of those whose loss is right: weights in bfloat16 are faster on short samples, and learn worse."""
+"""By the grid, of those whose loss is right, in both precisions. Weights in bfloat16 are faster on short samples, and
+learn worse."""
 
 
 def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -> tuple[list[Encoded], list[Encoded]]:
@@ -268,7 +287,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def run_here(side: str, workload: Workload, folder: Path) -> dict[str, float]:
+def run_here(side: str, workload: Workload, folder: Path, precision: NamedPrecision) -> dict[str, float]:
     """One run in this process; the side `loaded` does no more than load the model, as both do."""
     if side == "loaded":
         import torch
@@ -281,10 +300,13 @@ def run_here(side: str, workload: Workload, folder: Path) -> dict[str, float]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as workdir:
         if side == "tenner":
-            model = train_tenner(folder, training, workload.steps, Path(workdir), lambda _: clock.tick())
+            model = train_tenner(
+                folder, training, workload.steps, Path(workdir), lambda _: clock.tick(), precision=precision
+            )
         else:
-            loaded = load_for_trl(TRL[side], folder)
-            model = train_trl(TRL[side], loaded, tokenizer, training, workload.steps, Path(workdir), clock)
+            trl = configurations(precision)[side]
+            loaded = load_for_trl(trl, folder)
+            model = train_trl(trl, loaded, tokenizer, training, workload.steps, Path(workdir), clock)
         peak = peak_mb()
         tokens = sum(len(e.ids) for e in training[SAMPLES_PER_STEP:])
         assert len(clock.ends) == workload.steps
@@ -297,11 +319,11 @@ def run_here(side: str, workload: Workload, folder: Path) -> dict[str, float]:
         }
 
 
-def run(side: str, name: str) -> dict[str, float]:
+def run(side: str, name: str, precision: NamedPrecision) -> dict[str, float]:
     """One run in a process of its own."""
     environment = dict(TRL[side].environment) if side in TRL else {}
     command = [sys.executable, *sys.argv[:1], "--side", side, "--workloads", name]
-    command += ["--steps", str(WORKLOADS[name].steps)]
+    command += ["--steps", str(WORKLOADS[name].steps), "--precision", precision]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     if done.returncode:
         raise SystemExit(f"{side} on {name} failed:\n{done.stderr[-3000:]}")
@@ -309,29 +331,30 @@ def run(side: str, name: str) -> dict[str, float]:
     return figures
 
 
-def grid(names: Sequence[str]) -> None:
+def grid(names: Sequence[str], precision: NamedPrecision) -> None:
     """Every configuration of TRL, once."""
     print("workload  configuration                     tokens/s   peak MB     loss")
     for name in names:
-        for side in ("tenner", *(side for side in TRL if name == "short" or TRL[side].rows <= LONG_ROWS_MAX)):
+        sides = (n for n, side in configurations(precision).items() if name == "short" or side.rows <= LONG_ROWS_MAX)
+        for side in ("tenner", *sides):
             try:
-                told = _told(run(side, name))
+                told = _told(run(side, name, precision))
             except SystemExit as failure:  # a setting that this machine cannot do is a finding, too
                 told = f"  does not run: {str(failure).splitlines()[-1]}"
             print(f"{name:9} {side:32} {told}", flush=True)
 
 
-def compare(name: str, rounds: int) -> tuple[dict[str, Any], dict[str, bool]]:
+def compare(name: str, rounds: int, precision: NamedPrecision) -> tuple[dict[str, Any], dict[str, bool]]:
     """The three sides in turn; returns the figures and which of the promises hold."""
     sides = {"tenner": "tenner", "trl-s1": S1[name], "trl-best": BEST[name]}
-    loaded_mb = run("loaded", name)["peak_mb"]
+    loaded_mb = run("loaded", name, precision)["peak_mb"]
     print(f"\n{name}: {WORKLOADS[name].steps} steps of {SAMPLES_PER_STEP} samples")
     print(f"trl-s1 is {S1[name]}, trl-best is {BEST[name]}")
     print(f"the loaded model alone: {loaded_mb:,.0f} MB\n\nround  side      tokens/s   peak MB     loss")
     done: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(1, rounds + 1):
         for side, configuration in sides.items():
-            done[side].append(run(configuration, name))
+            done[side].append(run(configuration, name, precision))
             print(f"{number:5}  {side:8} {_told(done[side][-1])}", flush=True)
     middle = {side: {key: median(r[key] for r in runs) for key in runs[0]} for side, runs in done.items()}
     figures: dict[str, Any] = {"loaded_mb": round(loaded_mb), "best": BEST[name], "rounds": done}
@@ -366,29 +389,32 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=tuple(WORKLOADS), default=tuple(WORKLOADS))
     parser.add_argument("--grid", action="store_true", help="every configuration of TRL, once")
     parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.steps:
         WORKLOADS.update({name: w._replace(steps=args.steps) for name, w in WORKLOADS.items()})
     if args.side:
         folder = student.resolve(recipe.load("demo").student.model)
-        print(json.dumps(run_here(args.side, WORKLOADS[args.workloads[0]], folder)))
+        print(json.dumps(run_here(args.side, WORKLOADS[args.workloads[0]], folder, args.precision)))
         return
+    precision = hardware.choose("cpu").precision
     versions = evidence.versions("tenner", "torch", "transformers", "trl")
     about = {"machine": evidence.machine(), "versions": versions}
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
+    print(f"precision: {precision}", flush=True)
     if args.grid:
-        grid(args.workloads)
+        grid(args.workloads, precision)
         return
     figures: dict[str, Any] = {}
     promises: dict[str, bool] = {}
     for name in args.workloads:
-        figures[name], held = compare(name, args.rounds)
+        figures[name], held = compare(name, args.rounds, precision)
         promises |= held
     print()
     for promise, holds in promises.items():
         print(f"{'holds' if holds else 'MISSED'}: {promise}")
-    print(json.dumps(about | figures | {"promises": promises}))
+    print(json.dumps(about | {"precision": precision} | figures | {"promises": promises}))
     sys.exit(0 if all(promises.values()) else 1)
 
 
