@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tenner import hardware
 from tenner.ask import sources
 from tenner.errors import TennerError
 from tenner.prove import stats, tasks
@@ -35,6 +36,8 @@ def check(described: Measurement) -> None:
     if described.student is None:
         return
     engines.check(wanted.engine, wanted.vllm)
+    if described.machine.device != "auto":
+        hardware.device_kind(described.machine.device)
     if wanted.samples > 1 and wanted.sampling.temperature == 0:
         raise TennerError(
             f"evaluate.samples is {wanted.samples} at temperature 0: all answers to a question would be the same",
@@ -59,12 +62,13 @@ def samplings(described: Measurement) -> list[Sampling]:
     return [Sampling(temperature=draws.temperature, top_p=draws.top_p, seed=seed) for seed in seeds]
 
 
-def load_engine(described: Measurement, folder: Path) -> LocalEngine:
-    """The engine of an evaluation with the student in `folder`."""
-    wanted = described.evaluate
+def load_engine(run: AnyRun, stage: str, folder: Path) -> LocalEngine:
+    """The engine of an evaluation with the student in `folder`, as the stage computes."""
+    wanted, chosen = run.recipe.evaluate, run.hardware(stage, run.recipe.evaluate.precision)
+    assert chosen.precision != "pure-bf16", "it is for training"
     return engines.load(
-        wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=wanted.precision,
-        options=wanted.vllm,
+        wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=chosen.precision,
+        device=run.recipe.machine.device, options=wanted.vllm,
     )  # fmt: skip
 
 

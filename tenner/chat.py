@@ -24,7 +24,7 @@ def talk(address: str, wishes: speaking.Wishes, *, waits: int, engine_name: Engi
     from tenner.think.desk import Desk  # which loads torch: a refusal shall not wait for it
     from tenner.think.scheduler import Scheduler
 
-    engine = speaking.load(speaker, rows=1, engine=engine_name)
+    engine = speaking.load(speaker, wishes, rows=1, engine=engine_name)
     console = Console(highlight=False, soft_wrap=True)
     budget = policy.thinking_tokens_max
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tenner import __version__
 from tenner.errors import TennerError
-from tenner.stages import SELECT_FIRST
+from tenner.stages import COMPUTED, SELECT_FIRST
 
 if TYPE_CHECKING:
     from tenner.recipe import Recipe
+    from tenner.sections import Device
     from tenner.speaking import Wishes
 
 INTERRUPTED = 130
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/NAME)")
     _overrides(run)
     _budget(run)
+    _device(run)
     run.set_defaults(verb=_run)
 
     for stage in SELECT_FIRST:
@@ -62,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
             continue
         verb.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
         _budget(verb)
+        if stage in COMPUTED:
+            _device(verb)
         if stage == "train":
             verb.add_argument("--dry-run", action="store_true", help="only say how much memory it will take")
         verb.set_defaults(verb=_stage, stage=stage)
@@ -125,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's folder, a model's, hf:org/name, wheel:…, or a file that describes a measurement",
     )  # fmt: skip
     _measure_options(measure)
+    _device(measure)
+    _precision(measure)
     _overrides(measure)
     _budget(measure)
     measure.add_argument("--json", action="store_true", help="one JSON object")
@@ -164,6 +170,20 @@ def _student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--thinking", metavar="N", type=int, help="the most tokens it thinks where nobody says more")
     parser.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer, likewise")
     parser.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
+    _device(parser)
+    _precision(parser)
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), help="default: CUDA, else Apple's MPS, else the CPU"
+    )
+
+
+def _precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), help="default: bf16 where it is native, else fp32"
+    )
 
 
 def _measure_options(verb: argparse.ArgumentParser) -> None:
@@ -201,7 +221,8 @@ def _budget(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     from tenner import recipe as recipes
 
-    recipe = recipes.load(args.recipe, overrides=args.overrides)
+    overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
+    recipe = recipes.load(args.recipe, overrides=overrides)
     _go(args.run_dir or Path("runs") / recipe.name, recipe, SELECT_FIRST, args.budget_usd)
 
 
@@ -219,17 +240,20 @@ def _stage(args: argparse.Namespace) -> None:
         from tenner import training
 
         if os.environ.get("RANK", "0") == "0":
-            print(training.foresee(args.run).as_text())
+            print(training.foresee(args.run, device=args.device).as_text())
         return
     if args.stage == "train" and os.environ.get("RANK", "0") != "0":  # one of torchrun's: the first keeps the run
         from tenner import training
 
         training.follow(args.run)
         return
-    _go(args.run, None, (args.stage,), args.budget_usd)
+    _go(args.run, None, (args.stage,), args.budget_usd, getattr(args, "device", None))
 
 
-def _go(path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd: float | None) -> None:
+def _go(
+    path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd: float | None,
+    device: "Device | None" = None,
+) -> None:  # fmt: skip
     from tenner import pipeline, show
     from tenner.run import open_run
     from tenner.screen import Screen
@@ -238,7 +262,7 @@ def _go(path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd
     if recipe:
         pipeline.check(recipe)
     screen = Screen()
-    with open_run(path, recipe, screen, budget_usd=budget_usd) as run:
+    with open_run(path, recipe, screen, budget_usd=budget_usd, device=device) as run:
         pipeline.run_stages(run, stages)
     if stages == SELECT_FIRST:
         print(show.summary(path))
@@ -362,6 +386,8 @@ def _wishes(args: argparse.Namespace) -> "Wishes":
         thinking_tokens_max=args.thinking,
         answer_tokens_max=args.answer,
         price_usd_per_hour=args.price_usd_per_hour,
+        device=args.device or "auto",
+        precision=args.precision or "auto",
     )
 
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from tenner.architecture import Architecture
 from tenner.sections import Train
 
-CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
+CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28, "mps": 1 << 26}
 """Logits held at a time, in the compute dtype: 67 MB in bfloat16; on a GPU 537 MB, since every chunk adds to the whole
-of the head's gradient, and a GPU does the product in less time than a short chunk takes to add."""
-BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
+of the head's gradient, and a GPU does the product in less time than a short chunk takes to add. For Apple's GPUs it is
+a guess between the two: they share the memory of the machine."""
+BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26, "mps": 1 << 24}
 """Of these in float32 at a time: few enough to stay in a CPU's cache."""
 SHORT_LENGTH_MAX = 256
 """Up to here, on a CPU, the L x L scores are kept for the way back; beyond it they cost too much memory."""
@@ -62,12 +63,14 @@ def forecast(
     `longest_tokens` is the longest sample, which goes through the model in one row; `ranks` processes train together,
     each with a device. Tokens of a row are counted as trained, and rows as full.
     """
+    assert train.precision != "auto", "`planjob.plan` has chosen one"
     a, b = architecture, 4 if train.precision == "fp32" else 2
     shards = (train.shard_over or ranks) if ranks > 1 else 1
     lora, pure = train.method == "lora", train.precision == "pure-bf16"
     trained_layer = lora_parameters(a, train.lora_rank) if lora else a.layer_parameters
-    trained = a.layers * trained_layer if lora else a.parameters
-    frozen = a.parameters if lora else 0
+    trained = a.layers * trained_layer if lora else a.parameters - frozen_parameters(a, train.frozen_layers)
+    frozen = a.parameters if lora else a.parameters - trained
+    head_is_trained = not lora and not (train.frozen_layers and a.tied)
     stored = 2 if pure else 4
     mastered = ranks == 1 and stored != b
     moments = 6 if pure else 2 if train.optimizer == "adamw-8bit" else 8
@@ -93,7 +96,7 @@ def forecast(
     chunk_tokens = max(1, CHUNK_LOGITS[device] // a.vocabulary)
     logits = b * a.vocabulary * min(row_tokens, chunk_tokens) + 4 * min(BLOCK_LOGITS[device], a.vocabulary * row_tokens)
     # More than one chunk is added up in float32, beside the newest.
-    head = 0 if lora else a.vocabulary * a.hidden * (b if row_tokens <= chunk_tokens else 8)
+    head = a.vocabulary * a.hidden * (b if row_tokens <= chunk_tokens else 8) if head_is_trained else 0
     step = 4 * STEP_COPIES * min(BLOCK_NUMBERS, a.vocabulary * a.hidden) if pure else 0
     loss = {"activations": kept, "logits": logits, "the head's gradient": head}
     back = {"activations": kept, "a layer's way back": at_work, "the head's gradient": min(head, b * tables)}
@@ -102,7 +105,7 @@ def forecast(
     moments_of_a_step = {
         "at the loss": loss,
         "on the way back": back,
-        "at its end": {"gradients of the tables": 0 if lora or shards == 1 else (b + 4) * tables},
+        "at its end": {"gradients of the tables": (b + 4) * tables if head_is_trained and shards > 1 else 0},
         "in the optimizer": {"optimizer at work": step},
     }
     moment, moving = max(moments_of_a_step.items(), key=lambda item: sum(item[1].values()))
@@ -117,6 +120,12 @@ def lora_parameters(architecture: Architecture, rank: int) -> int:
     queries, keys = a.heads * a.head_size, a.key_heads * a.head_size
     attention = 2 * (a.hidden + queries) + 2 * (a.hidden + keys)
     return rank * (attention + 3 * (a.hidden + a.intermediate))
+
+
+def frozen_parameters(architecture: Architecture, frozen_layers: int) -> int:
+    """Of the first so many layers and the embedding, which a tied head shares."""
+    a = architecture
+    return frozen_layers * a.layer_parameters + a.vocabulary * a.hidden if frozen_layers else 0
 
 
 def _activations(
@@ -139,5 +148,5 @@ def _activations(
     ends = 4 * b * a.hidden  # into and out of the last norm, the trained positions, their gradient
     again = 0 if train.activations == "all" else layer
     in_flight = b * (4 * a.intermediate + 2 * a.hidden)  # of the gate: both gradients, two products; of the stream
-    layers = 1 if train.offload_activations else a.layers
+    layers = 1 if train.offload_activations else a.layers - train.frozen_layers
     return row_tokens * (layers * kept + ends), row_tokens * (again + in_flight)

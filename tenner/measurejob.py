@@ -38,12 +38,14 @@ def settings(args: argparse.Namespace) -> Measurement:
         "samples": args.samples,
         "rows": args.rows,
         "engine": args.engine,
+        "precision": args.precision,
         "sampling": asked.get("sampling", {}) | _given(sampling) or None,
     }
     asked |= _given(wishes)
     data |= _given({"seed": args.seed, "budget_usd": args.budget_usd})
-    if args.price_usd_per_hour is not None:
-        data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": args.price_usd_per_hour}
+    machine = _given({"price_usd_per_hour": args.price_usd_per_hour, "device": args.device})
+    if machine:
+        data["machine"] = {"price_usd_per_hour": 0.0} | data.get("machine", {}) | machine
     where = args.who if is_file else "the command line"
     if not is_file:
         unfetched = _unfetched(data, args)
@@ -93,7 +95,7 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
     def load_engine() -> LocalEngine:
         from tenner.learn.student import resolve
 
-        return answering.load_engine(run.recipe, resolve(student.model))
+        return answering.load_engine(run, "evaluate", resolve(student.model))
 
     return answering.answer(run, [Asked(run.recipe.name, student.model, student.form, load_engine)])
 
@@ -140,7 +142,7 @@ def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:
     student = {"model": str(speaker.model_dir) if is_run else args.who, "format": speaker.fmt.name}
     data["student"] = student | _given({"system_prompt": speaker.system_prompt})
     data["name"] = _slug(speaker.name)
-    data["machine"] = {"price_usd_per_hour": price_usd_per_hour or 0.0}
+    data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": price_usd_per_hour or 0.0}
     data.setdefault("seed", 0)
     _refuse_without_cap(data, price_usd_per_hour)
     data.setdefault("budget_usd", 0.0)

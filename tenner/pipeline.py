@@ -4,13 +4,13 @@ gather -> clean -> attempt -> select -> trace -> verify -> train -> evaluate -> 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from tenner import answering, choosing
+from tenner import answering, choosing, durations, room
 from tenner.ask import domains, overlap, quality, sources, worked
 from tenner.ask.workers import workers_for
 from tenner.errors import TennerError
@@ -84,9 +84,11 @@ def attempt(run: Run) -> tuple[int, int]:
     policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
     names: tuple[StudentName, ...] = ("base", "second") if recipe.attempt.second_model else ("base",)
     for name in names:
-        load_engine = cache(partial(engine_for, run, name))  # once for all forms, and only if one is missing
+        load_engine = cache(partial(engine_for, run, name, "attempt"))  # once for all forms, and only if one is missing
+        if name == "base" and sample and not run.folder.read("attempts", Completion):
+            _foresee(run, load_engine)
         for form in recipe.attempt.prompts:
-            asked = _asked(run, name, form)._replace(load_engine=load_engine)
+            asked = Asked(name, _model_of(run, name), form, load_engine)
             complete(
                 run, sample, asked, policies, stage="attempt", task="attempts",
                 answer_tokens_max=recipe.attempt.answer_tokens_max,
@@ -157,7 +159,11 @@ def evaluate(run: Run) -> tuple[int, int]:
     So may models behind APIs.
     """
     forms: dict[StudentName, PromptForm] = {"base": best_prompt(run), "distilled": run.recipe.student.form}
-    return answering.answer(run, [_asked(run, name, form) for name, form in forms.items()])
+    students = [
+        Asked(name, _model_of(run, name), form, partial(engine_for, run, name, "evaluate"))
+        for name, form in forms.items()
+    ]
+    return answering.answer(run, students)
 
 
 def write_report(run: Run) -> tuple[int, int]:
@@ -217,7 +223,17 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
         traces.check(run.recipe.domains.teacher, run.screen)
     if "evaluate" in names and not run.folder.done("evaluate"):
         answering.check_connections(run.recipe, run.screen)
+    if "train" in names and not run.folder.done("train"):
+        room.check(run.recipe, run.folder.path, base_student(run))
     run.go_through(names, STAGES)
+
+
+def _foresee(run: Run, load_engine: Callable[[], LocalEngine]) -> None:
+    """Say how long all this will take, before the first of it that is slow."""
+    with run.machine_time("attempt"):
+        found = durations.foresee(run, load_engine(), base_student(run))
+    run.folder.write("forecast", found)
+    run.screen.say(durations.sentence(found))
 
 
 def best_prompt(run: Run) -> PromptForm:
@@ -236,15 +252,11 @@ def base_student(run: Run) -> Path:
     return student.resolve(run.recipe.student.model)
 
 
-def engine_for(run: Run, student_name: StudentName) -> LocalEngine:
+def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine with one of the students in it."""
     from tenner.learn import student
 
-    return answering.load_engine(run.recipe, student.resolve(_model_of(run, student_name)))
-
-
-def _asked(run: Run, name: StudentName, form: PromptForm) -> Asked:
-    return Asked(name, _model_of(run, name), form, partial(engine_for, run, name))
+    return answering.load_engine(run, stage, student.resolve(_model_of(run, student_name)))
 
 
 def _model_of(run: Run, name: StudentName) -> str:

@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tenner import hardware
 from tenner.architecture import Architecture
 from tenner.errors import TennerError
 from tenner.forecast import Forecast, forecast
@@ -70,6 +71,9 @@ def plan(architecture: Architecture, train: Train, machine: Machine, *, longest_
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
     if machine.memory_gb is not None and not machine.memory_gb > 0:
         raise TennerError(f"--memory-gb {machine.memory_gb:g} is not above zero")
+    if train.precision == "auto":  # a GPU that is rented for this is of a generation that has bfloat16
+        precision = "bf16" if machine.on_gpu else hardware.best_precision("cpu")
+        train = train.model_copy(update={"precision": precision})
 
     def of(settings: Train, ranks: int) -> Forecast:
         return forecast(architecture, settings, longest_tokens=longest_tokens, ranks=ranks, on_gpu=machine.on_gpu)

@@ -1,12 +1,15 @@
 """Where a run came from: versions, commit and machine, as plain text facts."""
 
-import os
+import json
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from tenner import __version__
+from tenner import __version__, hardware
+from tenner.hardware import Hardware
+from tenner.records import StageHardware
+from tenner.runfolder import RunFolder
 
 PACKAGES = ("torch", "transformers", "tokenizers", "pydantic")
 
@@ -18,8 +21,18 @@ def provenance(*packages: str) -> dict[str, str]:
         "commit": _commit(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in (*PACKAGES, *packages)},
-        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {hardware.cores()} cores",
     }
+
+
+def recorded(folder: RunFolder) -> dict[str, str]:
+    """What a run was started with, and what each of its stages was computed on."""
+    found: dict[str, str] = json.loads((folder.path / "provenance.json").read_text("utf-8"))
+    for row in folder.read("hardware", StageHardware):
+        where = str(Hardware(**row.model_dump(exclude={"stage"})))
+        before = found.get(row.stage)
+        found[row.stage] = f"{before}; then {where}" if before else where
+    return found
 
 
 def _commit() -> str:

@@ -9,6 +9,8 @@ StudentName = Literal["base", "second", "distilled"]
 measured without a training, or asked through an API beside it, has a name of its own."""
 AnswerKind = Literal["integer", "choice", "maths", "text"]
 """How an answer is graded (see `prove/grading.py`)."""
+NamedPrecision = Literal["bf16", "fp32", "pure-bf16"]
+"""What weights and products are computed in; `pure-bf16` is for training, and keeps no float32 weights."""
 
 
 class Record(BaseModel):
@@ -275,6 +277,26 @@ class Completion(Record):
     """What it was bought for; None: it was made in the machine's time."""
     interventions: tuple[Intervention, ...]
     grade: Grade
+
+
+class StageHardware(Record):
+    """What a stage was computed on, one row a session (see `hardware.py`)."""
+
+    stage: str
+    device: str
+    name: str
+    """Of the GPU or the processor."""
+    threads: int
+    precision: NamedPrecision
+
+
+class StageForecast(Record):
+    """How long a part of a stage was expected to take, before the first slow stage began."""
+
+    stage: str
+    part: str
+    """Who answers, and how it is asked; empty for training."""
+    seconds: float
 
 
 class Setting(Record):

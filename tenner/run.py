@@ -11,20 +11,22 @@ from typing import Generic, TypeAlias, cast
 
 from typing_extensions import TypeVar
 
+from tenner import hardware
 from tenner import recipe as recipes
 from tenner.errors import TennerError
 from tenner.formats import Tokenizer, render_prompt
+from tenner.hardware import Hardware
 from tenner.money.ledger import Ledger
 from tenner.provenance import provenance
 from tenner.recipe import D, Measurement, Recipe
-from tenner.records import Question
+from tenner.records import Question, StageForecast, StageHardware
 from tenner.runfolder import RunFolder
 from tenner.screen import Screen
-from tenner.sections import PromptForm, Section
+from tenner.sections import Device, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
 # The cap, and how fast and how dearly a teacher is asked: none of it changes what comes out.
-FREE_TO_CHANGE = ("budget_usd", *(
+FREE_TO_CHANGE = ("budget_usd", "machine.device", *(
     f"{teacher}.{key}"
     for teacher in ("trace", "domains.teacher", "evaluate.models")
     for key in ("price", "concurrency", "requests_per_minute", "tokens_per_minute", "attempts_max", "deadline_seconds")
@@ -64,6 +66,28 @@ class Run(Generic[Described]):
     def spent(self) -> str:
         """The spend so far, for people."""
         return f"${self.ledger.spent_usd():.4f}"
+
+    def hardware(self, stage: str, precision: TrainPrecision) -> Hardware:
+        """What a stage is computed on, written down and said.
+
+        A stage that was begun goes on in the precision that it began in: one result is computed in one precision.
+        Raises TennerError where the recipe's device is not there.
+        """
+        begun = [row for row in self.folder.read("hardware", StageHardware) if row.stage == stage]
+        wanted = begun[-1].precision if begun and precision == "auto" else precision
+        chosen = hardware.choose(self.recipe.machine.device, wanted)
+        row = StageHardware(stage=stage, **chosen._asdict())
+        if begun[-1:] != [row]:
+            self.folder.append("hardware", [row])
+        self.screen.say(f"{stage}: on {chosen}")
+        if wanted != "auto" and (told := hardware.slowness(chosen.device, wanted)):
+            self.screen.say(f"{stage}: {told}")
+        return chosen
+
+    def expected_seconds(self, stage: str, part: str = "") -> float | None:
+        """How long a part of a stage takes, as it was foreseen; None where it was not."""
+        rows = [f for f in self.folder.read("forecast", StageForecast) if f.stage == stage]
+        return next((f.seconds for f in rows if part == f.part or part.startswith(f"{f.part}, ")), None)
 
     @contextmanager
     def machine_time(self, stage: str) -> Iterator["Meter"]:
@@ -109,8 +133,12 @@ def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described
 
 
 @contextmanager
-def open_run(path: Path, recipe: D | None, screen: Screen, *, budget_usd: float | None) -> Iterator[Run[D]]:
+def open_run(
+    path: Path, recipe: D | None, screen: Screen, *, budget_usd: float | None, device: Device | None = None
+) -> Iterator[Run[D]]:
     """Take the folder's lock and open the run: a new one by `recipe`, or the one that is there.
+
+    `budget_usd` and `device`, where they are given, take the place of the recipe's.
 
     Raises:
         TennerError: the folder holds a run of another recipe, or none and no recipe is given.
@@ -129,6 +157,8 @@ def open_run(path: Path, recipe: D | None, screen: Screen, *, budget_usd: float 
             budget_usd = stored.budget_usd  # a cap that was raised stays raised
         if budget_usd is not None:
             current = current.model_copy(update={"budget_usd": budget_usd})
+        if device is not None:
+            current = current.model_copy(update={"machine": current.machine.model_copy(update={"device": device})})
         if current != stored:
             folder.write_text(current.FILE, current.to_toml())
         if stored is None:

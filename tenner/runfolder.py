@@ -2,6 +2,7 @@
 
 recipe.toml         the resolved recipe, or measurement.toml where nothing is trained
 provenance.json     versions, commit and machine of the first run
+hardware.jsonl      device and precision of every stage that computes
 stages/NAME.json    a stage's marker, written last: its existence means that the stage is done
 *.jsonl             records, one a line
 run.db              money and calls (see `money/ledger.py`)

@@ -31,51 +31,68 @@ class Screen:
         self.console.print(text, markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Bar]:
-        """Show the way to `total`; gone when the block ends."""
+    def bar(self, label: str, total: int, *, expected_seconds: float | None = None) -> Iterator[Bar]:
+        """Show the way to `total`, and how long it is, at first by what was expected; gone when the block ends."""
+        pace = _Pace(expected_seconds)
         if not self.console.is_terminal:
-            yield _LineBar(label, total)
+            yield _LineBar(label, total, pace)
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}", style="cyan"),
             TextColumn("{task.fields[note]}", style="dim"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            yield _RichBar(progress, progress.add_task(label, total=total, note=""))
+            task = progress.add_task(label, total=total, note="", left=pace.left(0, total))
+            yield _RichBar(progress, task, total, pace)
+
+
+class _Pace:
+    """The time that is left: at first as it was expected, and the more is done, the more by the pace so far."""
+
+    def __init__(self, expected_seconds: float | None) -> None:
+        self._expected_seconds, self._began = expected_seconds, time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def left(self, done: int, total: int) -> str:
+        """For people; empty while nothing is known. What was done before this session is no part of the pace."""
+        now = time.monotonic()
+        if self._first is None and done:
+            self._first = done, now
+        before, since = self._first or (0, now)
+        if done >= total or (done <= before and self._expected_seconds is None):
+            return ""
+        share = (done - before) / (total - before)
+        by_pace = (now - since) / share * (1 - share) if share > 0 else 0.0
+        expected = by_pace
+        if self._expected_seconds is not None:
+            expected = max(0.0, self._expected_seconds - (now - self._began))
+        return f"{((1 - share) * expected + share * by_pace) / 60:.1f} min left"
 
 
 class _RichBar:
-    def __init__(self, progress: "Progress", task: "TaskID") -> None:
-        self._progress, self._task = progress, task
-
-    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        self._progress.update(self._task, completed=done, note=note, total=total)
-
-
-class _LineBar:
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total, self._next = label, total, time.monotonic() + LINE_EVERY_SECONDS
-        self._first: tuple[int, float] | None = None
+    def __init__(self, progress: "Progress", task: "TaskID", total: int, pace: _Pace) -> None:
+        self._progress, self._task, self._total, self._pace = progress, task, total, pace
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
         self._total = total or self._total
-        now = time.monotonic()
-        self._first = self._first or (done, now)
-        if now >= self._next:
-            line = f"{self._label} {done}/{self._total} {note}".rstrip() + self._left(done, now)
-            print(line, file=sys.stderr, flush=True)
-            self._next = now + LINE_EVERY_SECONDS
+        left = self._pace.left(done, self._total)
+        self._progress.update(self._task, completed=done, note=note, total=self._total, left=left)
 
-    def _left(self, done: int, now: float) -> str:
-        """The time that is left at the pace so far; what was done before this session is no part of it."""
-        assert self._first is not None
-        done_before, began = self._first
-        if done <= done_before or done >= self._total:
-            return ""
-        minutes = (now - began) / (done - done_before) * (self._total - done) / 60
-        return f"  {minutes:.1f} min left"
+
+class _LineBar:
+    def __init__(self, label: str, total: int, pace: _Pace) -> None:
+        self._label, self._total, self._pace = label, total, pace
+        self._next = time.monotonic() + LINE_EVERY_SECONDS
+
+    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        self._total = total or self._total
+        left = self._pace.left(done, self._total)
+        if (now := time.monotonic()) >= self._next:
+            said = f"{self._label} {done}/{self._total} {note}".rstrip()
+            print(f"{said}  {left}".rstrip(), file=sys.stderr, flush=True)
+            self._next = now + LINE_EVERY_SECONDS

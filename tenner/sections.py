@@ -6,14 +6,18 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tenner.formats import FORMATS
-from tenner.records import AnswerKind, StudentName
+from tenner.records import AnswerKind, NamedPrecision, StudentName
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 EngineName = Literal["hf", "vllm"]
 """`hf` is the embedded engine."""
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
+"""`auto` is bfloat16 where the device has it natively, and float32 elsewhere (see `hardware.py`)."""
+TrainPrecision = Literal["auto"] | NamedPrecision
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""`auto` is CUDA where it is there, else Apple's MPS, else the CPU."""
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
 
@@ -76,6 +80,8 @@ class Machine(Section):
 
     price_usd_per_hour: NotNegativeNumber
     """What an hour of this machine costs; every stage that computes is charged by it."""
+    device: Device = "auto"
+    """What the student is trained and decoded on."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """The best that one of its devices computes in bfloat16, for MFU; left out: known for common GPUs."""
 
@@ -367,6 +373,9 @@ class Train(Section):
 
     method: Literal["full", "lora"] = "full"
     """`lora`: the student's weights are frozen, and adapters beside its linear layers are trained."""
+    frozen_layers: NotNegative = 0
+    """Full fine-tuning of the upper layers only: the first so many, and the embedding, stay as they are. Nothing goes
+    backward through them, so half the layers frozen are a third of the work saved."""
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
     epochs: Positive
@@ -383,7 +392,7 @@ class Train(Section):
     """What a longer one does: it stops the run before anything is trained, or is left out and told of."""
     tokens_per_row: Positive = 1024
     """Tokens that go through the model at once on one device (a longer sample goes alone); more costs memory."""
-    precision: Literal["bf16", "fp32", "pure-bf16"] = "bf16"
+    precision: TrainPrecision = "auto"
     """`bf16` computes in bfloat16 and keeps float32 weights; `pure-bf16` keeps none, and corrects what rounding loses
     (see `learn/optimizer.py`)."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
@@ -403,6 +412,8 @@ class Train(Section):
             raise ValueError("pure-bf16 is for full fine-tuning: LoRA's frozen weights are in bfloat16 already")
         if self.precision == "pure-bf16" and self.optimizer != "adamw":
             raise ValueError("pure-bf16 has an optimizer of its own: leave train.optimizer out")
+        if self.frozen_layers and self.method == "lora":
+            raise ValueError("frozen_layers is for full fine-tuning: LoRA freezes all layers already")
         return self
 
 
@@ -433,8 +444,9 @@ class Evaluate(Section):
     rows: Positive = 64
     """How many completions are decoded side by side."""
     engine: EngineName = "hf"
-    precision: Precision = "bf16"
-    """Of weights and products. Two engines round differently, and in bfloat16 part soon; in float32 hardly ever."""
+    precision: Precision = "auto"
+    """Of weights and products, in the attempts too. Two engines round differently, and in bfloat16 part soon; in
+    float32 hardly ever."""
     vllm: dict[str, Any] = {}
     """Further arguments of vllm.LLM, as they are."""
     models: list[ApiModel] = []

@@ -37,10 +37,12 @@ def run(
     from tenner.think.serve import Settings, serve  # which loads torch: a refusal shall not wait for it
 
     settings = Settings(host, port, api_key, concurrency_max, request_bytes_max, price_usd_per_hour)
-    engine = speaking.load(speaker, rows=concurrency_max, engine=engine_name)
+    engine = speaking.load(speaker, wishes, rows=concurrency_max, engine=engine_name)
+    about = engine.about
 
     def announce(url: str) -> None:
         door = "with its key" if api_key else "open to everybody who can reach it"
+        print(f"{speaker.name} is on {about.device} in {about.precision}", file=sys.stderr)
         print(f"{speaker.name} answers at {url}/v1 and to people at {url}, {door}; Ctrl-C ends", file=sys.stderr)
         print(url, flush=True)
 

@@ -1,13 +1,15 @@
 """Who is spoken to: the student of a run, or any model, in an engine that answers many at once."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tenner import hardware
 from tenner.errors import TennerError
 from tenner.formats import FORMATS
 from tenner.run import stored_recipe
 from tenner.runfolder import RunFolder
-from tenner.sections import EngineName
+from tenner.sections import Device, EngineName, Precision
 from tenner.think import engines
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class Wishes(NamedTuple):
     thinking_tokens_max: int | None = None
     answer_tokens_max: int | None = None
     price_usd_per_hour: float | None = None
+    device: Device = "auto"
+    precision: Precision = "auto"
 
 
 class Introduced(NamedTuple):
@@ -54,14 +58,22 @@ def introduce(address: str, wishes: Wishes) -> Introduced:
     return _of_run(Path(address), wishes) if is_run else _of_model(address, wishes)
 
 
-def load(speaker: "Speaker", *, rows: int, engine: EngineName | None = None) -> "LocalEngine":
+def load(speaker: "Speaker", wishes: Wishes, *, rows: int, engine: EngineName | None = None) -> "LocalEngine":
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
-    `rows` answers are decoded at a time. Raises TennerError where vLLM is named and not installed.
+    `rows` answers are decoded at a time. A precision that is named and slow on this device is told on standard error.
+    Raises TennerError where vLLM is named and not installed, or where the device is not there.
     """
     if engine is None:
         engine = "vllm" if engines.is_there("vllm") else "hf"
-    return engines.load(engine, speaker.model_dir, rows=rows, wait_text=speaker.wait_text)
+    if wishes.precision != "auto":
+        kind = hardware.device_kind(wishes.device)
+        if told := hardware.slowness(kind, wishes.precision):
+            print(told, file=sys.stderr)
+    return engines.load(
+        engine, speaker.model_dir, rows=rows, wait_text=speaker.wait_text, precision=wishes.precision,
+        device=wishes.device,
+    )  # fmt: skip
 
 
 def _of_run(path: Path, wishes: Wishes) -> Introduced:

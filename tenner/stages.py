@@ -5,3 +5,5 @@ SELECT_FIRST = ("gather", "clean", "attempt", "select", "trace", "verify", "trai
 TRACE_FIRST = ("gather", "clean", "attempt", "trace", "verify", "select", "train", "evaluate", "report")
 ORDERS = {"select-first": SELECT_FIRST, "trace-first": TRACE_FIRST}
 MEASURED = ("gather", "evaluate", "report")
+COMPUTED = ("attempt", "train", "evaluate")
+"""Those for which the machine computes with a student."""

@@ -14,6 +14,7 @@ from tenner.recipe import Recipe
 from tenner.records import Drop, Sample, TrainStep
 from tenner.run import Run, stored_recipe
 from tenner.runfolder import RunFolder
+from tenner.sections import Device
 
 FOLDER = "checkpoint"
 
@@ -27,10 +28,12 @@ def learn(run: Run) -> tuple[int, int]:
     if too_long:
         run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
     workdir = folder.path / FOLDER
+    precision = run.hardware("train", recipe.train.precision).precision
+    settings = recipe.train.model_copy(update={"precision": precision})
     with (
-        parallel.join(shard_over=recipe.train.shard_over) as world,
+        parallel.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world,
         run.machine_time("train") as meter,
-        run.screen.bar("train", 0) as bar,
+        run.screen.bar("train", 0, expected_seconds=run.expected_seconds("train")) as bar,
         tracker_of(recipe) as track,
     ):
         if idle := parallel.idle_gpus(world):
@@ -54,7 +57,7 @@ def learn(run: Run) -> tuple[int, int]:
             meter.check()
 
         result = train.train(
-            base, encoded, recipe.train, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
+            base, encoded, settings, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
             world=world, device_tflops=recipe.machine.peak_tflops,
         )  # fmt: skip
         train.finish(result, base, folder.path / "student", workdir, base_model=recipe.student.base_model)
@@ -69,14 +72,14 @@ def follow(path: Path) -> None:
     if folder.done("train"):
         return
     base, encoded, _too_long = _prepared(folder, recipe)
-    with parallel.join(shard_over=recipe.train.shard_over) as world:
+    with parallel.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world:
         train.train(
             base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, on_step=lambda _: None,
             world=world,
         )  # fmt: skip
 
 
-def foresee(path: Path) -> planjob.Plan:
+def foresee(path: Path, *, device: Device | None = None) -> planjob.Plan:
     """What training the run in `path` takes of this machine, by the real lengths of its samples; writes nothing there.
 
     Raises TennerError for a run that is not yet so far.
@@ -88,9 +91,9 @@ def foresee(path: Path) -> planjob.Plan:
     if not folder.done(before):
         raise TennerError(f"train needs {before}, which is not done", hint=f"tenner {before} {path}")
     base, encoded, _too_long = _prepared(folder, recipe)
-    device = parallel.here().device
+    own = parallel.here(device or recipe.machine.device).device
     machine = planjob.Machine(
-        parallel.launched_size(), on_gpu=device.type == "cuda", memory_gb=parallel.device_bytes(device) / planjob.GB
+        parallel.launched_size(), on_gpu=own.type != "cpu", memory_gb=parallel.device_bytes(own) / planjob.GB
     )
     longest_tokens = max(len(e.ids) for e in encoded)
     return planjob.plan(planjob.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens)

@@ -1,13 +1,49 @@
 """Shared real parts: a tiny random Llama with a byte-level ChatML tokenizer, saved as a Hugging Face folder."""
 
+import gc
+import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from tenner.hardware import cores
+
+ISA_ENVIRONMENTS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+WORKERS_MAX = 4
+"""Each takes most of a gigabyte, and ten seconds of importing and collecting."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--isa", choices=ISA_ENVIRONMENTS, help="use no wider instructions, as an older processor")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set what PyTorch and BLAS read when they are imported; workers and commands inherit it."""
+    assert "torch" not in sys.modules
+    os.environ.update(ISA_ENVIRONMENTS.get(config.option.isa, {}))
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"  # each worker has a core of its own; more threads only wait for each other
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core for the default tests as a whole; others measure time and memory, or start few at once."""
+    chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    chosen |= config.option.markexpr not in config.getini("addopts")
+    return 0 if chosen or cores() == 1 else min(cores(), WORKERS_MAX)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that has been imported: training asks for full collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +97,7 @@ def tiny_recipe(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
             'name="tiny"', f'student.model="{tiny_model_dir}"', "budget_usd=1.0",
             "gather.questions=2000", 'gather.families=["running_sum", "bills", "weekdays", "coin_flips"]',
             "attempt.questions=8", "attempt.thinking_tokens_max=12", "attempt.answer_tokens_max=4",
-            "select.samples=24", "train.tokens_per_step=600", "train.tokens_max=1000",
+            "select.samples=24", "train.frozen_layers=1", "train.tokens_per_step=600", "train.tokens_max=1000",
             "evaluate.questions=12", "evaluate.thinking_tokens_max=[0, 4, 8, 16]", "evaluate.waits=[1]",
             "evaluate.answer_tokens_max=4", "evaluate.rows=8",
         ],

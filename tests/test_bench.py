@@ -1,4 +1,4 @@
-"""The benchmarks that need what a test machine has not, gone through with a tiny model."""
+"""The benchmarks that take long, or need what a test machine has not, gone through with a tiny model."""
 
 import json
 import subprocess
@@ -7,7 +7,48 @@ from pathlib import Path
 
 import pytest
 
+from tenner import hardware
+
 BENCH = Path(__file__).parents[1] / "bench"
+COMMANDS, PRECISIONS = {"chat", "serve", "measure", "train"}, {"auto", "bf16", "fp32"}
+
+
+@pytest.fixture
+def train_cpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import train_cpu
+
+    return train_cpu
+
+
+def test_in_float32_no_configuration_of_trl_has_anything_in_bfloat16(train_cpu):
+    for name, side in train_cpu.configurations("fp32").items():
+        assert side.weights == "float32", name
+        assert dict(side.config)["bf16"] is False, name
+        assert train_cpu.TRL[name].config == side.config[:-1], name
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_both_sides_of_trl_are_in_the_grid_of_each_precision(train_cpu, precision):
+    for workload in train_cpu.WORKLOADS:
+        assert {train_cpu.S1[workload], train_cpu.BEST[workload]} <= train_cpu.configurations(precision).keys()
+
+
+@pytest.mark.slow
+def test_every_command_is_timed_in_every_precision(tiny_recipe):
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "precision.py"), str(tiny_recipe), "--turns", "1"], capture_output=True, text=True
+    )
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["precision"] == hardware.choose().precision
+    assert told["commands"].keys() == COMMANDS
+    for figures in told["commands"].values():
+        speeds = figures["tokens_per_second"]
+        assert speeds.keys() == PRECISIONS
+        assert min(speeds.values()) > 0
+        assert figures["auto_share"] == pytest.approx(speeds["auto"] / max(speeds["bf16"], speeds["fp32"]), abs=0.01)
+    assert done.returncode == (0 if all(told["promises"].values()) else 1)
 
 
 @pytest.mark.slow

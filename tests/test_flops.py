@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from tenner.learn import attention, lora, student
+from tenner.learn import attention, loading, lora, student
 from tenner.learn.flops import Arithmetic, Work, peak_tflops
 from tenner.sections import Train
 
@@ -33,6 +33,14 @@ def test_frozen_weights_take_no_gradient(tiny_model_dir):
     # Into and out of each linear layer of rank 4: the sums of their sizes, 6 operations each.
     sizes = 2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)
     assert Arithmetic.of(model, layers)[:2] == (4 * 2 * LAYER + 6 * 2 * 4 * sizes, 4 * HEAD)
+
+
+def test_nothing_goes_backward_through_frozen_layers(tiny_model_dir):
+    model = student.load(tiny_model_dir, torch.float32, attention.NAME)
+    loading.freeze(model, list(model.model.layers), 1)
+    counted = Arithmetic.of(model, model.model.layers, frozen_layers=1)
+    # One layer 2 operations a weight, the other 6; the head is the embedding: its input alone needs a gradient.
+    assert counted == ((2 + 6) * LAYER, 4 * HEAD, (4 + 12) * 4 * 8)
 
 
 def test_as_pytorch_counts_a_real_step(tiny_model_dir):

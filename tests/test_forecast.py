@@ -25,7 +25,7 @@ QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
     "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
-SETTINGS = Train(epochs=1, lr=1e-3, tokens_max=8192, tokens_per_step=2048)
+SETTINGS = Train(epochs=1, lr=1e-3, tokens_max=8192, tokens_per_step=2048, precision="bf16")
 LONG_ROWS = {"tokens_per_row": 4096, "tokens_per_step": 8192}
 S1_TOKENS = 20_000
 
@@ -43,8 +43,9 @@ S1_TOKENS = 20_000
         (LLAMA, LONG_ROWS | {"activations": "inputs"}, 1024),
         (LLAMA, {"tokens_per_row": 512}, 256),
         (QWEN, {}, 512),
+        (QWEN, {"frozen_layers": 4}, 512),
     ],
-    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2"],
+    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen"],
 )
 def test_a_training_takes_what_was_said(config, changes, sample_tokens, tmp_path):
     settings = SETTINGS.model_copy(update=changes)

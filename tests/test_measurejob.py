@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from teacher_server import TeacherServer, usage_of
 
-from tenner import cli, comparejob, exportjob, gradejob
+from tenner import cli, comparejob, exportjob, gradejob, hardware
 from tenner import recipe as recipes
 from tenner.errors import TennerError
 from tenner.money.ledger import read_spend
@@ -61,7 +61,8 @@ def test_each_question_is_answered_so_often_under_every_policy_and_scored_as_one
         assert s.majority is not None
         assert s.solved is not None
     (setting,) = sampled.read("settings", Setting)
-    assert (setting.engine, setting.precision, setting.device) == ("hf", "bfloat16", "cpu")
+    precision = {"bf16": "bfloat16", "fp32": "float32"}[hardware.best_precision("cpu")]
+    assert (setting.engine, setting.precision, setting.device) == ("hf", precision, "cpu")
     assert len(set(setting.seeds)) == setting.samples == 3
     assert setting.parameters == {"temperature": 0.9, "top_p": 1.0}
     assert setting.template_sha256 is not None

@@ -29,6 +29,8 @@ from tenner.records import (
     Score,
     SelectStep,
     Setting,
+    StageForecast,
+    StageHardware,
     Trace,
     TrainStep,
 )
@@ -39,6 +41,7 @@ from tenner.screen import Screen
 KINDS = {
     "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
     "traces": Trace, "samples": Sample, "training": TrainStep, "heldout": Completion, "scores": Score,
+    "hardware": StageHardware, "forecast": StageForecast,
 }  # fmt: skip
 
 
@@ -61,6 +64,9 @@ def test_every_stage_leaves_its_records_and_its_marker(unbroken):
     for name in ("report.html", "report.md", "accuracy.svg", "student/README.md", "student/model.safetensors"):
         assert (unbroken.path / name).stat().st_size > 500
     assert not (unbroken.path / "checkpoint").exists()
+    assert [row.stage for row in unbroken.read("hardware", StageHardware)] == ["attempt", "train", "evaluate"]
+    assert {f.stage for f in unbroken.read("forecast", StageForecast)} == {"attempt", "train", "evaluate"}
+    assert "| train | cpu (" in (unbroken.path / "report.md").read_text()
 
 
 def test_the_budget_is_exact_and_every_cut_closed(unbroken):
@@ -170,21 +176,22 @@ def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
 
 
 ORDERS = [
-    ("select-first", "hardest"),
-    ("trace-first", "hardest"),
-    pytest.param("trace-first", "s1-paper", marks=pytest.mark.slow),
-    pytest.param("trace-first", "s1-notebook", marks=pytest.mark.slow),
+    ("select-first", "hardest", 1500),
+    ("trace-first", "hardest", 1500),
+    pytest.param("trace-first", "hardest", 6000, marks=pytest.mark.slow),
+    pytest.param("trace-first", "s1-paper", 6000, marks=pytest.mark.slow),
+    pytest.param("trace-first", "s1-notebook", 6000, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("order", "sampler"), ORDERS)
-def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tiny_recipe, tmp_path):
+@pytest.mark.parametrize(("order", "sampler", "pool"), ORDERS)
+def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, pool, tiny_recipe, tmp_path):
     described = recipe.load(
         str(tiny_recipe),
         overrides=[
             f'order="{order}"',
             f'select.sampler="{sampler}"',
-            "gather.questions=6000",
+            f"gather.questions={pool}",
             "clean.near_similarity=1.0",
         ],
     )
@@ -192,13 +199,13 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
     with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
         pipeline.run_stages(run, described.stages if to_the_end else described.stages[:6])
     folder = RunFolder(tmp_path / "run")
-    assert len(folder.read("questions", Question)) >= 5000
+    assert len(folder.read("questions", Question)) >= pool * 5 // 6
     assert len(folder.read("samples", Sample)) == described.select.samples == 24
     (told,) = folder.read("counterfactual", Counterfactual)
     bought = len(folder.read("traces", Trace))
     assert told.bought == bought
     assert (bought == described.select.samples) == (order == "select-first")
-    assert bought >= (4000 if order == "trace-first" else 0)
+    assert bought >= (pool * 2 // 3 if order == "trace-first" else 0)
     assert told.other_bought == (described.select.samples if order == "trace-first" else len(_worth(folder)))
     steps = {s.name: s.items_out for s in folder.read("select-steps", SelectStep)}
     assert steps["not drawn"] == described.select.samples

@@ -30,6 +30,8 @@ DOOR = {
     "servejob",
     "speaking",
     "choosing",
+    "durations",
+    "room",
     "training",
     "__main__",
 }  # these may import every room

@@ -154,6 +154,39 @@ def test_a_frozen_head_has_no_gradient_and_changes_none():
     assert torch.equal(*grads)
 
 
+def test_frozen_layers_stay_and_the_others_learn_as_if_nothing_were(tiny_model_dir, tmp_path):
+    losses = {0: [], 1: []}
+    before = student.load(tiny_model_dir, torch.float32, attention.NAME).state_dict()
+    for frozen in losses:
+        reports = losses[frozen]
+        result = run(
+            tiny_model_dir, tmp_path / str(frozen), frozen_layers=frozen, precision="fp32",
+            on_step=lambda r, reports=reports: reports.append(r.loss),
+        )  # fmt: skip
+    moved = {name for name, p in result.model.state_dict().items() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if ".layers.1." in name or name == "model.norm.weight"}
+    assert losses[1][0] == losses[0][0]
+    assert losses[1][-1] < losses[1][0]
+
+
+def test_gradients_above_frozen_layers_are_the_same_bits(tiny_model_dir):
+    row, models = packing.pack(samples(4)), []
+    for frozen in (0, 1):
+        model = student.load(tiny_model_dir, torch.float32, attention.NAME)
+        loading.freeze(model, list(model.model.layers), frozen)
+        packed_loss(model, row).backward()
+        models.append(dict(model.named_parameters()))
+    whole, part = models
+    with_gradient = {name for name, p in part.items() if p.grad is not None}
+    assert with_gradient == {name for name in part if ".layers.1." in name or name == "model.norm.weight"}
+    assert all(torch.equal(part[name].grad, whole[name].grad) for name in with_gradient)
+
+
+def test_not_all_layers_can_be_frozen(tiny_model_dir, tmp_path):
+    with pytest.raises(TennerError, match=r"frozen_layers = 2 leaves none of the 2 layers"):
+        run(tiny_model_dir, tmp_path, frozen_layers=2)
+
+
 def test_kahan_moves_the_same_block_by_block(monkeypatch):
     moved = []
     for block in (1 << 24, 7):
@@ -430,7 +463,8 @@ def test_killed_at_ten_moments_it_ends_at_the_same_bits(tiny_model_dir, tmp_path
 
 def test_positions_stay_in_float32(tiny_model_dir):
     """At position 1,000 a table of angles in bfloat16 would be wrong by whole turns."""
-    model = loading.load(tiny_model_dir, SETTINGS, here(), seed=0).model
+    settings = SETTINGS.model_copy(update={"precision": "bf16"})
+    model = loading.load(tiny_model_dir, settings, here(), seed=0).model
     assert model.dtype == torch.bfloat16
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     positions_1T = torch.arange(1000)[None]
@@ -588,7 +622,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
 
 
 def test_offloading_activations_on_a_cpu_is_refused(tiny_model_dir, tmp_path):
-    with pytest.raises(TennerError, match="offload_activations is for GPUs"):
+    with pytest.raises(TennerError, match="offload_activations is for CUDA"):
         run(tiny_model_dir, tmp_path, offload_activations=True, on_step=pytest.fail)
 
 

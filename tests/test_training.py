@@ -107,7 +107,8 @@ def test_the_command_under_torchrun_trains_as_alone(ready, tmp_path):
     spent = sum(row.cost_usd for row in read_spend(tmp_path / "two" / "run.db") if row.stage == "train")
     price = recipe.parse((ready / "recipe.toml").read_text(), where="ready").machine.price_usd_per_hour
     seconds = json.loads((tmp_path / "two" / "stages" / "train.json").read_text())["seconds"]
-    assert 0 < spent <= seconds / 3600 * price + 1e-6
+    stretches = len(two) + 1  # each is rounded up to a whole micro-dollar
+    assert 0 < spent <= seconds / 3600 * price + stretches * 1e-6
 
 
 @pytest.mark.slow
@@ -134,7 +135,7 @@ def test_the_cap_in_the_middle_of_a_training_by_two_loses_no_step(ready, tmp_pat
     shutil.copytree(ready, path)
     before = sum(row.cost_usd for row in read_spend(path / "run.db"))
     (tmp_path / "bold.py").write_text(BOLD)
-    (done,) = torchrun(tmp_path / "bold.py", "train", path, "--budget-usd", f"{before + 0.00004:.6f}")
+    (done,) = torchrun(tmp_path / "bold.py", "train", path, "--budget-usd", f"{before + 0.00001:.6f}")
     assert done.returncode != 0
     assert "exitcode  : 3" in done.stderr
     reported = RunFolder(path).read("training", TrainStep)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import multiprocessing
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 from tenner.errors import TennerError
+from tenner.hardware import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ class LocalWorkers:
     """The cores of this machine."""
 
     def __init__(self, processes: int | None = None) -> None:
-        self._processes = processes or len(os.sched_getaffinity(0))
+        self._processes = processes or cores()
 
     def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
         """See `Workers.map`. Chunks are handed out as results are taken, so that few are in memory."""

@@ -28,8 +28,8 @@ def economise(layers: Sequence[nn.Module], settings: Train, device: torch.device
 
     Raises TennerError where it shall wait in the host's memory, and the device has no other.
     """
-    if settings.offload_activations and device.type == "cpu":
-        raise TennerError("train.offload_activations is for GPUs: here activations lie in the host's memory anyway")
+    if settings.offload_activations and device.type != "cuda":
+        raise TennerError("train.offload_activations is for CUDA: here activations lie in the host's memory anyway")
     if settings.activations == "all":
         return
     kept: Callable[[], Any] | None = _products_kept if settings.activations == "products" else None

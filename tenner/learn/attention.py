@@ -6,7 +6,7 @@ G query heads to each key head (H = K G), D head size, N pairs of document and k
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from inspect import signature
 from typing import Any, cast
@@ -198,15 +198,32 @@ def _fused_attention(
 ) -> Tensor:
     """The same by PyTorch's fused kernel, for GPUs without a kernel for packed rows, and in float32."""
     shape = (docs.count, -1, docs.longest, query_TH_D.shape[-1])
+    key_BKLD = key_TK_D.index_select(0, docs.key_slots_BKL).view(shape)
+    value_BKLD = value_TK_D.index_select(0, docs.key_slots_BKL).view(shape)
+    shares_keys = _can_share_keys(query_TH_D.device)
+    if not shares_keys:
+        groups = docs.heads // docs.key_heads
+        key_BKLD, value_BKLD = (x.repeat_interleave(groups, dim=1) for x in (key_BKLD, value_BKLD))
     out_BHLD = functional.scaled_dot_product_attention(
         query_TH_D.index_select(0, docs.query_slots_BHL).view(shape),
-        key_TK_D.index_select(0, docs.key_slots_BKL).view(shape),
-        value_TK_D.index_select(0, docs.key_slots_BKL).view(shape),
+        key_BKLD,
+        value_BKLD,
         is_causal=True,
         scale=scaling,
-        enable_gqa=True,
+        enable_gqa=shares_keys,
     )
     return out_BHLD.reshape(-1, query_TH_D.shape[-1]).index_select(0, docs.query_back_TH)
+
+
+@lru_cache
+def _can_share_keys(device: torch.device) -> bool:
+    """Whether PyTorch's fused kernel of this device lets several query heads read one key head, found out by trying."""
+    query, key = (torch.ones(1, heads, 2, 8, device=device) for heads in (2, 1))
+    try:
+        functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def _varlen_kernel() -> Callable[..., Tensor] | None:

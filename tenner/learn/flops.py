@@ -2,11 +2,12 @@
 
 Source of the formula: A. Chowdhery et al., PaLM (arXiv 2204.02311), appendix B: 6 N + 12 L H Q T operations a token,
 where attention is counted over all T x T pairs (non-causal), though causal attention needs half of them. Here N is the
-linear layers (frozen ones take 4 N: no gradient of theirs is made), the head counts at trained positions only, and
-what is computed twice to save memory counts once.
+linear layers (frozen ones take 4 N: no gradient of theirs is made; below the first that is trained it is 2 N, and a
+third of attention, as nothing goes backward there), the head counts at trained positions only, and what is computed
+twice to save memory counts once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,18 +45,18 @@ class Arithmetic(NamedTuple):
     """A query and a key, over all layers and heads."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, layers: Iterable[nn.Module]) -> "Arithmetic":
+    def of(cls, model: PreTrainedModel, layers: Sequence[nn.Module], *, frozen_layers: int = 0) -> "Arithmetic":
         """Counted before the model is sharded. The head's input needs a gradient even where the head is frozen."""
         per_token = sum(
-            (6 if p.requires_grad else 4) * p.numel()
-            for layer in layers
+            (2 if i < frozen_layers else 6 if p.requires_grad else 4) * p.numel()
+            for i, layer in enumerate(layers)
             for module in layer.modules()
             if isinstance(module, nn.Linear)
             for p in (module.weight,)
         )
         config, head = model.config, model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_pair = 12 * config.num_hidden_layers * config.num_attention_heads * size
+        per_pair = (12 * len(layers) - 8 * frozen_layers) * config.num_attention_heads * size
         return cls(per_token, (6 if head.requires_grad else 4) * head.numel(), per_pair)
 
     def work(self, lengths: Iterable[int], trained: int) -> Work:

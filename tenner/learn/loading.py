@@ -31,6 +31,7 @@ class Learner(NamedTuple):
 
 def compute_dtype(settings: Train) -> torch.dtype:
     """What products are computed in."""
+    assert settings.precision != "auto", "`train.train` has chosen one"
     return torch.float32 if settings.precision == "fp32" else torch.bfloat16
 
 
@@ -52,8 +53,9 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     else:
         model = (student.load if world.size == 1 else student.load_empty)(base, stored, attention.NAME)
     layers = _layers(model)
+    freeze(model, layers, settings.frozen_layers)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
-    arithmetic = Arithmetic.of(model, layers)
+    arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
     fused.fuse(model)
     activations.economise(layers, settings, world.device)
     loss = PackedLoss(model)
@@ -76,6 +78,22 @@ def _prepared(model: PreTrainedModel, stored: torch.dtype) -> PreTrainedModel:
     for p in model.parameters():  # not buffers: a table of angles in bfloat16 would bend all positions
         p.data = p.data.to(stored)
     return model
+
+
+def freeze(model: PreTrainedModel, layers: Sequence[nn.Module], count: int) -> None:
+    """Take the first `count` layers, and what comes before them, out of the training.
+
+    A head that is tied to the embedding is frozen with it: a gradient of the embedding would have to come through all
+    the layers. Raises TennerError where nothing would be left to train.
+    """
+    if not count:
+        return
+    if count >= len(layers):
+        raise TennerError(
+            f"train.frozen_layers = {count} leaves none of the {len(layers)} layers to be trained", hint="lower it"
+        )
+    for module in (model.get_input_embeddings(), *layers[:count]):
+        module.requires_grad_(False)
 
 
 def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:

@@ -22,6 +22,8 @@ from tenner.learn.rounding import round_into
 from tenner.sections import Train
 
 EPSILON = 1e-8
+SCALING_DEVICES = ("cpu", "cuda")
+"""Where the fused kernel divides by `grad_scale` as it goes: clipping costs no pass of its own over the gradients."""
 ROWS = ("exp_avg", "exp_avg_sq", "correction")
 """State that has a parameter's own shape; it can be dealt out anew over another number of processes."""
 
@@ -59,6 +61,10 @@ def _groups(moved: Mapping[str, Tensor], settings: Train) -> list[dict[str, Any]
     return [group for group in groups if group["params"]]
 
 
+def _divide_gradients(moved: Mapping[str, Tensor], divisor: float) -> None:
+    torch._foreach_div_([tensor.grad for tensor in moved.values() if tensor.grad is not None], divisor)
+
+
 class FusedAdamW:
     """PyTorch's, moments in float32, one pass over memory."""
 
@@ -76,9 +82,11 @@ class FusedAdamW:
     def step(self, *, lr: float, divisor: float) -> None:
         for group in self._adamw.param_groups:
             group["lr"] = lr
-        # The fused kernel divides by `grad_scale` as it goes: clipping costs no pass of its own over the gradients.
         device = next(iter(self._moved.values())).device
-        self._adamw.grad_scale = torch.tensor(divisor, device=device)  # type: ignore[attr-defined]
+        if device.type in SCALING_DEVICES:
+            self._adamw.grad_scale = torch.tensor(divisor, device=device)  # type: ignore[attr-defined]
+        else:
+            _divide_gradients(self._moved, divisor)
         self._adamw.step()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
@@ -110,7 +118,7 @@ class EightBitAdamW:
     def step(self, *, lr: float, divisor: float) -> None:
         for group in self._adamw.param_groups:
             group["lr"] = lr
-        torch._foreach_div_([tensor.grad for tensor in self._moved.values() if tensor.grad is not None], divisor)
+        _divide_gradients(self._moved, divisor)
         self._adamw.step()
 
     def state(self) -> dict[str, dict[str, Tensor]]:

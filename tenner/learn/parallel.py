@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tenner import hardware
 from tenner.errors import TennerError
+from tenner.sections import Device
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -99,15 +101,17 @@ class World:
                 module.reshard()
 
 
-def here() -> World:
-    """This process alone, on its GPU if it has one."""
-    return World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+def here(device: Device = "auto") -> World:
+    """This process alone. Raises TennerError where the device is not there."""
+    return World(0, 1, torch.device(hardware.device_kind(device)))
 
 
 def device_bytes(device: torch.device) -> int:
     """The memory of a GPU, or this process' share of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
     machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return machine_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -118,34 +122,37 @@ def idle_gpus(world: World) -> int:
 
 
 @contextmanager
-def join(*, shard_over: int | None = None) -> Iterator[World]:
+def join(*, device: Device = "auto", shard_over: int | None = None) -> Iterator[World]:
     """Meet the processes that torchrun launched beside this one; without torchrun, be alone.
 
     `shard_over` processes share one copy of the weights (None: all of them); it must divide their number.
-    Raises TennerError otherwise.
+    Raises TennerError otherwise, and where the device is not there. Several processes train on CUDA or on CPUs.
     """
     size, rank = launched_size(), launched_rank()
     if size == 1:
-        yield here()
+        yield here(device)
         return
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
 
-    on_gpu = torch.cuda.is_available()
+    kind = hardware.device_kind(device)
+    if device == "mps":
+        raise TennerError("several processes cannot train on one Apple GPU", hint="train with one process")
+    on_gpu = kind == "cuda"
     over = size if shard_over is None else shard_over
     if size % over:
         raise TennerError(
             f"{size} processes cannot share copies of the weights over {over} each",
             hint="train.shard_over must divide the number of processes; left out, all share one copy",
         )
-    device = torch.device("cpu")
+    own = torch.device("cpu")
     if on_gpu:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         shape, names = ((size,), ("shard",)) if over == size else ((size // over, over), ("replicate", "shard"))
-        yield World(rank, size, device, init_device_mesh(device.type, shape, mesh_dim_names=names))
+        yield World(rank, size, own, init_device_mesh(own.type, shape, mesh_dim_names=names))
     finally:
         distributed.destroy_process_group()
 

@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 import torch
 from transformers import PreTrainedModel
 
+from tenner import hardware
 from tenner.errors import Preempted, TennerError
 from tenner.learn import checkpoint, loading, lora, packing, student
 from tenner.learn.activations import offloaded
@@ -27,6 +28,7 @@ from tenner.learn.optimizer import ROWS, Optimizer, optimizer_of
 from tenner.learn.packed import Batch, check_packing
 from tenner.learn.parallel import World, here
 from tenner.learn.signals import Termination, interrupts_held, termination_noted
+from tenner.records import NamedPrecision
 from tenner.sections import Train
 from tenner.seeds import digest
 
@@ -107,6 +109,7 @@ def train(
     assert encoded
     assert all(len(e.ids) <= settings.tokens_max for e in encoded)  # mask.refuse_longer refuses them
     world = world or here()
+    settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
     reported = time.monotonic()
     learner = loading.load(base, settings, world, seed=seed)
     compute = compute_dtype(settings)
@@ -164,6 +167,17 @@ def train(
             raise
     whole = loading.unsharded(learner, base, settings, world)
     return TrainResult(whole.model, whole.adapters, len(plan), first_step, loss)
+
+
+def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
+    """The first process', which may know what an earlier session computed in."""
+    known: tuple[NamedPrecision, ...] = get_args(NamedPrecision)
+    own = 0
+    if world.rank == 0:
+        device = cast(hardware.DeviceKind, world.device.type)
+        own = known.index(hardware.choose(device, settings.precision).precision)
+    (agreed,) = world.sum(own)
+    return known[int(agreed)]
 
 
 def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str) -> None:
@@ -285,5 +299,7 @@ def _tell(
 def _memory_bytes(world: World) -> int:
     if world.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(world.device))
+    if world.device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

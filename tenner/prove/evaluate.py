@@ -63,11 +63,17 @@ def complete(
             grade=grade(grader, generation.answer, question, cue=fmt.cue),
         )
 
-    bar_name, total = f"{stage}: {asked.name}, {form.name}", len(questions) * len(policies) * len(samplings)
-    with run.machine_time(stage) as meter, run.screen.bar(bar_name, total) as bar, Grader(processes=1) as grader:
+    part, total = f"{asked.name}, {form.name}", len(questions) * len(policies) * len(samplings)
+    done = total - len(policies) * sum(len(group) for _, group in missing)
+    expected = run.expected_seconds(stage, part)
+    expected = expected and expected * (total - done) / total
+    with (
+        run.machine_time(stage) as meter,
+        run.screen.bar(f"{stage}: {part}", total, expected_seconds=expected) as bar,
+        Grader(processes=1) as grader,
+    ):
         engine = asked.load_engine()
         remember(run, _setting(run, asked, engine, task, policies, samplings, answer_tokens_max, len(questions)))
-        done = total - len(policies) * sum(len(group) for _, group in missing)
         for sample_index, group in missing:
             by_id = {q.id: q for q in group}
             prompts = [Prompt(q.id, render(engine.tokenizer, q, form, run.recipe)) for q in group]

@@ -1,6 +1,5 @@
 """Everything that the report says, read from the run folder: nothing is written, nothing computed twice."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import groupby
@@ -13,6 +12,7 @@ from tenner.prove.compute import answer_prices, sweeps, votes_at_equal_compute
 from tenner.prove.report import Example, FunnelRow, RunFacts, Segment, SourceRow
 from tenner.prove.scoreboard import evaluation_usd
 from tenner.prove.stats import before_and_after, compare
+from tenner.provenance import recorded
 from tenner.recipe import Recipe
 from tenner.records import Completion, Counterfactual, Drop, Question, Sample, Score, Setting, SourceCount, TrainStep
 from tenner.runfolder import RunFolder
@@ -34,7 +34,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         think_format=FORMATS[recipe.student.format],
         system_prompt=recipe.student.system_prompt,
         recipe_toml=recipe.to_toml(),
-        provenance=json.loads((folder.path / "provenance.json").read_text("utf-8")),
+        provenance=recorded(folder),
         funnel=[_funnel_row(folder, stage) for stage in recipe.stages if stage in FUNNEL],
         counterfactual=folder.read("counterfactual", Counterfactual)[0].sentence,
         sources=_sources(folder),

@@ -6,13 +6,13 @@ only what the first cannot read, and its "same" counts only if both answers were
 the reason of the verdict says what each of them said.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import NamedTuple
 
 from tenner.errors import TennerError
 from tenner.formats import answer_text
+from tenner.hardware import cores
 from tenner.prove import algebra
 from tenner.prove.choices import canonical_choice
 from tenner.prove.exact import Opinion, judge, read
@@ -88,7 +88,7 @@ class Grader:
             self._second = Killable(
                 algebra.opinion,
                 prepare=algebra.prepare,
-                processes=processes or len(os.sched_getaffinity(0)),
+                processes=processes or cores(),
                 deadline_seconds=SECOND_JUDGE_SECONDS,
                 memory_bytes=SECOND_JUDGE_BYTES,
             )

@@ -1,6 +1,5 @@
 """The report of a measurement, as Markdown: the tables of a run's report that need no training."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from tenner.prove.scoreboard import (
     settings_table,
     spend_table,
 )
+from tenner.provenance import recorded
 from tenner.recipe import Measurement
 from tenner.records import Completion, Question, Score, Setting
 from tenner.runfolder import RunFolder
@@ -53,7 +53,7 @@ def collect(folder: RunFolder, described: Measurement) -> MeasurementFacts:
         ),
         spend=spend,
         settings=folder.read("settings", Setting),
-        provenance=json.loads((folder.path / "provenance.json").read_text("utf-8")),
+        provenance=recorded(folder),
     )
 
 

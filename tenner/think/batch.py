@@ -63,7 +63,7 @@ class SlotBatch:
 
     def __init__(self, model: PreTrainedModel, *, rows_max: int, vocabulary: int) -> None:
         self._model = model
-        self._slots = Slots(model)
+        self._slots = Slots(model, rows_max=rows_max)
         self._queue: deque[Job] = deque()
         self._rows: list[_Row] = []
         self._rows_max = rows_max

@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tenner import hardware
 from tenner.errors import TennerError
-from tenner.sections import EngineName, Precision
+from tenner.sections import Device, EngineName, Precision
 
 if TYPE_CHECKING:
     from tenner.think.engine import LocalEngine
@@ -43,22 +44,38 @@ def load(
     *,
     rows: int,
     wait_text: str,
-    precision: Precision = "bf16",
+    precision: Precision = "auto",
+    device: Device = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> "LocalEngine":
     """The engine with a student in it, which decodes `rows` completions at a time; `options` are vllm.LLM's.
 
-    Raises TennerError where the engine is not installed, or where the folder holds no model that it can decode.
+    Raises TennerError where the engine is not installed, where the device is not there or is not vLLM's own, or where
+    the folder holds no model that it can decode.
     """
     if engine == "vllm":
+        chosen = hardware.choose(_vllm_device(device), precision)
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for data
         from tenner.think.vllm import VLLMEngine
 
-        name: Literal["bfloat16", "float32"] = "bfloat16" if precision == "bf16" else "float32"
+        name: Literal["bfloat16", "float32"] = "float32" if chosen.precision == "fp32" else "bfloat16"
         return VLLMEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=name, **(options or {}))
     import torch
 
     from tenner.think.hf import HFEngine
 
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return HFEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=dtype)
+    chosen = hardware.choose(device, precision)
+    dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
+    return HFEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=dtype, device=chosen.device)
+
+
+def _vllm_device(device: Device) -> Device:
+    """What vLLM computes on: that of its build. Raises TennerError where another one is named."""
+    own = hardware.device_kind()
+    if own == "mps":
+        own = "cpu"
+    if device not in ("auto", own):
+        raise TennerError(
+            f"vLLM computes on {own} here, not on {device}", hint="leave the device out, or take engine hf"
+        )
+    return own

@@ -8,8 +8,10 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tenner import hardware
 from tenner.errors import TennerError
 from tenner.formats import Tokenizer
+from tenner.sections import Device
 from tenner.think.batch import SlotBatch
 from tenner.think.engine import About, LocalEngine
 from tenner.think.packed import can_pack, pack_linears
@@ -37,9 +39,17 @@ class HFEngine(LocalEngine):
 
     @classmethod
     def load(
-        cls, model_dir: Path, *, rows: int = 64, wait_text: str = "Wait", dtype: torch.dtype = torch.bfloat16
+        cls,
+        model_dir: Path,
+        *,
+        rows: int = 64,
+        wait_text: str = "Wait",
+        dtype: torch.dtype | None = None,
+        device: Device = "auto",
     ) -> Self:
-        """Load a model folder, onto the GPU if there is one. `rows` completions are decoded at a time.
+        """Load a model folder onto a device. `rows` completions are decoded at a time.
+
+        `dtype` None is what the device computes fastest in.
 
         Raise TennerError where the folder holds no model, or one that this engine would decode wrongly.
         """
@@ -64,12 +74,14 @@ class HFEngine(LocalEngine):
                 f"{model_dir}: the tokenizer has {vocabulary} ids but the model only {config.vocab_size}",
                 hint="the tokenizer and the weights are not of the same model",
             )
+        chosen = hardware.choose(device)
+        dtype = dtype or (torch.float32 if chosen.precision == "fp32" else torch.bfloat16)
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, attn_implementation=ATTENTION_NAME, local_files_only=True
         )
-        if torch.cuda.is_available():
-            cast(nn.Module, model).to("cuda")
+        if chosen.device != "cpu":
+            cast(nn.Module, model).to(chosen.device)
         elif dtype is torch.bfloat16 and can_pack():
             pack_linears(model)
         return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)

@@ -50,35 +50,40 @@ class Feed(NamedTuple):
 class Slots:
     """Keys and values: one slot a row, and the attention that reads them."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, rows_max: int) -> None:
         config = model.config
         self.key_heads: int = config.num_key_value_heads
         self.groups: int = config.num_attention_heads // config.num_key_value_heads
         head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._kv = torch.zeros(
-            (config.num_hidden_layers, 2, 0, self.key_heads, 0, head_dim), dtype=model.dtype, device=model.device
-        )
+        self._rows_max = rows_max
+        nothing = torch.zeros((2, 0, self.key_heads, 0, head_dim), dtype=model.dtype, device=model.device)
+        # A tensor for each layer: while the cache grows, only one of them exists twice.
+        self._layers_2RKLD = [nothing] * config.num_hidden_layers
 
     def reserve(self, rows: int, length: int) -> None:
         """Make room for so many rows of so many tokens; what is cached stays."""
-        layers, two, have_rows, heads, have_length, head_dim = self._kv.shape
+        two, have_rows, heads, have_length, head_dim = self._layers_2RKLD[0].shape
         if rows <= have_rows and length <= have_length:
             return
+        if rows > have_rows:  # rows join one by one, and each growth copies all that is cached
+            rows = max(rows, min(2 * have_rows, self._rows_max))
         length = max(have_length, -(-length // LENGTH_STEP_TOKENS) * LENGTH_STEP_TOKENS)
-        grown = self._kv.new_zeros((layers, two, max(rows, have_rows), heads, length, head_dim))
-        grown[:, :, :have_rows, :, :have_length] = self._kv
-        self._kv = grown
+        for i, old in enumerate(self._layers_2RKLD):
+            grown = old.new_zeros((two, max(rows, have_rows), heads, length, head_dim))
+            grown[:, :have_rows, :, :have_length] = old
+            self._layers_2RKLD[i] = grown
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot to another."""
         self.reserve(target + 1, length)
-        self._kv[:, :, target, :, :length] = self._kv[:, :, source, :, :length]
+        for layer_2RKLD in self._layers_2RKLD:
+            layer_2RKLD[:, target, :, :length] = layer_2RKLD[:, source, :, :length]
 
     def feed(self, lengths: Sequence[int], cached: Sequence[int]) -> Feed:
         """Plan a step that feeds row i `lengths[i]` ids after its `cached[i]`."""
         longest = max(c + n for c, n in zip(cached, lengths, strict=True))
         self.reserve(len(lengths), longest)
-        device, dtype = self._kv.device, self._kv.dtype
+        device, dtype = self._layers_2RKLD[0].device, self._layers_2RKLD[0].dtype
         lengths_R, cached_R = torch.tensor(lengths), torch.tensor(cached)
         end_R = lengths_R.cumsum(0)
         row_T = torch.arange(len(lengths)).repeat_interleave(lengths_R)
@@ -122,7 +127,7 @@ class Slots:
         The query heads that share a key head, and the tokens of a chunk, are rows of one product, so keys and values
         are never repeated. The last token of every row reads its slot in place; only chunks gather theirs.
         """
-        key_RKLD, value_RKLD = self._kv[layer]
+        key_RKLD, value_RKLD = self._layers_2RKLD[layer]
         key_RKLD[feed.row_T, :, feed.position_T] = key_KTD.transpose(0, 1)
         value_RKLD[feed.row_T, :, feed.position_T] = value_KTD.transpose(0, 1)
         rows, heads, size = len(feed.last_R), query_HTD.shape[0], query_HTD.shape[2]
