@@ -17,23 +17,15 @@ from typing import NamedTuple
 
 PROGRAM = os.environ.get("TENNER_VLLM", "")
 ROOT = Path(__file__).parents[1]
+"""Where vLLM's own Python finds tenner."""
 START_SECONDS = 300
 STOP_SECONDS = 30
 TAIL_LINES = 40
-OLDER_PROCESSOR = Path(__file__).parent / "older_processor"
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}  # it shall talk to nobody
 OPTIONS = (
     "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "32",
     "--kv-cache-memory-bytes", "1G",  # else it wants nearly all of the machine's
 )  # fmt: skip
-
-
-def environment(*folders: Path) -> dict[str, str]:
-    """For a process with vLLM, whose Python finds tenner and what is in `folders`."""
-    found = [ROOT, *folders]
-    if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
-        found.append(OLDER_PROCESSOR)
-    talk_to_nobody = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    return os.environ | talk_to_nobody | {"PYTHONPATH": os.pathsep.join(map(str, found))}
 
 
 class Tokens(NamedTuple):
@@ -66,7 +58,7 @@ class VLLMServer:
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            env=environment(), start_new_session=True,
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
         )  # fmt: skip
         try:
             self._wait_for_health()
