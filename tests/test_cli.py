@@ -110,6 +110,8 @@ def test_a_full_disk(tiny_recipe, tmp_path):
         pytest.skip("this user may not mount a tmpfs")
     try:
         message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", by=tenner)
+        assert "GB on disk, and 0.0 GB are free" in message
+        message = refused("gather", tmp_path / "run", by=tenner)  # which the training's need does not stop
         assert "tenner: the disk is full: " in message
         assert "hint: free some space and give the same command again" in message
         assert json.loads(tenner("show", tmp_path / "run", "--json").stdout)["stages"][0]["name"] == "gather"

@@ -49,7 +49,7 @@ def test_a_misspelt_section():
         ("samples = 1000", "samples = 0", "select.samples: Input should be greater than 0 (got 0)"),
         ("samples = 1000", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 3200"),
         ('format = "s1"\nsystem', 'format = "s2"\nsystem', "student.format: no think format is called 's2'"),
-        ("[0, 8, 16, 24, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
+        ("[0, 8, 16, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
         (
             'teacher = "worked"',
             'teacher = "worked"\nbase_url = "http://["',

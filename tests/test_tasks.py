@@ -108,7 +108,8 @@ def test_answers_to_a_task_are_graded_by_its_kind(tiny_recipe, tmp_path):
     with open_run(tmp_path / "run", recipe.load(str(tiny_recipe)), Screen(), budget_usd=None) as run:
         form, policy = run.recipe.attempt.prompts[0], Policy(thinking_tokens_max=4)
         complete(
-            run, asked(benchmark), Asked("base", "tiny", form, partial(pipeline.engine_for, run, "base")), [policy],
+            run, asked(benchmark), Asked("base", "tiny", form, partial(pipeline.engine_for, run, "base", "attempt")),
+            [policy],
             stage="attempt", task="attempts", answer_tokens_max=8,
         )  # fmt: skip
         completions = run.folder.read("attempts", Completion)

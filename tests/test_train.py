@@ -256,7 +256,7 @@ def test_one_step_is_adamw_with_clipping(tiny_model_dir, tmp_path):
     assert torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1) > 0.2  # so that clipping is seen
     optimizer.step()
     for mine, theirs in zip(done.model.parameters(), plain.parameters(), strict=True):
-        # The first step divides a gradient by itself: one near epsilon (1e-8) is all rounding, as each processor rounds.
+        # The first step divides a gradient by itself: one near epsilon (1e-8) is all rounding.
         assert theirs.grad is not None
         clear = (theirs.grad.abs() > 1e-6) | (theirs.grad == 0)
         assert clear.float().mean() > 0.6
