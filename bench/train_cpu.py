@@ -135,8 +135,8 @@ LONG_ROWS_MAX = 8  # sixteen long samples at once take more than 24 GB
 S1 = {"short": "16 rows", "long": "4 rows"}
 """Its batch at once, padded; of long samples, as many as fit into memory."""
 BEST = {"short": "4 by length, kept memory", "long": "1 row"}
-"""By the grid, of those whose loss is right, in both precisions. Weights in bfloat16 are faster on short samples, and
-learn worse."""
+"""By the grid in bfloat16, of those whose loss is right (weights in bfloat16 are faster on short samples, and learn
+worse); in float32 the grid has not been run, and the same are taken."""
 
 
 def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -> tuple[list[Encoded], list[Encoded]]:
