@@ -174,7 +174,7 @@ def test_ids_beyond_the_tokenizer_are_never_sampled(lively_model_dir: Path, tmp_
 )
 @pytest.mark.parametrize("rows", [1, 64, 100])
 def test_packed_weights_give_the_same_products(lively_model_dir: Path, rows: int) -> None:
-    packed = HFEngine.load(lively_model_dir)._model
+    packed = HFEngine.load(lively_model_dir, dtype=torch.bfloat16)._model
     plain = AutoModelForCausalLM.from_pretrained(lively_model_dir, dtype=torch.bfloat16)
     x = torch.randn(1, rows, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.inference_mode():
@@ -185,7 +185,7 @@ def test_packed_weights_give_the_same_products(lively_model_dir: Path, rows: int
 
 
 def test_bf16_keeps_the_rules(lively_model_dir: Path) -> None:
-    engine = HFEngine.load(lively_model_dir, rows=4)
+    engine = HFEngine.load(lively_model_dir, rows=4, dtype=torch.bfloat16)
     swept = by_key(list(engine.sweep(PROMPTS, POLICIES, SHORT, answer_tokens_max=12)))
     assert len(swept) == len(PROMPTS) * len(POLICIES)
     assert by_key(list(engine.sweep(PROMPTS, POLICIES, SHORT, answer_tokens_max=12))) == swept, "deterministic"
