@@ -176,7 +176,8 @@ def _train_tenner(
     """tenner; returns the seconds that the timed steps would take at the device's best, in both conventions."""
     from tenner.learn import loading
 
-    changed: dict[str, Any] = {**configuration.train, **configuration.ways[way], "checkpoint_seconds": 10**9}
+    changed: dict[str, Any] = {"precision": "bf16", "checkpoint_seconds": 10**9}
+    changed |= {**configuration.train, **configuration.ways[way]}
     dtype = loading.stored_dtype(Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
     reports: list[Any] = []
 

@@ -216,6 +216,8 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run the stages that are not done, in order. Raises TennerError if one that comes before is missing."""
     ask_for_huge_pages()  # before anything makes a tensor
     names = sorted(names, key=list(run.recipe.stages).index)
+    if not_done := [name for name in names if not run.folder.done(name)]:
+        run.check_turn(not_done[0])
     # Before time is spent on what comes before it:
     if "trace" in names and not run.folder.done("trace"):
         traces.check(run.recipe.trace, run.screen)

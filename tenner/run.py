@@ -49,19 +49,21 @@ class Run(Generic[Described]):
 
     def go_through(self, names: Sequence[str], stages: Mapping[str, "Stage[Described]"]) -> None:
         """Run the stages that are not done. Raises TennerError if one that comes before is missing."""
-        order = self.recipe.stages
         for name in names:
             if self.folder.done(name):
                 self.screen.say(f"{name}: done before")
                 continue
-            if missing := next((s for s in order[: order.index(name)] if not self.folder.done(s)), None):
-                raise TennerError(
-                    f"{name} needs {missing}, which is not done", hint=f"tenner {missing} {self.folder.path}"
-                )
+            self.check_turn(name)
             with self.folder.stage(name) as clock:
                 clock.items_in, clock.items_out = stages[name](self)
             told = f"{clock.items_in:,} in, {clock.items_out:,} out, {clock.seconds:.1f} s"
             self.screen.say(f"{name}: {told}, {self.spent()}")
+
+    def check_turn(self, name: str) -> None:
+        """Raise TennerError if a stage that comes before `name` is missing."""
+        order = self.recipe.stages
+        if missing := next((s for s in order[: order.index(name)] if not self.folder.done(s)), None):
+            raise TennerError(f"{name} needs {missing}, which is not done", hint=f"tenner {missing} {self.folder.path}")
 
     def spent(self) -> str:
         """The spend so far, for people."""

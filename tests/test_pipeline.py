@@ -178,6 +178,7 @@ def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
 ORDERS = [
     ("select-first", "hardest", 1500),
     ("trace-first", "hardest", 1500),
+    pytest.param("select-first", "hardest", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "hardest", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "s1-paper", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "s1-notebook", 6000, marks=pytest.mark.slow),
