@@ -47,7 +47,7 @@ def test_every_command_is_timed_in_every_precision(tiny_recipe):
         speeds = figures["tokens_per_second"]
         assert speeds.keys() == PRECISIONS
         assert min(speeds.values()) > 0
-        assert figures["auto_share"] == pytest.approx(speeds["auto"] / max(speeds["bf16"], speeds["fp32"]), abs=0.01)
+        assert figures["auto_share"] == pytest.approx(speeds["auto"] / max(speeds["bf16"], speeds["fp32"]), abs=0.05)
     assert done.returncode == (0 if all(told["promises"].values()) else 1)
 
 
