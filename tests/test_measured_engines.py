@@ -1,7 +1,6 @@
 """`tenner measure` on real questions with SmolLM2: by the embedded engine, by vLLM, and through a server's API."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from parting import Judge
-from vllm_server import ENVIRONMENT, PROGRAM, ROOT, VLLMServer
+from vllm_server import PROGRAM, VLLMServer, environment
 
 from tenner import recipe
 from tenner.learn import student
@@ -57,7 +56,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def killed_after(command: list[object], heldout: Path, count: int) -> bytes:
     """Run `command` until `heldout` has `count` lines, kill it, and give what it has kept."""
-    process = subprocess.Popen(list(map(str, command)), env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(list(map(str, command)), env=environment())
     try:
         deadline = time.monotonic() + 300
         while not heldout.exists() or heldout.read_bytes().count(b"\n") < count:
@@ -95,8 +94,7 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     for option in ("enforce_eager=true", "max_model_len=2048", f"kv_cache_memory_bytes={1 << 30}"):
         command += ["--set", f"evaluate.vllm.{option}"]
     kept = killed_after(command, vllm.path / "heldout.jsonl", 8)
-    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "--json"], check=True, env=environment, stdout=subprocess.PIPE)
+    done = subprocess.run([*command, "--json"], check=True, env=environment(), stdout=subprocess.PIPE)
     assert {s["n"] for s in json.loads(done.stdout)["scores"] if s["domain"] is None} == {len(IDS)}
     assert (vllm.path / "heldout.jsonl").read_bytes().startswith(kept)
     assert 8 <= kept.count(b"\n") < 2 * len(IDS)

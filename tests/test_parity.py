@@ -3,6 +3,7 @@
 Where two engines part, it must be their arithmetic: the two tokens are as likely as each other to the embedded model.
 """
 
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import vllm_sweep
 from parting import Judge
 from transformers import AutoTokenizer
-from vllm_server import PROGRAM, VLLMServer
+from vllm_server import PROGRAM, VLLMServer, environment
 
 from tenner import recipe
 from tenner.ask import worked
@@ -107,6 +108,19 @@ def compare(name: str, ours: Told, theirs: Told, model_dir: Path, prompts: list[
         at, gap = judge.parting(prompts[int(prompt_id)].text, ours[prompt_id, policy][0], theirs[prompt_id, policy][0])
         print(f"  prompt {prompt_id}, {policy!r}: they part at id {at}, between logits that differ by {gap:.2e}")
         assert gap < LOGIT_GAP_MAX
+
+
+def test_vllm_has_loaded_the_kernels_of_this_processor() -> None:
+    """With `--isa avx2` of one without AVX-512."""
+    tell = (
+        "import torch.cpu, vllm.platforms; vllm.platforms.current_platform.import_kernels(); "
+        "print(torch.cpu._is_avx512_supported(), 'vllm/_C_AVX2.' in open('/proc/self/maps').read())"
+    )
+    python = Path(PROGRAM).parent / "python"
+    done = subprocess.run([python, "-c", tell], check=True, env=environment(), stdout=subprocess.PIPE, text=True)
+    has_avx512, loaded_avx2 = done.stdout.split()[-2:]
+    played = torch.backends.cpu.get_cpu_capability() != "AVX512"
+    assert (has_avx512, loaded_avx2) == (str(not played), str(played))
 
 
 def test_vllm_gives_the_ids_of_the_embedded_engine(

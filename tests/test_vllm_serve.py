@@ -14,7 +14,7 @@ from typing import Any
 
 import openai
 import pytest
-from vllm_server import ENVIRONMENT, PROGRAM, ROOT, STOP_SECONDS
+from vllm_server import PROGRAM, STOP_SECONDS, environment
 
 from tenner import recipe
 from tenner.learn import student
@@ -35,11 +35,10 @@ def url() -> Iterator[str]:
         "--engine", "vllm", "--format", "s1", "--name", "m", "--thinking", str(BUDGET),
         "--answer", str(ANSWER_TOKENS_MAX), "--port", "0", "--concurrency-max", "4", "--price-usd-per-hour", "0.36",
     ]  # fmt: skip
-    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(), start_new_session=True
         ) as server,
     ):
         assert server.stdout is not None

@@ -15,17 +15,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tenner import hardware
+
 PROGRAM = os.environ.get("TENNER_VLLM", "")
 ROOT = Path(__file__).parents[1]
-"""Where vLLM's own Python finds tenner."""
 START_SECONDS = 300
 STOP_SECONDS = 30
 TAIL_LINES = 40
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}  # it shall talk to nobody
+OLDER_PROCESSOR = Path(__file__).parent / "older_processor"
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 OPTIONS = (
     "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "32",
     "--kv-cache-memory-bytes", "1G",  # else it wants nearly all of the machine's
 )  # fmt: skip
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    """For a process with vLLM, whose Python finds tenner and what is in `folders`."""
+    found = [ROOT, *folders]
+    if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
+        found.append(OLDER_PROCESSOR)
+    talk_to_nobody = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | talk_to_nobody | {"PYTHONPATH": os.pathsep.join(map(str, found))}
 
 
 class Tokens(NamedTuple):
@@ -46,7 +57,8 @@ class VLLMServer:
             self.port = probe.getsockname()[1]
         self._command = [
             PROGRAM, "serve", str(model), "--served-model-name", name,
-            "--host", "127.0.0.1", "--port", str(self.port), *OPTIONS, *options,
+            "--host", "127.0.0.1", "--port", str(self.port), "--dtype", DTYPES[hardware.best_precision("cpu")],
+            *OPTIONS, *options,
         ]  # fmt: skip
 
     @property
@@ -58,7 +70,7 @@ class VLLMServer:
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+            env=environment(), start_new_session=True,
         )  # fmt: skip
         try:
             self._wait_for_health()

@@ -4,13 +4,12 @@ The arguments: model, prompts (texts), policies, format, answer_tokens_max, samp
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from vllm_server import ENVIRONMENT, PROGRAM, ROOT
+from vllm_server import PROGRAM, environment
 
 from tenner.formats import FORMATS
 from tenner.records import Policy, Sampling
@@ -27,7 +26,7 @@ def run(arguments: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     subprocess.run(
         [Path(PROGRAM).parent / "python", __file__, out],
         input=json.dumps(arguments), text=True, check=True,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env=environment(Path(__file__).parent),
     )  # fmt: skip
     return json.loads(out.read_text())
 
