@@ -16,8 +16,8 @@ from statistics import fmean, stdev
 import numpy as np
 from evidence import machine, versions
 
-from tenner.prove.intervals import Interval, clustered
-from tenner.prove.paired import bootstrap, mcnemar
+from tenner.evaluation.statistics.intervals import Interval, clustered
+from tenner.evaluation.statistics.paired import bootstrap, mcnemar
 
 QUESTIONS, BENCHMARKS, PAIRS = 30, 2000, 1000
 ANSWERS = (1, 4, 16)

@@ -34,10 +34,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from tenner.formats import FORMATS
-from tenner.records import Policy, Sampling
-from tenner.think.forcing import FormatIds
-from tenner.think.job import Prompt
+from tenner.core.formats import FORMATS
+from tenner.core.records import Policy, Sampling
+from tenner.inference.forcing import FormatIds
+from tenner.inference.job import Prompt
 
 Dtype = Literal["bfloat16", "float32"]
 QUESTIONS, ROWS = 30, 32
@@ -113,7 +113,7 @@ def side_vllm(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
-    from tenner.think.vllm import VLLMEngine
+    from tenner.inference.vllm import VLLMEngine
 
     options: dict[str, Any] = {
         "dtype": dtype, "max_model_len": 2048, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True,
@@ -173,8 +173,8 @@ def side_hf(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tenner.think.hf import HFEngine
-    from tenner.think.job import Request
+    from tenner.inference.hf.engine import HFEngine
+    from tenner.inference.job import Request
 
     engine = HFEngine.load(model, rows=ROWS, dtype=getattr(torch, dtype), device="cpu")
     policy = Policy(thinking_tokens_max=THINKING_MAX, waits=2)
@@ -241,12 +241,12 @@ def main() -> int:
     import evidence
     from transformers import AutoTokenizer
 
-    from tenner import hardware
-    from tenner.ask import worked
-    from tenner.formats import render_prompt
+    from tenner.core import hardware
+    from tenner.core.formats import render_prompt
+    from tenner.data import puzzles
 
     tokenizer = AutoTokenizer.from_pretrained(args.student)
-    questions = worked.generate(QUESTIONS, families=list(worked.FAMILIES), split="train", seed=0, distinct=True)
+    questions = puzzles.generate(QUESTIONS, families=list(puzzles.FAMILIES), split="train", seed=0, distinct=True)
     prompts = [render_prompt(tokenizer, q.question, system_prompt="") for q in questions]
     precision = hardware.choose("cpu").precision
     dtype: Dtype = "float32" if precision == "fp32" else "bfloat16"

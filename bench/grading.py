@@ -12,9 +12,9 @@ import random
 import time
 from collections import Counter
 
-from tenner.prove.exact import judge
-from tenner.prove.extraction import stated_answers
-from tenner.prove.grading import Asked, Grader
+from tenner.evaluation.grading.extraction import stated_answers
+from tenner.evaluation.grading.grader import Asked, Grader
+from tenner.evaluation.grading.maths.exact import judge
 
 ROWS = 10_000
 HOSTILE = [

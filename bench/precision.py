@@ -30,16 +30,17 @@ from typing import Any, NamedTuple
 import evidence
 import train_cpu
 
-from tenner import hardware, recipe, speaking
-from tenner.ask import worked
-from tenner.formats import FORMATS, render_prompt
-from tenner.learn import student, train
-from tenner.learn.memory import ask_for_huge_pages
-from tenner.records import Message, Policy
-from tenner.sections import Precision
-from tenner.think import engines
-from tenner.think.job import Prompt
-from tenner.think.scheduler import Scheduler
+from tenner.core import hardware, recipe
+from tenner.core.formats import FORMATS, render_prompt
+from tenner.core.records import Message, Policy
+from tenner.core.sections import Precision
+from tenner.data import puzzles
+from tenner.inference import engines
+from tenner.inference.job import Prompt
+from tenner.inference.scheduler import Scheduler
+from tenner.stages import resolve_student
+from tenner.training import loop, student
+from tenner.training.allocator import ask_for_huge_pages
 
 PRECISIONS: tuple[Precision, ...] = ("auto", "bf16", "fp32")
 SHARE_MIN = 0.8
@@ -78,9 +79,9 @@ class Bench(NamedTuple):
 @contextmanager
 def speaking_turn(bench: Bench, precision: Precision, *, rows: int, answers: int) -> Iterator[Turn]:
     """`tenner chat` and `tenner serve`: so many answers at once."""
-    wishes = speaking.Wishes(format=bench.settings.student.format, precision=precision)
-    speaker = speaking.introduce(str(bench.folder), wishes).speaker
-    engine = speaking.load(speaker, wishes, rows=rows, engine="hf")
+    wishes = resolve_student.Wishes(format=bench.settings.student.format, precision=precision)
+    speaker = resolve_student.introduce(str(bench.folder), wishes).speaker
+    engine = resolve_student.load(speaker, wishes, rows=rows, engine="hf")
     with Scheduler(engine) as scheduler:
 
         def turn(amount: Amount) -> float:
@@ -132,10 +133,10 @@ def training_turn(bench: Bench, precision: Precision) -> Iterator[Turn]:
     settings = bench.settings.train.model_copy(update={"precision": precision, "epochs": 1})
 
     def turn(amount: Amount) -> float:
-        reports: list[train.StepReport] = []
+        reports: list[loop.StepReport] = []
         with tempfile.TemporaryDirectory() as workdir:
             encoded = samples[: amount.samples]
-            train.train(bench.folder, encoded, settings, seed=0, workdir=Path(workdir), on_step=reports.append)
+            loop.train(bench.folder, encoded, settings, seed=0, workdir=Path(workdir), on_step=reports.append)
         counted = reports[1:] or reports
         return sum(r.tokens for r in counted) / sum(r.tokens / r.tokens_per_second for r in counted)
 
@@ -192,7 +193,7 @@ def main() -> int:
     chosen = hardware.choose()
     machine, versions = evidence.machine(), evidence.versions("tenner", "torch", "transformers")
     print(f"machine: {machine}\nversions: {versions}\nauto is {chosen}\n", flush=True)
-    asked = worked.generate(MEASURED, families=settings.gather.families, split="train", seed=0, distinct=True)
+    asked = puzzles.generate(MEASURED, families=settings.gather.families, split="train", seed=0, distinct=True)
     bench = Bench(settings, student.resolve(settings.student.model), [q.question for q in asked])
     print("tokens a second, and auto's share of the better precision's; * by a small piece only, which was far slower")
     print(f"{'':8}" + "".join(f"{name:>10} " for name in PRECISIONS) + f"{'share':>11}", flush=True)

@@ -29,10 +29,10 @@ from statistics import median
 import evidence
 import psutil
 
-from tenner.ask import overlap, quality, selection
-from tenner.overlapjob import read_questions
-from tenner.records import Difficulty, Question
-from tenner.sections import Clean, Select
+from tenner.commands.overlap import read_questions
+from tenner.core.records import Difficulty, Question
+from tenner.core.sections import Clean, Select
+from tenner.data import overlap, quality_filters, selection
 
 SIZES = (59_029, 250_000, 1_000_000)
 FILTERS = ("api-errors", "images", "broken-numbering", "s1-patterns")
@@ -109,7 +109,7 @@ def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
     before_mb = _memory_mb()
     with _Peak() as peak:
         started = time.monotonic()
-        good, flawed = quality.sift(pool, FILTERS, quality.QUESTION_FILTERS)
+        good, flawed = quality_filters.sift(pool, FILTERS, quality_filters.QUESTION_FILTERS)
         sifted = time.monotonic()
         cleaned = overlap.clean(good, benchmark, Clean())
         cleaned_at = time.monotonic()

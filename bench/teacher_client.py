@@ -4,9 +4,9 @@
     curator/bin/pip install bespokelabs-curator==0.1.31
     CURATOR_PYTHON=curator/bin/python python bench/teacher_client.py
 
-Both sides ask the same questions of the same server, which answers at once (`tests/teacher_server.py`, a process of
-its own), and take turns. tenner is measured as the command that a user gives, and start-up, which a run of one
-question shows, is taken off. Of curator only the call that does the work is timed, so that neither its imports nor
+Both sides ask the same questions of the same server, which answers at once (`tests/support/teacher_server.py`, a
+process of its own), and take turns. tenner is measured as the command that a user gives, and start-up, which a run of
+one question shows, is taken off. Of curator only the call that does the work is timed, so that neither its imports nor
 our look at its answers count. Every answer is checked on both sides. Exits with 1 where a promise does not hold.
 
 Needs what `pip install -e '.[test]'` installs, and Linux.

@@ -39,14 +39,14 @@ from typing import Any, NamedTuple
 
 import evidence
 
-from tenner import hardware, recipe
-from tenner.ask import worked
-from tenner.formats import FORMATS, Tokenizer
-from tenner.learn import mask, packing, student
-from tenner.learn.mask import Encoded
-from tenner.learn.memory import ask_for_huge_pages
-from tenner.records import NamedPrecision, Sample
-from tenner.sections import Train
+from tenner.core import hardware, recipe
+from tenner.core.formats import FORMATS, Tokenizer
+from tenner.core.records import NamedPrecision, Sample
+from tenner.core.sections import Train
+from tenner.data import puzzles
+from tenner.training import loss_mask, packing, student
+from tenner.training.allocator import ask_for_huge_pages
+from tenner.training.loss_mask import Encoded
 
 SAMPLES_PER_STEP = 16  # s1's
 SEED = 0
@@ -144,7 +144,7 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
     count = workload.steps * SAMPLES_PER_STEP + workload.held_out
     r = random.Random(SEED)
     families = settings.gather.families
-    questions = worked.generate(100 * count, families=families, split="train", seed=SEED, distinct=False)
+    questions = puzzles.generate(100 * count, families=families, split="train", seed=SEED, distinct=False)
     found = []
     for i in range(count):
         asked = next(questions)
@@ -163,7 +163,7 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
         )  # fmt: skip
     r.shuffle(found)
     fmt, system_prompt = FORMATS["s1"], settings.student.system_prompt
-    encoded = [mask.encode(tokenizer, sample, fmt, system_prompt=system_prompt) for sample in found]
+    encoded = [loss_mask.encode(tokenizer, sample, fmt, system_prompt=system_prompt) for sample in found]
     return even_steps(encoded[workload.held_out :]), encoded[: workload.held_out]
 
 
@@ -197,7 +197,7 @@ def train_tenner(
 ) -> Any:  # fmt: skip
     """tenner with its defaults, or some of them `changed`, from a folder or a loaded model; returns the model."""
     ask_for_huge_pages()
-    from tenner.learn import train
+    from tenner.training import loop
 
     lengths = [len(e.ids) for e in encoded]
     settings = Train(
@@ -210,7 +210,7 @@ def train_tenner(
     planned = packing.plan([len(e.ids) for e in laid], settings.tokens_per_step, epochs=1, seed=SEED)
     assert [laid[i] for step in planned for i in step] == list(encoded)
     assert {len(step) for step in planned} == {len(encoded) // steps}
-    done = train.train(
+    done = loop.train(
         base, laid, settings, seed=SEED, workdir=workdir, on_step=on_step, device_tflops=device_tflops
     )  # fmt: skip
     return done.model

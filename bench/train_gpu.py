@@ -11,7 +11,7 @@ A configuration may name several ways, dearest in memory first: the first that d
 either side. Each try is a process of its own, with the allocator's expandable segments. The first step is not timed.
 TRL goes sample by sample in bfloat16 with SDPA, with Liger's kernels where they are installed.
 
-MFU is tenner's (`learn/flops.py`): what is computed twice to save memory counts once, frozen weights count 4 N. The
+MFU is tenner's (`training/flops.py`): what is computed twice to save memory counts once, frozen weights count 4 N. The
 promise is of the causal convention, the smaller of the two. Prices are those of s1's run: 1,000 samples of s1K's
 lengths, 5 epochs. LoRA's is measured: its tokens, over the tokens per second of the 32B on this one GPU. That of full
 fine-tuning is a scaling, not measured: the 7B's tokens per second, less by the ratio of arithmetic per sample (causal),
@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 import evidence
 import train_cpu
 
-from tenner import recipe
-from tenner.errors import TennerError
-from tenner.learn.mask import Encoded
-from tenner.sections import Train
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.sections import Train
+from tenner.training.loss_mask import Encoded
 
 SEED = train_cpu.SEED
 PROMPT_TOKENS = 128
@@ -122,7 +122,7 @@ def operations_per_sample(shape: str) -> float:
     """Full fine-tuning's, causal, of a mean sample of s1K's lengths."""
     import torch
 
-    from tenner.learn.flops import Arithmetic
+    from tenner.training.flops import Arithmetic
 
     model = build(shape, torch.bfloat16, "meta")
     thinking = lengths(CONFIGURATIONS["7b-full"], S1_SAMPLES, rehearsed=False)
@@ -174,11 +174,11 @@ def _train_tenner(
     workdir: Path, clock: DeviceClock,
 ) -> dict[str, float]:  # fmt: skip
     """tenner; returns the seconds that the timed steps would take at the device's best, in both conventions."""
-    from tenner.learn import loading
+    from tenner.training import model_loading
 
     changed: dict[str, Any] = {"precision": "bf16", "checkpoint_seconds": 10**9}
     changed |= {**configuration.train, **configuration.ways[way]}
-    dtype = loading.stored_dtype(Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
+    dtype = model_loading.stored_dtype(Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
     reports: list[Any] = []
 
     def on_step(report: Any) -> None:

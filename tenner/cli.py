@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tenner import __version__
-from tenner.errors import TennerError
-from tenner.stages import COMPUTED, SELECT_FIRST
+from tenner.core.errors import TennerError
+from tenner.core.stage_names import COMPUTED, SELECT_FIRST
 
 if TYPE_CHECKING:
-    from tenner.recipe import Recipe
-    from tenner.sections import Device
-    from tenner.speaking import Wishes
+    from tenner.core.recipe import Recipe
+    from tenner.core.sections import Device
+    from tenner.stages.resolve_student import Wishes
 
 INTERRUPTED = 130
 
@@ -219,7 +219,7 @@ def _budget(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from tenner import recipe as recipes
+    from tenner.core import recipe as recipes
 
     overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
     recipe = recipes.load(args.recipe, overrides=overrides)
@@ -227,8 +227,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from tenner import planjob
-    from tenner import recipe as recipes
+    from tenner.core import recipe as recipes
+    from tenner.training import plan as planjob
 
     machine = planjob.Machine(args.ranks, on_gpu=not args.cpu, memory_gb=args.memory_gb)
     plan = planjob.run(recipes.load(args.recipe, overrides=args.overrides), args.config, machine)
@@ -237,13 +237,13 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _stage(args: argparse.Namespace) -> None:
     if args.stage == "train" and args.dry_run:
-        from tenner import training
+        from tenner.stages import training
 
         if os.environ.get("RANK", "0") == "0":
             print(training.foresee(args.run, device=args.device).as_text())
         return
     if args.stage == "train" and os.environ.get("RANK", "0") != "0":  # one of torchrun's: the first keeps the run
-        from tenner import training
+        from tenner.stages import training
 
         training.follow(args.run)
         return
@@ -254,9 +254,10 @@ def _go(
     path: Path, recipe: "Recipe | None", stages: tuple[str, ...], budget_usd: float | None,
     device: "Device | None" = None,
 ) -> None:  # fmt: skip
-    from tenner import pipeline, show
-    from tenner.run import open_run
-    from tenner.screen import Screen
+    from tenner import pipeline
+    from tenner.commands import show
+    from tenner.core.progress import Screen
+    from tenner.core.run import open_run
 
     _check_budget(budget_usd)
     if recipe:
@@ -283,7 +284,7 @@ def _trace_options(verb: argparse.ArgumentParser) -> None:
     )
     file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
     file.add_argument(
-        "--teacher", choices=("openai", "gemini", "replay"), help="openai: any server with chat completions"
+        "--client", choices=("openai", "gemini", "replay"), help="openai: any server with chat completions"
     )
     file.add_argument("--preset", metavar="NAME", help="a known provider: deepseek, openrouter, qwen, glm, kimi, local")
     file.add_argument("--model", metavar="NAME")
@@ -316,13 +317,13 @@ def _trace(args: argparse.Namespace) -> None:
         args.stage = "trace"
         _stage(args)
         return
-    from tenner import tracejob
+    from tenner.commands import trace as tracejob
 
     print(tracejob.run(args.run, args.out, tracejob.settings(args)))
 
 
 def _show(args: argparse.Namespace) -> None:
-    from tenner import show
+    from tenner.commands import show
 
     if args.sample:
         show.print_sample(args.run, args.sample)
@@ -333,13 +334,13 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _overlap(args: argparse.Namespace) -> None:
-    from tenner import overlapjob
+    from tenner.commands import overlap as overlapjob
 
     print(overlapjob.run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
 
 
 def _grade(args: argparse.Namespace) -> None:
-    from tenner import gradejob
+    from tenner.commands import grade as gradejob
 
     graded = gradejob.run(args.file)
     if args.json:
@@ -350,13 +351,14 @@ def _grade(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from tenner import comparejob
+    from tenner.commands import compare as comparejob
 
     print(comparejob.run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
 
 
 def _measure(args: argparse.Namespace) -> None:
-    from tenner import measurejob, show
+    from tenner.commands import measure as measurejob
+    from tenner.commands import show
 
     _check_budget(args.budget_usd)
     described = measurejob.settings(args)
@@ -366,19 +368,19 @@ def _measure(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from tenner import exportjob
+    from tenner.commands import export as exportjob
 
     print(exportjob.run(args.run, args.out))
 
 
 def _recipes(args: argparse.Namespace) -> None:
-    from tenner import show
+    from tenner.commands import show
 
     print(show.recipes(as_json=args.json))
 
 
 def _wishes(args: argparse.Namespace) -> "Wishes":
-    from tenner.speaking import Wishes
+    from tenner.stages.resolve_student import Wishes
 
     return Wishes(
         format=args.format,
@@ -392,7 +394,7 @@ def _wishes(args: argparse.Namespace) -> "Wishes":
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tenner import servejob
+    from tenner.commands import serve as servejob
 
     ended_by = servejob.run(
         args.student, _wishes(args), host=args.host, port=args.port, api_key_env=args.api_key_env,
@@ -403,7 +405,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _chat(args: argparse.Namespace) -> None:
-    from tenner import chat
+    from tenner.commands import chat
 
     if args.waits < 0:
         raise TennerError(f"--waits {args.waits} is negative")

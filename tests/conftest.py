@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenner.hardware import cores
+from tenner.core.hardware import cores
 
 ISA_ENVIRONMENTS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -89,7 +89,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_recipe(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's recipe, shrunk to seconds: the tiny model, four families, and a cap that does not bind."""
-    from tenner import recipe
+    from tenner.core import recipe
 
     shrunk = recipe.load(
         "demo",

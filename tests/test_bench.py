@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import BENCH
 
-from tenner import hardware
+from tenner.core import hardware
 
-BENCH = Path(__file__).parents[1] / "bench"
 COMMANDS, PRECISIONS = {"chat", "serve", "measure", "train"}, {"auto", "bf16", "fp32"}
 
 

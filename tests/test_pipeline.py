@@ -13,11 +13,14 @@ import pytest
 import s1_tables
 from teacher_server import TeacherServer, usage_of
 
-from tenner import cli, exportjob, pipeline, recipe, show
-from tenner.errors import TennerError
-from tenner.money.ledger import read_spend
-from tenner.prove import tasks
-from tenner.records import (
+from tenner import cli, pipeline
+from tenner.budget.ledger import read_spend
+from tenner.commands import export as exportjob
+from tenner.commands import show
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
+from tenner.core.records import (
     Completion,
     Counterfactual,
     Difficulty,
@@ -34,9 +37,9 @@ from tenner.records import (
     Trace,
     TrainStep,
 )
-from tenner.run import open_run
-from tenner.runfolder import RunFolder
-from tenner.screen import Screen
+from tenner.core.run import open_run
+from tenner.core.run_folder import RunFolder
+from tenner.evaluation import benchmarks
 
 KINDS = {
     "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
@@ -87,7 +90,7 @@ def test_a_paid_teacher_takes_the_place_of_the_embedded_one(tiny_recipe, tmp_pat
         paid = recipe.load(
             str(tiny_recipe),
             overrides=[
-                'gather.families=["running_sum", "coin_flips"]', "select.samples=20", 'trace.teacher="openai"',
+                'gather.families=["running_sum", "coin_flips"]', "select.samples=20", 'trace.client="openai"',
                 f'trace.base_url="{server.url}"', 'trace.model="m"', 'trace.api_key_env="THE_KEY"',
                 "trace.output_tokens_max=500",
                 "trace.price.input_usd_per_mtok=1.0", "trace.price.output_usd_per_mtok=2.0",
@@ -137,7 +140,7 @@ def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_
         paid = recipe.load(
             str(tiny_recipe),
             overrides=[
-                'gather.families=["running_sum"]', "gather.questions=200", 'trace.teacher="openai"',
+                'gather.families=["running_sum"]', "gather.questions=200", 'trace.client="openai"',
                 f'trace.base_url="{server.url}"', 'trace.model="m"', 'trace.api_key_env="THE_KEY"',
                 "trace.output_tokens_max=500", "select.samples=6", "train.epochs=1", "evaluate.questions=2",
                 "evaluate.thinking_tokens_max=[4]", "attempt.questions=1",
@@ -215,7 +218,7 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, poo
         assert told.sentence in (folder.path / "report.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("by", ["teacher", "clusters"])
+@pytest.mark.parametrize("by", ["model", "clusters"])
 def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_recipe, tmp_path):
     file = tmp_path / "bare.jsonl"
     rows = [{"question": f"Add {a} and {b}, then {('sing', 'count apples')[i % 2]} {i}", "answer": str(a + b + i)}
@@ -224,7 +227,7 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
     columns = "{question = 'question', answer = 'answer'}"
     with TeacherServer() as server:
         teacher = (
-            f"{{teacher = 'openai', base_url = '{server.url}', model = 'm', output_tokens_max = 500, "
+            f"{{client = 'openai', base_url = '{server.url}', model = 'm', output_tokens_max = 500, "
             "price = {input_usd_per_mtok = 1.0, output_usd_per_mtok = 2.0}}"
         )
         described = recipe.load(
@@ -234,7 +237,7 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
                 "gather.families=[]", "evaluate.questions=0", "select.samples=10", f"trace={teacher}",
                 f"evaluate.benchmarks=[{{name = 'judge', file = '{file}', columns = {columns}, sample = 4}}]",
                 "clean.near_similarity=1.0", "clean.benchmark_similarity=1.0",
-                f"domains.by={by}", *([f"domains.teacher={teacher}"] if by == "teacher" else ["domains.clusters=3"]),
+                f"domains.by={by}", *([f"domains.labeller={teacher}"] if by == "model" else ["domains.clusters=3"]),
             ],
         )  # fmt: skip
         with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
@@ -245,7 +248,7 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
     assert len(folder.read("samples", Sample)) == 10
     labels = folder.read("labels", Label)
     assert len({label.question_id for label in labels}) == len(labels) == len(folder.read("clean", Question)) == 36
-    assert (systems.count("system") == 36, "select" in spent) == ((True, True) if by == "teacher" else (False, False))
+    assert (systems.count("system") == 36, "select" in spent) == ((True, True) if by == "model" else (False, False))
     domains = {label.question_id: label.domain for label in labels}
     assert all(domains[q.id] == q.domain for q in folder.read("selected", Question))
     assert len(set(domains.values())) > 1
@@ -265,7 +268,7 @@ def test_a_second_model_attempts_too_and_does_not_speak_for_the_student(tiny_rec
 
 def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     published, tiny = recipe.load("s1k"), recipe.load(str(tiny_recipe))
-    tables = [*published.gather.sources, *map(tasks.resolve, published.evaluate.benchmarks)]
+    tables = [*published.gather.sources, *map(benchmarks.resolve, published.evaluate.benchmarks)]
     for table in tables:
         s1_tables.save(table, tmp_path / table.name)
     local = [
@@ -302,7 +305,7 @@ def _worth(folder):
 
 
 def test_the_answers_export_as_they_were_given(unbroken, tmp_path):
-    from tenner.learn import student
+    from tenner.training import student
 
     tokenizer = student.load_tokenizer(unbroken.path / "student")
     rows = [
@@ -393,7 +396,7 @@ SIGN_OF_WORK = {
 KILLED_AT_ITS_MARKER = """
 import os, signal, sys
 from tenner.cli import main
-from tenner.runfolder import RunFolder
+from tenner.core.run_folder import RunFolder
 write = RunFolder.write_text
 def killed(self, name, text):
     if name == "stages/" + sys.argv[1] + ".json":

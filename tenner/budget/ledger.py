@@ -1,0 +1,464 @@
+"""Every cent of a run: reserved before it is spent, settled after, under one cap, in integer micro-dollars.
+
+The database also keeps the raw response of every call, committed together with its cost, so that nothing that was
+paid for is lost or bought again.
+"""
+
+import errno
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
+from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.records import Usage
+from tenner.core.run_folder import disk_errors
+
+SCHEMA_VERSION = 2
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS spends (
+    id INTEGER PRIMARY KEY,
+    stage TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    input_tokens INTEGER,
+    cached_input_tokens INTEGER,
+    output_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    machine_seconds REAL,
+    microusd INTEGER NOT NULL,
+    settled INTEGER NOT NULL,     -- 0: the worst case of a call whose real cost is not known
+    price TEXT NOT NULL,          -- the price row or hourly rate that was used
+    spent_at REAL NOT NULL        -- seconds since 1970, UTC
+);
+CREATE TABLE IF NOT EXISTS reservations (
+    id INTEGER PRIMARY KEY,
+    stage TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    microusd INTEGER NOT NULL,
+    price TEXT NOT NULL,
+    batch TEXT,                   -- the token of the batch that the call is waiting in
+    key TEXT,                     -- of such a call; what it asks, and the key under which its response will be kept
+    request TEXT
+);
+CREATE TABLE IF NOT EXISTS batches (
+    token TEXT PRIMARY KEY,       -- our name for it, by which the provider's list is searched
+    stage TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    batch_id TEXT,                -- the provider's name for it, once it is known
+    state TEXT NOT NULL,          -- see `BatchState`
+    submitted_at REAL             -- when it was last tried, in seconds since 1970
+);
+CREATE TABLE IF NOT EXISTS responses (
+    key TEXT PRIMARY KEY,         -- digest of provider, model, parameters, messages and sample index
+    request TEXT NOT NULL,
+    body BLOB NOT NULL,           -- raw, as it arrived, before anything parsed it
+    content_type TEXT NOT NULL,
+    finish_reason TEXT,           -- known once it was parsed
+    spend_id INTEGER NOT NULL REFERENCES spends (id),
+    received_at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS responses_spend ON responses (spend_id);
+CREATE TABLE IF NOT EXISTS totals (held_microusd INTEGER NOT NULL, reserved_microusd INTEGER NOT NULL);
+INSERT INTO totals SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM totals);
+"""
+
+# Sums over all rows at every call would cost more with every call; these keep them in the transaction of the change.
+TRIGGERS = "".join(
+    f"""
+CREATE TRIGGER IF NOT EXISTS {table}_{event} AFTER {event} ON {table} BEGIN
+    UPDATE totals SET {column} = {column} {change};
+END;
+"""
+    for table, column in (("spends", "held_microusd"), ("reservations", "reserved_microusd"))
+    for event, change in (
+        ("INSERT", "+ NEW.microusd"),
+        ("DELETE", "- OLD.microusd"),
+        ("UPDATE", "+ NEW.microusd - OLD.microusd"),
+    )
+)
+
+
+class Payee(NamedTuple):
+    """Who is paid for a call, in which stage, by which price."""
+
+    stage: str
+    provider: str
+    model: str
+    price: str
+
+
+class Line(NamedTuple):
+    """A call that shall wait in a batch."""
+
+    key: str
+    request: str
+    microusd: int
+    """Its worst case."""
+
+
+class WaitingLine(NamedTuple):
+    """A call that waits in a batch."""
+
+    reservation: int
+    key: str
+    request: str
+    microusd: int
+
+
+BatchState = Literal[
+    "reserved",  # its money is set aside, and nobody was told about it
+    "submitting",  # the provider may have it, and `batch_id` is not known
+    "submitted",
+    "closed",  # all that came of it is kept
+]
+
+
+class BatchRow(NamedTuple):
+    """A batch that is not closed."""
+
+    token: str
+    batch_id: str | None
+    state: BatchState
+    submitted_at: float | None
+
+
+class SpendRow(NamedTuple):
+    """What one stage spent with one provider."""
+
+    stage: str
+    provider: str
+    model: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    machine_seconds: float
+    cost_usd: float
+    price: str
+    unsettled_usd: float = 0.0
+    """The part of `cost_usd` that is the worst case of calls whose real cost is not known."""
+
+
+class StoredResponse(NamedTuple):
+    """A response that was bought before, and what it cost; unsettled is the worst case."""
+
+    body: bytes
+    content_type: str
+    spend_id: int
+    microusd: int
+    received_at: float
+    """Seconds since 1970."""
+    settled: bool
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """As `disk_errors`, for SQLite, which says it in its own way."""
+    with disk_errors(path):
+        try:
+            yield
+        except sqlite3.OperationalError as e:
+            if e.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, str(e)) from e
+            raise
+
+
+BUSY_SECONDS = 30.0  # how long a process waits for others
+BUSY_RETRY_SECONDS = 0.01
+
+
+class Ledger:
+    """The money of one run. Processes may share it: every change is one transaction of its database."""
+
+    def __init__(self, path: Path, *, budget_usd: float) -> None:
+        self.path = path
+        self.cap_microusd = int(budget_usd * MICROUSD_PER_USD + 1e-6)  # 0.29 * 1e6 is 289999.99…
+        with _disk_errors(path):
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+            given_up = time.monotonic() + BUSY_SECONDS
+            while not _begin(self._db, path):
+                # Not every step of a beginning waits for others of its own accord.
+                if time.monotonic() > given_up:
+                    raise TennerError(f"{path} is locked by another process", hint="see what holds it open")
+                time.sleep(BUSY_RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Fold the write-ahead log back into the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and alone: IMMEDIATE takes the write lock before the cap is looked at."""
+        if self._db.in_transaction:  # of `together`, which sees to the rest
+            yield self._db
+            return
+        with _disk_errors(self.path):
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one transaction of all that is done in the block."""
+        with self._transaction():
+            yield
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def reserve(self, payee: Payee, microusd: int) -> int:
+        """Set the worst case of a spend aside. Raises BudgetReached, and reserves nothing, over the cap."""
+        with self._transaction() as db:
+            self._refuse_over_cap(payee.stage, microusd)
+            cursor = db.execute(
+                "INSERT INTO reservations (stage, provider, model, microusd, price) VALUES (?, ?, ?, ?, ?)",
+                (payee.stage, payee.provider, payee.model, microusd, payee.price),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def release(self, reservation: int) -> None:
+        """Give a reservation back: the call was not made, or cost nothing."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM reservations WHERE id = ?", (reservation,))
+
+    def lose(self, reservation: int) -> None:
+        """Book the worst case of a call that went out and of which nothing came back: it may have been charged."""
+        with self._transaction() as db:
+            self._book(db, reservation)
+
+    def lose_orphans(self) -> int:
+        """Book what a killed process had in flight, and count it; only for who holds the run folder's lock.
+
+        What waits in a batch goes on without us.
+        """
+        with self._transaction() as db:
+            orphans = [row[0] for row in db.execute("SELECT id FROM reservations WHERE batch IS NULL")]
+            for reservation in orphans:
+                self._book(db, reservation)
+            return len(orphans)
+
+    def keep(self, reservation: int, *, key: str, request: str, body: bytes, content_type: str) -> int:
+        """Keep a response that has come, before anything parses it, and charge all that was reserved for it.
+
+        Returns the spend's id, for `settle`. If the process ends before that, the worst case stays on the books.
+        A key that another process bought meanwhile keeps its first response; both were paid, and both are booked.
+        """
+        with self._transaction() as db:
+            spend_id = self._book(db, reservation)
+            db.execute(
+                "INSERT INTO responses (key, request, body, content_type, spend_id, received_at) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (key, request, body, content_type, spend_id, time.time()),
+            )
+            return spend_id
+
+    def settle(self, spend_id: int, usage: Usage, microusd: int, *, finish_reason: str | None = None) -> None:
+        """Correct a kept response's charge to what it really was."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE spends SET input_tokens = ?, cached_input_tokens = ?, output_tokens = ?, "
+                "reasoning_tokens = ?, microusd = ?, settled = 1 WHERE id = ?",
+                (
+                    usage.input_tokens, usage.cached_input_tokens, usage.output_tokens,
+                    usage.reasoning_tokens, microusd, spend_id,
+                ),
+            )  # fmt: skip
+            db.execute("UPDATE responses SET finish_reason = ? WHERE spend_id = ?", (finish_reason, spend_id))
+
+    def response(self, key: str) -> StoredResponse | None:
+        """The stored response of a key, if it was bought before."""
+        row = self._db.execute(
+            "SELECT body, content_type, spend_id, microusd, received_at, settled "
+            "FROM responses JOIN spends ON spends.id = spend_id WHERE key = ?",
+            (key,),
+        ).fetchone()
+        return StoredResponse(*row)._replace(settled=bool(row[-1])) if row else None
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def reserve_batch(self, payee: Payee, token: str, lines: Sequence[Line]) -> int:
+        """Set the worst cases of the first so many lines aside as a batch: of as many as fit under the cap.
+
+        Returns how many. Raises BudgetReached, and reserves nothing, where the first does not fit.
+        """
+        with self._transaction() as db:
+            self._refuse_over_cap(payee.stage, lines[0].microusd)
+            left = self.cap_microusd - sum(self._totals())
+            fitting = [line for line, sum_microusd in zip(lines, accumulate(x.microusd for x in lines), strict=True)
+                       if sum_microusd <= left]  # fmt: skip
+            db.execute(
+                "INSERT INTO batches (token, stage, provider, model, state) VALUES (?, ?, ?, ?, 'reserved')",
+                (token, payee.stage, payee.provider, payee.model),
+            )
+            db.executemany(
+                "INSERT INTO reservations (stage, provider, model, microusd, price, batch, key, request) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        payee.stage,
+                        payee.provider,
+                        payee.model,
+                        line.microusd,
+                        payee.price,
+                        token,
+                        line.key,
+                        line.request,
+                    )
+                    for line in fitting
+                ),
+            )
+            return len(fitting)
+
+    def open_batches(self, payee: Payee) -> list[BatchRow]:
+        """The batches that are not closed, the oldest first; only for who holds the run folder's lock."""
+        rows = self._db.execute(
+            "SELECT token, batch_id, state, submitted_at FROM batches "
+            "WHERE state != 'closed' AND stage = ? AND provider = ? AND model = ? ORDER BY rowid",
+            (payee.stage, payee.provider, payee.model),
+        )
+        return [BatchRow(*row) for row in rows]
+
+    def waiting_lines(self, token: str) -> list[WaitingLine]:
+        """The calls of a batch whose responses are not kept yet."""
+        rows = self._db.execute(
+            "SELECT id, key, request, microusd FROM reservations WHERE batch = ? ORDER BY id", (token,)
+        )
+        return [WaitingLine(*row) for row in rows]
+
+    def mark_batch(self, batch: BatchRow) -> None:
+        """Remember how far a batch is."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE batches SET batch_id = ?, state = ?, submitted_at = ? WHERE token = ?",
+                (batch.batch_id, batch.state, batch.submitted_at, batch.token),
+            )
+
+    def close_batch(self, token: str) -> None:
+        """Nothing more will come of a batch: give back what is still reserved for it."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM reservations WHERE batch = ?", (token,))
+            db.execute("UPDATE batches SET state = 'closed' WHERE token = ?", (token,))
+
+    # -- machine time --------------------------------------------------------------------------------------------
+
+    def charge_machine(self, stage: str, seconds: float, price_usd_per_hour: float) -> None:
+        """Record machine time that has passed."""
+        microusd = ceil_microusd(seconds * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO spends (stage, provider, model, machine_seconds, microusd, settled, price, spent_at) "
+                "VALUES (?, 'machine', 'local', ?, ?, 1, ?, ?)",
+                (stage, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
+            )
+
+    def check_machine(self, stage: str, seconds_ahead: float, price_usd_per_hour: float) -> None:
+        """Raise BudgetReached if `seconds_ahead` more of this machine would cross the cap."""
+        ahead = ceil_microusd(seconds_ahead * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
+        self._refuse_over_cap(stage, ahead)
+
+    # -- sums ----------------------------------------------------------------------------------------------------
+
+    def spent_usd(self) -> float:
+        """All that was spent so far, calls of unknown cost at their worst case."""
+        return self._totals()[0] / MICROUSD_PER_USD
+
+    def reserved_usd(self) -> float:
+        """What calls in flight may cost at worst."""
+        return self._totals()[1] / MICROUSD_PER_USD
+
+    def rows(self) -> list[SpendRow]:
+        """Spend by stage and provider, in the order of the first spend."""
+        return spend_rows(self._db)
+
+    def _totals(self) -> tuple[int, int]:
+        spent, reserved = self._db.execute("SELECT held_microusd, reserved_microusd FROM totals").fetchone()
+        return spent, reserved
+
+    def _refuse_over_cap(self, stage: str, microusd: int) -> None:
+        held = sum(self._totals())
+        if held + microusd > self.cap_microusd:
+            cap_usd, held_usd, next_usd = (amount / MICROUSD_PER_USD for amount in (self.cap_microusd, held, microusd))
+            raise BudgetReached(
+                f"the cap of ${cap_usd:.4f} is reached in {stage}: ${held_usd:.4f} is spent or reserved and the next "
+                f"step may cost ${next_usd:.4f}",
+                hint="nothing is lost: the same command with a higher --budget-usd goes on from here",
+            )
+
+    def _book(self, db: sqlite3.Connection, reservation: int) -> int:
+        """Turn a reservation into an unsettled spend of as much; return the spend's id."""
+        (reserved,) = db.execute(
+            "DELETE FROM reservations WHERE id = ? RETURNING stage, provider, model, microusd, price", (reservation,)
+        ).fetchall()
+        cursor = db.execute(
+            "INSERT INTO spends (stage, provider, model, microusd, price, settled, spent_at) "
+            "VALUES (?, ?, ?, ?, ?, 0, ?)",
+            (*reserved, time.time()),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+
+def spend_rows(db: sqlite3.Connection) -> list[SpendRow]:
+    """Spend by stage and provider."""
+    query = """
+        SELECT stage, provider, model, COUNT(*), COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0),
+               COALESCE(SUM(machine_seconds), 0), SUM(microusd), price, SUM(microusd * (1 - settled))
+        FROM spends GROUP BY stage, provider, model, price ORDER BY MIN(id)
+    """
+    rows = [SpendRow(*row) for row in db.execute(query)]
+    return [
+        row._replace(cost_usd=row.cost_usd / MICROUSD_PER_USD, unsettled_usd=row.unsettled_usd / MICROUSD_PER_USD)
+        for row in rows
+    ]
+
+
+def read_spend(path: Path) -> list[SpendRow]:
+    """The spend of a run that may be under way in another process; nothing is written. Empty without a database."""
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+        _check_version(db, path)
+        return spend_rows(db) if _is_begun(db) else []
+
+
+def _is_begun(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'spends'").fetchone() is not None
+
+
+def _begin(db: sqlite3.Connection, path: Path) -> bool:
+    """Make the database what it should be; False where another process was in the way."""
+    try:
+        db.execute("BEGIN")
+        _check_version(db, path)
+        db.execute("COMMIT")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        # One transaction: another process sees all of it or nothing.
+        version = f"PRAGMA user_version = {SCHEMA_VERSION};"
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {TRIGGERS} {version} COMMIT;")
+    except sqlite3.OperationalError as e:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, SCHEMA_VERSION) or (version == 0 and _is_begun(db)):
+        raise TennerError(
+            f"{path} was written by another version of tenner", hint="finish that run with the version that began it"
+        )

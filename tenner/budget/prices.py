@@ -1,0 +1,124 @@
+"""What a token costs: dated rows with a source, in `prices.toml`. An unknown price is an error, never zero."""
+
+import datetime
+import math
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import NamedTuple, Protocol
+
+from tenner.core.errors import TennerError
+from tenner.core.records import Usage
+
+MICROUSD_PER_USD = 1_000_000
+
+
+class Peak(NamedTuple):
+    """Hours of the working week in which a provider asks for more."""
+
+    multiplier: float
+    """Of every price of the row."""
+    hours_utc: Sequence[Sequence[int]]
+    """From and to, in whole hours: [[1, 4], [6, 10]]."""
+    weekdays: Sequence[int]
+    """Monday is 0. Public holidays are not known here: they are taken for working days, never too cheap."""
+
+    def covers(self, at: datetime.datetime) -> bool:
+        """Whether `at` lies in the peak."""
+        at = at.astimezone(datetime.UTC)
+        return at.weekday() in self.weekdays and any(start <= at.hour < end for start, end in self.hours_utc)
+
+
+class Price(NamedTuple):
+    """The price of a model's tokens at one provider, and where and when it was read."""
+
+    provider: str
+    model: str
+    input_usd_per_mtok: float
+    output_usd_per_mtok: float
+    source: str
+    checked: datetime.date
+    cached_input_usd_per_mtok: float | None = None
+    """None: a cached input token costs as much as any other."""
+    batch_multiplier: float | None = None
+    """What batch mode takes of every price of the row (0.5 is half); None: it is not known to be sold."""
+    peak: Peak | None = None
+
+    def microusd(self, usage: Usage, *moments: datetime.datetime, batch: bool = False) -> int:
+        """The cost of a call, in micro-dollars, rounded up. Dollars per million tokens are micro-dollars per token.
+
+        `moments` are when it was sent and when it came back: if one of them lies in the peak, all of it does. A batch
+        may be worked on at any hour: its price is the peak's.
+
+        Raises:
+            ValueError: the provider did not say how many tokens there were.
+        """
+        if usage.input_tokens is None or usage.output_tokens is None:
+            raise ValueError(f"{self.provider}/{self.model} did not report its tokens, so its cost is unknown")
+        cached_tokens = min(usage.cached_input_tokens or 0, usage.input_tokens)
+        cached_price = self.cached_input_usd_per_mtok
+        cost = (usage.input_tokens - cached_tokens) * self.input_usd_per_mtok
+        cost += cached_tokens * (self.input_usd_per_mtok if cached_price is None else cached_price)
+        cost += usage.output_tokens * self.output_usd_per_mtok
+        if self.peak and (batch or any(map(self.peak.covers, moments))):
+            cost *= self.peak.multiplier
+        if batch and self.batch_multiplier is not None:
+            cost *= self.batch_multiplier
+        return ceil_microusd(cost)
+
+    def label(self, *, batch: bool = False) -> str:
+        """The row in a few words, for the ledger."""
+        times = f", times {self.batch_multiplier:g} in a batch" if batch else ""
+        return (
+            f"${self.input_usd_per_mtok:g} in, ${self.output_usd_per_mtok:g} out per million tokens{times}, "
+            f"{self.checked}, {self.source}"
+        )
+
+
+def ceil_microusd(microusd: float) -> int:
+    """Round up to whole micro-dollars: what is recorded is never less than what was spent."""
+    return math.ceil(round(microusd, 6))  # 3.6 s at $0.10 an hour are 100.00000000000001 in floating point
+
+
+@cache
+def load_prices() -> tuple[Price, ...]:
+    """All rows of the table that comes with tenner."""
+    rows = tomllib.loads((resources.files("tenner.budget") / "prices.toml").read_text("utf-8"))["price"]
+    return tuple(Price(**{**row, "peak": Peak(**row["peak"]) if "peak" in row else None}) for row in rows)
+
+
+class GivenPrice(Protocol):
+    """What a user says that tokens cost, in dollars per million."""
+
+    @property
+    def input_usd_per_mtok(self) -> float: ...
+    @property
+    def output_usd_per_mtok(self) -> float: ...
+    @property
+    def cached_input_usd_per_mtok(self) -> float | None: ...
+    @property
+    def batch_multiplier(self) -> float | None: ...
+
+
+def price_of(provider: str, model: str, given: GivenPrice | None) -> Price:
+    """The price that the user gives, or else the table's. Raises TennerError where there is neither."""
+    if given is None:
+        return find(provider, model)
+    return Price(
+        provider, model, given.input_usd_per_mtok, given.output_usd_per_mtok,
+        source="given by the user", checked=datetime.datetime.now(datetime.UTC).date(),
+        cached_input_usd_per_mtok=given.cached_input_usd_per_mtok, batch_multiplier=given.batch_multiplier,
+    )  # fmt: skip
+
+
+def find(provider: str, model: str) -> Price:
+    """The newest row for a model. Raises TennerError where there is none."""
+    rows = [p for p in load_prices() if (p.provider, p.model) == (provider, model)]
+    if not rows:
+        raise TennerError(
+            f"the price of {provider}/{model} is not known",
+            hint="give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; "
+            "0 for a server of your own",
+        )
+    return max(rows, key=lambda p: p.checked)

@@ -1,0 +1,308 @@
+"""Calls handed in as batches, at the price of batches: reserve, submit, poll, collect, and go on after a kill."""
+
+import asyncio
+import itertools
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
+from tenner.clients.billing import CallBilling, CallProgress, OnResult, Overcharged, Receipt
+from tenner.clients.faults import Fault
+from tenner.clients.paid_calls import RETRY_AFTER_MAX_SECONDS, Limits
+from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, Stamped, stamp
+from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.run_folder import disk_errors
+from tenner.core.seeds import rng
+
+UNSENT = ("unreachable", "rate_limited")  # retried faults after which the provider has surely not done what was asked
+
+T = TypeVar("T")
+
+
+class BatchLimits(NamedTuple):
+    """How large batches get, and how they are waited for."""
+
+    lines_max: int = 10_000
+    bytes_max: int = 100_000_000
+    """A batch takes no further line once it has so many."""
+    poll_seconds: float = 2.0
+    """The wait before a second look; it doubles with every further one."""
+    poll_seconds_max: float = 60.0
+    unlisted_seconds: float = 20.0
+    """How long after its submission a batch may be missing from the provider's list and exist all the same."""
+
+
+def batch_client(client: Client) -> BatchClient:
+    """The client, if it takes batches. Raises TennerError if not, or if their price is not known."""
+    price = client.price
+    if not isinstance(client, BatchClient):
+        raise TennerError(
+            f"{price.provider} takes no batches here", hint="leave batch mode out, or choose a client of `openai` kind"
+        )
+    if price.batch_multiplier is None:
+        raise TennerError(
+            f"what {price.provider}/{price.model} costs in a batch is not known",
+            hint="give batch_multiplier in [trace.price], or --batch-multiplier with --price-in and --price-out: "
+            "0.5 is half",
+        )
+    return client
+
+
+class BatchCalls:
+    """Makes calls to one client as `calls.PaidCalls` does, but in batches.
+
+    What waits in a batch is in the ledger: whenever the process ends, the next one goes on with it.
+    """
+
+    def __init__(
+        self,
+        client: BatchClient,
+        ledger: Ledger,
+        *,
+        stage: str,
+        limits: Limits,
+        batch_limits: BatchLimits = BatchLimits(),  # noqa: B008  it is a tuple
+    ) -> None:
+        self._client, self._ledger, self._limits, self._batch_limits = client, ledger, limits, batch_limits
+        self._billing = CallBilling(client, ledger, stage=stage, deadline_seconds=limits.deadline_seconds, batch=True)
+        self._open: dict[str, BatchRow] = {}
+        self._waiting: dict[str, list[Call]] = {}
+        self._draft: list[Line] = []
+
+    @property
+    def progress(self) -> CallProgress:
+        """How far it is."""
+        return self._billing.progress
+
+    async def run(self, calls: Iterable[Call], on_result: OnResult, *, total: int) -> None:
+        """Hand the result of every call to `on_result`, as they come in. A call that was bought before costs nothing.
+
+        Raises:
+            BudgetReached: nothing waits any more, and the worst case of the next call would cross the cap.
+            TennerError: a fault that every other call would meet too, or a batch that was refused.
+        """
+        self._billing.progress = CallProgress(total=total)
+        self._open = {row.token: row for row in self._ledger.open_batches(self._billing.payee)}
+        self._waiting = {line.key: [] for token in self._open for line in self._ledger.waiting_lines(token)}
+        self._draft = []
+        coming = iter(calls)
+        for row in list(self._open.values()):
+            if row.state != "submitted":
+                await self._submit(row)
+        while True:
+            capped = await self._hand_in(coming, on_result)
+            if not self._open:
+                break
+            await self._collect_one(on_result)
+        if capped is not None:
+            raise self._billing.with_what_is_missing(capped) from capped
+
+    # -- handing in ----------------------------------------------------------------------------------------------
+
+    async def _hand_in(self, coming: Iterator[Call], on_result: OnResult) -> BudgetReached | None:
+        """Submit all that fits under the cap. Returns why the rest does not, if there is a rest."""
+        while True:
+            await self._fill_draft(coming, on_result)
+            if not self._draft:
+                return None
+            row = BatchRow(uuid.uuid4().hex, None, "reserved", None)
+            try:
+                count = self._ledger.reserve_batch(self._billing.payee, row.token, self._draft)
+            except BudgetReached as e:
+                return e
+            del self._draft[:count]
+            self._open[row.token] = row
+            await self._submit(row)
+
+    async def _fill_draft(self, coming: Iterator[Call], on_result: OnResult) -> None:
+        """Take calls until a batch is full; of those that were bought before there is a result at once."""
+        size = sum(len(self._upload_line(line)) for line in self._draft)
+        while len(self._draft) < self._batch_limits.lines_max and size < self._batch_limits.bytes_max:
+            await asyncio.sleep(0)  # thousands may be in the store, and Ctrl-C shall not wait for them
+            if (call := next(coming, None)) is None:
+                return
+            request = self._client.request(call)
+            text, key = stamp(self._client.price, request, call.sample_index)
+            if (receipt := self._billing.stored(key)) is not None:
+                on_result(self._billing.bought(call, receipt, reused=True))
+            elif key in self._waiting:  # in a batch of an earlier session, or asked twice in the same words
+                self._waiting[key].append(call)
+            else:
+                line = Line(key, text, self._billing.microusd(self._client.worst_case_usage(call, request)))
+                self._waiting[key] = [call]
+                self._draft.append(line)
+                size += len(self._upload_line(line))
+
+    async def _submit(self, row: BatchRow) -> None:
+        """Have the provider take a batch whose money is reserved; once, whatever happened to it before.
+
+        Raises:
+            TennerError: it does not. Where it is sure that it has not, the money is given back.
+        """
+        draw = rng(0, "backoff", row.token)
+        for attempt in itertools.count(1):
+            try:
+                await self._submit_once(self._open[row.token])
+                return
+            except Fault as fault:
+                if fault.rule.retried and attempt < self._limits.attempts_max:
+                    await self._back_off(fault, attempt, draw)
+                    continue
+                if self._open[row.token].state == "reserved":
+                    self._ledger.close_batch(row.token)
+                raise self._billing.stopped(fault) from None
+
+    async def _submit_once(self, row: BatchRow) -> None:
+        if row.state == "submitting" and (batch_id := await self._found(row)) is not None:
+            self._mark(row._replace(batch_id=batch_id, state="submitted"))
+            return
+        lines = b"".join(map(self._upload_line, self._ledger.waiting_lines(row.token)))
+        file_id = await self._in_time(self._client.upload(lines))
+        row = row._replace(state="submitting", submitted_at=time.time())
+        self._mark(row)
+        try:
+            batch_id = await self._in_time(self._client.create_batch(file_id, row.token))
+        except Fault as fault:
+            if not fault.rule.retried or fault.kind in UNSENT:
+                self._mark(row._replace(state="reserved"))
+            raise
+        self._mark(row._replace(batch_id=batch_id, state="submitted"))
+
+    async def _found(self, row: BatchRow) -> str | None:
+        """The id of a batch that the provider may or may not have; its list may lag behind."""
+        assert row.submitted_at is not None
+        while True:
+            asked_at = time.time()
+            batch_id = await self._in_time(self._client.find_batch(row.token))
+            if batch_id is not None or asked_at > row.submitted_at + self._batch_limits.unlisted_seconds:
+                return batch_id
+            await asyncio.sleep(self._batch_limits.poll_seconds)
+
+    def _mark(self, row: BatchRow) -> None:
+        self._ledger.mark_batch(row)
+        self._open[row.token] = row
+
+    def _upload_line(self, line: Line | WaitingLine) -> bytes:
+        return self._client.batch_line(line.key, line.request)
+
+    # -- collecting ----------------------------------------------------------------------------------------------
+
+    async def _collect_one(self, on_result: OnResult) -> None:
+        """Wait until at least one batch has ended, and collect it."""
+        delay_seconds = self._batch_limits.poll_seconds
+        while True:
+            statuses = {token: await self._status(row) for token, row in self._open.items()}
+            self.progress.waiting_for = _in_words(list(statuses.values()))
+            if ended := {token: status for token, status in statuses.items() if status.ended}:
+                for token, status in ended.items():
+                    await self._collect(token, status, on_result)
+                return
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(2 * delay_seconds, self._batch_limits.poll_seconds_max)
+
+    async def _status(self, row: BatchRow) -> BatchStatus:
+        batch_id = row.batch_id
+        assert batch_id is not None, "it was submitted"
+        return await self._patiently(lambda: self._client.batch_status(batch_id))
+
+    async def _collect(self, token: str, status: BatchStatus, on_result: OnResult) -> None:
+        """Keep what a batch has brought, line by line, and give back what was reserved for the rest."""
+        waiting = {line.key: line for line in self._ledger.waiting_lines(token)}
+        faults: dict[str, Fault] = {}
+        stop: TennerError | None = None
+        for file_id in status.files:
+            async for key, result in self._results(file_id):
+                if key not in waiting:
+                    continue  # kept by the session that was killed
+                if isinstance(result, Fault):
+                    faults[key] = result
+                    continue
+                line = waiting.pop(key)
+                try:
+                    kept = self._billing.keep(line.reservation, Stamped(line.request, key), result)
+                    receipt = self._billing.read(kept, line.microusd)
+                except Overcharged as e:
+                    stop = stop or e
+                else:
+                    self._answer(key, receipt, on_result)
+        self._ledger.close_batch(token)
+        batch_id = self._open.pop(token).batch_id
+        if status.refusal:
+            raise TennerError(
+                f"{self._billing.payee.provider} refused batch {batch_id}: {self._billing.scrubbed(status.refusal)}",
+                hint="nothing of it was charged: mend what it says, and the same command hands its calls in again",
+            )
+        for key in waiting:
+            fault = faults.get(key) or Fault("expired", f"batch {batch_id} has {status.state} without it")
+            calls = self._waiting.pop(key)
+            if fault.rule.stops_the_run:
+                stop = stop or self._billing.stopped(fault)
+                continue
+            for call in calls:
+                on_result(self._billing.failed(call, fault, attempts=1))
+        if stop is not None:
+            raise stop
+
+    def _answer(self, key: str, receipt: Receipt, on_result: OnResult) -> None:
+        for i, call in enumerate(self._waiting.pop(key)):
+            on_result(self._billing.bought(call, receipt, reused=i > 0))
+
+    async def _results(self, file_id: str) -> AsyncIterator[BatchResult]:
+        folder = self._ledger.path.parent  # on the disk that shall keep it all anyway
+        with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
+            await self._patiently(lambda: self._download(file_id, file))
+            file.seek(0)
+            for number, line in enumerate(file, 1):
+                await asyncio.sleep(0)  # keeping thousands takes its time, and Ctrl-C shall not wait for them
+                if not line.strip():
+                    continue
+                try:
+                    result = self._client.read_result(line)
+                except (ValueError, RecursionError) as e:
+                    raise TennerError(
+                        f"line {number} of {self._billing.payee.provider}'s result file {file_id} cannot be read: {e}",
+                        hint="nothing of the batch is given up: the same command fetches the file again",
+                    ) from e
+                yield result
+
+    async def _download(self, file_id: str, file: BinaryIO) -> None:
+        file.seek(0)
+        file.truncate()
+        await self._client.download(file_id, file)
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until there is an answer: a batch goes on without us, so that nothing is lost by waiting."""
+        draw = rng(0, "backoff")
+        for attempt in itertools.count(1):
+            try:
+                return await self._in_time(ask())
+            except Fault as fault:
+                if not fault.rule.retried:
+                    raise self._billing.stopped(fault) from None
+                await self._back_off(fault, attempt, draw)
+        raise AssertionError("it goes on until it returns")
+
+    async def _back_off(self, fault: Fault, attempt: int, draw: random.Random) -> None:
+        self.progress.retries[fault.kind] += 1
+        asked_seconds = min(fault.retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS)
+        await asyncio.sleep(asked_seconds + self._limits.backoff(attempt, draw))
+
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._limits.deadline_seconds):
+                return await answer
+        except TimeoutError:
+            raise Fault("interrupted", f"no answer within {self._limits.deadline_seconds:g} s") from None
+
+
+def _in_words(statuses: Sequence[BatchStatus]) -> str:
+    """As "batch in_progress 120/500"."""
+    states = "/".join(sorted({status.state for status in statuses}))
+    done, total = sum(status.done for status in statuses), sum(status.total for status in statuses)
+    return f"{'batch' if len(statuses) == 1 else f'{len(statuses)} batches'} {states} {done:,}/{total:,}"

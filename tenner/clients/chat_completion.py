@@ -1,0 +1,75 @@
+"""Reading a chat completion: whatever the body is, there is an outcome for it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tenner.clients.json_fields import count, mapping, mappings, text
+from tenner.clients.protocol import Reply, Response
+from tenner.core.records import Usage
+
+THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+
+
+def parse_completion(response: Response) -> Reply:
+    """Read the body of a chat completion; what is not one is an outcome.
+
+    Reasoning is taken from `reasoning_details`, `reasoning_content`, `reasoning` or a think block in the content,
+    in that order.
+    """
+    try:
+        fields = json.loads(response.body)
+    except (ValueError, RecursionError):
+        is_json = "json" in response.content_type
+        return Reply("unreadable" if is_json else "wrong_content_type")
+    if not isinstance(fields, dict):
+        return Reply("unreadable")
+    usage = _usage(mapping(fields.get("usage")))
+    choices = fields.get("choices")
+    if not isinstance(choices, list):
+        return Reply("unreadable", usage=usage)
+    message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
+    if not isinstance(message, dict):
+        return Reply("empty", usage=usage)
+    finish_reason = text(choices[0].get("finish_reason")) or None
+    thinking, answer = _thinking_and_answer(message)
+    found: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage}
+    if finish_reason == "length":
+        return Reply("truncated", **found)
+    if finish_reason == "content_filter":
+        return Reply("content_filter", **found)
+    if not thinking and not answer:
+        return Reply("empty", **found)
+    return Reply("complete" if thinking else "no_reasoning", **found)
+
+
+def _thinking_and_answer(message: dict[str, Any]) -> tuple[str, str]:
+    content = text(message.get("content"))
+    details = (text(d.get("text")) or text(d.get("summary")) for d in mappings(message.get("reasoning_details")))
+    if thinking := "".join(details).strip():
+        return thinking, content.strip()
+    for name in ("reasoning_content", "reasoning"):
+        if thinking := text(message.get(name)).strip():
+            return thinking, content.strip()
+    for opening, closing in THINK_TAGS:
+        before, tag, rest = content.partition(opening)
+        if tag and not before.strip():
+            thinking, _, answer = rest.partition(closing)
+            return thinking.strip(), answer.strip()
+        thinking, tag, answer = content.partition(closing)
+        if tag:  # the opening tag was part of the prompt
+            return thinking.strip(), answer.strip()
+    return "", content.strip()
+
+
+def _usage(fields: Mapping[str, Any]) -> Usage:
+    """Usage as the dialects report it: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`."""
+    cached = count(fields.get("prompt_cache_hit_tokens"))
+    if cached is None:
+        cached = count(mapping(fields.get("prompt_tokens_details")).get("cached_tokens"))
+    return Usage(
+        input_tokens=count(fields.get("prompt_tokens")),
+        cached_input_tokens=cached,
+        output_tokens=count(fields.get("completion_tokens")),
+        reasoning_tokens=count(mapping(fields.get("completion_tokens_details")).get("reasoning_tokens")),
+    )

@@ -1,0 +1,281 @@
+"""The teacher that speaks Gemini's own protocol, which shows summaries of the thinking as parts of the answer."""
+
+import difflib
+import json
+import logging
+import re
+from collections.abc import Awaitable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import httpx2
+from pydantic import ValidationError
+
+from tenner.budget import prices
+from tenner.clients.api_keys import key_in_environment
+from tenner.clients.faults import Fault, from_status
+from tenner.clients.http import CONNECT_SECONDS, fault_of
+from tenner.clients.json_fields import count, mapping, mappings, text
+from tenner.clients.protocol import Call, Reply, Request, Response
+from tenner.core.errors import TennerError
+from tenner.core.records import TraceOutcome, Usage
+from tenner.core.sections import PaidModel
+
+try:
+    from google import genai
+    from google.genai import types
+except ImportError as e:
+    raise TennerError("the gemini teacher needs google-genai", hint="pip install 'tenner[gemini]'") from e
+
+BASE_URL = "https://generativelanguage.googleapis.com"
+API_VERSION = "v1beta"  # what the documentation shows; v1 does not know all models
+KEY_VARIABLE = "GEMINI_API_KEY"
+TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the contents
+
+ELSEWHERE = {
+    "max_output_tokens": "set trace.output_tokens_max",
+    "candidate_count": "set trace.samples_per_question",
+    "system_instruction": "set trace.system_prompt",
+    "tools": "what tools add to the prompt has no limit, so the cap could be crossed",
+    "cached_content": "what the cache adds to the prompt is not known here, so the cap could be crossed",
+    "http_options": "tenner itself retries and keeps the deadline",
+    "should_return_http_response": "tenner always keeps the response as it came",
+}
+"""Parameters that the recipe sets by other names, or that would get round the cap."""
+
+KEY_REASONS = re.compile(r"API_KEY_\w+|CONSUMER_(INVALID|SUSPENDED)|SERVICE_DISABLED")  # of google.api.ErrorReason
+KEY_WORDS = re.compile(r"api.?key|project|unregistered caller", re.IGNORECASE)
+RETRY_DELAY = re.compile(r"(\d+(?:\.\d+)?)s")  # a protobuf Duration in JSON
+
+_arrived: ContextVar[httpx2.Response | None] = ContextVar("arrived", default=None)
+"""The last response that came to the task that asks."""
+
+
+class GeminiClient:
+    """One Gemini model."""
+
+    reasoning_is_summary = True
+
+    def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
+        """`key` None is looked up in the environment.
+
+        Raises:
+            TennerError: no key, no known price, or a parameter that cannot be sent.
+        """
+        assert section.model is not None, "the recipe has seen to it"
+        self._section, self._model = section, section.model
+        self._url = section.base_url or BASE_URL
+        self._key_variable = section.api_key_env or KEY_VARIABLE
+        _check_parameters(section.parameters)
+        self.price = prices.price_of("gemini", section.model, section.price)
+        self.secret = key_in_environment(self._key_variable) if key is None else key
+        # The SDK hands out text, not bytes, and not before it has judged the response; so this client keeps what
+        # comes. It also keeps the SDK from aiohttp, with which it repeats a broken request of its own accord, and it
+        # follows no redirects, which would carry the key's header to another host.
+        self._http = httpx2.AsyncClient(
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=section.concurrency),
+            event_hooks={"request": [_limit_connecting], "response": [_keep]},
+        )
+        # Where GOOGLE_API_KEY is set too, the SDK says that it uses that one, while it uses the one given here.
+        logging.getLogger("google_genai").setLevel(logging.ERROR)
+        self._client = genai.Client(
+            vertexai=False,  # like the URL and the version, not to be changed by the SDK's environment variables
+            api_key=self.secret or "none",  # the client insists on one
+            http_options=types.HttpOptions(
+                base_url=self._url,
+                api_version=API_VERSION,
+                httpx_async_client=self._http,
+                retry_options=types.HttpRetryOptions(attempts=1),  # `calls.PaidCalls` retries, and keeps the deadline
+            ),
+        )
+
+    async def check(self) -> None:
+        """Ask about the model, which is free. A server that is busy or broken for now is taken at its word."""
+        try:
+            await self._exchange(self._client.aio.models.get(model=self._model))
+        except Fault as fault:
+            evidence = fault.told(self.secret)
+            if fault.kind == "unreachable" or fault.kind == "interrupted":
+                raise TennerError(
+                    f"no server answers at {self._url}: {evidence}", hint="check the base URL, and that the server runs"
+                ) from None
+            if fault.kind == "unknown_model":
+                raise TennerError(
+                    f"gemini has no model {self._model}: {evidence}",
+                    hint="see https://ai.google.dev/gemini-api/docs/models",
+                ) from None
+            if not fault.rule.retried:
+                raise TennerError(
+                    f"gemini: {fault.kind}: {evidence}", hint=f"check the key in ${self._key_variable}, and its project"
+                ) from None
+
+    def request(self, call: Call) -> Request:
+        """The arguments of the SDK's `generate_content`."""
+        section = self._section
+        config: dict[str, object] = {
+            "max_output_tokens": section.output_tokens_max,
+            **section.parameters,
+            "thinking_config": {"include_thoughts": True, **section.parameters.get("thinking_config", {})},
+        }
+        if section.system_prompt:
+            config["system_instruction"] = section.system_prompt
+        return {"model": self._model, "contents": call.question.question + section.suffix, "config": config}
+
+    def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  all is in the request
+        """Every token is at least one byte of UTF-8; a schema among the parameters is part of the prompt."""
+        request_bytes = len(json.dumps(request, ensure_ascii=False).encode())
+        return Usage(
+            input_tokens=request_bytes + TEMPLATE_TOKENS_MAX,
+            output_tokens=self._section.output_tokens_max,  # Gemini counts thinking and answer against it together
+        )
+
+    async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  all is in the request
+        """One attempt."""
+        model, contents, config = request["model"], request["contents"], request["config"]
+        assert isinstance(model, str)
+        assert isinstance(contents, str)
+        assert isinstance(config, dict)
+        asked = types.GenerateContentConfig.model_validate(
+            # An unread response is also one that the SDK cannot ask to be continued, in calls that nobody reserved.
+            {**config, "should_return_http_response": True, "automatic_function_calling": {"disable": True}}
+        )
+        response = await self._exchange(
+            self._client.aio.models.generate_content(model=model, contents=contents, config=asked)
+        )
+        return Response(response.content, response.headers.get("content-type", ""))
+
+    def parse(self, response: Response) -> Reply:
+        """Read a response of `generateContent`."""
+        return parse_generation(response)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        await self._http.aclose()
+
+    async def _exchange(self, asking: Awaitable[object]) -> httpx2.Response:
+        """The response to what the SDK asks, whatever the SDK makes of it. Raises Fault."""
+        _arrived.set(None)
+        try:
+            await asking
+        except httpx2.RequestError as e:  # timeouts are its children
+            raise fault_of(e) from None
+        except Exception as e:
+            if _arrived.get() is None:
+                if isinstance(e, ValueError):  # the SDK itself refuses
+                    raise Fault("bad_request", " ".join(str(e).split())) from None
+                raise
+        response = _arrived.get()
+        assert response is not None, "the client has kept it"
+        if not response.is_success:
+            raise _fault(response)
+        return response
+
+
+def parse_generation(response: Response) -> Reply:
+    """Read the body of a `generateContent` response; what is not one is an outcome."""
+    try:
+        fields = json.loads(response.body)
+    except (ValueError, RecursionError):
+        is_json = "json" in response.content_type
+        return Reply("unreadable" if is_json else "wrong_content_type")
+    if not isinstance(fields, dict) or not fields.keys() & {"candidates", "promptFeedback", "usageMetadata"}:
+        return Reply("unreadable")
+    usage = _usage(mapping(fields.get("usageMetadata")))
+    if blocked := text(mapping(fields.get("promptFeedback")).get("blockReason")):
+        return Reply("content_filter", finish_reason=blocked, usage=usage)
+    candidates = mappings(fields.get("candidates"))
+    if not candidates:
+        return Reply("empty", usage=usage)
+    thinking, answer = _thinking_and_answer(mapping(candidates[0].get("content")))
+    finish_reason = text(candidates[0].get("finishReason"))
+    return Reply(_outcome(finish_reason, thinking, answer), thinking, answer, finish_reason or None, usage)
+
+
+def _outcome(finish_reason: str, thinking: str, answer: str) -> TraceOutcome:
+    if finish_reason in ("MAX_TOKENS", "CONTINUATION"):  # the latter: the limit of one request, not of the model
+        return "truncated"
+    if finish_reason not in ("STOP", ""):  # SAFETY, RECITATION, SPII, …: stopped by Google, so what is there is a part
+        return "content_filter"
+    if not thinking and not answer:
+        return "empty"
+    return "complete" if thinking else "no_reasoning"
+
+
+def _thinking_and_answer(content: Mapping[str, Any]) -> tuple[str, str]:
+    parts = mappings(content.get("parts"))
+    thinking = "".join(text(part.get("text")) for part in parts if part.get("thought") is True)
+    answer = "".join(text(part.get("text")) for part in parts if part.get("thought") is not True)
+    return thinking.strip(), answer.strip()
+
+
+def _usage(fields: Mapping[str, Any]) -> Usage:
+    """Usage in our terms. Counts of zero are left out by Google."""
+    prompt, cached, answer, thoughts, total = (
+        count(fields.get(name))
+        for name in (
+            "promptTokenCount", "cachedContentTokenCount", "candidatesTokenCount", "thoughtsTokenCount",
+            "totalTokenCount",
+        )
+    )  # fmt: skip
+    if answer is None and thoughts is None:
+        output = 0 if prompt is not None and prompt == total else None
+    else:
+        output = (answer or 0) + (thoughts or 0)
+    return Usage(
+        input_tokens=prompt, cached_input_tokens=cached, output_tokens=output, reasoning_tokens=thoughts
+    )  # fmt: skip
+
+
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    known = types.GenerateContentConfig.model_fields
+    for name in parameters:
+        if name in ELSEWHERE:
+            raise TennerError(f"trace.parameters: {name} is not for the gemini teacher", hint=ELSEWHERE[name])
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise TennerError(
+                f"trace.parameters: gemini has no parameter {name}",
+                hint=f"did you mean {near[0]}?" if near else "see google.genai.types.GenerateContentConfig",
+            )
+    try:
+        types.GenerateContentConfig.model_validate(parameters)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise TennerError(f"trace.parameters: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+
+
+def _fault(response: httpx2.Response) -> Fault:
+    """The fault of an error response: Google says more in its details than in the HTTP status."""
+    fault = from_status(response.status_code, response.headers, response.text)
+    try:
+        error = mapping(mapping(response.json()).get("error"))
+    except (ValueError, RecursionError):
+        return fault
+    details = mappings(error.get("details"))
+    delays = (RETRY_DELAY.fullmatch(text(detail.get("retryDelay"))) for detail in details)
+    asked_seconds = next((float(delay[1]) for delay in delays if delay), fault.retry_after_seconds)
+    kind = _kind(response.status_code, error, {text(detail.get("reason")) for detail in details})
+    return Fault(kind or fault.kind, fault.evidence, retry_after_seconds=asked_seconds)
+
+
+def _kind(status: int, error: Mapping[str, Any], reasons: set[str]) -> str:
+    """What only Google's own words tell; empty where the HTTP status has said it all."""
+    said = text(error.get("message"))
+    if "BILLING_DISABLED" in reasons or (status == 429 and "credits are depleted" in said):
+        return "billing"
+    if status == 400 and error.get("status") == "FAILED_PRECONDITION":  # no free tier in this country
+        return "billing"
+    if any(map(KEY_REASONS.fullmatch, reasons)) or (status == 403 and KEY_WORDS.search(said)):
+        return "bad_key"
+    return ""
+
+
+async def _limit_connecting(request: httpx2.Request) -> None:
+    """The SDK sends every request without any timeout, whatever the client's own is."""
+    request.extensions["timeout"] = httpx2.Timeout(None, connect=CONNECT_SECONDS).as_dict()
+
+
+async def _keep(response: httpx2.Response) -> None:
+    """Its body is not read yet: it will be by the time that the SDK returns."""
+    _arrived.set(response)

@@ -1,0 +1,294 @@
+"""Teachers that speak the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from typing import BinaryIO, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+from openai.types import Batch
+
+from tenner.budget import prices
+from tenner.clients.api_keys import key_in_environment
+from tenner.clients.chat_completion import parse_completion
+from tenner.clients.faults import Fault, from_status, message_of
+from tenner.clients.http import CONNECT_SECONDS, JSONPosts, fault_of
+from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
+from tenner.core.errors import TennerError
+from tenner.core.records import Usage
+from tenner.core.sections import PaidModel
+
+TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the messages, a default system prompt included
+BATCH_PATH: Final = "/v1/chat/completions"
+NO_BATCH_HINT = "leave batch mode out, and pay for single calls"
+BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
+TOKEN_NAME = "tenner"  # among the metadata of a batch
+RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
+"""Parameters that would get round the store, the cap or the parser."""
+
+
+class Provider(NamedTuple):
+    """Where a teacher lives."""
+
+    name: str
+    base_url: str
+    api_key_env: str | None = None
+    reasoning: Literal["shown", "summary", "hidden"] = "shown"
+    limit_parameter: str = "max_tokens"
+    batches: bool = False
+
+
+@cache
+def presets() -> dict[str, Provider]:
+    """The known providers, by name."""
+    table = tomllib.loads((resources.files("tenner.clients") / "presets.toml").read_text("utf-8"))
+    return {name: Provider(name, **fields) for name, fields in table.items()}
+
+
+class OpenAIClient:
+    """One model behind one server."""
+
+    def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
+        """`key` None is looked up in the environment.
+
+        Raises:
+            TennerError: no such preset, no key, no known price, a provider that hides the reasoning where it is wanted,
+                or one that takes no batches where batches are.
+        """
+        assert section.model is not None, "the recipe has seen to it"
+        self._section, self._provider = section, _provider(section)
+        if self._provider.reasoning == "hidden" and section.WANTS_THINKING:
+            raise TennerError(
+                f"{self._provider.name} does not show the reasoning of its models: every trace would be empty",
+                hint='choose a teacher that does, such as preset = "deepseek"',
+            )
+        if section.batch and not self._provider.batches:
+            raise TennerError(f"{self._provider.name} takes no batches", hint=NO_BATCH_HINT)
+        if taken := RESERVED & section.parameters.keys():
+            raise TennerError(
+                f"{section.PLACE}.parameters: {min(taken)} is set by tenner itself",
+                hint="see model, output_tokens_max and how many samples are asked for",
+            )
+        self.reasoning_is_summary = self._provider.reasoning == "summary"
+        self.price = prices.price_of(self._provider.name, section.model, section.price)
+        self.secret = key_in_environment(self._provider.api_key_env) if key is None else key
+        self._client = openai.AsyncOpenAI(
+            base_url=self._provider.base_url,
+            api_key=self.secret or "none",  # the client insists on one
+            max_retries=0,  # `batch.BatchCalls` asks again
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+        )
+        self._completions = JSONPosts(f"{self._provider.base_url.rstrip('/')}/chat/completions", key=self.secret)
+
+    async def check(self) -> None:
+        """Ask for the lists of models and, where they are wanted, of batches, which is free."""
+        await self._check_model()
+        if self._section.batch:
+            await self._check_batches()
+
+    async def _check_model(self) -> None:
+        """Servers that have no list of models are taken at their word."""
+        try:
+            response = await self._client.get("/models", cast_to=httpx2.Response)
+            listed = {row["id"] for row in response.json()["data"]}
+        except openai.APIStatusError as e:
+            fault = _fault_of_status(e)
+            if fault.kind == "bad_key" or fault.kind == "billing":
+                raise TennerError(
+                    f"{self._provider.name}: {fault.kind}: {fault.told(self.secret)}", hint=self._key_hint()
+                ) from None
+            return
+        except openai.APIConnectionError as e:
+            *_, cause = _causes(e)
+            raise TennerError(
+                f"no server answers at {self._provider.base_url}: {cause}",
+                hint="check the base URL, and that the server runs",
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            return
+        if self._section.model not in listed:
+            known = ", ".join(sorted(listed)[:5])
+            raise TennerError(
+                f"{self._provider.name} has no model {self._section.model}",
+                hint=f"it has {known}" + (f" and {len(listed) - 5} more" if len(listed) > 5 else ""),
+            )
+
+    async def _check_batches(self) -> None:
+        """Without a list of batches, one whose id was lost in a crash could not be found again."""
+        try:
+            with _faults():
+                await self._client.batches.list(limit=1)
+        except Fault as fault:
+            if not fault.rule.retried:
+                raise TennerError(
+                    f"{self._provider.name} takes no batches: {fault.told(self.secret)}", hint=NO_BATCH_HINT
+                ) from None
+
+    def request(self, call: Call) -> Request:
+        """The body of the chat completion, without streaming: one body is kept, one body is parsed."""
+        section = self._section
+        messages = [{"role": "user", "content": call.question.question + section.suffix}]
+        if section.system_prompt:
+            messages.insert(0, {"role": "system", "content": section.system_prompt})
+        return {
+            "model": section.model,
+            "messages": messages,
+            self._provider.limit_parameter: section.output_tokens_max,
+            **section.parameters,
+        }
+
+    def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  all is in the request
+        """Every token is at least one byte of UTF-8."""
+        messages = request["messages"]
+        assert isinstance(messages, list)
+        prompt_bytes = sum(len(m["content"].encode()) for m in messages)
+        return Usage(input_tokens=prompt_bytes + TEMPLATE_TOKENS_MAX, output_tokens=self._section.output_tokens_max)
+
+    async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  all is in the request
+        """One attempt."""
+        return await self._completions.post(json.dumps(request))
+
+    def parse(self, response: Response) -> Reply:
+        """Read a chat completion."""
+        return parse_completion(response)
+
+    def batch_line(self, key: str, request: str) -> bytes:
+        """All in ASCII: some readers take more than a newline for the end of a line."""
+        fields = {"custom_id": key, "method": "POST", "url": BATCH_PATH, "body": json.loads(request)}
+        return json.dumps(fields).encode() + b"\n"
+
+    async def upload(self, lines: bytes) -> str:
+        """Hand lines in."""
+        with _faults():
+            return (await self._client.files.create(file=("batch.jsonl", lines), purpose="batch")).id
+
+    async def create_batch(self, file_id: str, token: str) -> str:
+        """Have the calls in a file made."""
+        with _faults():
+            batch = await self._client.batches.create(
+                input_file_id=file_id, endpoint=BATCH_PATH, completion_window="24h", metadata={TOKEN_NAME: token}
+            )
+        return _batch(batch).id
+
+    async def find_batch(self, token: str) -> str | None:
+        """Look through the provider's list, to its end if need be."""
+        with _faults():
+            async for batch in self._client.batches.list(limit=100):
+                if (batch.metadata or {}).get(TOKEN_NAME) == token:
+                    return batch.id
+        return None
+
+    async def batch_status(self, batch_id: str) -> BatchStatus:
+        """How far a batch is."""
+        with _faults(not_found="unknown_batch"):
+            batch = _batch(await self._client.batches.retrieve(batch_id))
+        counts = batch.request_counts
+        files = tuple(file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id)
+        # What the provider has counted it will charge for, so that there must be a file of it.
+        missing = counts is not None and counts.completed > 0 and not batch.output_file_id
+        refusal = ""
+        if batch.status == "failed" and not files:
+            errors = (batch.errors and batch.errors.data) or []
+            refusal = "; ".join(filter(None, (e.message for e in errors))) or "it does not say why"
+        return BatchStatus(
+            state=batch.status,
+            ended=batch.status in BATCH_ENDS and not missing,
+            done=counts.completed + counts.failed if counts else 0,
+            total=counts.total if counts else 0,
+            files=files,
+            refusal=refusal,
+        )
+
+    async def download(self, file_id: str, into: BinaryIO) -> None:
+        """Write a result file as it comes."""
+        with _faults(not_found="unknown_batch"):
+            async with self._client.files.with_streaming_response.content(file_id) as response:
+                async for chunk in response.iter_bytes():
+                    into.write(chunk)
+
+    def read_result(self, line: bytes) -> BatchResult:
+        """Take the response out of a line of a result file."""
+        return read_result(line)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._completions.close()
+        await self._client.close()
+
+    def _key_hint(self) -> str:
+        env = self._provider.api_key_env
+        return f"check the key in ${env}" if env else "the server wants a key: name its variable with api_key_env"
+
+
+def read_result(line: bytes) -> BatchResult:
+    """What a line of an output or error file says. Raises ValueError where it is none."""
+    fields = json.loads(line)
+    if not isinstance(fields, dict) or not isinstance(key := fields.get("custom_id"), str):
+        raise ValueError("no custom_id")
+    response, error = fields.get("response"), fields.get("error")
+    if isinstance(response, dict) and isinstance(status := response.get("status_code"), int):
+        body = json.dumps(response.get("body"))
+        if status == 200:
+            return BatchResult(key, Response(body.encode(), "application/json"))
+        return BatchResult(key, from_status(status, {}, body))
+    code = error.get("code") if isinstance(error, dict) else None
+    kind = "expired" if code in ("batch_expired", "batch_cancelled") else "server_error"
+    return BatchResult(key, Fault(kind, message_of(json.dumps({"error": error}))))
+
+
+def _provider(section: PaidModel) -> Provider:
+    """The preset that the recipe names, with what it overrides; or a server of its own, called by its host."""
+    known = presets()
+    if section.preset is not None:
+        if section.preset not in known:
+            raise TennerError(
+                f"{section.PLACE}.preset: no provider is called {section.preset}", hint=f"there are {', '.join(known)}"
+            )
+        provider = known[section.preset]
+    else:
+        assert section.base_url is not None, "the recipe has seen to it"
+        provider = Provider(urlsplit(section.base_url).hostname or section.base_url, section.base_url)
+    if section.base_url is not None:
+        provider = provider._replace(base_url=section.base_url, batches=True)
+    if section.api_key_env is not None:
+        provider = provider._replace(api_key_env=section.api_key_env)
+    return provider
+
+
+def _batch(parsed: object) -> Batch:
+    """The client hands on what it cannot parse, such as a web page of something in between."""
+    if not isinstance(parsed, Batch) or not parsed.id:
+        raise Fault("server_error", f"no batch came back: {message_of(str(parsed))}")
+    return parsed
+
+
+@contextmanager
+def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
+    """Give what goes wrong in the client its name; `not_found` is what HTTP 404 stands for."""
+    try:
+        yield
+    except openai.APIStatusError as e:
+        fault = _fault_of_status(e)
+        raise (Fault(not_found, fault.evidence) if fault.kind == "unknown_model" else fault) from None
+    except json.JSONDecodeError as e:
+        raise Fault("server_error", f"what came back is not JSON: {e}") from None
+    except httpx2.RequestError as e:  # while a body is read; timeouts are its children
+        raise fault_of(e) from None
+    except openai.APIConnectionError as e:
+        cause = e.__cause__
+        raise fault_of(cause if isinstance(cause, httpx2.RequestError) else e) from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _fault_of_status(error: openai.APIStatusError) -> Fault:
+    return from_status(error.status_code, error.response.headers, error.response.text)

@@ -1,0 +1,189 @@
+"""The paid-call loop: look into the store, reserve, send, keep the raw response with its cost, and only then parse."""
+
+import asyncio
+import datetime
+import random
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from tenner.budget.group_commit import GroupCommit
+from tenner.budget.ledger import Ledger
+from tenner.clients.billing import Bought, CallBilling, CallProgress, OnResult
+from tenner.clients.faults import Fault
+from tenner.clients.protocol import Call, Client, Request, Stamped, stamp
+from tenner.clients.rate_limiter import RateLimiter
+from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.records import FailedCall, Usage
+from tenner.core.seeds import rng
+
+BACKOFF_MAX_SECONDS = 60.0
+RETRY_AFTER_MAX_SECONDS = 600.0
+
+
+class Limits(NamedTuple):
+    """How fast, how often and how long."""
+
+    concurrency: int
+    attempts_max: int
+    deadline_seconds: float
+    """Of one attempt, from the request to the last byte."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    backoff_seconds: float = 1.0
+    """The wait before the second attempt, at most; it doubles with every further one."""
+
+    def backoff(self, attempt: int, draw: random.Random) -> float:
+        """The seconds to wait after an attempt that failed."""
+        doublings = min(attempt - 1, 30)  # a wait without end shall not overflow
+        longest = min(BACKOFF_MAX_SECONDS, self.backoff_seconds * 2**doublings)
+        return draw.uniform(longest / 2, longest)
+
+
+class PaidCalls:
+    """Makes calls to one client, each at most once, and never over the ledger's cap."""
+
+    def __init__(self, client: Client, ledger: Ledger, *, stage: str, limits: Limits) -> None:
+        self._client, self._ledger, self._limits = client, ledger, limits
+        self._billing = CallBilling(client, ledger, stage=stage, deadline_seconds=limits.deadline_seconds)
+        self._commits = GroupCommit(ledger)
+        self._rate_limiter = RateLimiter(
+            requests_per_minute=limits.requests_per_minute, tokens_per_minute=limits.tokens_per_minute
+        )
+        self._tokens_mean: float | None = None
+        self._open_reservations = 0
+        self._freed = asyncio.Event()
+        self._in_flight: dict[str, asyncio.Event] = {}
+        self._stop: Exception | None = None
+
+    @property
+    def progress(self) -> CallProgress:
+        """How far it is."""
+        return self._billing.progress
+
+    async def run(self, calls: Iterable[Call], on_result: OnResult, *, total: int) -> None:
+        """Hand the result of every call to `on_result`, as they come in. A call that was bought before costs nothing.
+
+        Whatever stops it, the calls in flight are finished and kept before the error leaves.
+
+        Raises:
+            BudgetReached: the worst case of the next call would cross the cap. It was not made.
+            TennerError: a fault that every other call would meet too: the key, the account, the model.
+        """
+        self._billing.progress = CallProgress(total=total)
+        waiting = iter(calls)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._limits.concurrency, total)):
+                group.create_task(self._work(waiting, on_result))
+        if isinstance(self._stop, BudgetReached):
+            raise self._billing.with_what_is_missing(self._stop) from self._stop
+        if self._stop is not None:
+            raise self._stop
+
+    async def _work(self, waiting: Iterator[Call], on_result: OnResult) -> None:
+        while self._stop is None and (call := next(waiting, None)) is not None:
+            try:
+                if (result := await self._one(call)) is not None:
+                    on_result(result)
+            except Exception as e:  # noqa: BLE001  kept for `run`, which raises it when the others have come home
+                self._stop = self._stop or e
+                self._freed.set()
+
+    async def _one(self, call: Call) -> Bought | FailedCall | None:
+        """The result of one call; None if the loop stopped before there was one."""
+        request = self._client.request(call)
+        stamped = stamp(self._client.price, request, call.sample_index)
+        while (same := self._in_flight.get(stamped.key)) is not None:
+            await same.wait()  # two questions in the same words are one call
+        if (receipt := self._billing.stored(stamped.key)) is not None:
+            return self._billing.bought(call, receipt, reused=True)
+        self._in_flight[stamped.key] = asyncio.Event()
+        try:
+            return await self._buy(call, request, stamped)
+        finally:
+            self._in_flight.pop(stamped.key).set()
+
+    async def _buy(self, call: Call, request: Request, stamped: Stamped) -> Bought | FailedCall | None:
+        worst = self._client.worst_case_usage(call, request)
+        draw = rng(0, "backoff", stamped.key)
+        for attempt in range(1, self._limits.attempts_max + 1):
+            try:
+                return await self._attempt(call, request, stamped, worst)
+            except Fault as fault:
+                if fault.rule.stops_the_run:
+                    raise self._billing.stopped(fault) from None
+                asked_seconds = fault.retry_after_seconds
+                too_long = asked_seconds is not None and asked_seconds > RETRY_AFTER_MAX_SECONDS
+                if not fault.rule.retried or attempt == self._limits.attempts_max or too_long:
+                    return self._billing.failed(call, fault, attempts=attempt)
+                if self._stop is not None:
+                    return None
+                self.progress.retries[fault.kind] += 1
+                if fault.kind == "rate_limited" and asked_seconds is not None:
+                    self._rate_limiter.hold(asked_seconds)
+                await asyncio.sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw))
+        raise AssertionError("the last attempt returns")
+
+    async def _attempt(self, call: Call, request: Request, stamped: Stamped, worst: Usage) -> Bought | None:
+        estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
+        await self._rate_limiter.turn(estimate)
+        sent_at = _now()
+        latest = sent_at + datetime.timedelta(seconds=self._limits.deadline_seconds)
+        worst_microusd = self._billing.microusd(worst, sent_at, latest)
+        reservation = await self._reserve(worst_microusd)
+        if reservation is None:
+            return None
+        try:
+            async with asyncio.timeout(self._limits.deadline_seconds):
+                response = await self._client.send(call, request)
+        except BaseException as e:
+            if isinstance(e, TimeoutError):
+                fault = Fault("deadline", f"no whole response within {self._limits.deadline_seconds:g} s")
+            elif isinstance(e, Fault):
+                fault = e
+            else:
+                self._let_go(reservation, charged=not isinstance(e, TennerError))
+                raise
+            self._let_go(reservation, charged=fault.rule.maybe_charged)
+            raise fault from None
+        try:
+            kept = await self._commits.do(partial(self._billing.keep, reservation, stamped, response))
+            receipt = await self._commits.do(partial(self._billing.read, kept, worst_microusd, sent_at, _now()))
+        finally:
+            self._open_reservations -= 1
+            self._freed.set()
+        usage = receipt.reply.usage
+        used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        self._rate_limiter.correct(used - estimate)
+        self._tokens_mean = used if self._tokens_mean is None else 0.9 * self._tokens_mean + 0.1 * used
+        return self._billing.bought(call, receipt, reused=False)
+
+    async def _reserve(self, microusd: int) -> int | None:
+        """A reservation, if need be after other calls have settled below their worst case; None if the loop stops."""
+        while self._stop is None:
+            try:
+                # Nothing is sent for a caller that is cancelled, so that nothing needs to be reserved for it.
+                return await self._commits.do(partial(self._reserve_now, microusd), droppable=True)
+            except BudgetReached:
+                if not self._open_reservations:
+                    raise
+                self._freed.clear()
+                await self._freed.wait()
+        return None
+
+    def _reserve_now(self, microusd: int) -> int:
+        reservation = self._ledger.reserve(self._billing.payee, microusd)
+        self._open_reservations += 1
+        return reservation
+
+    def _let_go(self, reservation: int, *, charged: bool) -> None:
+        self._open_reservations -= 1
+        self._freed.set()
+        if charged:
+            self._ledger.lose(reservation)
+        else:
+            self._ledger.release(reservation)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,161 @@
+"""`tenner compare RUN_A RUN_B`: whether two runs differ on the questions that both have answered."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tenner.core.errors import TennerError
+from tenner.core.records import Completion, Policy, Question
+from tenner.core.run_folder import RunFolder
+from tenner.core.seeds import digest
+from tenner.evaluation.report.tables import NBSP, called, limit, p_value, percent, points
+from tenner.evaluation.statistics.paired import Comparison, compare
+from tenner.evaluation.statistics.scores import policy_order, verdicts
+
+IDS_SHOWN = 5
+POLICY = re.compile(r"(?P<limit>[0-9]+|none)(?:\+(?P<waits>[0-9]+))?")
+
+
+class Side(NamedTuple):
+    """One run's answers under one policy to the questions of one task."""
+
+    run: Path
+    student: str
+    policy: Policy
+    answers: dict[str, list[bool]]
+    """Which of the answers are right, by a hash of the question: two runs may mean different ones by one id."""
+    ids: dict[str, str]
+
+
+def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | None, as_json: bool) -> str:
+    """The comparison of every task that both runs have, as text or as one JSON object.
+
+    `students` are who answered, in A and in B; one is meant for both, none is the distilled one or the only one there.
+    `policy` is "64", "64+1" for one wait, or "none" for no limit; by default each run's largest limit without waits.
+
+    Raises:
+        TennerError: a folder without completions of that student and policy, or no question in common.
+    """
+    wanted = None if policy is None else parse_policy(policy)
+    if len(students) > 2:
+        raise TennerError(f"--student is given {len(students)} times", hint="once for both runs, or once for each")
+    of_a, of_b = (students[0], students[-1]) if students else (None, None)
+    sides = [_sides(path_a, of_a, wanted), _sides(path_b, of_b, wanted)]
+    tasks = [task for task in sides[0] if task in sides[1]]
+    pairs = {task: (sides[0][task], sides[1][task]) for task in tasks}
+    pairs = {task: (a, b) for task, (a, b) in pairs.items() if a.answers.keys() & b.answers.keys()}
+    if not pairs:
+        raise TennerError(
+            f"{path_a} and {path_b} have no answered question in common",
+            hint="two runs can be compared that were asked the same questions: of one benchmark, or with one seed",
+        )
+    found = {task: compare(a.answers, b.answers) for task, (a, b) in pairs.items()}
+    if as_json:
+        tasks_json = [_as_json(task, *pairs[task], comparison) for task, comparison in found.items()]
+        return json.dumps({"tasks": tasks_json}, ensure_ascii=False)
+    return "\n\n".join(_as_text(task, *pairs[task], comparison) for task, comparison in found.items())
+
+
+def parse_policy(text: str) -> Policy:
+    """ "64+1" as a policy. Raises TennerError for anything else."""
+    match = POLICY.fullmatch(text)
+    if match is None:
+        raise TennerError(
+            f"--policy {text} is no policy", hint="write 64 for a limit, 64+1 for a wait at it, none for no limit"
+        )
+    tokens = None if match["limit"] == "none" else int(match["limit"])
+    return Policy(thinking_tokens_max=tokens, waits=int(match["waits"] or 0))
+
+
+def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, Side]:
+    folder = RunFolder.existing(path)
+    asked = {q.id: digest(q.id, q.question, q.answer) for q in folder.stream("benchmark", Question)}
+    by_student: dict[str, dict[str, list[Completion]]] = {}
+    for c in folder.stream("heldout", Completion):
+        by_student.setdefault(c.student, {}).setdefault(c.task, []).append(c)
+    if student is None:
+        student = next(iter(by_student)) if len(by_student) == 1 else "distilled"
+    if student not in by_student:
+        there = f"it has those of {', '.join(by_student)}" if by_student else f"tenner evaluate {path}"
+        raise TennerError(f"{path} has no answers of {called(student)}", hint=there)
+    return {task: _side(path, student, wanted, completions, asked) for task, completions in by_student[student].items()}
+
+
+def _side(
+    path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: dict[str, str]
+) -> Side:
+    policies = sorted({c.policy for c in completions}, key=policy_order)
+    plain = [p for p in policies if not p.waits]
+    policy = wanted or (plain or policies)[-1]
+    if policy not in policies:
+        there = ", ".join(_short(p) for p in policies)
+        raise TennerError(f"{path} has no answers under the policy {_short(policy)}", hint=f"it has {there}")
+    chosen = [c for c in completions if c.policy == policy]
+    right = verdicts(chosen)
+    by_hash = {asked[q]: given for q, given in right.items()}
+    return Side(path, student, policy, by_hash, {asked[q]: q for q in right})
+
+
+def _as_json(task: str, a: Side, b: Side, c: Comparison) -> dict[str, object]:
+    return {
+        "task": task,
+        "a": _side_json(a, c.accuracy_before),
+        "b": _side_json(b, c.accuracy_after),
+        "n": c.n,
+        "difference": c.difference,
+        "ci_low": c.ci.low,
+        "ci_high": c.ci.high,
+        "test": c.test,
+        "p_value": c.p_value,
+        "smallest_difference_seen": c.least_seen,
+        "more_a": c.more_before,
+        "more_b": c.more_after,
+        "both": c.both,
+        "neither": c.neither,
+        "missing_a": _missing(b, c.missing_before),
+        "missing_b": _missing(a, c.missing_after),
+    }
+
+
+def _side_json(side: Side, accuracy: float) -> dict[str, object]:
+    return {
+        "run": str(side.run),
+        "student": side.student,
+        "policy": side.policy.model_dump(),
+        "accuracy": accuracy,
+    }
+
+
+def _as_text(task: str, a: Side, b: Side, c: Comparison) -> str:
+    lines = [f"{task}: {c.n:,} questions that both have answered"]
+    for name, side, accuracy in (("A", a, c.accuracy_before), ("B", b, c.accuracy_after)):
+        waits = f", {side.policy.waits} waits" if side.policy.waits else ""
+        what = f"{side.run}, {side.student}, {limit(side.policy)} thinking tokens{waits}"
+        lines.append(f"  {name}  {percent(accuracy)}  {what}")
+    right, test = ("right only", "exact McNemar test")
+    if c.test == "bootstrap":
+        right, test = ("right more often", "bootstrap over questions")
+    lines += [
+        f"B minus A: {points(c.difference)} points, 95{NBSP}% interval {points(c.ci.low)} to {points(c.ci.high)}; "
+        f"{p_value(c.p_value)} ({test})",
+        f"{right} in A: {c.more_before:,}, in B: {c.more_after:,}",
+        f"a difference of {100 * c.least_seen:.1f} points would have been found four times out of five",
+    ]
+    for name, ids in (("A", _missing(b, c.missing_before)), ("B", _missing(a, c.missing_after))):
+        if ids:
+            more = f" and {len(ids) - IDS_SHOWN:,} more" if len(ids) > IDS_SHOWN else ""
+            shown = ", ".join(ids[:IDS_SHOWN])
+            lines.append(f"missing in {name}, and not compared: {len(ids):,} ({shown}{more})")
+    return "\n".join(lines)
+
+
+def _missing(other: Side, hashes: Sequence[str]) -> list[str]:
+    """The ids of questions that only the other run has answered."""
+    return sorted(other.ids[q] for q in hashes)
+
+
+def _short(policy: Policy) -> str:
+    tokens = "none" if policy.thinking_tokens_max is None else str(policy.thinking_tokens_max)
+    return f"{tokens}+{policy.waits}" if policy.waits else tokens

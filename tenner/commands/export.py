@@ -1,0 +1,88 @@
+"""`tenner export RUN --format lm-eval --out DIR`: a run's answers as another tool's log."""
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS, ThinkFormat
+from tenner.core.recipe import Measurement, Recipe
+from tenner.core.records import Completion, Policy, Question
+from tenner.core.run import render, stored
+from tenner.core.run_folder import RunFolder
+from tenner.evaluation.report import lm_eval_log
+from tenner.evaluation.statistics.scores import by_question
+
+
+def run(path: Path, out: Path) -> str:
+    """Write a file for every student, prompt and policy; return their paths, one a line.
+
+    Raises:
+        TennerError: no run, one whose held-out questions are not answered, or a folder that cannot be written.
+    """
+    folder = RunFolder.existing(path)
+    described = stored(folder)
+    assert described is not None, "RunFolder.existing has seen it"
+    groups: dict[tuple[str, str, str, Policy], list[Completion]] = {}
+    for c in folder.stream("heldout", Completion):
+        groups.setdefault((c.task, c.student, c.prompt, c.policy), []).append(c)
+    if not groups:
+        raise TennerError(f"{path} has no answers to export", hint=f"tenner evaluate {path}")
+    asked = folder.read("benchmark", Question)
+    places = {q.id: place for place, q in enumerate(asked)}
+    answered = datetime.datetime.fromtimestamp((path / "heldout.jsonl").stat().st_mtime, datetime.UTC)
+    moment = answered.replace(tzinfo=None).isoformat()
+    written = []
+    for (task, who, prompt, policy), completions in groups.items():
+        asking = _asking(path, described, who, prompt, has_thinking=any(c.thinking for c in completions))
+        lines = []
+        for question_id, answers in sorted(by_question(completions).items(), key=lambda item: places[item[0]]):
+            place = places[question_id]
+            row = lm_eval_log.row(
+                place, asked[place], asking.prompt(asked[place]), answers, asking.fmt,
+                answer_tokens_max=asking.answer_tokens_max,
+            )  # fmt: skip
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        name = f"{lm_eval_log.folder_name(asking.model)}/{lm_eval_log.file_name(task, prompt, policy, moment)}"
+        _write(out, name, "".join(lines))
+        written.append(str(out / name))
+    return "\n".join(written)
+
+
+def _write(out: Path, name: str, text: str) -> None:
+    try:
+        RunFolder(out).write_text(name, text)
+    except (NotADirectoryError, FileExistsError, PermissionError) as e:
+        raise TennerError(f"{out} cannot be written: {e.strerror}", hint="choose another --out") from e
+
+
+class _Asking(NamedTuple):
+    """Who was asked, and how."""
+
+    model: str
+    prompt: Callable[[Question], str]
+    fmt: ThinkFormat
+    answer_tokens_max: int
+
+
+def _asking(path: Path, described: Measurement, who: str, prompt: str, *, has_thinking: bool) -> _Asking:
+    """A model behind an API was asked in a turn of a chat, and its thinking came apart; all others were rendered."""
+    if (model := next((m for m in described.evaluate.models if m.name == who), None)) is not None:
+        fmt = FORMATS["think" if has_thinking else "plain"]
+        return _Asking(who, lambda q: q.question + q.suffix + model.suffix, fmt, model.output_tokens_max)
+    from tenner.training import student
+
+    assert described.student is not None, "nobody else was asked"
+    form, name, folder = described.student.form, f"tenner/{described.name}", path / "student"
+    if not isinstance(described, Recipe):
+        folder = student.resolve(described.student.model)
+    elif who != "distilled":  # the untrained one, as in one of its attempts
+        form = next(form for form in described.attempt.prompts if form.name == prompt)
+        name = described.student.base_model
+    tokenizer = student.load_tokenizer(folder)
+    return _Asking(
+        name, lambda q: render(tokenizer, q, form, described), FORMATS[form.format],
+        described.evaluate.answer_tokens_max,
+    )  # fmt: skip

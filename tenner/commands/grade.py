@@ -1,0 +1,136 @@
+"""`tenner grade FILE.jsonl|RUN`: verdicts on responses, from a file or on those that a run has kept."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tenner.core.errors import TennerError
+from tenner.core.records import AnswerKind, Completion, Grade, Question
+from tenner.core.run_folder import RunFolder
+from tenner.evaluation.grading.grader import Asked, Grader, check_reference
+from tenner.evaluation.grading.maths import symbolic
+from tenner.evaluation.report.tables import limit
+
+KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+SHOWN_CHARS = 60
+ROWS_AT_ONCE = 2_000
+
+
+class Row(NamedTuple):
+    """A line of the file. Several may have one id: the samples of a question."""
+
+    id: str
+    asked: Asked
+
+
+def run(path: Path) -> Iterator[tuple[str, Grade]]:
+    """The id and the grade of every row, in their order.
+
+    Raises:
+        TennerError: a file that cannot be read, or a line that is no row; found before anything is graded.
+    """
+    rows = kept_rows(path) if path.is_dir() else read_rows(path)
+    with Grader() as grader:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            yield from zip((row.id for row in some), grader.grade_all(row.asked for row in some), strict=True)
+
+
+def as_json(id_: str, grade: Grade) -> str:
+    """One JSON object a row: id, verdict, extracted, reason."""
+    return json.dumps({"id": id_, **grade.model_dump()}, ensure_ascii=False)
+
+
+def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
+    """What is not correct or was disputed, as a table, and the counts."""
+    console = Console(width=min(Console().width, 120), highlight=False)
+    shown = [(id_, grade) for id_, grade in graded if grade.verdict != "correct" or _is_disputed(grade)]
+    with console.capture() as captured:
+        if shown:
+            table = Table(box=None, pad_edge=False, header_style="dim")
+            for column in ("id", "verdict", "extracted", "reason"):
+                table.add_column(column, overflow="fold")
+            for id_, grade in shown:
+                extracted = grade.extracted or ""
+                cut = extracted[:SHOWN_CHARS] + ("…" if len(extracted) > SHOWN_CHARS else "")
+                table.add_row(Text(id_), grade.verdict, Text(cut), Text(grade.reason or ""))
+            console.print(table)
+            console.print()
+        counts = Counter(grade.verdict for _, grade in graded)
+        disputed = sum(_is_disputed(grade) for _, grade in graded)
+        console.print(
+            f"{len(graded):,} rows: {counts['correct']:,} correct, {counts['wrong']:,} wrong, "
+            f"{counts['unparsed']:,} unparsed; the judges disagree on {disputed:,}"
+        )
+        if not symbolic.is_available():
+            console.print("one judge alone: math-verify is not installed (pip install 'tenner\\[maths]')")
+    return captured.get().rstrip()
+
+
+def _is_disputed(grade: Grade) -> bool:
+    return (grade.reason or "").startswith("the judges disagree")
+
+
+def kept_rows(path: Path) -> list[Row]:
+    """The answers of a run or a measurement. Raises TennerError where there are none that could be graded here."""
+    folder = RunFolder.existing(path)
+    asked = {q.id: q for q in folder.stream("benchmark", Question)}
+    rows = []
+    for c in folder.stream("heldout", Completion):
+        q = asked[c.question_id]
+        if q.kind is None:
+            raise TennerError(
+                f"{path}: its generated questions are graded by the words after the cue, when they are answered",
+                hint="`tenner show` tells the verdicts",
+            )
+        name = f"{c.student}/{limit(c.policy)}+{c.policy.waits}/{c.question_id}/{c.sample_index}"
+        rows.append(Row(name, Asked(c.answer, q.answer or "", q.kind)))
+    if not rows:
+        raise TennerError(f"{path} has no answers to grade", hint=f"tenner evaluate {path}")
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file. Raises TennerError, with the line, for one that cannot be graded."""
+    rows: list[Row] = []
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    rows.append(_row(line, f"{path}, line {number}"))
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise TennerError(f"{path} cannot be read: {reason}", hint="give a JSONL file") from e
+    if not rows:
+        raise TennerError(f"{path} holds no rows")
+    return rows
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as e:
+        raise TennerError(f"{where} is not JSON: {e}", hint="one object a line") from e
+    if not isinstance(row, dict):
+        raise TennerError(f"{where} is not an object", hint="one object a line")
+    for name in ("id", "response", "answer"):
+        value = row.get(name)
+        if value is None:
+            raise TennerError(f"{where} has no {name}", hint="a row has id, response, answer and, if you like, kind")
+        if isinstance(value, bool) or not isinstance(value, str if name == "response" else str | int | float):
+            raise TennerError(f"{where}: {name} is no text")
+    kind = "maths" if row.get("kind") is None else row["kind"]
+    if kind not in KINDS:
+        raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(KINDS)}")
+    answer = str(row["answer"])
+    try:
+        check_reference(answer, kind)
+    except TennerError as e:
+        raise TennerError(f"{where}: {e}", hint=e.hint) from e
+    return Row(str(row["id"]), Asked(row["response"], answer, kind))

@@ -1,0 +1,165 @@
+"""What a run has come to, printed: for people, or as one JSON object."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tenner.budget.ledger import read_spend
+from tenner.core import recipe as recipe_room
+from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS
+from tenner.core.recipe import Recipe
+from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
+from tenner.core.run import stored, stored_recipe
+from tenner.core.run_folder import RunFolder
+from tenner.distill.traces import trace_id
+from tenner.evaluation.report.tables import mean_tokens
+
+
+def as_json(path: Path) -> str:
+    """Stages, spend and scores as one JSON object."""
+    folder = RunFolder.existing(path)
+    spend: dict[str, float] = {}
+    for row in read_spend(path / "run.db"):
+        spend[row.stage] = round(spend.get(row.stage, 0.0) + row.cost_usd, 6)
+    described = stored(folder)
+    assert described is not None, "RunFolder.existing has seen it"
+    facts = {
+        "run": str(path),
+        "recipe": described.name,
+        "stages": [_stage(folder, name) for name in described.stages],
+        "spend_usd": {"total": round(sum(spend.values()), 6), "by_stage": spend},
+        "scores": [s.model_dump() for s in folder.read("scores", Score)],
+    }
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def summary(path: Path) -> str:
+    """Stages, spend and scores as text."""
+    folder = RunFolder.existing(path)
+    facts = json.loads(as_json(path))
+    console = Console(width=min(Console().width, 100), highlight=False)
+    with console.capture() as captured:
+        stages = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("stage", "state", "in", "out", "seconds", "$"):
+            stages.add_column(column, justify="left" if column in ("stage", "state") else "right")
+        by_stage = facts["spend_usd"]["by_stage"]
+        for s in facts["stages"]:
+            counts = ["" if s[key] is None else f"{s[key]:,}" for key in ("items_in", "items_out")]
+            seconds = "" if s["seconds"] is None else f"{s['seconds']:.1f}"
+            cost = f"{by_stage[s['name']]:.4f}" if s["name"] in by_stage else ""
+            stages.add_row(s["name"], s["state"], *counts, seconds, cost)
+        stages.add_row("total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}")
+        console.print(stages)
+        if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
+            console.print()
+            console.print(_score_table(scores))
+        if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
+            console.print(f"\n{reports[0]}", soft_wrap=True)
+    return captured.get().rstrip()
+
+
+def recipes(*, as_json: bool) -> str:
+    """The built-in recipes with what they do."""
+    found = [recipe_room.load(name) for name in recipe_room.built_in()]
+    if as_json:
+        return json.dumps({r.name: r.description for r in found}, ensure_ascii=False)
+    return "\n".join(f"{r.name}: {r.description} (cap ${r.budget_usd:g})" for r in found)
+
+
+def why(path: Path, question_id: str) -> str:
+    """The way of a question through a run: what was found out about it, and where it stayed or fell."""
+    folder = RunFolder.existing(path)
+    recipe = _recipe(folder)
+    asked = next((q for q in folder.stream("questions", Question) if q.id == question_id), None)
+    if asked is None and (drop := _no_question(folder, question_id)):
+        fell = f"gather: dropped, {drop.reason}: {drop.evidence}"
+        return f"{question_id}: a row that is no question\n{fell}\nnot trained on"
+    if asked is None:
+        raise TennerError(f"{path} has no question {question_id}", hint=f"the ids are in {path / 'questions.jsonl'}")
+    trace_ids = {trace_id(question_id, i) for i in range(recipe.trace.samples_per_question)}
+    told = [f"{question_id}: {asked.question}", f"gather: from {asked.source}, domain {asked.domain or 'unknown'}"]
+    for stage in recipe.stages[1:]:
+        for d in folder.stream("difficulties", Difficulty) if stage == "attempt" else ():
+            if d.question_id == question_id:
+                tokens = f"{d.thinking_tokens_mean:.0f} thinking tokens on average"
+                told.append(f"attempt: the untrained student solved it in {d.correct} of {d.tries} tries, {tokens}")
+        for p in folder.stream("picks", Pick) if stage == "select" else ():
+            if p.question_id == question_id:
+                rank = "without a draw" if p.rank is None else f"at rank {p.rank} of {p.domain_size:,}"
+                told.append(f"select: picked as number {p.place + 1:,}, {p.step}, domain {p.domain}, {rank}")
+        for drop in folder.stream(f"dropped-{stage}", Drop):
+            if drop.id == question_id or drop.id in trace_ids:
+                told.append(f"{stage}: dropped, {drop.reason}: {drop.evidence}")
+        for t in folder.stream("traces", Trace) if stage == "trace" else ():
+            if t.question_id == question_id:
+                verdict = f", {t.grade.verdict}" if t.grade else ""
+                told.append(f"trace: {t.id} by {t.teacher}, {t.outcome}{verdict}, ${t.cost_usd:.6f}")
+    kept = [s.id for s in folder.stream("samples", Sample) if s.question_id == question_id]
+    told.append(f"trained on: {', '.join(kept)}" if kept else "not trained on")
+    return "\n".join(told)
+
+
+def _no_question(folder: RunFolder, row_id: str) -> Drop | None:
+    """Why a row never came into the pool."""
+    return next((drop for drop in folder.stream("dropped-gather", Drop) if drop.id == row_id), None)
+
+
+def print_sample(path: Path, sample_id: str) -> None:
+    """Print a training sample: what is trained on in colour, or between ⟦ ⟧ where there is none; the rest dim."""
+    from tenner.training import loss_mask, student
+
+    folder = RunFolder.existing(path)
+    recipe = _recipe(folder)
+    found = [s for s in folder.read("samples", Sample) if sample_id in (s.id, s.question_id)]
+    if not found:
+        raise TennerError(f"{path} has no sample {sample_id}", hint=f"the ids are in {path / 'samples.jsonl'}")
+    tokenizer = student.load_tokenizer(student.resolve(recipe.student.model))
+    encoded = loss_mask.encode(
+        tokenizer, found[0], FORMATS[recipe.student.format], system_prompt=recipe.student.system_prompt
+    )
+    console = Console(highlight=False)
+    text = Text()
+    for words, is_trained in loss_mask.runs(tokenizer, encoded):
+        shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
+        text.append(shown, style="bold green" if is_trained else "dim")
+    console.print(text, soft_wrap=True)
+    trained = sum(encoded.trained)
+    Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
+
+
+def _recipe(folder: RunFolder) -> Recipe:
+    recipe = stored_recipe(folder)
+    assert recipe is not None, "RunFolder.existing has seen it"
+    return recipe
+
+
+def _stage(folder: RunFolder, name: str) -> dict[str, object]:
+    if done := folder.done(name):
+        return {"name": name, "state": "done", **{k: v for k, v in done._asdict().items() if k != "name"}}
+    begun = folder.begun_seconds(name)
+    state = "pending" if begun is None else "begun"
+    return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}
+
+
+def _score_table(scores: list[Score]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
+        is_name = column == "student"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
+    for s in scores:
+        limit = s.policy.thinking_tokens_max
+        table.add_row(
+            s.student,
+            "free" if limit is None else f"≤ {limit}",
+            str(s.policy.waits),
+            f"{s.accuracy:.1%}",
+            f"{s.ci_low:.1%} to {s.ci_high:.1%}",
+            str(s.n),
+            mean_tokens(s.thinking_tokens_mean),
+            str(s.unparsed),
+        )
+    return table

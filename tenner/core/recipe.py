@@ -1,0 +1,270 @@
+"""A run described in full: a strict TOML file, `--set` overrides on top, nothing guessed."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from tenner.core.errors import TennerError
+from tenner.core.sections import (
+    Attempt,
+    Clean,
+    Domains,
+    Evaluate,
+    Gather,
+    Machine,
+    Model,
+    NotNegativeNumber,
+    Section,
+    Select,
+    Student,
+    TraceSection,
+    Train,
+)
+from tenner.core.stage_names import MEASURED, ORDERS
+
+
+class Measurement(Section):
+    """Questions, who answers them, and what that may cost: all that a run is without its training."""
+
+    FILE: ClassVar[str] = "measurement.toml"
+    """What it is called in its folder."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """Of the folder, and of its student in tables."""
+    seed: int
+    budget_usd: NotNegativeNumber
+    """The cap over the whole: calls and machine time together."""
+    student: Model | None = None
+    """Left out: only `evaluate.models` are asked."""
+    machine: Machine = Machine(price_usd_per_hour=0.0)
+    """Left out: its time is not charged."""
+    evaluate: Evaluate
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages in their order."""
+        return MEASURED
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> "Measurement":
+        if self.student is not None and not self.evaluate.thinking_tokens_max:
+            raise ValueError("evaluate.thinking_tokens_max names no budget")
+        if self.student is None and not self.evaluate.models:
+            raise ValueError("nobody is asked: there is neither a student nor one of evaluate.models")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_questions(self) -> "Measurement":
+        if self.evaluate.questions or len(self.evaluate.benchmarks) != 1:
+            raise ValueError("a measurement is of exactly one of evaluate.benchmarks")
+        if self.student is not None and any(model.name == self.name for model in self.evaluate.models):
+            raise ValueError(f"the name {self.name} belongs to the student")
+        return self
+
+    def to_toml(self) -> str:
+        """It with every default and override written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+Order = Literal["select-first", "trace-first"]
+
+
+class Recipe(Measurement):
+    """A whole run."""
+
+    FILE: ClassVar[str] = "recipe.toml"
+
+    description: str
+    order: Order = "select-first"
+    """Whether traces are bought of the selected questions, or of all, and selected by."""
+    student: Student
+    machine: Machine
+    gather: Gather
+    clean: Clean = Clean()
+    attempt: Attempt
+    domains: Domains = Domains()
+    select: Select
+    trace: TraceSection
+    train: Train
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages in their order."""
+        return ORDERS[self.order]
+
+    @model_validator(mode="after")
+    def _selection_is_possible(self) -> "Recipe":
+        if self.select.sampler != "hardest" and self.order != "trace-first":
+            raise ValueError(
+                f'select.sampler = {self.select.sampler!r} needs order = "trace-first": it looks at traces'
+            )
+        if not self.gather.sources and self.select.samples > self.gather.questions:
+            raise ValueError(
+                f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "
+                f"{self.gather.questions}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_questions(self) -> "Recipe":
+        """In the place of a measurement's rule: a run has as many benchmarks as it likes."""
+        if self.evaluate.questions and not self.gather.families:
+            raise ValueError("evaluate.questions are generated: they need gather.families")
+        return self
+
+
+D = TypeVar("D", bound=Measurement)
+
+
+def built_in() -> dict[str, str]:
+    """The recipes that come with tenner: name -> TOML text."""
+    folder = resources.files("tenner") / "recipes"
+    found = {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}
+    return dict(sorted(found.items()))
+
+
+def load(name_or_path: str, *, overrides: list[str] | None = None) -> Recipe:
+    """Read a built-in recipe by name or a TOML file, and put `section.key=value` overrides on top.
+
+    Raises:
+        TennerError: no such recipe, unreadable TOML, an unknown key (with the nearest right name), a wrong type or
+            an impossible value; the message carries the line.
+    """
+    text, where = _find(name_or_path)
+    return parse(text, where=where, overrides=overrides)
+
+
+def parse(text: str, *, where: str, overrides: list[str] | None = None) -> Recipe:
+    """Like `load`, of a text; `where` names it in messages."""
+    return parse_as(Recipe, text, where=where, overrides=overrides)
+
+
+def parse_as(kind: type[D], text: str, *, where: str, overrides: list[str] | None = None) -> D:
+    """Like `parse`, of a text that describes another kind."""
+    return validate(kind, tables(text, where=where), text=text, where=where, overrides=overrides)
+
+
+def tables(text: str, *, where: str) -> dict[str, Any]:
+    """The TOML in a text. Raises TennerError where it is none."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise TennerError(f"{where} is not valid TOML: {e}") from e
+
+
+def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, overrides: list[str] | None = None) -> D:
+    """Read `data`, which came from `text`, with overrides on top. Raises TennerError as `load` does."""
+    set_paths = [_override(data, override) for override in overrides or []]
+    try:
+        return kind.model_validate(data)
+    except ValidationError as e:
+        raise explain(e, text=text, where=where, set_paths=set_paths, root=kind) from e
+
+
+def stored_trace_section(folder: Path) -> TraceSection | None:
+    """How a run asked its teacher, by the recipe in its folder; None where there is none."""
+    for name in ("recipe.toml", "trace.toml"):
+        if (path := folder / name).is_file():
+            return TraceSection.model_validate(tomllib.loads(path.read_text("utf-8"))["trace"])
+    return None
+
+
+def read_text(path: Path) -> str:
+    """The text of a TOML file. Raises TennerError where it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
+
+
+def _find(name_or_path: str) -> tuple[str, str]:
+    recipes = built_in()
+    if name_or_path in recipes:
+        return recipes[name_or_path], f"recipe {name_or_path}"
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        near = difflib.get_close_matches(name_or_path, recipes, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipes)}; or give a .toml file"
+        raise TennerError(f"no recipe is called {name_or_path}", hint=hint)
+    return read_text(path), str(path)
+
+
+def _override(data: dict[str, Any], override: str) -> str:
+    """Apply one `section.key=value`, the value as TOML (bare words are strings); return its dotted path."""
+    path, equals, value = override.partition("=")
+    if not equals or not path.strip():
+        raise TennerError(f"--set {override} has no '='", hint="write --set section.key=value")
+    keys = [key.strip() for key in path.split(".")]
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    table = data
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise TennerError(f"--set {override}: {key} is not a section")
+    table[keys[-1]] = parsed
+    return ".".join(keys)
+
+
+def explain(
+    error: ValidationError, *, text: str, where: str, set_paths: Sequence[str] = (), root: type[Section] = Recipe
+) -> TennerError:
+    """The first problem, as one line with its place and, for a misspelt key, the nearest right name."""
+    first = min(error.errors(), key=lambda e: e["type"] == "missing")  # a misspelt key explains a missing one
+    keys = [str(part) for part in first["loc"]]
+    dotted = ".".join(keys)
+    line = _line_of(text, keys)
+    place = "--set" if dotted in set_paths else f"{where}, line {line}" if line else where
+    hint = None
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], _keys_beside(keys, root), n=1)
+        message, hint = f"unknown key {dotted}", f"did you mean {near[0]}?" if near else "remove it"
+    elif first["type"] == "missing":
+        message = f"{dotted} is missing"
+    else:
+        message = f"{dotted}: " if dotted else ""
+        message += first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict | Section):
+            message += f" (got {first['input']!r})"
+    return TennerError(f"{place}: {message}", hint=hint)
+
+
+def _keys_beside(keys: list[str], root: type[Section]) -> list[str]:
+    """The field names that are possible where `keys` ends."""
+    model: type[BaseModel] = root
+    for key in keys[:-1]:
+        if key in model.model_fields:
+            model = _section_in(model.model_fields[key].annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    """The section that an annotation such as `PriceSection | None` or `list[PromptForm]` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _line_of(text: str, keys: list[str]) -> int | None:
+    """The line of a key, or else of its section; tomllib keeps no positions. None for what is not in the text."""
+    section, section_line = "", None
+    names = [key for key in keys if not key.isdigit()]
+    wanted_section = ".".join(names[:-1])
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+            section = header[1]
+            if section in (wanted_section, ".".join(names)):
+                section_line = number
+        elif section == wanted_section and names and re.match(rf"\s*\"?{re.escape(names[-1])}\"?\s*=", line):
+            return number
+    return section_line

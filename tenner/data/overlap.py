@@ -1,0 +1,166 @@
+"""What a pool has twice, and what it shares with a benchmark: every hit with its witness."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tenner.core.records import Drop, Hit, Question
+from tenner.core.sections import Clean
+from tenner.data import dedup
+from tenner.data.boilerplate import is_telling
+from tenner.data.dedup import NEAR_WORDS_MIN, Sketches, jaccard, sketch, together
+from tenner.data.ngrams import Benchmark, Grams, Matches
+from tenner.data.text_hashing import hashed, words
+from tenner.data.workers import LocalWorkers, Workers
+
+REASONS = {"exact": "in the benchmark", "near": "near a benchmark question", "ngram": "overlaps the benchmark"}
+
+
+class Cleaned(NamedTuple):
+    """What is left of a pool, who fell out and why, and all that it shares with the benchmark."""
+
+    kept: list[Question]
+    dropped: list[Drop]
+    hits: list[Hit]
+
+
+class _Read(NamedTuple):
+    """What is kept of a chunk of texts."""
+
+    sketches: Sketches
+    matches: Matches
+
+
+def clean(
+    questions: Sequence[Question], benchmark: Sequence[Question], rules: Clean, workers: Workers | None = None
+) -> Cleaned:
+    """Drop all but the first of questions that are alike, then all that leaks a benchmark question."""
+    against = Benchmark(benchmark, ngram_words=rules.ngram_words)
+    read = _read(questions, against, workers or LocalWorkers(), near=rules.near_similarity < 1)
+    drops = dedup.find(questions, read.sketches, near_similarity=rules.near_similarity)
+    hits = list(_hits(questions, against, read, rules, np.array([drop is None for drop in drops], dtype=bool)))
+    leaks = {hit.question_id: hit for hit in reversed(hits) if hit.kind != "boilerplate"}
+    kept, dropped = [], []
+    for q, drop in zip(questions, drops, strict=True):
+        if drop is None and (hit := leaks.get(q.id)):
+            evidence = f"{hit.benchmark_id}: “{hit.shared}”"
+            drop = Drop(id=q.id, reason=REASONS[hit.kind], evidence=evidence)
+        if drop is None:
+            kept.append(q)
+        else:
+            dropped.append(drop)
+    return Cleaned(kept, dropped, hits)
+
+
+def compare(
+    questions: Sequence[Question], benchmark: Sequence[Question], rules: Clean, workers: Workers | None = None
+) -> list[Hit]:
+    """All that questions share with a benchmark, in their order."""
+    against = Benchmark(benchmark, ngram_words=rules.ngram_words)
+    read = _read(questions, against, workers or LocalWorkers(), near=False)
+    return list(_hits(questions, against, read, rules, np.ones(len(questions), dtype=bool)))
+
+
+def read_chunk(texts: list[str], *, grams: Grams, near: bool) -> _Read:
+    """The work on a chunk that others can do: sketches, and the n-grams of the benchmark in it."""
+    text = hashed(texts)
+    text_words = text.words()
+    return _Read(sketch(text, text_words, near=near), grams.matches(text_words))
+
+
+def _read(questions: Sequence[Question], against: Benchmark, workers: Workers, *, near: bool) -> _Read:
+    texts = [q.question for q in questions]
+    parts = list(workers.map(partial(read_chunk, grams=against.grams, near=near), texts))
+    if not parts:
+        return read_chunk([], grams=against.grams, near=near)
+    sizes = np.cumsum([0, *(len(part.sketches.words) for part in parts)])
+    matches = Matches(
+        np.concatenate([part.matches.text + size for part, size in zip(parts, sizes, strict=False)]),
+        np.concatenate([part.matches.start for part in parts]),
+        np.concatenate([part.matches.gram for part in parts]),
+    )
+    return _Read(together([part.sketches for part in parts]), matches)
+
+
+def _hits(
+    questions: Sequence[Question], against: Benchmark, read: _Read, rules: Clean, wanted: NDArray[np.bool_]
+) -> Iterator[Hit]:
+    """An n-gram that at least `boilerplate_questions` questions hold is wording of a template and proves nothing.
+
+    Rare ones prove something if they say something (see `boilerplate.is_telling`).
+    """
+    matches = Matches(*(array[wanted[read.matches.text]] for array in read.matches))
+    is_common = _is_common(matches, against, rules.boilerplate_questions)
+    bounds = np.searchsorted(matches.text, np.arange(len(questions) + 1)).tolist()
+    for i in np.flatnonzero(wanted).tolist():
+        q, first, end = questions[i], bounds[i], bounds[i + 1]
+        twin = against.by_identity.get(int(read.sketches.identity[i]))
+        if twin is not None:
+            b = against.questions[twin]
+            yield Hit(kind="exact", question_id=q.id, benchmark_id=b.id, shared=" ".join(words(q.question)))
+        if first < end:
+            found = zip(matches.start[first:end].tolist(), matches.gram[first:end].tolist(), strict=True)
+            for owner, starts, is_rare in _owners(found, against, is_common):
+                if owner != twin:
+                    yield _hit(q, against.questions[owner], starts, rules, is_rare=is_rare)
+
+
+def _is_common(matches: Matches, against: Benchmark, boilerplate_questions: int) -> NDArray[np.bool_]:
+    """Which n-grams of the benchmark so many questions hold, of the pool and of the benchmark together."""
+    n = len(against.grams.values)
+    holders = np.unique(matches.text * n + matches.gram) % max(1, n)
+    counts: NDArray[np.int64] = np.bincount(holders, minlength=n) + against.owners_count
+    return counts >= boilerplate_questions
+
+
+def _owners(
+    found: Iterable[tuple[int, int]], against: Benchmark, is_common: NDArray[np.bool_]
+) -> Iterator[tuple[int, list[int], bool]]:
+    """Who holds the n-grams of a question, and where: all owners of rare ones, or else one of the common ones."""
+    rare: dict[int, list[int]] = defaultdict(list)
+    common: dict[int, list[int]] = defaultdict(list)
+    for start, gram in found:
+        for owner in against.owners(gram):
+            (common if is_common[gram] else rare)[owner].append(start)
+    if rare:
+        yield from ((owner, starts, True) for owner, starts in rare.items())
+    elif common:
+        likeliest = max(common, key=lambda owner: (len(common[owner]), -owner))
+        yield likeliest, common[likeliest], False
+
+
+def _hit(q: Question, b: Question, starts: list[int], rules: Clean, *, is_rare: bool) -> Hit:
+    q_words = words(q.question)
+    runs = [q_words[start:end] for start, end in _runs(starts, rules.ngram_words)]
+    kind: Literal["near", "ngram", "boilerplate"] = "boilerplate"
+    if _is_near(q, b, q_words, rules.benchmark_similarity):
+        kind = "near"
+    elif is_rare and is_telling(runs):
+        kind = "ngram"
+    return Hit(kind=kind, question_id=q.id, benchmark_id=b.id, shared=" … ".join(" ".join(run) for run in runs))
+
+
+def _runs(starts: list[int], size: int) -> list[tuple[int, int]]:
+    """Stretches of words that are covered by n-grams of `size` words at ascending `starts`."""
+    runs: list[tuple[int, int]] = []
+    for start in starts:
+        if runs and start <= runs[-1][1]:
+            runs[-1] = (runs[-1][0], start + size)
+        else:
+            runs.append((start, start + size))
+    return runs
+
+
+def _is_near(q: Question, b: Question, q_words: list[str], similarity: float) -> bool:
+    """Nearly the same question, with the same numbers."""
+    if len(q_words) < NEAR_WORDS_MIN or similarity == 1:
+        return False
+    return _numbers(q_words) == _numbers(words(b.question)) and jaccard(q.question, b.question) >= similarity
+
+
+def _numbers(found: list[str]) -> list[str]:
+    return sorted(word for word in found if word.isdigit())

@@ -1,0 +1,163 @@
+"""Rows of tables, one after the other: datasets of the Hugging Face hub or on disk, JSONL, CSV and Parquet."""
+
+import csv
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tenner.core.errors import TennerError
+from tenner.core.sections import Source
+
+Row = dict[str, Any]
+FILE_KINDS = (".jsonl", ".csv", ".parquet")
+DATA_HINT = "pip install 'tenner[data]'"
+
+
+def check(source: Source) -> None:
+    """Find out without reading whether a source can be read. Raises TennerError if not."""
+    if source.file is not None:
+        path = Path(source.file)
+        if path.suffix not in FILE_KINDS:
+            raise _error(source, f"{path} is none of {', '.join(FILE_KINDS)}")
+        if not path.is_file():
+            raise _error(source, f"{path} is not there")
+    needs_datasets = source.file is None or source.file.endswith(".parquet")
+    if needs_datasets and importlib.util.find_spec("datasets") is None:
+        raise _error(source, "the library datasets is not installed", hint=DATA_HINT)
+
+
+def read(source: Source) -> Iterator[Row]:
+    """The rows of all its configurations and splits. Raises TennerError, in one line that names the source."""
+    if source.file is not None:
+        path = Path(source.file)
+        readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+        try:
+            yield from readers[path.suffix](source, path)
+        except (OSError, UnicodeDecodeError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+            raise _error(source, f"{path} cannot be read: {reason}") from e
+        return
+    configs: list[str | None] = [*source.configs] or [None]
+    for config in configs:
+        for split in source.splits:
+            yield from _dataset(source, config, split)
+
+
+def value_of(source: Source, row: Row, column: str) -> Any:
+    """The value of a column; `a.b.0` reaches into what is nested. Raises TennerError where there is none such."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, Sequence) and not isinstance(value, str) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            near = get_close_matches(column, list(row), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, row))}"
+            raise _error(source, f"it has no column {column}", hint=hint)
+    return value
+
+
+def _jsonl(source: Source, path: Path) -> Iterator[Row]:
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as e:
+                raise _error(source, f"{path}, line {number} is not JSON: {e}") from e
+            if not isinstance(row, dict):
+                raise _error(source, f"{path}, line {number} is not an object")
+            yield row
+
+
+def _csv(source: Source, path: Path) -> Iterator[Row]:
+    with open(path, encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, strict=True)
+        try:
+            for row in rows:
+                if None in row or None in row.values():
+                    raise _error(source, f"{path}, line {rows.line_num} has another number of fields than its header")
+                yield row
+        except csv.Error as e:
+            raise _error(source, f"{path}, line {rows.line_num} is not CSV: {e}") from e
+
+
+def _parquet(source: Source, path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as e:
+        raise _error(source, f"{path} is not Parquet: {str(e).splitlines()[0]}") from e
+
+
+def _dataset(source: Source, config: str | None, split: str) -> Iterator[Row]:
+    import datasets
+
+    assert source.dataset is not None, "the recipe has seen to it"
+    with _dataset_errors(source, config, split):
+        if Path(source.dataset).is_dir():
+            folder = Path(source.dataset) / config if config else Path(source.dataset)
+            try:
+                table = datasets.load_from_disk(str(folder))
+            except IndexError as e:  # the library writes an empty split and cannot read it
+                raise _error(source, "one of its splits is empty") from e
+            if isinstance(table, datasets.DatasetDict):
+                if split not in table:
+                    raise _error(source, f"it has no split {split}", hint=f"there are {', '.join(table)}")
+                table = table[split]
+        else:
+            table = datasets.load_dataset(source.dataset, config, split=split, revision=source.revision)
+        if not len(table):
+            raise _error(source, f"the split {split} is empty")
+    yield from table
+
+
+@contextmanager
+def _dataset_errors(source: Source, config: str | None, split: str) -> Iterator[None]:
+    """The library's many errors, as one line that names the source."""
+    from datasets import exceptions
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except TennerError:
+        raise
+    except errors.GatedRepoError as e:
+        raise _gated(source) from e
+    except (ConnectionError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as e:
+        raise _error(source, "the hub does not answer", hint="check the network, or name a local copy") from e
+    except (exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError, FileNotFoundError) as e:
+        if "gated" in str(e):
+            raise _gated(source) from e
+        where = f"{source.dataset}" + (f" at {source.revision}" if source.revision else "")
+        raise _error(source, f"there is no dataset {where}", hint="check the name and the revision") from e
+    except errors.HfHubHTTPError as e:
+        raise _error(source, f"the hub answers {' '.join(str(e).split())[:160]}") from e
+    except exceptions.DatasetGenerationError as e:
+        raise _error(source, f"its files cannot be read: {' '.join(str(e.__cause__ or e).split())[:160]}") from e
+    except ValueError as e:  # an unknown configuration or split
+        raise _error(
+            source, " ".join(str(e).split())[:200], hint=f"asked were {config or 'no'} config and {split}"
+        ) from e
+
+
+def _gated(source: Source) -> TennerError:
+    return _error(
+        source, f"{source.dataset} is gated",
+        hint=f"accept its terms at https://huggingface.co/datasets/{source.dataset} and set HF_TOKEN",
+    )  # fmt: skip
+
+
+def _error(source: Source, message: str, *, hint: str | None = None) -> TennerError:
+    return TennerError(f"source {source.name}: {message}", hint=hint)

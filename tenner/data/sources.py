@@ -1,0 +1,176 @@
+"""From rows to questions: which columns hold what, which rows count, and where every question comes from."""
+
+import string
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tenner.core.errors import TennerError
+from tenner.core.records import Drop, Question, SourceCount
+from tenner.core.sections import Condition, Source
+from tenner.core.seeds import digest, rng
+from tenner.data import rows
+from tenner.data.rows import Row, value_of
+
+ID_CHARS = 16  # of the SHA-256 of the question, as s1 has it
+
+
+class Gathered(NamedTuple):
+    """The pool, what is no question, and the counts by source."""
+
+    questions: list[Question]
+    dropped: list[Drop]
+    counts: list[SourceCount]
+
+
+def check(sources: Sequence[Source]) -> None:
+    """Find out, before anything is read, whether the sources can be. Raises TennerError if not."""
+    for source in sources:
+        rows.check(source)
+
+
+def gather(sources: Sequence[Source], *, seed: int) -> Gathered:
+    """Read all sources. The first of two questions with one id stays.
+
+    Raises:
+        TennerError: a source that cannot be read, has no such column or not the number of questions that it should.
+    """
+    questions: dict[str, Question] = {}
+    dropped: list[Drop] = []
+    counts: list[SourceCount] = []
+    for source in sources:
+        found, read = _questions(source, seed, dropped)
+        if source.expect is not None and len(found) != source.expect:
+            raise TennerError(
+                f"source {source.name}: {len(found):,} questions, where {source.expect:,} are expected",
+                hint="pin its revision, or change expect",
+            )
+        for q in found:
+            if q.id in questions:
+                owner = questions[q.id].source
+                dropped.append(
+                    Drop(id=q.id, reason="id taken", evidence=f"{q.source}: {owner} has a question of this id")
+                )
+            else:
+                questions[q.id] = q
+        where = source.file or f"{source.dataset}" + (f"@{source.revision}" if source.revision else "")
+        counts.append(
+            SourceCount(
+                source=source.name, where=where, license=source.license, rows=read, questions=len(found),
+                published=source.published,
+            )
+        )  # fmt: skip
+    return Gathered(list(questions.values()), dropped, counts)
+
+
+def _questions(source: Source, seed: int, dropped: list[Drop]) -> tuple[list[Question], int]:
+    """The questions of a source, and how many rows it has."""
+    found: list[tuple[Question, tuple[str, ...]]] = []
+    number = 0
+    for number, row in enumerate(rows.read(source), 1):
+        if all(_holds(source, row, c) for c in source.where) and not any(
+            _holds(source, row, c) for c in source.without
+        ):
+            text = _text(source, row)
+            if not text.strip():
+                evidence = f"{source.name}, row {number} has no question"
+                dropped.append(Drop(id=digest(source.name, number)[:ID_CHARS], reason="no question", evidence=evidence))
+                continue
+            stratum = tuple(str(value_of(source, row, column)) for column in source.stratify)
+            found.append((_question(source, row, text, seed), stratum))
+    if source.sample is None:
+        return [q for q, _ in found], number
+    return list(_sample(found, source, seed)), number
+
+
+def _sample(found: list[tuple[Question, tuple[str, ...]]], source: Source, seed: int) -> Iterator[Question]:
+    """So many by seeded hash, the strata in proportion; the largest remainders get what rounding leaves."""
+    assert source.sample is not None
+    if source.sample > len(found):
+        raise TennerError(f"source {source.name}: {len(found):,} questions are fewer than sample = {source.sample:,}")
+    strata: dict[tuple[str, ...], list[Question]] = defaultdict(list)
+    for q, stratum in sorted(found, key=lambda pair: digest(seed, "sample", source.name, pair[0].id)):
+        strata[stratum].append(q)
+    shares = {name: len(of) * source.sample / len(found) for name, of in sorted(strata.items())}
+    counts = {name: int(share) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name])
+    for name in by_remainder[: source.sample - sum(counts.values())]:
+        counts[name] += 1
+    for name, count in counts.items():
+        yield from strata[name][:count]
+
+
+def _question(source: Source, row: Row, text: str, seed: int) -> Question:
+    columns = source.columns
+
+    def optional(column: str | None) -> str | None:
+        return None if column is None else _as_text(source, value_of(source, row, column), column)
+
+    answer, kind = optional(columns.answer), source.kind
+    if answer is not None and columns.answer_after is not None:
+        answer = answer.rpartition(columns.answer_after)[2].strip()
+    if columns.choices:
+        text, answer = _with_choices(source, row, text, seed)
+        kind = kind or "choice"
+    id_ = optional(columns.id)
+    return Question(
+        id=id_ or digest(text)[:ID_CHARS],
+        question=text,
+        answer=answer,
+        kind=kind,
+        domain=source.domain or optional(columns.domain),
+        source=source.name,
+        solution=optional(columns.solution),
+        origin=source.origin or optional(columns.origin),
+        license=source.license,
+    )
+
+
+def _text(source: Source, row: Row) -> str:
+    """The question: a column, or several put together by a template."""
+    if source.columns.question is not None:
+        return _as_text(source, value_of(source, row, source.columns.question), source.columns.question) or ""
+    assert source.template is not None, "the recipe has seen to it"
+    parts = []
+    for literal, column, _, _ in string.Formatter().parse(source.template):
+        parts.append(literal)
+        if column is not None:
+            parts.append(_as_text(source, value_of(source, row, column), column) or "")
+    return "".join(parts).strip()
+
+
+def _with_choices(source: Source, row: Row, text: str, seed: int) -> tuple[str, str]:
+    """The choices in a seeded order behind the question, as s1 has them; the answer is the letter of the first."""
+    choices = [_as_text(source, value_of(source, row, column), column) or "" for column in source.columns.choices]
+    order = list(range(len(choices)))
+    rng(seed, "choices", digest(text)).shuffle(order)
+    lines = [f"({letter}) {choices[i].strip()}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
+    return f"{text}\nAnswer Choices:\n" + "\n".join(lines), string.ascii_uppercase[order.index(0)]
+
+
+def _as_text(source: Source, value: Any, column: str) -> str | None:
+    """Text as it is, numbers as they are written, lists line by line."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    raise TennerError(
+        f"source {source.name}: column {column} holds a {type(value).__name__}, which is no text",
+        hint=f"name a part of it, as {column}.0",
+    )
+
+
+def _holds(source: Source, row: Row, condition: Condition) -> bool:
+    value = value_of(source, row, condition.column)
+    if condition.is_null is not None:
+        return (value is None) == condition.is_null
+    if condition.equals is not None:
+        return bool(value == condition.equals)
+    if condition.one_of is not None:
+        return value in condition.one_of
+    if condition.contains is not None:
+        return isinstance(value, str | list) and condition.contains in value
+    assert condition.at_most is not None
+    return isinstance(value, int | float) and value <= condition.at_most

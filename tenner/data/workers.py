@@ -1,0 +1,84 @@
+"""Who does the work on chunks of a pool: this process, the cores of this machine, or a cluster; with one outcome."""
+
+import importlib.util
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Protocol, TypeVar
+
+from tenner.core.errors import TennerError
+from tenner.core.hardware import cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 2_000
+ALONE_MAX = 100_000
+"""Up to so many items, starting processes takes longer than the work."""
+
+
+class Workers(Protocol):
+    """Anything that maps a function over chunks. The function must be importable by name, and pure."""
+
+    def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """What `work` makes of each chunk of the items, in their order."""
+        ...
+
+
+class LocalWorkers:
+    """The cores of this machine."""
+
+    def __init__(self, processes: int | None = None) -> None:
+        self._processes = processes or cores()
+
+    def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """See `Workers.map`. Chunks are handed out as results are taken, so that few are in memory."""
+        if len(items) <= ALONE_MAX or self._processes == 1:
+            yield from map(work, chunks(items))
+            return
+        # Spawned, not forked: torch's threads may be running in this process.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self._processes, mp_context=context) as pool:
+            waiting = chunks(items)
+            running = [pool.submit(work, chunk) for chunk in islice(waiting, 2 * self._processes)]
+            for chunk in chain(waiting, [None] * len(running)):
+                done = running.pop(0).result()
+                if chunk is not None:
+                    running.append(pool.submit(work, chunk))
+                yield done
+
+
+def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[list[Item]]:
+    """The items in lists of `size`."""
+    return (list(items[i : i + size]) for i in range(0, len(items), size))
+
+
+class RayWorkers:
+    """The machines of a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise TennerError('clean.engine = "ray" needs Ray', hint="pip install 'tenner[ray]'")
+
+    def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """See `Workers.map`. By Ray Data, a row for each chunk; results travel pickled and come back by number."""
+        import ray.data
+
+        rows = [{"number": i, "chunk": pickle.dumps(chunk)} for i, chunk in enumerate(chunks(items))]
+        if not rows:
+            return
+        done = ray.data.from_items(rows).map(partial(_work_on_row, work=work)).take_all()
+        for row in sorted(done, key=lambda row: int(row["number"])):
+            yield pickle.loads(row["result"])
+
+
+def _work_on_row(row: dict[str, Any], *, work: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    return {"number": row["number"], "result": pickle.dumps(work(pickle.loads(row["chunk"])))}
+
+
+def workers_for(engine: str) -> Workers:
+    """Those that a recipe names."""
+    return RayWorkers() if engine == "ray" else LocalWorkers()

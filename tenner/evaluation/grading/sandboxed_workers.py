@@ -1,0 +1,140 @@
+"""Processes that work through requests one at a time, and are killed when one takes too long or too much memory."""
+
+import importlib
+import resource
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from tenner.core.errors import TennerError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+START_SECONDS_MAX = 120.0
+SERVE = "from tenner.evaluation.grading.sandboxed_workers import serve; import sys; serve(*sys.argv[1:])"
+
+
+class Failure(NamedTuple):
+    """Why a request has no result: "too slow", "out of memory", "died", or the name of an error."""
+
+    reason: str
+
+
+class _Worker(Generic[Item, Result]):
+    """One process, and the request that it works on."""
+
+    def __init__(self, work: Callable[[Item], Result], prepare: Callable[[], object], memory_bytes: int) -> None:
+        self.connection, theirs = Pipe()
+        # Not forked, as torch's threads may be running here; and not spawned, as that would import the main module.
+        command = [sys.executable, "-c", SERVE, work.__module__, work.__name__, prepare.__name__, str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            [*command, str(memory_bytes)], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        self.number: int | None = None
+        self.give_up_at = time.monotonic() + START_SECONDS_MAX
+        self.ready = False
+
+    def ask(self, number: int, item: Item, deadline_seconds: float) -> None:
+        self.number, self.give_up_at = number, time.monotonic() + deadline_seconds
+        self.connection.send(item)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_bytes: str) -> None:
+    """The life of a worker process, until the other end of its connection closes."""
+    connection = Connection(int(handle))
+    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+    work: Callable[[Any], Any] = getattr(importlib.import_module(module), work_name)
+    getattr(importlib.import_module(module), prepare_name)()
+    connection.send(None)  # ready
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        try:
+            result = work(item)
+        except MemoryError:
+            result = Failure("out of memory")
+        except Exception as e:  # noqa: BLE001  # whatever a stranger's library throws is its answer
+            result = Failure(type(e).__name__)
+        connection.send(result)
+
+
+class Killable(Generic[Item, Result]):
+    """So many processes that do `work`, a function that is importable by name. They start when they are needed.
+
+    `prepare`, of the same module, is what they do first (slow imports); no deadline runs meanwhile.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Item], Result],
+        *,
+        prepare: Callable[[], object],
+        processes: int,
+        deadline_seconds: float,
+        memory_bytes: int,
+    ) -> None:
+        self._work, self._prepare, self._processes = work, prepare, processes
+        self._deadline_seconds, self._memory_bytes = deadline_seconds, memory_bytes
+        self._workers: list[_Worker[Item, Result]] = []
+
+    def map(self, items: Iterable[Item]) -> Iterator[tuple[int, Result | Failure]]:
+        """The number of each request with its result, as they come."""
+        waiting = deque(enumerate(items))
+        while waiting or any(w.number is not None for w in self._workers):
+            while len(self._workers) < min(self._processes, len(waiting)):
+                self._workers.append(_Worker(self._work, self._prepare, self._memory_bytes))
+            for worker in [w for w in self._workers if w.ready and w.number is None]:
+                if worker.process.poll() is not None:  # killed from outside while it waited
+                    self._bury(worker)
+                elif waiting:
+                    worker.ask(*waiting.popleft(), self._deadline_seconds)
+            yield from self._results()
+
+    def _results(self) -> Iterator[tuple[int, Result | Failure]]:
+        """Wait until a worker says something, dies, or is to be given up."""
+        busy = [w for w in self._workers if w.number is not None or not w.ready]
+        patience = max(0.0, min((w.give_up_at for w in busy), default=0.0) - time.monotonic())
+        wait([w.connection for w in busy], timeout=patience)
+        for worker in busy:
+            said: Result | Failure
+            if worker.connection.poll():
+                try:
+                    said = worker.connection.recv()
+                except (EOFError, ConnectionError):
+                    said = Failure("died")
+                    self._bury(worker)
+            elif time.monotonic() >= worker.give_up_at:
+                said = Failure("too slow")
+                self._bury(worker)
+            else:
+                continue
+            number, worker.number = worker.number, None
+            if not worker.ready and isinstance(said, Failure):
+                raise TennerError(f"a process for {self._work.__module__} could not start: {said.reason}")
+            worker.ready = True
+            if number is not None:
+                yield number, said
+
+    def _bury(self, worker: _Worker[Item, Result]) -> None:
+        worker.kill()
+        self._workers.remove(worker)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in list(self._workers):
+            self._bury(worker)

@@ -1,0 +1,187 @@
+"""The report's two charts as SVG text: accuracy by thinking budget, and the training loss."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from io import StringIO
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tenner.core.records import Policy, Score, TrainStep
+from tenner.evaluation.report.tables import NAMES
+from tenner.evaluation.statistics.scores import policy_order
+
+Width = Literal["wide", "narrow"]
+WIDTH_PT: dict[Width, float] = {"wide": 520, "narrow": 300}
+
+MARKERS = {"base": "s", "distilled": "o"}  # told apart by shape as well as by colour
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # nothing that differs between identical runs
+
+
+class Ink(NamedTuple):
+    """A colour as matplotlib draws it (light paper) and its name and dark twin in the SVG's style sheet."""
+
+    light: str
+    name: str
+    dark: str
+
+
+TEXT = Ink("#3a3d42", "text", "#c6c9ce")
+RULE = Ink("#dcdee1", "rule", "#34383e")
+BASE = Ink("#9a6412", "base", "#d9a55a")
+DISTILLED = Ink("#1259b8", "distilled", "#78b0ff")
+INKS = (TEXT, RULE, BASE, DISTILLED)
+STUDENT_INKS = {"base": BASE, "distilled": DISTILLED}
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
+    "svg.hashsalt": "tenner",  # the same run gives the same bytes
+    "font.family": ["DejaVu Sans"],  # measured with the font that comes with matplotlib
+    "font.size": 10,
+    "text.color": TEXT.light,
+    "axes.labelcolor": TEXT.light,
+    "axes.edgecolor": RULE.light,
+    "xtick.color": TEXT.light,
+    "ytick.color": TEXT.light,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
+def accuracy_chart(scores: Sequence[Score], *, width: Width = "wide") -> str:
+    """Accuracy with its 95 % interval at every thinking budget, one line a student, and apart from it with waits.
+
+    `scores` are of one task, whole, and one prompt a student. Budgets stand at equal distances, for they are usually
+    doubled, and 0 has a place among them.
+    """
+    policies = sorted({s.policy for s in scores}, key=policy_order)
+    budgets, waits = [p for p in policies if not p.waits], [p for p in policies if p.waits]
+    place = {policy: float(i) for i, policy in enumerate(budgets)}
+    place |= {policy: len(budgets) + 0.4 + i for i, policy in enumerate(waits)}  # a gap sets waits apart
+
+    def draw(axes: Axes) -> None:
+        axes.set_ylim(0, 104)
+        axes.set_yticks(range(0, 101, 25))
+        axes.yaxis.grid(True, color=RULE.light, linewidth=0.8)
+        axes.set_xlim(-0.4, max(place.values()) + 0.4)
+        axes.set_xticks(list(place.values()), [_tick(policy) for policy in place])
+        axes.set_title("accuracy, %", loc="left", fontsize=10, x=0)
+        for part, label in ((budgets, "limit of thinking tokens"), (waits, "waits")):
+            if part:
+                middle = (place[part[0]] + place[part[-1]]) / 2
+                axes.annotate(label, (middle, 0), (0, -20), textcoords="offset points", ha="center", va="top")
+        ends = {}
+        for student in ("base", "distilled"):
+            run = {s.policy: s for s in scores if s.student == student}
+            assert len(run) == sum(s.student == student for s in scores), f"two scores of one policy for {student}"
+            for part, style in ((budgets, "-"), (waits, "none")):
+                _draw_run(axes, place, [run[p] for p in part if p in run], style)
+            last = max(run, key=place.__getitem__)
+            ends[student] = 100 * run[last].accuracy
+        for student, y in _apart(ends, 9).items():
+            name, beside = NAMES[student], ("axes fraction", "data")
+            colour = STUDENT_INKS[student].light
+            axes.annotate(name, (1, y), (2, 0), beside, "offset points", color=colour, va="center", fontweight="bold")
+
+    facts = "; ".join(
+        f"{NAMES[s.student]}, {_spoken(s.policy)}: {100 * s.accuracy:.1f} % "
+        f"(95 % interval {100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}, n = {s.n})"
+        for s in sorted(scores, key=lambda s: (s.student, place[s.policy]))
+    )
+    title = "Accuracy by thinking budget, untrained and distilled student"
+    return _svg(f"accuracy-{width}", draw, WIDTH_PT[width], 260, title=title, description=facts + ".")
+
+
+def training_chart(training: Sequence[TrainStep], *, width: Width = "wide") -> str:
+    """The training loss by step."""
+    steps, losses = [row.step for row in training], [row.loss for row in training]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(steps, losses, color=DISTILLED.light, linewidth=1.4, clip_on=False)
+        axes.set_ylim(0, max(losses) * 1.05)
+        axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+        axes.locator_params(nbins=4, integer=False, axis="y")
+        axes.locator_params(nbins=6, integer=True, axis="x")
+        axes.yaxis.grid(True, color=RULE.light, linewidth=0.8)
+        axes.set_title("loss, nats per trained token", loc="left", fontsize=10, x=0)
+        axes.set_xlabel("step")
+        last, end, colour = f"{losses[-1]:.3f}", (steps[-1], losses[-1]), DISTILLED.light
+        axes.annotate(last, end, (5, 0), textcoords="offset points", color=colour, va="center", fontweight="bold")
+
+    facts = f"From {losses[0]:.3f} at step {steps[0]} to {losses[-1]:.3f} at step {steps[-1]}."
+    return _svg(f"training-{width}", draw, WIDTH_PT[width], 170, title="Training loss by step", description=facts)
+
+
+def _draw_run(axes: Axes, place: Mapping[Policy, float], run: Sequence[Score], line_style: str) -> None:
+    """One student's points with their intervals; the students stand a little beside each other, so that none hides."""
+    if not run:
+        return
+    student = run[0].student
+    aside = -0.06 if student == "base" else 0.06
+    axes.errorbar(
+        [place[s.policy] + aside for s in run],
+        [100 * s.accuracy for s in run],
+        yerr=[[100 * (s.accuracy - s.ci_low) for s in run], [100 * (s.ci_high - s.accuracy) for s in run]],
+        color=STUDENT_INKS[student].light,
+        linestyle=line_style,
+        linewidth=1.8,
+        elinewidth=1.2,
+        marker=MARKERS[student],
+        markersize=5,
+        clip_on=False,
+    )
+
+
+def _apart(ends: Mapping[str, float], least: float) -> dict[str, float]:
+    """Move two labels apart to `least` per cent of accuracy where they would touch."""
+    low, high = sorted(ends, key=ends.__getitem__)
+    push = max(0.0, least - (ends[high] - ends[low])) / 2
+    return {low: ends[low] - push, high: ends[high] + push}
+
+
+def _svg(
+    name: str, draw: Callable[[Axes], None], width_pt: float, height_pt: float, *, title: str, description: str
+) -> str:
+    """Draw one axes into an SVG that scales, follows the reader's light or dark mode, and can be read aloud."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width_pt / 72, height_pt / 72), layout="constrained")
+        draw(figure.add_subplot())
+        out = StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata=NO_METADATA)
+    drawing = out.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = drawing.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    # On a page with other charts: no shared ids, and no style that reaches beyond the chart.
+    drawing = drawing.replace('<style type="text/css">*{', "<style>.chart * {")
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    for ink in INKS:
+        drawing = drawing.replace(ink.light, f"var(--chart-{ink.name})")
+    light = "; ".join(f"--chart-{ink.name}: {ink.light}" for ink in INKS)
+    dark = "; ".join(f"--chart-{ink.name}: {ink.dark}" for ink in INKS)
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'class="chart" viewBox="0 0 {width_pt:g} {height_pt:g}" '
+        f'role="img" aria-labelledby="{name}-title {name}-desc">\n'
+        f' <title id="{name}-title">{escape(title)}</title>\n'
+        f' <desc id="{name}-desc">{escape(description)}</desc>\n'
+        f" <style>.chart {{ {light} }} @media (prefers-color-scheme: dark) {{ .chart {{ {dark} }} }}</style>"
+    )
+    return head + drawing[drawing.index(">") + 1 :]
+
+
+def _tick(policy: Policy) -> str:
+    if policy.waits:
+        return f"+{policy.waits}"
+    return "none" if policy.thinking_tokens_max is None else str(policy.thinking_tokens_max)
+
+
+def _spoken(policy: Policy) -> str:
+    limit = "no limit" if policy.thinking_tokens_max is None else f"at most {policy.thinking_tokens_max} tokens"
+    return f"{limit}, {policy.waits} waits" if policy.waits else limit

@@ -1,0 +1,77 @@
+"""The report of a measurement, as Markdown: the tables of a run's report that need no training."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tenner.budget.ledger import SpendRow, read_spend
+from tenner.core.provenance import recorded
+from tenner.core.recipe import Measurement
+from tenner.core.records import Completion, Question, Score, Setting
+from tenner.core.run_folder import RunFolder
+from tenner.evaluation.report import published
+from tenner.evaluation.report.score_tables import (
+    evaluation_usd,
+    fenced,
+    markdown_table,
+    provenance_table,
+    published_tables,
+    score_tables,
+    settings_table,
+    spend_table,
+)
+
+
+class MeasurementFacts(NamedTuple):
+    """Everything that the report says."""
+
+    title: str
+    base_model: str
+    """The student's address; empty where only models behind APIs were asked."""
+    measurement_toml: str
+    questions: int
+    benchmark: str
+    scores: Sequence[Score]
+    published: Sequence[published.Beside]
+    spend: Sequence[SpendRow]
+    settings: Sequence[Setting]
+    provenance: Mapping[str, str]
+
+
+def collect(folder: RunFolder, described: Measurement) -> MeasurementFacts:
+    """The facts of a measurement whose questions are answered."""
+    benchmark, completions = folder.read("benchmark", Question), folder.read("heldout", Completion)
+    spend = read_spend(folder.path / "run.db")
+    return MeasurementFacts(
+        title=described.name,
+        base_model=described.student.model if described.student else "",
+        measurement_toml=described.to_toml(),
+        questions=len(benchmark),
+        benchmark=benchmark[0].source,
+        scores=folder.read("scores", Score),
+        published=published.beside(
+            benchmark, completions, samples=described.evaluate.samples, machine_usd=evaluation_usd(spend)
+        ),
+        spend=spend,
+        settings=folder.read("settings", Setting),
+        provenance=recorded(folder),
+    )
+
+
+def render_markdown(facts: MeasurementFacts) -> str:
+    """The report."""
+    parts = [
+        f"# tenner: {facts.title}",
+        f"{facts.questions:,} questions of {facts.benchmark}. Intervals are 95 %, with questions as clusters; unparsed "
+        "answers count as not correct, missing ones as neither.",
+        *(("## Who was asked", published.NOTE) if facts.published else ()),
+        *map(markdown_table, published_tables(facts)),
+        "## Scores",
+        *map(markdown_table, score_tables(facts)),
+        "## What it cost",
+        markdown_table(spend_table(facts)),
+        "## Where it comes from",
+        markdown_table(provenance_table(facts)),
+        markdown_table(settings_table(facts)),
+        f"<details><summary>Measurement</summary>\n\n{fenced(facts.measurement_toml, 'toml')}\n\n</details>",
+    ]
+    return "\n\n".join(parts) + "\n"

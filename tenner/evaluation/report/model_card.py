@@ -1,0 +1,81 @@
+"""The model card: the README that makes the student's folder a citizen of the Hugging Face hub."""
+
+import json
+
+from tenner.core.formats import ThinkFormat
+from tenner.evaluation.report.pages import (
+    RunFacts,
+    comparison_note,
+    family_table,
+    headline,
+    spend_note,
+)
+from tenner.evaluation.report.score_tables import fenced, markdown_table, score_tables
+
+
+def model_card(facts: RunFacts) -> str:
+    """`student/README.md`: YAML front matter, use, scores, limits and spend."""
+    families = sorted({s.domain for s in facts.scores if s.domain is not None})
+    parts = [
+        _front_matter(facts),
+        f"# {_name(facts)} that thinks, by tenner ({facts.title})",
+        f"{headline(facts)} {comparison_note(facts)}",
+        _speech(facts.think_format),
+        "## Use",
+        fenced(_usage(facts), "python"),
+        "## Scores",
+        *map(markdown_table, score_tables(facts)),
+        markdown_table(family_table(facts)),
+        "## Limits",
+        f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of the same kinds only: "
+        f"{', '.join(families)}. Nothing is known about any other question, about other languages, or about safety; "
+        f"its size and all other weaknesses are those of {facts.base_model}.",
+        "## Spend",
+        spend_note(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: RunFacts) -> str:
+    """YAML, every value written as JSON, which YAML contains."""
+    fields = {
+        "base_model": facts.base_model,
+        "license": facts.license,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["tenner", "reasoning", "budget-forcing"],
+        "datasets": [],
+    }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _name(facts: RunFacts) -> str:
+    return facts.base_model.rsplit("/", 1)[-1]
+
+
+def _speech(fmt: ThinkFormat) -> str:
+    answer = f"the answer follows `{fmt.cue.strip()}`."
+    if not fmt.close:
+        return answer.capitalize()
+    return f"It thinks between `{fmt.open.strip()}` and `{fmt.close.strip()}`; {answer}"
+
+
+def _usage(facts: RunFacts) -> str:
+    """A snippet that runs as it stands, in the folder above the student."""
+    fmt, turns = facts.think_format, [{"role": "user", "content": "What is the sum of 7, 5, 9, 4?"}]
+    if facts.system_prompt is not None:
+        turns.insert(0, {"role": "system", "content": facts.system_prompt})
+    return f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("student")
+model = AutoModelForCausalLM.from_pretrained("student")
+
+turns = {json.dumps(turns)}
+prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+prompt += {json.dumps(fmt.open)}
+inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
+text = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:])
+thinking, _, answer = text.partition({json.dumps(fmt.close or fmt.cue)})
+print(thinking, answer, sep="\\n---\\n")"""

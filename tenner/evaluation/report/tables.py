@@ -1,0 +1,71 @@
+"""How the report writes numbers, and the tables that hold them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tenner.core.records import Policy, Score, Share
+
+NBSP, DASH = "\u00a0", "\u2013"
+NAMES = {"base": "untrained", "distilled": "distilled"}
+"""The students of a run, for people."""
+
+
+class Table(NamedTuple):
+    """Cells as text; `align` has an l or r for every column, `total` is the last row where there is one."""
+
+    caption: str
+    align: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    total: Sequence[str] = ()
+
+
+def name_of(student: str) -> str:
+    """Who answered, for people: a student of the run by its part in it, anybody else by name."""
+    return NAMES.get(student, student)
+
+
+def called(student: str) -> str:
+    """The same in a sentence."""
+    return f"{NAMES[student]} student" if student in NAMES else student
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage with one decimal."""
+    return f"{100 * share:.1f}{NBSP}%"
+
+
+def interval(score: Score | Share) -> str:
+    """The 95 % interval of a score."""
+    return between(score.ci_low, score.ci_high)
+
+
+def between(low: float, high: float) -> str:
+    """An interval of shares, as percentages."""
+    return f"{100 * low:.1f}{DASH}{100 * high:.1f}{NBSP}%"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value; what is below a thousandth is that."""
+    return f"p{NBSP}<{NBSP}0.001" if p < 0.001 else f"p{NBSP}={NBSP}{p:.3f}"
+
+
+def mean_tokens(mean: float | None) -> str:
+    """A mean number of tokens, where it is known."""
+    return DASH if mean is None else f"{mean:.1f}"
+
+
+def limit(policy: Policy) -> str:
+    """A policy's bounds on thinking tokens."""
+    least = f"≥ {policy.thinking_tokens_min}, " if policy.thinking_tokens_min else ""
+    return least + ("no limit" if policy.thinking_tokens_max is None else f"≤ {policy.thinking_tokens_max}")
+
+
+def usd(amount: float) -> str:
+    """Dollars; in hundredths of a cent where cents would not do."""
+    return f"${amount:,.2f}" if amount >= 1 or amount == round(amount, 2) else f"${amount:.4f}"

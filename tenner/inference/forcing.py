@@ -1,0 +1,263 @@
+"""Budget forcing as a pure state machine over token ids: how long a student thinks, and what is put into its mouth.
+
+The rules, all of them:
+
+- Thinking tokens are the ids between the delimiters, waits included, delimiters not.
+- While the policy's minimum is not reached, or it has waits left, and the budget has room for `wait` and one id more,
+  thinking is *held*: an end of text, or the first id of `close`, is replaced by `wait`. Once it is not held any more it
+  never will be again.
+- When it is not held, thinking ends by itself when the whole `close` has been sampled since the last injected id, or
+  at an end of text (whose id is dropped, and `close` injected). A half-sampled `close` before the end of text is
+  completed; one that goes on otherwise is thinking.
+- The budget counts every id after `open` as it comes, so also those of a `close` that is not complete yet. When it is
+  used up, thinking is cut: a half-sampled `close` at the tail is completed, otherwise `close` is injected whole. So the
+  thinking never exceeds the budget, the delimiter is never doubled, and an end is the student's own only when the last
+  id of its `close` still fitted into the budget.
+- `cue` follows every cut, and every end in a format without `close`. The budget wins over the minimum and the waits.
+- The answer ends at the end of text, whose id is not kept, or at its own limit (`truncated`).
+
+Nothing is ever taken back: whether a sampled id stands is known when it is sampled. That is why the first id of
+`close` decides while thinking is held. An engine whose tokens cannot be recalled (a logits processor) can so obey the
+same rules as one that owns its cache, and all give the same ids. It is also what s1 does, whose harness stops at
+`<|im_start|>`. Where the first id of `close` is an ordinary one (`</` of `</think>` where that is no token of its
+own), a held thought cannot contain it.
+
+Sampling is exact when the token is drawn from the model's own distribution, the end in it, and then pushed: the end
+comes up with its own probability and is replaced, and every other token with its own. Masking the end instead would
+give its probability to the others, and let top-p reach for tokens that were not in the nucleus.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Self
+
+from tenner.core.errors import TennerError
+from tenner.core.formats import ThinkFormat, Tokenizer
+from tenner.core.records import Intervention, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class FormatIds:
+    """A think format and the wait text as ids, each text encoded on its own."""
+
+    open: tuple[int, ...]
+    close: tuple[int, ...]
+    cue: tuple[int, ...]
+    wait: tuple[int, ...]
+    eos: frozenset[int]
+
+    @classmethod
+    def resolve(cls, tokenizer: Tokenizer, fmt: ThinkFormat, wait_text: str) -> Self:
+        """Raise TennerError where the wait text has no ids: then a suppressed end would only be sampled again."""
+        opening, close, cue, wait = (
+            tuple(tokenizer.encode(text, add_special_tokens=False))
+            for text in (fmt.open, fmt.close, fmt.cue, wait_text)
+        )
+        if not wait:
+            raise TennerError("the wait text is empty", hint='give the student something to go on from, such as "Wait"')
+        return cls(opening, close, cue, wait, frozenset({tokenizer.eos_token_id}))
+
+    @property
+    def injected_tokens_max(self) -> int:
+        """The most ids that are neither thinking nor sampled answer: the delimiters and the cue."""
+        return len(self.open) + len(self.close) + len(self.cue)
+
+
+class Phase(Enum):
+    """What the next sampled token is part of."""
+
+    THINKING = "thinking"
+    ANSWERING = "answering"
+    DONE = "done"
+
+
+class _Node:
+    """A place in the trie of everything that came after one prompt: which token was sampled here, what followed."""
+
+    __slots__ = ("after", "sampled")
+
+    def __init__(self) -> None:
+        self.after: dict[int, _Node] = {}
+        self.sampled: int | None = None
+
+
+class ForcingMachine:
+    """One completion under one policy. The way to use it:
+
+        while machine.phase is not Phase.DONE:
+            machine.push(token_sampled_after(prompt_ids + machine.ids))
+
+    `ids` is all that comes after the prompt, injected ids too. `thinking_room` is what the context leaves for
+    thinking, in tokens; it caps the policy's own budget.
+    """
+
+    def __init__(
+        self,
+        format_ids: FormatIds,
+        policy: Policy,
+        *,
+        answer_tokens_max: int,
+        thinking_room: int,
+        _trie: _Node | None = None,
+    ) -> None:
+        assert answer_tokens_max > 0, "an answer needs room"
+        assert thinking_room >= 0, "the context has no room: refuse the prompt"
+        self.format_ids = format_ids
+        self.policy = policy
+        self.answer_tokens_max = answer_tokens_max
+        self.thinking_room = thinking_room
+        own = policy.thinking_tokens_max
+        self.budget = thinking_room if own is None else min(own, thinking_room)
+        self.ids: list[int] = []
+        self.phase = Phase.THINKING
+        self.truncated = False
+        self._interventions: list[Intervention] = []
+        self._path = [_Node() if _trie is None else _trie]  # the trie's node before each id, and after the last
+        self._waits_left = policy.waits
+        self._thinking_end: int | None = None
+        self.answer_start = self._answer_sampled_start = 0
+        self._inject("open", format_ids.open)
+        self.thinking_start = self._run_start = len(self.ids)
+        if self.budget == 0:
+            self._cut()
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        return tuple(self._interventions)
+
+    @property
+    def thinking_ids(self) -> list[int]:
+        """While thinking goes on, a half-sampled `close` is part of it."""
+        return self.ids[self.thinking_start : self._thinking_end]
+
+    @property
+    def thinking_tokens(self) -> int:
+        end = len(self.ids) if self._thinking_end is None else self._thinking_end
+        return end - self.thinking_start
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The answer, an injected cue included. Empty while thinking goes on."""
+        return [] if self._thinking_end is None else self.ids[self.answer_start :]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Sampled answer tokens: the cue and the end of text are not counted."""
+        return 0 if self._thinking_end is None else len(self.ids) - self._answer_sampled_start
+
+    @property
+    def held(self) -> bool:
+        """Whether an end of thinking would be replaced now."""
+        wanting = self.thinking_tokens < self.policy.thinking_tokens_min or self._waits_left > 0
+        room = self.budget - self.thinking_tokens - len(self.format_ids.wait)
+        return self.phase is Phase.THINKING and wanting and room >= 1
+
+    @property
+    def settled(self) -> int:
+        """How many of the ids are known to be thinking or answer: all but a half-sampled `close`."""
+        return len(self.ids) - self._half_close() if self.phase is Phase.THINKING else len(self.ids)
+
+    def push(self, token: int) -> None:
+        """Take the token sampled after `ids`."""
+        assert self.phase is not Phase.DONE, "nothing is sampled after the end"
+        self._path[-1].sampled = token
+        if self.phase is Phase.ANSWERING:
+            self._push_answer(token)
+        elif self._is_replaced(token):
+            self._wait()
+        elif token in self.format_ids.eos:
+            self._end(self._half_close())
+        else:
+            self._append(token)
+            half = self._half_close()
+            if 0 < half == len(self.format_ids.close):
+                self._end(half)
+            elif self.thinking_tokens == self.budget:
+                self._cut()
+
+    def following(self, token: int) -> int | None:
+        """The first id that `push(token)` would add; None where it would add none, as at an end of the answer."""
+        if self._is_replaced(token):
+            return self.format_ids.wait[0]
+        if token not in self.format_ids.eos:
+            return token
+        if self.phase is Phase.ANSWERING:
+            return None
+        closing = self.format_ids.close[self._half_close() :] or self.format_ids.cue
+        return closing[0] if closing else None
+
+    def replay(self, policy: Policy) -> "ForcingMachine":
+        """The machine of another policy, brought as far as what was sampled here can bring it.
+
+        It shares what is known with this machine from now on: see `recall`.
+        """
+        twin = ForcingMachine(
+            self.format_ids,
+            policy,
+            answer_tokens_max=self.answer_tokens_max,
+            thinking_room=self.thinking_room,
+            _trie=self._path[0],
+        )
+        twin.recall()
+        return twin
+
+    def recall(self) -> None:
+        """Push what this machine or one it shares with has sampled after the very same ids: exact, as the token is a
+        function of the ids before it, be it the most likely one or a draw by seed and position.
+        """
+        while self.phase is not Phase.DONE and (known := self._path[-1].sampled) is not None:
+            self.push(known)
+
+    def _is_replaced(self, token: int) -> bool:
+        return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held
+
+    def _push_answer(self, token: int) -> None:
+        if token in self.format_ids.eos:
+            self.phase = Phase.DONE
+            return
+        self._append(token)
+        if self.answer_tokens == self.answer_tokens_max:
+            self.truncated = True
+            self.phase = Phase.DONE
+
+    def _wait(self) -> None:
+        """Replace an end of thinking; the minimum's do not count as waits."""
+        self._waits_left -= self.thinking_tokens >= self.policy.thinking_tokens_min
+        self._inject("wait", self.format_ids.wait)
+        self._run_start = len(self.ids)
+
+    def _end(self, half: int) -> None:
+        """The student ends its thinking, the last `half` ids being delimiter."""
+        self._close(half, cue=() if self.format_ids.close else self.format_ids.cue)
+
+    def _cut(self) -> None:
+        self._interventions.append(Intervention(kind="cut", position=len(self.ids), tokens=0))
+        self._close(self._half_close(), cue=self.format_ids.cue)
+
+    def _close(self, half: int, cue: Sequence[int]) -> None:
+        """Go on to the answer; the last `half` ids are the beginning of the delimiter."""
+        self._thinking_end = len(self.ids) - half
+        self._inject("close", self.format_ids.close[half:])
+        self.answer_start = len(self.ids)
+        self._inject("cue", cue)
+        self._answer_sampled_start = len(self.ids)
+        self.phase = Phase.ANSWERING
+
+    def _half_close(self) -> int:
+        """The length of the longest beginning of `close` (all of it, too) at the tail of what was sampled in a row."""
+        close = self.format_ids.close
+        for length in range(min(len(close), len(self.ids) - self._run_start), 0, -1):
+            if tuple(self.ids[-length:]) == close[:length]:
+                return length
+        return 0
+
+    def _inject(self, kind: Literal["open", "wait", "close", "cue"], ids: Sequence[int]) -> None:
+        if ids:
+            self._interventions.append(Intervention(kind=kind, position=len(self.ids), tokens=len(ids)))
+        for token in ids:
+            self._append(token)
+
+    def _append(self, token: int) -> None:
+        self.ids.append(token)
+        self._path.append(self._path[-1].after.setdefault(token, _Node()))

@@ -1,0 +1,91 @@
+"""The embedded engine: a Hugging Face model that decodes many completions at once under forcing, on CPU or GPU."""
+
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from tenner.core import hardware
+from tenner.core.errors import TennerError
+from tenner.core.formats import Tokenizer
+from tenner.core.sections import Device
+from tenner.inference.engine import About, LocalEngine
+from tenner.inference.hf.continuous_batch import SlotBatch
+from tenner.inference.hf.kv_cache import ATTENTION_NAME
+from tenner.inference.hf.packed_linear import can_pack, pack_linears
+
+
+class HFEngine(LocalEngine):
+    """A causal language model of any family that goes through transformers' registry of attention functions.
+
+    The same prompts, policies and sampling, in the same order, give the same tokens bit by bit.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Tokenizer, *, vocabulary: int, rows: int, wait_text: str
+    ) -> None:
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=model.config.max_position_embeddings)
+        self._model = model
+        self._vocabulary = vocabulary
+        self._rows = rows
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        return About("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: Path,
+        *,
+        rows: int = 64,
+        wait_text: str = "Wait",
+        dtype: torch.dtype | None = None,
+        device: Device = "auto",
+    ) -> Self:
+        """Load a model folder onto a device. `rows` completions are decoded at a time.
+
+        `dtype` None is what the device computes fastest in.
+
+        Raise TennerError where the folder holds no model, or one that this engine would decode wrongly.
+        """
+        if not (model_dir / "config.json").is_file():
+            raise TennerError(
+                f"{model_dir} is not a model folder: it has no config.json",
+                hint="give the folder that save_pretrained wrote, or run the train stage first",
+            )
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        kinds = getattr(config, "layer_types", None)
+        limited = set(kinds) != {"full_attention"} if kinds else getattr(config, "sliding_window", None) is not None
+        if limited:
+            raise TennerError(
+                f"{model_dir}: not every layer of a {config.model_type} model attends to the whole text, "
+                "which the embedded engine takes for granted",
+                hint="use a model with full attention, such as Llama or Qwen2.5",
+            )
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        vocabulary = len(tokenizer)
+        if vocabulary > config.vocab_size:
+            raise TennerError(
+                f"{model_dir}: the tokenizer has {vocabulary} ids but the model only {config.vocab_size}",
+                hint="the tokenizer and the weights are not of the same model",
+            )
+        chosen = hardware.choose(device)
+        dtype = dtype or (torch.float32 if chosen.precision == "fp32" else torch.bfloat16)
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, attn_implementation=ATTENTION_NAME, local_files_only=True
+        )
+        if chosen.device != "cpu":
+            cast(nn.Module, model).to(chosen.device)
+        elif dtype is torch.bfloat16 and can_pack():
+            pack_linears(model)
+        return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)
+
+    def batch(self) -> SlotBatch:
+        """A continuous batch with a cache of its own."""
+        return SlotBatch(self._model, rows_max=self._rows, vocabulary=self._vocabulary)

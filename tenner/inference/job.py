@@ -1,0 +1,75 @@
+"""A job: one prompt, as ids, and the policies that it has still to be answered under."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tenner.core.errors import NoRoom
+from tenner.core.formats import ThinkFormat, Tokenizer
+from tenner.core.records import Policy, Sampling
+from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.rng import Dice
+
+GREEDY = Sampling()
+
+
+class Prompt(NamedTuple):
+    """A rendered chat up to where the assistant speaks."""
+
+    id: str
+    text: str
+
+
+class Request(NamedTuple):
+    """One answer that somebody wants."""
+
+    prompt: Prompt
+    policy: Policy
+    fmt: ThinkFormat
+    answer_tokens_max: int
+    sampling: Sampling = GREEDY
+
+
+class Job:
+    """One prompt and the machines that wait for an engine. They share what any of them has sampled."""
+
+    def __init__(self, prompt: Prompt, prompt_ids: list[int], dice: Dice, waiting: list[ForcingMachine]) -> None:
+        self.prompt = prompt
+        self.prompt_ids = prompt_ids
+        self.dice = dice
+        self.waiting = waiting
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        policies: Sequence[Policy],
+        fmt: ThinkFormat,
+        *,
+        answer_tokens_max: int,
+        sampling: Sampling,
+        wait_text: str,
+        context_tokens: int,
+    ) -> "Job":
+        """Raise NoRoom where `context_tokens` cannot hold the prompt, the delimiters and the whole answer."""
+        format_ids = FormatIds.resolve(tokenizer, fmt, wait_text)
+        prompt_ids = tokenizer.encode(prompt.text, add_special_tokens=False)
+        assert prompt_ids, "a rendered prompt is never empty"
+        room = context_tokens - len(prompt_ids) - format_ids.injected_tokens_max - answer_tokens_max
+        if room < 0:
+            raise NoRoom(
+                f"prompt {prompt.id} has {len(prompt_ids)} tokens: {-room} too many for the context of "
+                f"{context_tokens} tokens and an answer of {answer_tokens_max}",
+                hint="shorten the question, or lower answer_tokens_max",
+            )
+        first = ForcingMachine(format_ids, policies[0], answer_tokens_max=answer_tokens_max, thinking_room=room)
+        waiting = [first, *(first.replay(policy) for policy in policies[1:])]
+        return cls(prompt, prompt_ids, Dice(sampling, prompt_ids), waiting)
+
+    def take_done(self) -> list[ForcingMachine]:
+        """Remove and give the machines that what is known by now has answered already."""
+        for machine in self.waiting:
+            machine.recall()
+        done = [m for m in self.waiting if m.phase is Phase.DONE]
+        self.waiting = [m for m in self.waiting if m.phase is not Phase.DONE]
+        return done

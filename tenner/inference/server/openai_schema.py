@@ -1,0 +1,305 @@
+"""The wire: chat completions as OpenAI's clients write and read them, with what tenner adds.
+
+Asked for beyond OpenAI's own fields: `thinking`, an object of `max_tokens`, `min_tokens` and `waits`. Answered beyond
+them: the thinking, as `reasoning_content` and as `reasoning`; and `tenner`, which is the receipt (see `desk.Receipt`)
+on the completion or on the last chunk that has a choice, and `{"forced": true}` on a chunk whose words were put in.
+
+What would change the answer and cannot be done is refused; what changes nothing (`user`, `metadata`, …) is accepted.
+"""
+
+import difflib
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tenner.core.errors import TennerError
+from tenner.core.records import Message, Policy, Sampling
+from tenner.inference.engine import Generation, Piece
+from tenner.inference.server.admission import Receipt
+from tenner.inference.server.served_student import Effort, Speaker
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+SEED_BITS = 63
+
+
+class APIError(Exception):
+    """A refusal in OpenAI's form."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
+        kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(status)
+        kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+    @classmethod
+    def of(cls, error: TennerError, *, code: str | None = None) -> "APIError":
+        """A mistake that the user can mend, with its hint."""
+        return cls(400, f"{error}. Hint: {error.hint}" if error.hint else str(error), code=code)
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _joined(content: object) -> object:
+    """Text in parts as one text, a line each."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise ValueError("this student reads text only: every part must be {'type': 'text', 'text': …}")
+    return "\n".join(part["text"] for part in content)
+
+
+def _nothing(stop: object) -> object:
+    """Clients send an empty list where they have nothing to say."""
+    if stop:
+        raise ValueError("an answer ends where the student ends it, and no other stop can be had")
+    return stop
+
+
+class Said(_Asked):
+    """A message of the conversation. Fields that can only be null are those that clients send back."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_joined)]
+    reasoning_content: str | None = None
+    """Accepted from earlier answers, and not fed again."""
+    reasoning: str | None = None
+    refusal: None = None
+    audio: None = None
+    annotations: None = None
+    function_call: None = None
+    tool_calls: None = None
+
+
+class Thinking(_Asked):
+    """How much is thought: see `records.Policy`."""
+
+    max_tokens: NotNegative | None = None
+    min_tokens: NotNegative = 0
+    waits: NotNegative = 0
+
+
+class StreamOptions(_Asked):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool = False
+
+
+class TextFormat(_Asked):
+    """The one format there is."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(_Asked):
+    """The body of POST /v1/chat/completions."""
+
+    model: str
+    messages: Annotated[list[Said], Field(min_length=1)]
+    thinking: Thinking | None = None
+    reasoning_effort: Effort | None = None
+    max_completion_tokens: Positive | None = None
+    """All that comes after the prompt, thinking too."""
+    max_tokens: Positive | None = None
+    """The same by its old name."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Left out: 0, which is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**SEED_BITS), lt=2**SEED_BITS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # One value is what happens anyway; others cannot be had.
+    n: Literal[1] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_nothing)] = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logprobs: Literal[False] | None = None
+    response_format: TextFormat | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    # These change no answer.
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_wish(self) -> "ChatRequest":
+        if self.messages[-1].role != "user":
+            raise ValueError("the last message must be the user's")
+        if self.reasoning_effort is not None and self.thinking is not None and self.thinking.max_tokens is not None:
+            raise ValueError("reasoning_effort and thinking.max_tokens both set the budget: give one of them")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_tokens and max_completion_tokens are two names of one limit, and differ")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options belong to a stream")
+        return self
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages as the house knows them; a developer is the system."""
+        return tuple(Message(role=_ROLES.get(m.role, m.role), content=m.content) for m in self.messages)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Where no seed is given every request has its own."""
+        return Sampling(
+            temperature=self.temperature or 0.0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=secrets.randbits(SEED_BITS) if self.seed is None else self.seed,
+        )
+
+    def limits(self, speaker: Speaker, injected_tokens_max: int) -> tuple[Policy, int]:
+        """The policy, and the most tokens of the answer; together with what is injected never above `max_tokens`.
+
+        A budget that is asked for must fit under `max_tokens`. The speaker's own, and that of an effort, gives way,
+        and leaves the answer half of the room, or its usual limit where that is less.
+        """
+        asked = self.thinking or Thinking()
+        wish = asked.max_tokens if self.reasoning_effort is None else speaker.budget(self.reasoning_effort)
+        policy = speaker.policy(thinking_tokens_max=wish, thinking_tokens_min=asked.min_tokens, waits=asked.waits)
+        total = self.max_completion_tokens or self.max_tokens
+        if total is None:
+            return policy, speaker.answer_tokens_max
+        budget = policy.thinking_tokens_max
+        assert budget is not None, "a speaker's policies have one"
+        room = total - injected_tokens_max
+        if asked.max_tokens is None and room > 0:
+            budget = min(budget, room - min(speaker.answer_tokens_max, (room + 1) // 2))
+            policy = speaker.policy(thinking_tokens_max=budget, thinking_tokens_min=asked.min_tokens, waits=asked.waits)
+        if room - budget < 1:
+            raise TennerError(
+                f"max_tokens = {total} leaves no room for an answer after {injected_tokens_max} tokens of delimiters "
+                f"and {budget} of thinking",
+                hint="raise max_tokens, or lower thinking.max_tokens",
+            )
+        return policy, room - budget
+
+
+_ROLES: dict[str, Any] = {"developer": "system"}
+
+
+def parse(body: bytes) -> ChatRequest:
+    """Read a request. Raises APIError with the first thing that is wrong with it."""
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as e:
+        raise _explain(e) from None
+
+
+def _explain(error: ValidationError) -> APIError:
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] == "missing")  # a misspelt name explains one
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        return APIError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), ChatRequest.model_fields, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        return APIError(400, f"unknown or unsupported parameter {param}{hint}", param=param, code="unknown_parameter")
+    if first["type"] == "missing":
+        return APIError(400, f"{param} is missing", param=param, code="missing_required_parameter")
+    return APIError(400, f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
+
+
+class Completion:
+    """One answer on its way out: whole, or as the chunks of a stream."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._model = speaker.name
+        self._created = int(time.time())
+
+    def whole(self, generation: Generation, receipt: Receipt) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        message = {"role": "assistant", "content": generation.answer, **_reasoning(generation.thinking)}
+        choice = {"index": 0, "message": message, "finish_reason": _finish(generation), "logprobs": None}
+        return {
+            **self._envelope("chat.completion"),
+            "choices": [choice],
+            "usage": _usage(receipt),
+            "tenner": receipt.model_dump(),
+        }
+
+    def opening(self) -> bytes:
+        """The first event: who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, piece: Piece) -> bytes:
+        """A few words."""
+        delta = {"content": piece.text} if piece.part == "answer" else _reasoning(piece.text)
+        return self._chunk(delta, tenner={"forced": True} if piece.forced else None)
+
+    def closing(self, generation: Generation, receipt: Receipt, *, usage: bool) -> bytes:
+        """The last events: why it ends, what it took, and that this was all."""
+        last = self._chunk({}, finish_reason=_finish(generation), tenner=receipt.model_dump())
+        if usage:
+            last += event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": _usage(receipt)})
+        return last + DONE
+
+    def _chunk(
+        self, delta: dict[str, Any], *, finish_reason: str | None = None, tenner: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        more = {} if tenner is None else {"tenner": tenner}
+        return event({**self._envelope("chat.completion.chunk"), "choices": [choice], **more})
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self._created, "model": self._model}
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def models(speaker: Speaker, *, price_usd_per_hour: float | None, created: int) -> dict[str, Any]:
+    """The body of GET /v1/models, with what the student does where nobody says otherwise."""
+    manners = {
+        "format": speaker.fmt.name,
+        "thinking_tokens_max": speaker.thinking_tokens_max,
+        "answer_tokens_max": speaker.answer_tokens_max,
+        "efforts": {effort: speaker.budget(effort) for effort in get_args(Effort)},
+        "wait_text": speaker.wait_text,
+        "remembers": speaker.remembers,
+        "price_usd_per_hour": price_usd_per_hour,
+    }
+    model = {"id": speaker.name, "object": "model", "created": created, "owned_by": "tenner", "tenner": manners}
+    return {"object": "list", "data": [model]}
+
+
+def _reasoning(text: str) -> dict[str, str]:
+    """By the names that clients look for: DeepSeek's, and vLLM's and OpenRouter's."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _finish(generation: Generation) -> str:
+    return "length" if generation.truncated else "stop"
+
+
+def _usage(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "prompt_tokens": receipt.prompt_tokens,
+        "completion_tokens": receipt.completion_tokens,
+        "total_tokens": receipt.prompt_tokens + receipt.completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": receipt.thinking_tokens},
+    }

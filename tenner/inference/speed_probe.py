@@ -1,0 +1,64 @@
+"""How fast an engine decodes, found out by a few steps of a full batch."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tenner.core.formats import FORMATS
+from tenner.core.records import Policy
+from tenner.inference.engine import LocalEngine
+from tenner.inference.job import Job, Prompt, Request
+
+PROMPT_TOKENS = 12
+"""Of each prompt of the trial, so that feeding a full batch takes no longer than a few steps of it."""
+STEPS = 4
+FEW_ROWS_SHARE = 4
+
+
+class DecodingSpeed(NamedTuple):
+    """A step for `rows` rows takes step_seconds + rows * row_seconds."""
+
+    step_seconds: float
+    row_seconds: float
+    prompt_token_seconds: float
+
+    def seconds(self, *, rows: int, steps: float, prompt_tokens: float) -> float:
+        """Of so many prompt tokens, and then steps of a batch of `rows`."""
+        return prompt_tokens * self.prompt_token_seconds + steps * (self.step_seconds + rows * self.row_seconds)
+
+
+def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpeed:
+    """Try `rows` completions at a time and a quarter of them. `text` is what is asked, again and again."""
+    ids = engine.tokenizer.encode(text, add_special_tokens=False)[:PROMPT_TOKENS]
+    prompt = engine.tokenizer.decode(ids)
+    # A limit that no step of the trial reaches: every row thinks through all of it.
+    policy = Policy(thinking_tokens_max=4 * STEPS, thinking_tokens_min=4 * STEPS)
+    requests = [Request(Prompt(str(i), prompt), policy, FORMATS["plain"], 1) for i in range(rows)]
+    jobs = [engine.prepare(request) for request in requests]
+    batch = engine.batch()
+    for job in jobs:
+        batch.submit(job)
+
+    def step_seconds() -> float:
+        began = time.perf_counter()
+        batch.step()
+        return time.perf_counter() - began
+
+    def median_step() -> float:
+        return statistics.median(step_seconds() for _ in range(STEPS))
+
+    def leave(some: Sequence[Job]) -> None:
+        for job in some:
+            batch.cancel(job)
+
+    try:
+        fed = step_seconds()
+        full = median_step()
+        few_rows = max(1, rows // FEW_ROWS_SHARE)
+        leave(jobs[few_rows:])
+        few = median_step() if few_rows < rows else full
+    finally:
+        leave(jobs)
+    row_seconds = max(0.0, (full - few) / max(1, rows - few_rows))
+    return DecodingSpeed(max(0.0, full - rows * row_seconds), row_seconds, fed / (rows * len(ids)))

@@ -1,0 +1,307 @@
+"""Budget forcing inside vLLM: a logits processor that runs the machine, and the engine that is built on it.
+
+The processor alone is enough for whoever serves by `vllm serve`:
+
+    vllm serve MODEL --generation-config vllm --logits-processors tenner.inference.vllm:ForcingProcessor
+
+A request is forced when its `vllm_xargs` name a format; the other keys are a Wish's, each with `tenner_` before it:
+
+    {"prompt": "...", "max_tokens": 3000, "vllm_xargs": {"tenner_format": "s1", "tenner_thinking_tokens_max": 2000,
+     "tenner_waits": 2, "tenner_answer_tokens_max": 512}}
+
+`--generation-config vllm` keeps vLLM from ending at other ids than the tokenizer's end of text.
+"""
+
+import itertools
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS, Tokenizer
+from tenner.core.records import Policy, Sampling
+from tenner.inference.engine import About, LocalEngine
+from tenner.inference.engines import no_vllm
+from tenner.inference.forced_tokens import ForcedRow
+from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.job import Job, Prompt
+from tenner.inference.rng import Dice
+from tenner.inference.sampling import draw
+
+try:
+    import psutil  # which vLLM brings along
+    from vllm import LLM, SamplingParams
+    from vllm.config import VllmConfig
+    from vllm.inputs import TokensPrompt
+    from vllm.platforms import current_platform
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
+    from vllm.v1.sample.sampler import Sampler
+except ModuleNotFoundError as missing:
+    raise no_vllm() from missing
+
+KEY = "tenner_"
+TICKET = f"{KEY}ticket"
+"""In the arguments of a request of VLLMEngine: which row of this process it is."""
+ROW = f"{KEY}row"
+"""Where the processor keeps the row of a request from elsewhere; no request may say it."""
+CPU_BLOCK_TOKENS = 32
+"""The smallest blocks that vLLM has on a CPU. Its prefix cache keeps whole ones, and its own choice, 128, is more than
+many a prompt has: a sweep of the demo's student took 1.6 times as long with it."""
+CPU_CACHE_DIVISOR = 4
+"""The share of a CPU's free memory that becomes the cache. vLLM would take 92 % of all there is, or refuse to start."""
+_ROWS: dict[int, ForcedRow] = {}
+_TICKETS = itertools.count()
+
+
+class Wish(BaseModel):
+    """What a request may say of its forcing, each key with `tenner_` before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str
+    thinking_tokens_max: int | None = Field(default=None, ge=0)
+    thinking_tokens_min: int = Field(default=0, ge=0)
+    waits: int = Field(default=0, ge=0)
+    wait_text: str = Field(default="Wait", min_length=1)
+    answer_tokens_max: int = Field(default=512, gt=0)
+    """Kept free for the answer, whatever the thinking takes of max_tokens."""
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> Self | None:
+        """Raise ValueError, which vLLM answers with a 400, where forcing is asked for in a way it cannot be had."""
+        said = {key: value for key, value in (params.extra_args or {}).items() if key.startswith(KEY)}
+        if not said or said.get(TICKET) in _ROWS:
+            return None
+        try:
+            wish = cls.model_validate({key.removeprefix(KEY): value for key, value in said.items()})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{KEY}{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        if wish.format not in FORMATS:
+            raise ValueError(f"{KEY}format: {wish.format!r} is none of {', '.join(FORMATS)}")
+        unheard = {
+            "top_k": params.top_k > 0, "min_p": params.min_p > 0, "ignore_eos": params.ignore_eos,
+            "min_tokens": params.min_tokens > 0, "presence_penalty": params.presence_penalty != 0,
+            "frequency_penalty": params.frequency_penalty != 0, "repetition_penalty": params.repetition_penalty != 1,
+            "structured_outputs": params.structured_outputs is not None, "n": params.n != 1,
+            "thinking_token_budget": params.thinking_token_budget is not None,
+        }  # fmt: skip
+        if asked := [name for name, is_set in unheard.items() if is_set]:
+            raise ValueError(f"{', '.join(asked)}: not to be had together with {KEY}format")
+        return wish
+
+
+class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Draws the tokens of forced requests by their machine and masks all others; leaves other requests alone."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        del device, is_pin_memory
+        model = vllm_config.model_config
+        self._tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(model.tokenizer))
+        self._vocabulary = len(cast(Any, self._tokenizer))
+        self._context: int = model.max_model_len
+        self._formats: dict[tuple[str, str], FormatIds] = {}
+        self._rows: dict[int, tuple[ForcedRow, list[int]]] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Raise ValueError for wishes that cannot be had. Whether they fit the model is seen when they are run."""
+        Wish.of(sampling_params)
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        process_dict_updates(self._rows, batch_update, self._row)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Leave one token each to the rows that are forced or sampled. `logits` is (rows of the batch, vocabulary)."""
+        forced: dict[int, int] = {}
+        drawing: list[int] = []
+        for i, (row, out) in self._rows.items():
+            due = row.due(len(out))
+            if due is None:
+                drawing.append(i)
+            else:
+                forced[i] = due
+        if drawing:
+            for i, token in zip(drawing, self._draw(logits, drawing), strict=True):
+                row, _ = self._rows[i]
+                following = row.take(token)
+                if following != token or row.dice.sampling.temperature > 0:
+                    forced[i] = following
+            logits[drawing, self._vocabulary :] = -torch.inf  # what is left alone is the most likely token for vLLM too
+        if forced:
+            logits[list(forced)] = -torch.inf
+            logits[list(forced), list(forced.values())] = 0.0
+        return logits
+
+    def _draw(self, logits_RV: Tensor, drawing: list[int]) -> list[int]:
+        """A token for each of these rows of the batch."""
+        logits_RV = logits_RV[:, : self._vocabulary]
+        rows = [self._rows[i][0] for i in drawing]
+        if any(row.dice.sampling.temperature > 0 for row in rows):
+            return draw(logits_RV[drawing], [row.dice.sampling for row in rows], [row.roll() for row in rows])
+        likeliest = Sampler.greedy_sample(logits_RV).tolist()  # on a CPU in a fifth of torch's time
+        return [likeliest[i] for i in drawing]
+
+    def _row(
+        self, params: SamplingParams, prompt_ids: list[int] | None, out: list[int]
+    ) -> tuple[ForcedRow, list[int]] | None:
+        """`out` is vLLM's own list, which grows."""
+        arguments = params.extra_args or {}
+        if (ours := _ROWS.get(arguments.get(TICKET, -1))) is not None:
+            return ours, out
+        if (known := arguments.get(ROW)) is not None:  # vLLM had put it off and takes it up again
+            return known, out
+        wish = Wish.of(params)
+        if wish is None:
+            return None
+        assert prompt_ids is not None
+        fmt = self._format_ids(wish)
+        context = self._context if params.max_tokens is None else len(prompt_ids) + params.max_tokens
+        room = min(self._context, context) - len(prompt_ids) - fmt.injected_tokens_max - wish.answer_tokens_max
+        policy = Policy.model_validate(wish.model_dump(include=set(Policy.model_fields)))
+        machine = ForcingMachine(fmt, policy, answer_tokens_max=wish.answer_tokens_max, thinking_room=max(room, 0))
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        sampling = Sampling(temperature=params.temperature, top_p=params.top_p, seed=seed)
+        row = ForcedRow(machine, Dice(sampling, prompt_ids), prompted=0)
+        arguments[ROW] = row
+        return row, out
+
+    def _format_ids(self, wish: Wish) -> FormatIds:
+        key = wish.format, wish.wait_text
+        if key not in self._formats:
+            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[wish.format], wish.wait_text)
+        return self._formats[key]
+
+
+class VLLMBatch:
+    """The jobs under way in a vLLM engine of this process. What they have in common its prefix cache keeps."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._engine = llm.llm_engine
+        self._context: int = self._engine.model_config.max_model_len
+        self._running: dict[str, tuple[Job, ForcedRow]] = {}
+
+    def submit(self, job: Job) -> None:
+        """Start with the policy that may think longest: it passes where the others leave it."""
+        self._start(job, max(job.waiting, key=lambda machine: machine.budget))
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job and free its rows at once; nothing happens where it is done already."""
+        job.waiting.clear()
+        tickets = [ticket for ticket, (of, _) in self._running.items() if of is job]
+        self._engine.abort_request(tickets)
+        for ticket in tickets:
+            self._forget(ticket)
+
+    def step(self) -> list[tuple[Prompt, ForcingMachine]] | None:
+        """Decode a token for every row. Give the completions that this has finished; None where there is no work."""
+        if not self._running:
+            return None
+        finished = []
+        for output in self._engine.step():
+            if output.finished and output.request_id in self._running:
+                job, row = self._forget(output.request_id)
+                row.finish(len(output.outputs[0].token_ids))
+                finished += [(job.prompt, machine) for machine in (row.machine, *job.take_done())]
+                self._start_others(job)
+        for job in {job for job, _ in self._running.values() if job.waiting}:
+            self._start_others(job)
+        return finished
+
+    def _start_others(self, job: Job) -> None:
+        """Start the policies that no row is working for: one with the same ids samples the same tokens."""
+        for machine in list(job.waiting):
+            machine.recall()
+            if machine.phase is not Phase.DONE and not any(
+                of is job and row.machine.ids == machine.ids for of, row in self._running.values()
+            ):
+                self._start(job, machine)
+
+    def _start(self, job: Job, machine: ForcingMachine) -> None:
+        job.waiting.remove(machine)
+        number = next(_TICKETS)
+        row = _ROWS[number] = ForcedRow(machine, job.dice, prompted=len(machine.ids))
+        prompt_ids = [*job.prompt_ids, *machine.ids]
+        coming = machine.answer_tokens_max - machine.answer_tokens
+        if machine.phase is Phase.THINKING:  # and one more, for the end of text
+            coming += machine.budget - machine.thinking_tokens + machine.format_ids.injected_tokens_max + 1
+        params = SamplingParams(
+            temperature=0.0,  # the processor draws
+            max_tokens=min(coming, self._context - len(prompt_ids)),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # the machines know what came before
+            extra_args={TICKET: number},
+        )
+        self._running[str(number)] = job, row
+        self._engine.add_request(str(number), TokensPrompt(prompt_token_ids=prompt_ids), params)
+
+    def _forget(self, ticket: str) -> tuple[Job, ForcedRow]:
+        del _ROWS[int(ticket)]
+        return self._running.pop(ticket)
+
+
+class VLLMEngine(LocalEngine):
+    """A student in a vLLM engine of this process."""
+
+    def __init__(self, llm: LLM, tokenizer: Tokenizer, *, wait_text: str) -> None:
+        context: int = llm.llm_engine.model_config.max_model_len
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context)
+        self._llm = llm
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        config = self._llm.llm_engine.vllm_config
+        device = config.device_config.device_type
+        return About("vllm", str(config.model_config.dtype).removeprefix("torch."), device, ("vllm",))
+
+    def batch(self) -> VLLMBatch:
+        """The engine has one batch at a time."""
+        assert not self._llm.llm_engine.has_unfinished_requests(), "another batch is under way"
+        return VLLMBatch(self._llm)
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: Path,
+        *,
+        rows: int = 64,
+        wait_text: str = "Wait",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        **options: Any,
+    ) -> Self:
+        """Load a model folder. `options` are further arguments of vllm.LLM.
+
+        Raise TennerError where the folder holds no model.
+        """
+        if not (model_dir / "config.json").is_file():
+            raise TennerError(
+                f"{model_dir} is not a model folder: it has no config.json",
+                hint="give the folder that save_pretrained wrote, or run the train stage first",
+            )
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the machines are in this process
+        usual: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            cache_bytes = psutil.virtual_memory().available // CPU_CACHE_DIVISOR
+            # Eager, else it compiles for more than a minute before the first word.
+            usual = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes, "enforce_eager": True}
+        try:
+            llm = LLM(
+                model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
+                enable_prefix_caching=True, logits_processors=[ForcingProcessor], **usual | options,
+            )  # fmt: skip
+        except TypeError as e:
+            if not options:
+                raise
+            raise TennerError(f"vLLM does not take its options: {e}", hint="they are arguments of vllm.LLM") from e
+        return cls(llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text)

@@ -1,0 +1,64 @@
+"""Whether this machine has the memory and the disk that a run's training takes, said before anything starts."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from tenner.core import hardware
+from tenner.core.errors import TennerError
+from tenner.core.recipe import Recipe
+from tenner.core.sections import Train
+from tenner.training import plan as planjob
+from tenner.training.architecture import FAMILIES, Architecture
+from tenner.training.memory_plan import frozen_parameters, lora_parameters
+
+GB = planjob.GB
+OTHER_FILES_BYTES = 100_000_000
+"""The tokenizer, the records and the database of a run."""
+
+
+def check(recipe: Recipe, folder: Path, base: Path) -> None:
+    """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`.
+
+    A student whose family is not known, or a system that does not tell what is free, is not judged; nor are several
+    processes, which share the one machine or do not.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    if config.get("model_type") not in FAMILIES:
+        return
+    architecture = Architecture.of(config)
+    kind = hardware.device_kind(recipe.machine.device)
+    if free_bytes := hardware.free_memory_bytes(kind):
+        machine = planjob.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
+        plan = planjob.plan(architecture, recipe.train, machine, longest_tokens=recipe.train.tokens_max)
+        if plan.fits is False:
+            where = "of memory are" if kind == "cpu" else f"of the {kind} device's memory are"
+            raise TennerError(
+                f"training takes {plan.forecast.total_bytes / GB:.1f} GB, and {free_bytes / GB:.1f} GB {where} free",
+                hint=f"it would fit with {plan.remedies[0]}" if plan.remedies else "close other programs",
+            )
+    needed, free = disk_bytes(architecture, recipe.train), shutil.disk_usage(_existing(folder)).free
+    if needed > free:
+        raise TennerError(
+            f"the run takes {needed / GB:.1f} GB on disk, and {free / GB:.1f} GB are free at {folder}",
+            hint="free some space, or choose another --run-dir",
+        )
+
+
+def disk_bytes(architecture: Architecture, train: Train) -> int:
+    """The student, and while it is trained two checkpoints: the newest and the one before it."""
+    a, lora = architecture, train.method == "lora"
+    trained = (
+        a.layers * lora_parameters(a, train.lora_rank)
+        if lora
+        else a.parameters - frozen_parameters(a, train.frozen_layers)
+    )
+    moments_bytes = 2 if train.optimizer == "adamw-8bit" else 8
+    return 4 * a.parameters + 2 * (4 + moments_bytes) * trained + OTHER_FILES_BYTES
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -1,0 +1,155 @@
+"""How long the slow stages of a run will take on this machine, told before the first of them, from a short probe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from tenner.core.formats import FORMATS
+from tenner.core.records import Question, Sample, StageForecast
+from tenner.core.run import Run, render
+from tenner.core.sections import PromptForm
+from tenner.inference.engine import LocalEngine
+from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
+
+EXAMPLES = 64
+"""Questions by whose lengths the others are judged."""
+BASE_SHARE = 0.85
+"""Of its limits, an untrained student uses about so much: it seldom ends on its own."""
+DELIMITER_TOKENS = 6
+"""What a cut and its cue put in, fed beside each answer."""
+WAIT_SHARE = 0.5
+"""How much longer, in its first thinking, a distilled student thinks at each wait."""
+PROBED_BYTES_MAX = 4_000_000_000
+"""A larger student is not loaded a second time only to find out how fast it is trained."""
+
+
+class Lengths(NamedTuple):
+    """Tokens of one student's turn, on average."""
+
+    prompt: float
+    thinking: float
+    answer: float
+
+
+def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
+    """Of attempt, train and evaluate, as far as anything is known of them, by the untrained student in `engine`.
+
+    How long a paid teacher's traces will be nobody knows beforehand: then the training is not among them.
+    """
+    recipe, pool = run.recipe, run.folder.read("clean", Question)
+    examples = pool[:: max(1, len(pool) // EXAMPLES)][:EXAMPLES]
+    if not examples:
+        return []
+    rows = recipe.evaluate.rows
+    speed = decoding_speed(engine, render(engine.tokenizer, examples[0], recipe.attempt.prompts[0], recipe), rows=rows)
+
+    def prompt_tokens(form: PromptForm) -> float:
+        return fmean(
+            len(engine.tokenizer.encode(render(engine.tokenizer, q, form, recipe), add_special_tokens=False))
+            for q in examples
+        )
+
+    def of_base(form: PromptForm, thinking_max: int, answer_max: int) -> Lengths:
+        return Lengths(prompt_tokens(form), BASE_SHARE * thinking_max, BASE_SHARE * answer_max)
+
+    attempt, evaluate = recipe.attempt, recipe.evaluate
+    found = [
+        StageForecast(
+            stage="attempt",
+            part=f"{name}, {form.name}",
+            seconds=_sweep_seconds(
+                speed, of_base(form, attempt.thinking_tokens_max, attempt.answer_tokens_max), attempt.questions,
+                [0, attempt.thinking_tokens_max], waits=[], rows=rows,
+            ),
+        )
+        for name in (("base", "second") if attempt.second_model else ("base",))
+        for form in attempt.prompts
+    ]  # fmt: skip
+    distilled = _learned_lengths(engine, examples, run)
+    if trained := _training_seconds(run, base, examples):
+        found.append(StageForecast(stage="train", part="", seconds=trained))
+    questions = len(run.folder.read("benchmark", Question)) * evaluate.samples
+    budgets, waits = evaluate.thinking_tokens_max, evaluate.waits
+    for name, lengths in (
+        ("base", of_base(attempt.prompts[0], budgets[-1], evaluate.answer_tokens_max)),
+        ("distilled", distilled),
+    ):
+        if lengths is not None:
+            seconds = _sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
+            found.append(StageForecast(stage="evaluate", part=name, seconds=seconds))
+    return found
+
+
+def sentence(found: Sequence[StageForecast]) -> str:
+    """What is foreseen, for people."""
+    by_stage: dict[str, float] = {}
+    for part in found:
+        by_stage[part.stage] = by_stage.get(part.stage, 0.0) + part.seconds
+    total = in_words(sum(by_stage.values()))
+    missing = "" if "train" in by_stage else "; how long the training takes is told when its samples are known"
+    return f"this will take about {total}: {', '.join(f'{s} {in_words(t)}' for s, t in by_stage.items())}{missing}"
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _sweep_seconds(
+    speed: DecodingSpeed, lengths: Lengths, questions: int, budgets: Sequence[int], *, waits: Sequence[int], rows: int
+) -> float:
+    """Of all questions under all budgets; a sweep thinks once, and every budget has an answer of its own."""
+    thinking = min(lengths.thinking, budgets[-1])
+    longer = sum(min(budgets[-1] - thinking, WAIT_SHARE * thinking * n) for n in waits)
+    policies = len(budgets) + len(waits)
+    steps = thinking + longer + policies * lengths.answer
+    fed = lengths.prompt + policies * DELIMITER_TOKENS
+    groups = [min(rows, questions - first) for first in range(0, questions, rows)]
+    return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed) for n in groups)
+
+
+def _examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
+    """What a student would learn of these questions, where that is known before anything is traced."""
+    if run.recipe.trace.client != "reference-solution":
+        return []
+    return [
+        Sample(id=q.id, question_id=q.id, question=q.question, thinking=q.solution, answer=q.answer, domain=q.domain)
+        for q in questions
+        if q.solution is not None and q.answer is not None
+    ]
+
+
+def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Run) -> Lengths | None:
+    samples = _examples_learned(run, questions)
+    if not samples:
+        return None
+
+    def mean_tokens(texts: Sequence[str]) -> float:
+        return fmean(len(engine.tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+
+    form = run.recipe.student.form
+    cue = FORMATS[form.format].cue
+    return Lengths(
+        mean_tokens([render(engine.tokenizer, q, form, run.recipe) for q in questions]),
+        mean_tokens([s.thinking for s in samples]) + 1,
+        mean_tokens([f"{cue} {s.answer}" for s in samples]) + 1,
+    )
+
+
+def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> float | None:
+    samples = _examples_learned(run, questions)
+    weights_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    if not samples or weights_bytes > PROBED_BYTES_MAX:
+        return None
+    from tenner.training import distributed, loss_mask, speed_probe, student
+
+    recipe, tokenizer = run.recipe, student.load_tokenizer(base)
+    fmt = FORMATS[recipe.student.format]
+    encoded = [loss_mask.encode(tokenizer, s, fmt, system_prompt=recipe.student.system_prompt) for s in samples]
+    world = distributed.here(recipe.machine.device)
+    speed = speed_probe.training_speed(base, encoded, recipe.train, world, seed=recipe.seed)
+    tokens = fmean(len(e.ids) for e in encoded) * recipe.select.samples * recipe.train.epochs
+    return speed.loading_seconds + tokens * speed.token_seconds

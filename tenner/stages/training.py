@@ -1,0 +1,130 @@
+"""The train stage, in the process that keeps the run and in those that only train beside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS
+from tenner.core.recipe import Recipe
+from tenner.core.records import Drop, Sample, TrainStep
+from tenner.core.run import Run, stored_recipe
+from tenner.core.run_folder import RunFolder
+from tenner.core.sections import Device
+from tenner.training import distributed, loop, loss_mask, optional_libraries, plan, student
+from tenner.training.checkpoint import Found
+from tenner.training.loss_mask import Encoded
+from tenner.training.trackers import tracker_of
+
+FOLDER = "checkpoint"
+
+
+def learn(run: Run) -> tuple[int, int]:
+    """Fine-tune the student on the samples; machine time is charged step by step."""
+    recipe, folder = run.recipe, run.folder
+    optional_libraries.check(recipe.train)
+    base, encoded, too_long = _prepared(folder, recipe)
+    folder.write("dropped-train", too_long)
+    if too_long:
+        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
+    workdir = folder.path / FOLDER
+    precision = run.hardware("train", recipe.train.precision).precision
+    settings = recipe.train.model_copy(update={"precision": precision})
+    with (
+        distributed.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world,
+        run.machine_time("train") as meter,
+        run.screen.bar("train", 0, expected_seconds=run.expected_seconds("train")) as bar,
+        tracker_of(recipe) as track,
+    ):
+        if idle := distributed.idle_gpus(world):
+            run.screen.say(
+                f"{idle} more GPUs are here: torchrun --nproc-per-node {idle + 1} -m tenner train {folder.path}"
+            )
+
+        def on_begin(found: Found) -> None:
+            for line in found.refused:
+                run.screen.say(f"{line}: going on from step {found.step}")
+            # Steps after the checkpoint are done again, and so are their rows of the curve.
+            folder.write("training", folder.read("training", TrainStep)[: found.step])
+
+        def on_step(done: loop.StepReport) -> None:
+            meter.tick()
+            row = {name: value for name, value in done._asdict().items() if name != "seconds"}
+            step = TrainStep(**row, cost_usd=run.ledger.spent_usd())
+            folder.append("training", [step])
+            track(step)
+            bar.update(done.step + 1, _note(step, recipe) + run.spent(), total=done.steps)
+            meter.check()
+
+        result = loop.train(
+            base, encoded, settings, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
+            world=world, device_tflops=recipe.machine.peak_tflops,
+        )  # fmt: skip
+        loop.finish(result, base, folder.path / "student", workdir, base_model=recipe.student.base_model)
+    return len(encoded) + len(too_long), len(encoded)
+
+
+def follow(path: Path) -> None:
+    """Train beside the process that keeps the run in `path`: it takes the lock, the ledger and the screen."""
+    folder = RunFolder.existing(path)
+    recipe = stored_recipe(folder)
+    assert recipe is not None, "the folder is a run's"
+    if folder.done("train"):
+        return
+    base, encoded, _too_long = _prepared(folder, recipe)
+    with distributed.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world:
+        loop.train(
+            base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, on_step=lambda _: None,
+            world=world,
+        )  # fmt: skip
+
+
+def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
+    """What training the run in `path` takes of this machine, by the real lengths of its samples; writes nothing there.
+
+    Raises TennerError for a run that is not yet so far.
+    """
+    folder = RunFolder.existing(path)
+    recipe = stored_recipe(folder)
+    assert recipe is not None, "the folder is a run's"
+    before = recipe.stages[recipe.stages.index("train") - 1]
+    if not folder.done(before):
+        raise TennerError(f"train needs {before}, which is not done", hint=f"tenner {before} {path}")
+    base, encoded, _too_long = _prepared(folder, recipe)
+    own = distributed.here(device or recipe.machine.device).device
+    machine = plan.Machine(
+        distributed.launched_size(), on_gpu=own.type != "cpu", memory_gb=distributed.device_bytes(own) / plan.GB
+    )
+    longest_tokens = max(len(e.ids) for e in encoded)
+    return plan.plan(plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens)
+
+
+def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
+    """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
+    base = student.resolve(recipe.student.model)
+    tokenizer, fmt = student.load_tokenizer(base), FORMATS[recipe.student.format]
+    samples = folder.read("samples", Sample)
+    encode: Callable[[Sample], Encoded] = lambda s: loss_mask.encode(  # noqa: E731
+        tokenizer, s, fmt, system_prompt=recipe.student.system_prompt
+    )
+    encoded, tokens_max = [encode(sample) for sample in samples], recipe.train.tokens_max
+    if recipe.train.longer == "stop":
+        loss_mask.refuse_longer(encoded, tokens_max=tokens_max)
+    kept = [e for e in encoded if len(e.ids) <= tokens_max]
+    if not kept:
+        raise TennerError(f"no sample has at most train.tokens_max = {tokens_max} tokens", hint="raise it")
+    drops = [
+        Drop(id=e.sample_id, reason="too_long", evidence=f"{len(e.ids)} tokens, and train.tokens_max is {tokens_max}")
+        for e in encoded
+        if len(e.ids) > tokens_max
+    ]
+    return base, kept, drops
+
+
+def _note(step: TrainStep, recipe: Recipe) -> str:
+    """What the bar says beside the loss: speed, MFU where it is known, memory, and the price of what is left."""
+    hours_left = (step.tokens_left or 0) / step.tokens_per_second / 3600
+    mfu = f"{step.mfu_causal:.0%} MFU  " if step.mfu_causal is not None else ""
+    return (
+        f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s  {mfu}"
+        f"{(step.memory_bytes or 0) / 1e9:.1f} GB  ${hours_left * recipe.machine.price_usd_per_hour:.4f} to go  "
+    )

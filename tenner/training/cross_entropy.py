@@ -1,0 +1,61 @@
+"""Cross entropy straight from hidden states: the head runs at trained positions only, a chunk of them at a time.
+
+Letters in names: P trained positions, C of them in a chunk, b in a block of it, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tenner.training.memory_plan import BLOCK_LOGITS, CHUNK_LOGITS
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The gradients are made on the way forward, while a chunk's logits are at hand; backward only hands them out."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, weight: float, chunk: int) -> Tensor:
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_PD.device)
+        grad_hidden_PD = torch.empty_like(hidden_PD)
+        grad_head_VD: Tensor | None = None
+        for start in range(0, hidden_PD.shape[0], chunk):
+            hidden_CD, targets_C1 = hidden_PD[start : start + chunk], targets_P[start : start + chunk, None]
+            logits_CV = hidden_CD @ head_VD.T
+            block = max(1, BLOCK_LOGITS[head_VD.device.type] // head_VD.shape[0])
+            for logits_bV, targets_b1 in zip(
+                torch.split(logits_CV, block), torch.split(targets_C1, block), strict=True
+            ):
+                logprobs_bV = functional.log_softmax(logits_bV, dim=-1, dtype=torch.float32)
+                loss -= logprobs_bV.gather(1, targets_b1).sum()
+                grad_bV = logprobs_bV.exp_()  # the gradient of the logits is softmax - onehot(target)
+                grad_bV.scatter_add_(1, targets_b1, torch.full_like(targets_b1, -1, dtype=torch.float32))
+                logits_bV.copy_(grad_bV.mul_(weight))
+            grad_CV = logits_CV
+            torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
+            if not ctx.needs_input_grad[1]:  # a frozen head
+                continue
+            part_VD = grad_CV.T @ hidden_CD
+            # More than one chunk is added up in float32; one is the whole and stays as it is.
+            grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
+        ctx.save_for_backward(grad_hidden_PD, None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype))
+        return loss.mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        grad_hidden_PD, grad_head_VD = ctx.saved_tensors
+        scale = grads[0].item()
+        if scale != 1:  # a pass over the head's gradient that `weight` spares
+            grad_hidden_PD = grad_hidden_PD * scale
+            grad_head_VD = None if grad_head_VD is None else grad_head_VD * scale
+        return grad_hidden_PD, grad_head_VD, None, None, None
+
+
+def summed_cross_entropy(
+    hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, *, weight: float = 1.0, chunk_logits: int | None = None
+) -> Tensor:
+    """`weight` times the sum over P of -log softmax(hidden head^T)[target], in nats, float32; differentiable once."""
+    chunk = max(1, (chunk_logits or CHUNK_LOGITS[head_VD.device.type]) // head_VD.shape[0])
+    loss: Tensor = _SummedCrossEntropy.apply(hidden_PD, head_VD, targets_P, weight, chunk)  # type: ignore[no-untyped-call]
+    return loss

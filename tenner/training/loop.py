@@ -1,0 +1,305 @@
+"""The training loop: packed samples, step by step, exact to the bit however often it is broken off.
+
+Nothing here draws a random number, so weights, moments and step are the whole state. Every process of a training runs
+this loop over the same plan, each with its own rows of every step.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast, get_args
+
+import torch
+from transformers import PreTrainedModel
+
+from tenner.core import hardware
+from tenner.core.errors import Preempted, TennerError
+from tenner.core.records import NamedPrecision
+from tenner.core.sections import Train
+from tenner.core.seeds import digest
+from tenner.training import checkpoint, lora, model_loading, packing, student
+from tenner.training.activation_checkpointing import offloaded
+from tenner.training.allocator import freed_memory_kept, give_back_freed_memory
+from tenner.training.checkpoint import Part
+from tenner.training.distributed import World, here
+from tenner.training.flops import Work, peak_tflops
+from tenner.training.loss_mask import Encoded
+from tenner.training.model_loading import Learner, compute_dtype
+from tenner.training.optimizer import ROWS, Optimizer, optimizer_of
+from tenner.training.packed_loss import Batch, check_packing
+from tenner.training.signals import Termination, interrupts_held, termination_noted
+
+GIVE_BACK_STEPS = 8
+UNCHANGING = {"checkpoint_seconds", "tokens_per_row", "activations", "offload_activations", "shard_over", "tracker"}
+"""Settings that may differ when a training goes on: they change how it is computed, not what."""
+
+
+class StepReport(NamedTuple):
+    """One optimizer step. `loss` is in nats per trained token, before the step; `step` counts from 0."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    trained_tokens: int
+    tokens_left: int
+    """Of all the steps to come."""
+    tokens_per_second: float
+    mfu_causal: float | None
+    """The share of the machine's best, attention counted as causal; None where its best is not known."""
+    mfu_non_causal: float | None
+    """The same with attention counted over all pairs of tokens, as many do."""
+    memory_bytes: int
+    """The most that was in use so far: of the device, or of this process where the device is the CPU."""
+    seconds: float
+    """Machine time since the last report of this process (the first one: since `train` began)."""
+
+
+class TrainResult(NamedTuple):
+    """The trained model, not yet saved. `first_step` is where this process took over, `loss` that of the last step."""
+
+    model: PreTrainedModel | None
+    """In the first process only. LoRA: with the adapters still in it."""
+    adapters: lora.Adapters | None
+    steps: int
+    first_step: int
+    loss: float | None
+    """None when the checkpoint already held the last step."""
+
+
+class _Step(NamedTuple):
+    """A step of the plan as one process sees it."""
+
+    rows: list[list[tuple[int, ...]]]
+    """Of every rank: sample indices; an empty row is gone through without weight, to keep in step."""
+    tokens: int
+    trained: int
+    work: Work
+
+
+@freed_memory_kept()
+def train(
+    base: Path | PreTrainedModel,
+    encoded: Sequence[Encoded],
+    settings: Train,
+    *,
+    seed: int,
+    workdir: Path,
+    on_step: Callable[[StepReport], None],
+    on_begin: Callable[[checkpoint.Found], None] = lambda _: None,
+    world: World | None = None,
+    device_tflops: float | None = None,
+) -> TrainResult:
+    """Train the student in the folder `base`, or go on where the newest checkpoint in `workdir` left off.
+
+    A process alone may also hand over a loaded model, on any device; it is changed in place.
+    `on_begin` is told where that is, before the first step; `on_step` is called after every step. When it raises
+    TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a checkpoint is written before this ends,
+    so that nothing is lost. Steps after the last checkpoint of a killed run are done, and reported, again.
+    `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish` saves the result.
+
+    Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
+    whose packed loss is not its unpacked loss, and on a checkpoint that does not fit; Preempted on SIGTERM.
+    """
+    assert encoded
+    assert all(len(e.ids) <= settings.tokens_max for e in encoded)  # mask.refuse_longer refuses them
+    world = world or here()
+    settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
+    reported = time.monotonic()
+    learner = model_loading.load(base, settings, world, seed=seed)
+    compute = compute_dtype(settings)
+    check_packing(learner.loss, encoded, device=world.device, dtype=compute)
+    optimizer = optimizer_of(learner.weights.moved, settings)
+
+    lengths = [len(e.ids) for e in encoded]
+    plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
+    shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
+    fingerprint = digest(settings.model_dump_json(exclude=UNCHANGING), seed, shapes, *encoded)
+    found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
+    step = first_step = saved_step = found.step
+    optimizer.continue_at(step)
+    on_begin(found)
+    saved = time.monotonic()
+    tokens_left = sum(lengths[i] for indices in plan[step:] for i in indices)
+    best_tflops = device_tflops or peak_tflops(world.device)
+    loss = None
+
+    def save() -> None:
+        checkpoint.write(workdir, _state(learner, optimizer), step=step, fingerprint=fingerprint, world=world)
+
+    with termination_noted(ctrl_c=world.size > 1) as termination:
+        try:
+            while step < len(plan):
+                doing = _lay_out(plan[step], encoded, lengths, learner, settings, world)
+                began = time.monotonic()
+                with learner.weights.in_model():
+                    loss = _go_back(doing, encoded, lengths, learner, settings, world)
+                norm = _grad_norm(doing, encoded, learner, world)
+                lr = learning_rate(step, len(plan), settings)
+                with interrupts_held():
+                    optimizer.step(lr=lr, divisor=max(1.0, norm / settings.grad_clip_norm))
+                    learner.weights.clear()
+                    step += 1
+                now = time.monotonic()
+                tokens_left -= doing.tokens
+                peak_flops = best_tflops and best_tflops * 1e12 * world.size * (now - began)
+                report = StepReport(
+                    step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
+                    doing.tokens / (now - began),
+                    peak_flops and doing.work.causal / peak_flops, peak_flops and doing.work.non_causal / peak_flops,
+                    _memory_bytes(world), now - reported,
+                )  # fmt: skip
+                reported = now
+                wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
+                if _tell(on_step, report, world, termination, wants_save=wants_save):
+                    save()
+                    saved, saved_step = time.monotonic(), step
+                if step % GIVE_BACK_STEPS == 0:
+                    give_back_freed_memory()
+        except (TennerError, KeyboardInterrupt, SystemExit):
+            if step > saved_step:
+                save()
+            raise
+    whole = model_loading.unsharded(learner, base, settings, world)
+    return TrainResult(whole.model, whole.adapters, len(plan), first_step, loss)
+
+
+def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
+    """The first process', which may know what an earlier session computed in."""
+    known: tuple[NamedPrecision, ...] = get_args(NamedPrecision)
+    own = 0
+    if world.rank == 0:
+        device = cast(hardware.DeviceKind, world.device.type)
+        own = known.index(hardware.choose(device, settings.precision).precision)
+    (agreed,) = world.sum(own)
+    return known[int(agreed)]
+
+
+def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str) -> None:
+    """Save the trained student as a Hugging Face folder, in its compute dtype, and then remove the checkpoints.
+
+    LoRA's adapters are saved beside it, in `adapter`, and melted into the student. Only the first process has to.
+    """
+    model, adapters = result.model, result.adapters
+    if model is None:
+        return
+    dtype = model.dtype
+    if adapters is not None:
+        adapters.save(student_dir.with_name("adapter"), base_model=base_model)
+        model = adapters.melt()
+    student.save(model, student.load_tokenizer(model_dir), student_dir, dtype)
+    checkpoint.delete(workdir)
+
+
+def learning_rate(step: int, steps: int, settings: Train) -> float:
+    """Linear warm-up, then a cosine down to 0 (reached after the last step); `step` counts from 0."""
+    warmup = math.ceil(settings.warmup_fraction * steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def _state(learner: Learner, optimizer: Optimizer) -> dict[str, Part]:
+    """All that a checkpoint has to hold, by name, sharing memory."""
+    first_rows = learner.weights.first_rows
+    parts = {f"weight.{name}": Part(tensor, first_rows[name]) for name, tensor in learner.weights.moved.items()}
+    for kind, tensors in optimizer.state().items():
+        for name, tensor in tensors.items():
+            parts[f"{kind}.{name}"] = Part(tensor, first_rows[name], divisible=kind in ROWS)
+    return parts
+
+
+def _lay_out(
+    indices: Sequence[int], encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train,
+    world: World,
+) -> _Step:  # fmt: skip
+    rows = packing.split_rows(indices, lengths, settings.tokens_per_row, ranks=world.size)
+    trained = sum(sum(encoded[i].trained[1:]) for i in indices)
+    return _Step(
+        rows=packing.deal(rows, lengths, world.size),
+        tokens=sum(lengths[i] for i in indices),
+        trained=trained,
+        work=learner.arithmetic.work((lengths[i] for i in indices), trained),
+    )
+
+
+def _go_back(
+    doing: _Step, encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train, world: World
+) -> float:
+    """Make the gradients of the step's mean loss, over the trained tokens of all processes; returns that loss."""
+    idle = min((i for rows in doing.rows for row in rows for i in row), key=lambda i: lengths[i])
+    compute = compute_dtype(settings)
+    losses = []
+    for row in doing.rows[world.rank]:
+        packed = packing.pack([encoded[i] for i in row or (idle,)])
+        weight = 1 / doing.trained if row else 0.0
+        batch = Batch.of(packed, learner.model, device=world.device, dtype=compute, weight=weight)
+        with offloaded(settings):
+            loss = learner.loss(batch)
+        loss.backward()
+        losses.append(loss.detach())
+    of_all = [0.0] * (world.size * len(losses))
+    of_all[world.rank * len(losses) : (world.rank + 1) * len(losses)] = torch.stack(losses).tolist()
+    of_all = world.sum(*of_all)
+    if not math.isfinite(total := sum(of_all)):
+        flat = [row for rows in doing.rows for row in rows]
+        bad = [row for row, value in zip(flat, of_all, strict=True) if not math.isfinite(value)]
+        raise _not_finite("loss", bad, encoded)
+    return total
+
+
+def _grad_norm(doing: _Step, encoded: Sequence[Encoded], learner: Learner, world: World) -> float:
+    learner.weights.collect()
+    grads = [tensor.grad for tensor in learner.weights.moved.values() if tensor.grad is not None and tensor.numel()]
+    own = float(torch.nn.utils.get_total_norm(grads).item())
+    norm = own if world.size == 1 else math.sqrt(world.sum(own**2)[0] / world.replicas)
+    if not math.isfinite(norm):
+        raise _not_finite("gradient", [row for rows in doing.rows for row in rows], encoded)
+    return norm
+
+
+def _not_finite(what: str, rows: Sequence[tuple[int, ...]], encoded: Sequence[Encoded]) -> TennerError:
+    ids = ", ".join(encoded[i].sample_id for row in rows for i in row)
+    return TennerError(
+        f"the {what} is not finite: training stopped before the step",
+        hint=f"lower train.lr, or look at these samples: {ids}",
+    )
+
+
+def _tell(
+    on_step: Callable[[StepReport], None], report: StepReport, world: World, termination: Termination, *,
+    wants_save: bool,
+) -> bool:  # fmt: skip
+    """Report the step, and agree with the other processes whether to save now. Raises in all of them to stop."""
+    error: TennerError | None = None
+    try:
+        on_step(report)
+    except TennerError as e:
+        error = e
+    if world.size == 1 and error is not None:
+        raise error
+    asked, failed, save = world.sum(termination.asked, error is not None, wants_save)
+    if error is not None:
+        raise error
+    if failed:
+        sys.exit(0)  # the process that was stopped says why
+    if asked:
+        raise Preempted(
+            f"the system asked to stop after step {report.step + 1} of {report.steps}: everything is saved",
+            hint="the same command goes on from here",
+        )
+    return bool(save)
+
+
+def _memory_bytes(world: World) -> int:
+    if world.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(world.device))
+    if world.device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,157 @@
+"""A student on the devices that train it: loaded, given adapters, spread over the processes, ready to be moved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tenner.core.errors import TennerError
+from tenner.core.sections import Train
+from tenner.training import activation_checkpointing, attention, kernels, lora, student
+from tenner.training.bf16_rounding import rounded
+from tenner.training.distributed import World, first_row, local_part, whole
+from tenner.training.flops import Arithmetic
+from tenner.training.packed_loss import PackedLoss
+from tenner.training.weights import Weights, weights_of
+
+
+class Learner(NamedTuple):
+    """A model in training."""
+
+    model: PreTrainedModel
+    loss: PackedLoss
+    """The model with its loss: what goes forward."""
+    weights: Weights
+    adapters: lora.Adapters | None
+    arithmetic: Arithmetic
+
+
+def compute_dtype(settings: Train) -> torch.dtype:
+    """What products are computed in."""
+    assert settings.precision != "auto", "`train.train` has chosen one"
+    return torch.float32 if settings.precision == "fp32" else torch.bfloat16
+
+
+def stored_dtype(settings: Train) -> torch.dtype:
+    """What the student comes in before it is trained."""
+    full = settings.method == "full" and settings.precision != "pure-bf16"
+    return torch.float32 if full else compute_dtype(settings)
+
+
+def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: int) -> Learner:
+    """Every process loads its part of the model in the folder `base`, or takes the model itself where it is alone.
+
+    Raises TennerError for a folder or a family of models that cannot be trained.
+    """
+    compute, stored = compute_dtype(settings), stored_dtype(settings)
+    if isinstance(base, PreTrainedModel):
+        assert world.size == 1, "several processes read their parts from a folder"
+        model = _prepared(base, stored)
+    else:
+        model = (student.load if world.size == 1 else student.load_empty)(base, stored, attention.NAME)
+    layers = _layers(model)
+    freeze(model, layers, settings.frozen_layers)
+    adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
+    arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
+    kernels.fuse(model)
+    activation_checkpointing.economise(layers, settings, world.device)
+    loss = PackedLoss(model)
+    if world.size == 1:
+        for name, p in model.named_parameters():
+            if ".lora_" in name:
+                p.data = lora.drawn(name, p.shape, seed=seed)
+        nn.Module.to(model, world.device)
+    else:
+        world.shard(loss, layers, compute=compute)
+        assert isinstance(base, Path)
+        _fill(model, student.StoredWeights(base), world, seed=seed)
+    return Learner(model, loss, weights_of(model, loss, world, compute), adapters, arithmetic)
+
+
+def _prepared(model: PreTrainedModel, stored: torch.dtype) -> PreTrainedModel:
+    """The model as `student.load` would give it, in place."""
+    model.set_attn_implementation(attention.NAME)
+    model.eval()  # type: ignore[no-untyped-call]
+    for p in model.parameters():  # not buffers: a table of angles in bfloat16 would bend all positions
+        p.data = p.data.to(stored)
+    return model
+
+
+def freeze(model: PreTrainedModel, layers: Sequence[nn.Module], count: int) -> None:
+    """Take the first `count` layers, and what comes before them, out of the training.
+
+    A head that is tied to the embedding is frozen with it: a gradient of the embedding would have to come through all
+    the layers. Raises TennerError where nothing would be left to train.
+    """
+    if not count:
+        return
+    if count >= len(layers):
+        raise TennerError(
+            f"train.frozen_layers = {count} leaves none of the {len(layers)} layers to be trained", hint="lower it"
+        )
+    for module in (model.get_input_embeddings(), *layers[:count]):
+        module.requires_grad_(False)
+
+
+def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+    layers = getattr(model.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise TennerError(
+            f"{type(model).__name__} does not have its layers where they are looked for",
+            hint="choose another student (Llama and Qwen2.5 models are known to work)",
+        )
+    return list(layers)
+
+
+@torch.no_grad()
+def _fill(model: PreTrainedModel, stored: student.StoredWeights, world: World, *, seed: int) -> None:
+    """Give a sharded model that has no memory yet its rows of the weights."""
+    buffers = dict(model.named_buffers())
+    nn.Module.to_empty(model, device=world.device)
+    for name, buffer in buffers.items():
+        owner, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(owner), own_name, buffer.to(world.device))
+    model.tie_weights()
+    for name, p in model.named_parameters():
+        mine = local_part(p.detach())
+        if ".lora_" in name:
+            start = first_row(p, world)
+            mine.copy_(lora.drawn(name, p.shape, seed=seed)[start : start + mine.shape[0]])
+        elif mine.numel():
+            mine.copy_(stored.rows(lora.stored_name(name), first_row(p, world), mine.shape[0]))
+
+
+class Whole(NamedTuple):
+    """A trained model in one piece; None in the processes that do not hold it."""
+
+    model: PreTrainedModel | None
+    adapters: lora.Adapters | None
+
+
+@torch.no_grad()
+def unsharded(learner: Learner, base: Path | PreTrainedModel, settings: Train, world: World) -> Whole:
+    """The trained model in the first process' memory, adapters in float32; every process must ask."""
+    if world.size == 1:
+        learner.weights.release()
+        for name, p in learner.model.named_parameters():
+            if ".lora_" in name:
+                p.data = learner.weights.moved[name]
+        return Whole(learner.model, learner.adapters)
+    trained: dict[str, Tensor] = {}
+    for name, p in learner.model.named_parameters():
+        if p.requires_grad:
+            tensor = whole(p.detach()).cpu()
+            if world.rank == 0:
+                trained[name] = tensor
+    if world.rank:
+        return Whole(None, None)
+    assert isinstance(base, Path)
+    model = student.load(base, compute_dtype(settings), attention.NAME)
+    adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
+    for name, p in model.named_parameters():
+        if name in trained:
+            p.data = trained[name] if adapters else rounded(trained[name], p.dtype)
+    return Whole(model, adapters)

@@ -1,0 +1,133 @@
+"""`tenner plan RECIPE` and `tenner train RUN --dry-run`: whether a training fits, before anything is loaded."""
+
+import json
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tenner.core import hardware
+from tenner.core.errors import TennerError
+from tenner.core.recipe import Recipe
+from tenner.core.sections import Train
+from tenner.training.architecture import Architecture
+from tenner.training.memory_plan import Forecast, forecast
+
+GB = 1_000_000_000
+RANKS_FACTOR_MAX = 64
+"""So many times the ranks are tried, in doublings, where it does not fit."""
+
+
+class Machine(NamedTuple):
+    """What trains: devices of so many GB each (None: not known), one to a rank."""
+
+    ranks: int
+    on_gpu: bool
+    memory_gb: float | None
+
+
+class Plan(NamedTuple):
+    """`fits` is None where no memory is given; `remedies` are settings with which it would fit, the fewest first."""
+
+    forecast: Forecast
+    machine: Machine
+    longest_tokens: int
+    fits: bool | None
+    remedies: list[str]
+
+    def as_json(self) -> str:
+        return json.dumps(
+            self.machine._asdict()
+            | {"longest_tokens": self.longest_tokens, "moment": self.forecast.moment, "bytes": self.forecast.items}
+            | {"total_bytes": self.forecast.total_bytes, "fits": self.fits, "remedies": self.remedies}
+        )
+
+    def as_text(self) -> str:
+        machine, total_gb = self.machine, self.forecast.total_bytes / GB
+        each = f"a sample of {self.longest_tokens:,} tokens on {machine.ranks} {'GPU' if machine.on_gpu else 'process'}"
+        each += ("s" if machine.on_gpu else "es") * (machine.ranks > 1)
+        lines = [f"{name:24}{n / GB:10.2f} GB" for name, n in self.forecast.items.items()]
+        lines.append(f"{'together':24}{total_gb:10.2f} GB on each, most of all {self.forecast.moment}; {each}")
+        if self.fits is not None:
+            lines.append(f"{'fits' if self.fits else 'does not fit'} in {machine.memory_gb:.4g} GB")
+        if self.fits is False:
+            lines += [f"would fit with {remedy}" for remedy in self.remedies] or [
+                "nothing that tenner has makes it fit"
+            ]
+        return "\n".join(lines)
+
+
+def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
+    """The plan of a recipe, its longest sample taken as train.tokens_max.
+
+    Raises TennerError where the student's config.json is not at hand, or is of a family that is not known.
+    """
+    return plan(_architecture(recipe, config), recipe.train, machine, longest_tokens=recipe.train.tokens_max)
+
+
+def plan(architecture: Architecture, train: Train, machine: Machine, *, longest_tokens: int) -> Plan:
+    """The forecast, and what would help. Raises TennerError for a number of ranks or GB that cannot be."""
+    if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
+        raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
+    if machine.memory_gb is not None and not machine.memory_gb > 0:
+        raise TennerError(f"--memory-gb {machine.memory_gb:g} is not above zero")
+    if train.precision == "auto":  # a GPU that is rented for this is of a generation that has bfloat16
+        precision = "bf16" if machine.on_gpu else hardware.best_precision("cpu")
+        train = train.model_copy(update={"precision": precision})
+
+    def of(settings: Train, ranks: int) -> Forecast:
+        return forecast(architecture, settings, longest_tokens=longest_tokens, ranks=ranks, on_gpu=machine.on_gpu)
+
+    def fit(settings: Train, ranks: int) -> bool | None:
+        return None if machine.memory_gb is None else of(settings, ranks).total_bytes <= machine.memory_gb * GB
+
+    fits = fit(train, machine.ranks)
+    found: list[tuple[dict[str, Any], int]] = []
+    for changes in _changes(train) if fits is False else ():
+        settings = train.model_copy(update=changes)
+        tried = (machine.ranks << doublings for doublings in range(RANKS_FACTOR_MAX.bit_length()))
+        ranks = next((ranks for ranks in tried if fit(settings, ranks)), None)
+        # Not what another one does with fewer changes and no more ranks.
+        if ranks and not any(less.items() <= changes.items() and fewer <= ranks for less, fewer in found):
+            found.append((changes, ranks))
+    remedies = [
+        " and ".join(
+            [f"train.{key} = {json.dumps(value)}" for key, value in changes.items()]
+            + [f"{ranks} ranks"] * (ranks > machine.ranks)
+        )
+        for changes, ranks in found
+    ]
+    return Plan(of(train, machine.ranks), machine, longest_tokens, fits, remedies)
+
+
+def read_config(path: Path) -> Architecture:
+    """Raises TennerError for a file that cannot be read or is no config.json of a known family."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TennerError(
+            f"{path} cannot be read: {error}", hint="it is a model's config.json that is needed"
+        ) from error
+    if not isinstance(config, dict):
+        raise TennerError(f"{path} is no JSON object", hint="it is a model's config.json that is needed")
+    return Architecture.of(config)
+
+
+def _architecture(recipe: Recipe, config: Path | None) -> Architecture:
+    folder = Path(recipe.student.model).expanduser()
+    if config is None and not (folder / "config.json").is_file():
+        raise TennerError(
+            f"the config.json of {recipe.student.model} is not on this machine", hint="give it: --config FILE"
+        )
+    return read_config(config or folder / "config.json")
+
+
+def _changes(train: Train) -> Iterator[dict[str, Any]]:
+    """Changes of settings: none, one at a time, then two, then three."""
+    changes = {"activations": "inputs"}
+    if train.precision != "pure-bf16":
+        changes |= {"optimizer": "adamw-8bit", "method": "lora"}
+    new = [(key, value) for key, value in changes.items() if getattr(train, key) != value]
+    for count in range(len(new) + 1):
+        for some in combinations(new, count):
+            yield dict(some)

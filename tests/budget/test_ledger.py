@@ -1,0 +1,151 @@
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from tenner.budget.ledger import Ledger, Payee, read_spend
+from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.records import Usage
+
+PAYEE = Payee("trace", "p", "m", "row")
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with closing(Ledger(tmp_path / "run.db", budget_usd=0.001)) as opened:
+        yield opened
+
+
+def keep(ledger, reservation, key="k", body=b"raw"):
+    return ledger.keep(reservation, key=key, request="{}", body=body, content_type="application/json")
+
+
+def settle(ledger, reservation, key="k", microusd=300):
+    ledger.settle(keep(ledger, reservation, key), Usage(input_tokens=10, output_tokens=20), microusd)
+
+
+def test_a_reservation_counts_until_it_is_settled_or_released(ledger):
+    first = ledger.reserve(PAYEE, 600)
+    with pytest.raises(BudgetReached):
+        ledger.reserve(PAYEE, 401)
+    settle(ledger, first)
+    second = ledger.reserve(PAYEE, 700)
+    assert ledger.reserved_usd() == 0.0007
+    with pytest.raises(BudgetReached):
+        ledger.reserve(PAYEE, 1)
+    ledger.release(second)
+    ledger.reserve(PAYEE, 700)
+    assert ledger.spent_usd() == 0.0003
+
+
+def test_a_refused_reservation_leaves_nothing_behind(ledger):
+    with pytest.raises(BudgetReached) as caught:
+        ledger.reserve(PAYEE, 1001)
+    assert caught.value.exit_code == 3
+    ledger.reserve(PAYEE, 1000)
+
+
+def test_calls_and_machine_time_share_the_cap(ledger):
+    ledger.charge_machine("train", seconds=18, price_usd_per_hour=0.1)  # 500 micro-dollars
+    ledger.check_machine("train", 18, 0.1)
+    with pytest.raises(BudgetReached):
+        ledger.check_machine("train", 18.1, 0.1)
+    with pytest.raises(BudgetReached):
+        ledger.reserve(PAYEE, 501)
+
+
+def test_a_response_is_kept_at_its_worst_case_until_it_is_settled(ledger):
+    spend_id = keep(ledger, ledger.reserve(PAYEE, 900))
+    stored = ledger.response("k")
+    assert (stored.body, stored.spend_id, stored.microusd, stored.settled) == (b"raw", spend_id, 900, False)
+    assert ledger.spent_usd() == 0.0009
+    (row,) = ledger.rows()
+    assert (row.cost_usd, row.unsettled_usd) == (0.0009, 0.0009)
+    ledger.settle(spend_id, Usage(input_tokens=1, output_tokens=2), 300)
+    assert ledger.spent_usd() == 0.0003
+    assert ledger.response("k").settled
+
+
+def test_a_key_that_was_paid_twice_is_booked_twice_and_keeps_its_first_response(ledger):
+    keep(ledger, ledger.reserve(PAYEE, 100), body=b"first")
+    keep(ledger, ledger.reserve(PAYEE, 100), body=b"second")
+    assert ledger.response("k").body == b"first"
+    assert ledger.spent_usd() == 0.0002
+
+
+def test_what_a_killed_process_had_in_flight_is_booked_at_its_worst_case(tmp_path):
+    path = tmp_path / "run.db"
+    program = (
+        "import os, sys; from pathlib import Path; from tenner.budget.ledger import Ledger, Payee\n"
+        "ledger = Ledger(Path(sys.argv[1]), budget_usd=0.001)\n"
+        "ledger.reserve(Payee('trace', 'p', 'm', 'row'), 400)\n"
+        "ledger.reserve(Payee('trace', 'p', 'm', 'row'), 500)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, path]).returncode == -9
+    with closing(Ledger(path, budget_usd=0.001)) as ledger:
+        assert ledger.lose_orphans() == 2
+        assert (ledger.spent_usd(), ledger.reserved_usd()) == (0.0009, 0)
+        assert ledger.rows()[0].unsettled_usd == 0.0009
+        with pytest.raises(BudgetReached):
+            ledger.reserve(PAYEE, 101)
+        assert ledger.lose_orphans() == 0
+
+
+def test_the_running_totals_are_the_sums_of_the_rows(ledger):
+    settle(ledger, ledger.reserve(PAYEE, 300), microusd=120)
+    ledger.lose(ledger.reserve(PAYEE, 50))
+    ledger.release(ledger.reserve(PAYEE, 70))
+    ledger.reserve(PAYEE, 40)
+    ledger.charge_machine("train", 3.6, 0.1)
+    with closing(sqlite3.connect(ledger.path)) as db:
+        spent, reserved = (
+            db.execute(f"SELECT SUM(microusd) FROM {t}").fetchone()[0] for t in ("spends", "reservations")
+        )
+    assert (spent, reserved) == (120 + 50 + 100, 40)
+    assert (ledger.spent_usd(), ledger.reserved_usd()) == (spent / 1e6, reserved / 1e6)
+
+
+def test_spend_is_summed_by_stage_and_read_without_writing(ledger, tmp_path):
+    assert read_spend(tmp_path / "none.db") == []
+    settle(ledger, ledger.reserve(PAYEE, 900))
+    settle(ledger, ledger.reserve(PAYEE, 600), key="k2", microusd=100)
+    ledger.charge_machine("train", 3.6, 0.1)
+    trace, train = read_spend(tmp_path / "run.db")
+    assert (trace.stage, trace.calls, trace.input_tokens, trace.cost_usd) == ("trace", 2, 20, 0.0004)
+    assert (train.stage, train.machine_seconds, train.cost_usd) == ("train", 3.6, 0.0001)
+
+
+def test_a_cap_in_dollars_is_exact_in_micro_dollars(tmp_path):
+    with closing(Ledger(tmp_path / "run.db", budget_usd=0.29)) as ledger:
+        assert ledger.cap_microusd == 290_000  # 0.29 * 1e6 is 289999.99… in floating point
+
+
+def test_the_database_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "run.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE spends (id INTEGER)")
+    for use in (lambda: Ledger(path, budget_usd=1), lambda: read_spend(path)):
+        with pytest.raises(TennerError, match="was written by another version of tenner"):
+            use()
+
+
+def test_many_may_open_a_new_ledger_at_the_same_moment(tmp_path):
+    opened, threads_count = [], 6
+    for attempt in range(5):
+        together = threading.Barrier(threads_count)
+
+        def open_it(path=tmp_path / f"{attempt}.db", together=together):
+            together.wait()
+            Ledger(path, budget_usd=1.0).close()
+            opened.append(path)
+
+        threads = [threading.Thread(target=open_it) for _ in range(threads_count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(opened) == 5 * threads_count

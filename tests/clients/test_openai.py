@@ -1,0 +1,91 @@
+"""Reading chat completions: whatever comes back, there is an outcome for it."""
+
+import json
+import random
+
+import pytest
+from teacher_server import completion
+
+from tenner.clients.openai import OpenAIClient, parse_completion, presets
+from tenner.clients.protocol import Response
+from tenner.core.errors import TennerError
+from tenner.core.sections import PriceSection, TraceSection
+
+
+def parse(fields, content_type="application/json"):
+    return parse_completion(Response(json.dumps(fields).encode(), content_type))
+
+
+def mangled(value, draw):
+    """The same JSON with one thing in it replaced by something that does not belong there."""
+    if isinstance(value, dict) and value and draw.random() < 0.8:
+        name = draw.choice(list(value))
+        return {**value, name: mangled(value[name], draw)}
+    if isinstance(value, list) and value and draw.random() < 0.8:
+        return [mangled(value[0], draw), *value[1:]]
+    return draw.choice([None, "", "text", 0, -1, 1.5, True, [], [1], {}, {"a": 1}, [{"text": 3}], "\ud800", 10**30])
+
+
+def test_nothing_that_is_json_makes_the_parser_stumble():
+    draw = random.Random(0)
+    goods = completion("1+2?"), completion("1+2?", reasoning_details=[{"type": "reasoning.text", "text": "t"}])
+    outcomes = set()
+    for _ in range(3000):
+        fields = draw.choice(goods)
+        for _ in range(draw.randint(1, 3)):
+            fields = mangled(fields, draw)
+        reply = parse(fields)
+        (reply.thinking + reply.answer).encode()
+        assert (reply.usage.output_tokens or 0) < 2**53  # a database holds it
+        outcomes.add(reply.outcome)
+    assert outcomes >= {"complete", "empty", "unreadable", "no_reasoning"}
+
+
+def test_a_bottomless_body_is_unreadable():
+    assert parse_completion(Response(b"[" * 200_000, "application/json")).outcome == "unreadable"
+
+
+def test_leading_blank_lines_that_keep_a_connection_alive_are_no_matter():
+    body = b"\n\n\n" + json.dumps(completion("1+2?")).encode()
+    assert parse_completion(Response(body, "application/json")).outcome == "complete"
+
+
+def test_of_several_places_the_first_holds_the_reasoning():
+    details = [{"type": "reasoning.summary", "summary": "in"}, {"type": "reasoning.text", "text": " details"}]
+    places = {
+        "reasoning_details": (details, "in details"),
+        "reasoning_content": ("in reasoning_content", "in reasoning_content"),
+        "reasoning": ("in reasoning", "in reasoning"),
+        "content": ("<think>in a block</think>3", "in a block"),
+    }
+    fields = completion("1+2?", **{place: value for place, (value, _) in places.items()})
+    for place, (_, thinking) in places.items():
+        assert parse(fields).thinking == thinking
+        del fields["choices"][0]["message"][place]
+
+
+def test_content_parts_are_put_together():
+    parts = [{"type": "text", "text": "The answer "}, {"type": "text", "text": "is 3."}]
+    assert parse(completion("1+2?", content=parts)).answer == "The answer is 3."
+
+
+def test_a_think_block_that_is_never_closed_is_all_thinking():
+    reply = parse(completion("1+2?", reasoning_content=None, content="<think>\nso", finish_reason="length"))
+    assert (reply.outcome, reply.thinking, reply.answer) == ("truncated", "so", "")
+
+
+@pytest.mark.parametrize("name", ["n", "max_tokens", "stream", "model"])
+def test_parameters_that_would_get_round_the_cap_are_refused(name):
+    section = TraceSection(
+        client="openai", base_url="http://localhost/v1", model="m", parameters={name: 2},
+        price=PriceSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0),
+    )  # fmt: skip
+    with pytest.raises(TennerError, match=f"{name} is set by tenner itself"):
+        OpenAIClient(section)
+
+
+def test_the_known_providers_are_complete():
+    for name, provider in presets().items():
+        assert provider.name == name
+        assert provider.base_url.startswith("http")
+        assert provider.api_key_env or name == "local"

@@ -1,0 +1,193 @@
+"""The door as a person meets it: the command, what it says and its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import openai
+import pytest
+from commands import tenner, tenner_here
+
+from tenner import pipeline
+from tenner.core.run_folder import RunFolder
+from tenner.core.stage_names import SELECT_FIRST, TRACE_FIRST
+
+
+def refused(*args, by=tenner_here, exit_code=2):
+    """The two lines that a refusal prints (message and hint), and nothing on stdout."""
+    done = by(*args)
+    assert done.returncode == exit_code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("tenner:", "hint:"))]
+    assert lines, done.stderr
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def gathered(tiny_recipe, tmp_path_factory):
+    """A run whose first two stages are done, stopped by the cap before it computes."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    done = tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0")
+    assert done.returncode == 3, done.stderr
+    return path
+
+
+def test_the_cap_stops_with_exit_code_3_and_says_how_to_go_on(gathered):
+    done = tenner("attempt", gathered)
+    assert done.returncode == 3
+    assert "the cap of $0.0000 is reached in attempt" in done.stderr
+    assert "hint: nothing is lost: the same command with a higher --budget-usd goes on from here" in done.stderr
+
+
+def test_a_misspelt_recipe_key(tiny_recipe, tmp_path):
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(tiny_recipe.read_text().replace("epochs", "epoch"))
+    line = next(i for i, text in enumerate(wrong.read_text().splitlines(), 1) if text.startswith("epoch"))
+    assert refused("run", wrong, "--run-dir", tmp_path / "run") == (
+        f"tenner: {wrong}, line {line}: unknown key train.epoch\nhint: did you mean epochs?"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_recipe_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "recipe none.toml cannot be read: No such file" in refused("run", "none.toml")
+
+
+def test_an_unknown_family(tmp_path):
+    message = refused("run", "demo", "--run-dir", tmp_path / "run", "--set", 'gather.families=["shoping"]')
+    assert message.endswith("no family is called shoping\nhint: did you mean shopping?")
+
+
+@pytest.mark.slow
+def test_a_student_that_is_not_there(tiny_recipe, tmp_path):
+    message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--set", "student.model=/no/such/folder")
+    assert "/no/such/folder does not exist" in message
+
+
+@pytest.mark.parametrize("verb", ["show", "train", "chat"])
+def test_a_folder_that_is_no_run(verb, tmp_path):
+    assert f"{tmp_path} is not a run folder" in refused(verb, tmp_path)
+
+
+def test_the_run_folder_of_another_recipe(gathered, tiny_recipe):
+    message = refused("run", tiny_recipe, "--run-dir", gathered, "--set", "train.lr=0.1")
+    assert "holds a run of another recipe: train.lr is 0.0005 there and 0.1 here" in message
+
+
+def test_a_stage_whose_turn_has_not_come(gathered):
+    assert refused("train", gathered, by=tenner) == (
+        f"tenner: train needs attempt, which is not done\nhint: tenner attempt {gathered}"
+    )
+
+
+def test_a_corrupt_line(tiny_recipe, tmp_path):
+    path = tmp_path / "run"
+    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
+    lines[4] = lines[4].replace("{", "[", 1)
+    (path / "clean.jsonl").write_text("".join(lines))
+    message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1", by=tenner)
+    assert f"{path}/clean.jsonl, line 5 is not a Question" in message
+    assert "hint: mend or delete the line" in message
+
+
+def test_two_runs_on_one_folder(gathered):
+    with RunFolder(gathered).writing():
+        assert f"another tenner (process {os.getpid()}) is writing to {gathered}" in refused(
+            "attempt", gathered, by=tenner
+        )
+
+
+def test_a_full_disk(tiny_recipe, tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", by=tenner)
+        assert "GB on disk, and 0.0 GB are free" in message
+        message = refused("gather", tmp_path / "run", by=tenner)  # which the training's need does not stop
+        assert "tenner: the disk is full: " in message
+        assert "hint: free some space and give the same command again" in message
+        assert json.loads(tenner("show", tmp_path / "run", "--json").stdout)["stages"][0]["name"] == "gather"
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_ctrl_c(tiny_recipe, tmp_path):
+    command = [sys.executable, "-m", "tenner", "run", str(tiny_recipe), "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "stages" / "clean.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "tenner: interrupted; the same command goes on from here"
+    assert "Traceback" not in stderr
+    assert stdout == ""
+
+
+def test_show_prints_one_json_object(gathered):
+    facts = json.loads(tenner("show", gathered, "--json").stdout)
+    assert [s["name"] for s in facts["stages"]] == [
+        "gather", "clean", "attempt", "select", "trace", "verify", "train", "evaluate", "report",
+    ]  # fmt: skip
+    assert [s["state"] for s in facts["stages"][:4]] == ["done", "done", "begun", "pending"]
+    assert facts["stages"][0]["items_out"] == 2000
+    assert facts["spend_usd"] == {"total": 0, "by_stage": {}}
+
+
+def test_the_door_and_the_pipeline_name_the_same_stages():
+    assert tuple(pipeline.STAGES) == SELECT_FIRST
+    assert sorted(SELECT_FIRST) == sorted(TRACE_FIRST)
+
+
+def test_recipes_are_listed():
+    assert "demo" in json.loads(tenner("recipes", "--json").stdout)
+    assert tenner_here("recipes").stdout.startswith("demo: ")
+
+
+def test_a_reader_that_leaves_is_no_error(gathered):
+    command = f"{sys.executable} -m tenner show {gathered} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@contextmanager
+def serving(*args, **kwargs):
+    """A server in a process of its own, and the address that it prints when it answers."""
+    command = [sys.executable, "-m", "tenner", "serve", *map(str, args), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_server_with_a_key_ends_cleanly_when_told(tiny_model_dir, number, exit_code):
+    options = ("--format", "think", "--name", "it", "--api-key-env", "SERVER_KEY", "--answer", "150", "--thinking", "0")
+    environment = os.environ | {"SERVER_KEY": "sesame"}
+    with (
+        serving(tiny_model_dir, *options, env=environment) as (process, url),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="sesame", max_retries=0) as client,
+    ):
+        (model,) = client.models.list().data
+        assert model.id == "it"
+        question = [{"role": "user", "content": "Hi"}]
+        stream = client.chat.completions.create(model="it", messages=question, stream=True)
+        next(stream)
+        process.send_signal(number)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length", "it may finish what it has begun"
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == exit_code, stderr
+        assert "Traceback" not in stderr
+        assert "sesame" not in stdout + stderr

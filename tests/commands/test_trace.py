@@ -1,0 +1,297 @@
+"""`tenner trace QUESTIONS.jsonl` as a person meets it: the command with its output, a server on loopback."""
+
+import json
+import os
+import re
+
+import datasets
+import pytest
+from commands import tenner, tenner_here
+from teacher_server import TeacherServer, usage_of
+
+from tenner import cli
+from tenner.clients import registry
+from tenner.core import progress
+
+QUESTIONS = [{"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": 2 * i, "domain": "sums"} for i in range(12)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS))
+    return path
+
+
+def words(file, server, *options, budget_usd=1):
+    out = file.parent / "out"
+    return [
+        "trace", file, "--out", out, "--client", "openai", "--model", "m",
+        "--base-url", getattr(server, "url", server), "--price-in", "1", "--price-out", "2",
+        "--max-output-tokens", "100", "--concurrency", "4", "--budget-usd", budget_usd, *options,
+    ]  # fmt: skip
+
+
+def trace(*args, **kwargs):
+    return tenner_here(*words(*args, **kwargs))
+
+
+def trace_alone(*args, environment=None, **kwargs):
+    """In a process of its own."""
+    return tenner(*words(*args, **kwargs), env=os.environ | (environment or {}))
+
+
+def rows(file, name="traces"):
+    return [json.loads(line) for line in (file.parent / "out" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def refused(done):
+    """The message and the hint of a refusal."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return "\n".join(line for line in done.stderr.splitlines() if line.startswith(("tenner:", "hint:")))
+
+
+def test_traces_are_flat_and_chats_and_graded(file):
+    with TeacherServer({"What is 3+3?": ["wrong"]}) as server:
+        done = trace_alone(file, server, "--suffix", "", "--parameter", "temperature=0.6")
+        assert all(a.body["temperature"] == 0.6 and a.body["max_tokens"] == 100 for a in server.asked)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["12 traces: complete 12", "answers: correct 11, wrong 1"]
+    by_id = {row["question_id"]: row for row in rows(file)}
+    row = by_id["q2"]
+    usage = usage_of("What is 2+2?")
+    assert row["messages"] == [
+        {"role": "user", "content": "What is 2+2?", "reasoning_content": None},
+        {"role": "assistant", "content": row["answer"], "reasoning_content": row["thinking"]},
+    ]
+    assert (row["outcome"], row["domain"], row["grade"]) == (
+        "complete",
+        "sums",
+        {"verdict": "correct", "extracted": "4", "reason": "first judge: the same text"},
+    )
+    assert row["usage"]["output_tokens"] == usage["completion_tokens"]
+    assert round(row["cost_usd"] * 1e6) == usage["prompt_tokens"] + 2 * usage["completion_tokens"]
+    assert by_id["q3"]["grade"]["verdict"] == "wrong"
+
+
+def test_traces_load_as_a_dataset_whatever_became_of_them(file, tmp_path):
+    # The first rows lack what later ones have, and the other way round.
+    script = {"What is 0+0?": ["no usage"], "What is 1+1?": ["truncated"], "What is 2+2?": ["nothing said"],
+              "What is 11+11?": ["cached"]}  # fmt: skip
+    bare = [{"id": f"b{i}", "question": f"Why {i}+{i}?"} for i in range(3)]
+    file.write_text("".join(json.dumps(q) + "\n" for q in [bare[0], *QUESTIONS, *bare[1:]]))
+    with TeacherServer(script) as server:
+        assert trace(file, server).returncode == 0
+    path = str(file.parent / "out" / "traces.jsonl")
+    table = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+    assert {"question_id", "thinking", "answer", "outcome", "usage", "cost_usd", "messages"} <= set(table.column_names)
+    assert sorted(table["question_id"]) == sorted(q["id"] for q in [*QUESTIONS, *bare])
+    by_id = {row["question_id"]: row for row in table}
+    assert {by_id[f"q{i}"]["outcome"] for i in (1, 2, 3)} == {"truncated", "empty", "complete"}
+    assert by_id["b0"]["domain"] is by_id["b0"]["grade"] is by_id["q0"]["usage"]["input_tokens"] is None
+    assert by_id["q11"]["usage"]["cached_input_tokens"] == 64
+    assert by_id["q3"]["messages"][-1]["reasoning_content"] == by_id["q3"]["thinking"] != ""
+
+
+def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(registry, "SHOW_EVERY_SECONDS", 0.05)
+    script = {"What is 0+0?": ["refused"], "What is 1+1?": ["server error", "good"]}
+    with TeacherServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
+        cli.main(list(map(str, words(file, server))))
+    assert not e.value.code
+    told = [line for line in capsys.readouterr().err.splitlines() if re.match(r"trace \d+/12 ", line)]
+    assert any(
+        re.fullmatch(
+            r"trace \d+/12 \$0\.\d{4} spent, \$0\.\d{4} in flight, \$0\.\d{4} in the end  [1-9]\d* tokens/s"
+            r"  failed: refused 1  retried: server_error 1  \d+\.\d min left",
+            line,
+        )
+        for line in told
+    ), told
+
+
+def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
+    with TeacherServer() as server:
+        stopped = trace_alone(file, server, budget_usd=0.0007)
+        assert stopped.returncode == 3
+        assert stopped.stderr.startswith("tenner: the cap of $0.0007 is reached in trace")
+        assert "hint: " in stopped.stderr
+        assert "--budget-usd" in stopped.stderr
+        bought = len(rows(file))
+        assert 0 < bought < 12
+        done = trace_alone(file, server, budget_usd=1)
+        assert done.returncode == 0, done.stderr
+        assert len(server.asked) == 12
+    assert sorted(row["question_id"] for row in rows(file)) == sorted(q["id"] for q in QUESTIONS)
+    cost = sum(
+        u["prompt_tokens"] + 2 * u["completion_tokens"] for u in map(usage_of, (q["question"] for q in QUESTIONS))
+    )
+    assert f"${cost / 1e6:.6f} spent" in done.stdout
+
+
+def test_failed_calls_are_told_and_made_again(file):
+    script = {"What is 3+3?": ["server error", "server error", "good"], "What is 4+4?": ["refused"]}
+    with TeacherServer(script) as server:
+        done = trace(file, server, "--attempts", "2")
+        assert done.returncode == 4, done.stderr
+        assert "tenner: 2 calls failed: " in done.stderr
+        assert {(f["question_id"], f["kind"]) for f in rows(file, "failed")} == {
+            ("q3", "server_error"), ("q4", "refused"),
+        }  # fmt: skip
+        assert len(rows(file)) == 10
+        again = trace(file, server, "--attempts", "2")
+    assert again.returncode == 0, again.stderr
+    assert "1 call failed for good: refused 1" in again.stdout
+    assert len(rows(file)) == 11
+
+
+def test_only_as_many_samples_as_the_first_correct_one_needs(file):
+    with TeacherServer({"What is 3+3?": ["wrong", "wrong", "good"]}) as server:
+        done = trace(file, server, "--samples", "4")
+        assert done.returncode == 0, done.stderr
+        assert len(server.asked) == 14
+        everything = trace(file, server, "--samples", "2", "--keep", "all-correct", "--out", file.parent / "all")
+        assert everything.returncode == 0, everything.stderr
+        assert len(server.asked) == 14 + 24
+    assert [r["grade"]["verdict"] for r in rows(file) if r["question_id"] == "q3"] == ["wrong", "wrong", "correct"]
+
+
+def test_without_references_all_samples_are_bought(file):
+    file.write_text('{"id": "q0", "question": "0+0?"}\n')
+    with TeacherServer() as server:
+        assert trace(file, server, "--samples", "3").returncode == 0
+    assert [row["sample_index"] for row in rows(file)] == [0, 1, 2]
+
+
+def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file):
+    with TeacherServer({"What is 3+3?": ["truncated", "good"]}) as server:
+        assert trace(file, server).returncode == 0
+        assert len(server.asked) == 12
+        longer = trace(file, server, "--longer-output-tokens", "500", "--out", file.parent / "longer")
+        assert longer.returncode == 0, longer.stderr
+        server.scripts["What is 3+3?"] = ["truncated"]
+    assert {r["question_id"] for r in rows(file) if r["outcome"] == "truncated"} == {"q3"}
+
+
+def test_the_longer_one_is_asked_with_the_higher_limit(file):
+    with TeacherServer({"What is 3+3?": ["truncated", "good"]}) as server:
+        assert trace(file, server, "--longer-output-tokens", "500").returncode == 0
+        assert [a.body["max_tokens"] for a in server.asked if a.question == "What is 3+3?"] == [100, 500]
+        assert len(server.asked) == 13
+        assert trace(file, server, "--longer-output-tokens", "500").returncode == 0  # and neither is bought again
+        assert len(server.asked) == 13
+    assert {r["outcome"] for r in rows(file)} == {"complete"}
+
+
+@pytest.mark.slow
+def test_another_run_can_be_replayed_for_nothing(file):
+    with TeacherServer() as server:
+        assert trace(file, server).returncode == 0
+    out, copy = file.parent / "out", file.parent / "copy"
+    done = tenner("trace", file, "--out", copy, "--replay-from", out, "--budget-usd", "0")
+    assert done.returncode == 0, done.stderr
+    assert "$0.000000 spent" in done.stdout
+    copied = [json.loads(line) for line in (copy / "traces.jsonl").read_text().splitlines()]
+    assert {(r["id"], r["thinking"]) for r in copied} == {(r["id"], r["thinking"]) for r in rows(file)}
+
+
+def test_a_bad_key_is_found_before_anything_is_asked(file):
+    with TeacherServer(key="right") as server:
+        done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": "sk-wrong-key-123"})
+        assert server.asked == []
+    assert refused(done) == (
+        "tenner: 127.0.0.1: bad_key: HTTP 401: Incorrect API key provided: Bearer [key]\n"
+        "hint: check the key in $THE_KEY"
+    )
+    assert "sk-wrong-key-123" not in done.stderr
+
+
+def test_a_key_is_written_nowhere_even_where_the_server_repeats_it(file):
+    key = "sk-right-key-456"
+    script = {"What is 3+3?": ["reset", "good"], "What is 4+4?": ["refused"]}
+    with TeacherServer(script, key=key, tells_headers=True) as server:
+        done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": key})
+    assert done.returncode == 0, done.stderr
+    assert any("Bearer [key]" in row["thinking"] for row in rows(file))
+    assert key not in done.stdout + done.stderr
+    folder = file.parent / "out"
+    assert [path for path in folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()] == []
+
+
+def test_a_key_that_is_not_there(file):
+    with TeacherServer() as server:
+        message = refused(trace(file, server, "--api-key-env", "NO_SUCH_KEY"))
+    assert "tenner: the environment variable NO_SUCH_KEY holds no key" in message
+
+
+def test_an_unknown_model_is_found_before_anything_is_asked(file):
+    with TeacherServer(models=("small", "large")) as server:
+        message = refused(trace(file, server))
+        assert server.asked == []
+    assert message == "tenner: 127.0.0.1 has no model m\nhint: it has large, small"
+
+
+def test_no_server(file):
+    with TeacherServer() as server:
+        url = server.url
+    message = refused(trace(file, url))
+    assert message.startswith(f"tenner: no server answers at {url}: ")
+    assert message.endswith("hint: check the base URL, and that the server runs")
+
+
+def test_a_server_without_a_list_of_models_is_taken_at_its_word(file):
+    with TeacherServer(lists_models=False) as server:
+        assert trace(file, server).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": 1}', "line 2 has no question"),
+        ('{"question": "1+1?"}', "line 2 has no id"),
+        ('{"id": 1, "question": " "}', "line 2: the question is empty"),
+        ('{"id": 1, "question": ["1+1?"]}', "line 2: question is neither text nor a number"),
+        ('{"id": 1, "question": "1+1?", "kind": "essay"}', "line 2: no kind is called essay"),
+        ('{"id": "q0", "question": "1+1?"}', "the id q0 occurs more than once"),
+        ('{"id": 1, "question": "1', "line 2 is not JSON"),
+        ("[1]", "line 2 is not an object"),
+    ],
+)
+def test_questions_that_cannot_be_used(line, message, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"id": "q0", "question": "0+0?"}\n' + line + "\n")
+    assert message in refused(trace(file, "http://127.0.0.1:9/v1"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named(tmp_path):
+    def run(*args):
+        return refused(tenner_here("trace", *args))
+
+    file = tmp_path / "q.jsonl"
+    assert f"{file} cannot be read: No such file" in run(
+        file, "--out", tmp_path / "o", "--budget-usd", 1, "--preset", "local", "--model", "m"
+    )
+    assert "--budget-usd is missing" in run(file, "--out", tmp_path / "o")
+    assert "--out is missing" in run(file, "--budget-usd", 1)
+    assert "client needs model" in run(file, "--out", tmp_path / "o", "--budget-usd", 1)
+    file.write_text('{"id": "q0", "question": "0+0?"}\n')
+    unpriced = run(file, "--out", tmp_path / "o", "--budget-usd", 1, "--preset", "local", "--model", "m")
+    assert "the price of local/m is not known" in unpriced
+    assert "no provider is called nobody" in run(
+        file, "--out", tmp_path / "o", "--budget-usd", 1, "--preset", "nobody", "--model", "m"
+    )
+    assert "does not show the reasoning" in run(
+        file, "--out", tmp_path / "o", "--budget-usd", 1, "--preset", "openai", "--model", "m"
+    )
+
+
+def test_the_folder_of_another_job(file):
+    with TeacherServer() as server:
+        assert trace(file, server).returncode == 0
+        message = refused(trace(file, server, "--suffix", " Think."))
+        assert "holds traces of another job: trace.suffix is '' there and ' Think.' here" in message
+        assert trace(file, server, "--concurrency", "2").returncode == 0  # how fast may change

@@ -1,0 +1,91 @@
+import pytest
+
+from tenner.core.errors import TennerError
+from tenner.core.recipe import built_in, load, parse
+
+DEMO = built_in()["demo"]
+
+
+def line_of(text, part):
+    return next(i for i, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def refusal(text, **kwargs):
+    with pytest.raises(TennerError) as caught:
+        parse(text, where="my.toml", **kwargs)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_every_built_in_recipe_is_valid_and_survives_being_written_out(name):
+    recipe = load(name)
+    assert parse(recipe.to_toml(), where="copy") == recipe
+
+
+def test_a_misspelt_key_is_refused_with_its_line_and_the_right_name():
+    text = DEMO.replace("lr = ", "lrr = ")
+    error = refusal(text)
+    assert str(error) == f"my.toml, line {line_of(text, 'lrr')}: unknown key train.lrr"
+    assert error.hint == "did you mean lr?"
+
+
+def test_a_misspelt_key_in_a_list_of_tables_too():
+    text = DEMO.replace("suffix", "sufix")
+    error = refusal(text)
+    assert str(error) == f"my.toml, line {line_of(text, 'sufix')}: unknown key attempt.prompts.1.sufix"
+    assert error.hint == "did you mean suffix?"
+
+
+def test_a_misspelt_section():
+    error = refusal(DEMO.replace("[select]", "[selct]"))
+    assert "unknown key selct" in str(error)
+    assert error.hint == "did you mean select?"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("samples = 1000", 'samples = "many"', "select.samples: Input should be a valid integer (got 'many')"),
+        ("samples = 1000", "samples = 0", "select.samples: Input should be greater than 0 (got 0)"),
+        ("samples = 1000", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 3200"),
+        ('format = "s1"\nsystem', 'format = "s2"\nsystem', "student.format: no think format is called 's2'"),
+        ("[0, 8, 16, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
+        (
+            'client = "reference-solution"',
+            'client = "reference-solution"\nbase_url = "http://["',
+            "trace.base_url: not a URL such as https://",
+        ),
+        (
+            'client = "reference-solution"',
+            'client = "reference-solution"\nbase_url = "host/v1"',
+            "trace.base_url: not a URL such as https://",
+        ),
+        ("epochs = 1", "epochs = 1.5", "train.epochs: Input should be a valid integer"),
+    ],
+)
+def test_wrong_types_and_impossible_values(old, new, message):
+    assert old in DEMO
+    assert message in str(refusal(DEMO.replace(old, new)))
+
+
+def test_a_missing_key_is_named():
+    assert "train.lr is missing" in str(refusal(DEMO.replace("lr = ", "# lr = ")))
+
+
+def test_what_is_not_toml_is_refused_with_its_place():
+    assert "my.toml is not valid TOML" in str(refusal("name = \n"))
+
+
+def test_overrides_go_on_top_and_are_checked_like_the_rest():
+    recipe = load("demo", overrides=["train.epochs=3", "student.model=/some/folder", "seed=7"])
+    assert (recipe.train.epochs, recipe.student.model, recipe.seed) == (3, "/some/folder", 7)
+    assert str(refusal(DEMO, overrides=["train.epoch=3"])) == "--set: unknown key train.epoch"
+    assert "has no '='" in str(refusal(DEMO, overrides=["train.epochs"]))
+
+
+def test_a_recipe_that_is_not_there():
+    with pytest.raises(TennerError, match="no recipe is called dmo") as caught:
+        load("dmo")
+    assert caught.value.hint == "did you mean demo?"
+    with pytest.raises(TennerError, match=r"recipe none\.toml cannot be read: No such file"):
+        load("none.toml")

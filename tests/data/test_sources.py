@@ -1,0 +1,281 @@
+import json
+import os
+import re
+import shutil
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from hub_server import HubServer
+from s1_tables import ROWS, save
+
+from tenner import pipeline
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.sections import Columns, Condition, Source
+from tenner.data import sources
+from tenner.evaluation import benchmarks
+
+S1 = recipe.load("s1")
+TABLES = {s.name: s for s in (*S1.gather.sources, *map(benchmarks.resolve, S1.evaluate.benchmarks))}
+QUESTIONS = [{"id": "a", "question": "1+2?", "answer": 3, "tags": {"domain": ["sums"]}, "level": 5},
+             {"id": "b", "question": "2+2?", "answer": 4, "tags": {"domain": ["sums"]}, "level": 1}]  # fmt: skip
+
+
+def jsonl(path, rows):
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def source(columns=None, **fields):
+    return Source(**{"name": "mine", "columns": columns or Columns(question="question")} | fields)
+
+
+def gather(*of, seed=0):
+    sources.check(of)
+    return sources.gather(of, seed=seed)
+
+
+def refusal(*of):
+    with pytest.raises(TennerError) as e:
+        gather(*of)
+    assert "\n" not in str(e.value)
+    return str(e.value), e.value.hint
+
+
+# -- s1's sources --------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_names_all_sources_of_the_paper_with_their_counts():
+    assert len({name.split()[0] for name in (s.name for s in S1.gather.sources)}) == 16
+    assert sum(s.published or 0 for s in S1.gather.sources) == 59_029
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
+    save(TABLES[name], tmp_path)
+    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None, "expect": None})
+    found = gather(here)
+    (count,) = found.counts
+    pieces = max(1, len(here.configs)) * len(here.splits)
+    assert count.rows == len(ROWS[name]) * pieces
+    assert found.questions
+    assert {(q.source, q.license) for q in found.questions} == {(name, here.license)}
+    assert all(q.question.strip() for q in found.questions)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp_path):
+    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None})
+    column = here.columns.question or next(c for _, c, *_ in string.Formatter().parse(here.template) if c)
+    save(here, tmp_path, lambda table: table.rename_column(column, f"{column}_text"))
+    said = refusal(here)
+    assert said == (f"source {name}: it has no column {column}", f"did you mean {column}_text?")
+    shutil.rmtree(tmp_path)
+    save(here, tmp_path, lambda table: table.select([]))
+    said, _ = refusal(here)
+    assert re.fullmatch(rf"source {re.escape(name)}: (one of its splits|the split \w+) is empty", said)
+
+
+def test_what_becomes_of_the_sources_of_s1(tmp_path):
+    def one(name):
+        save(TABLES[name], tmp_path / name)
+        return gather(TABLES[name].model_copy(update={"dataset": str(tmp_path / name)})).questions
+
+    assert [q.origin for q in one("AIME")] == ["1983-I-1", "2021-I-1"]
+    assert [q.question for q in one("NuminaMATH")] == ["Find x."]
+    assert len(one("xword")) == 1000
+    assert one("OlympiadBench")[0].question == "Let x be 3.\n\nProve it."
+    assert one("AGIEval")[0].question == "A text.\n\nWhat follows?\n(A)this\n(B)that"
+    (gpqa,) = one("GPQA")
+    right = next(line for line in gpqa.question.splitlines() if line.endswith("neon"))
+    assert right.startswith(f"({gpqa.answer})")
+    scieval = one("SciEval")
+    assert len(scieval) == 250
+    assert {q.answer for q in scieval} == {"A"}
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_three_kinds_are_one_table(tmp_path):
+    import csv
+
+    table = datasets.Dataset.from_list([{k: str(row[k]) for k in ("id", "question", "answer")} for row in QUESTIONS])
+    table.to_parquet(tmp_path / "a.parquet")
+    table.to_csv(tmp_path / "a.csv", index=False, quoting=csv.QUOTE_ALL)
+    jsonl(tmp_path / "a.jsonl", QUESTIONS)
+    columns = Columns(id="id", question="question", answer="answer")
+    pools = [
+        gather(source(columns, file=str(tmp_path / f"a.{kind}"))).questions for kind in ("jsonl", "csv", "parquet")
+    ]
+    assert pools[0] == pools[1] == pools[2]
+    assert [(q.id, q.question, q.answer) for q in pools[0]] == [("a", "1+2?", "3"), ("b", "2+2?", "4")]
+
+
+def test_nested_columns_conditions_and_constants(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", QUESTIONS)
+    columns = Columns(question="question", domain="tags.domain.0")
+    found = gather(
+        source(columns, file=file, where=[Condition(column="level", at_most=3)], license="mit", origin="here")
+    )
+    assert [(q.question, q.domain, q.license, q.origin) for q in found.questions] == [("2+2?", "sums", "mit", "here")]
+    assert len(found.questions[0].id) == 16
+    kept = gather(source(file=file, without=[Condition(column="id", one_of=["a", "x"])])).questions
+    assert [q.question for q in kept] == ["2+2?"]
+
+
+def test_nothing_is_lost_without_a_word(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", [*QUESTIONS, {"id": "a", "question": "3+3?"}, {"id": "c", "question": " "}])
+    found = gather(source(Columns(id="id", question="question"), file=file))
+    assert [q.id for q in found.questions] == ["a", "b"]
+    assert [(d.reason, d.evidence) for d in found.dropped] == [
+        ("no question", "mine, row 4 has no question"), ("id taken", "mine: mine has a question of this id")
+    ]  # fmt: skip
+    assert [(c.rows, c.questions) for c in found.counts] == [(4, 3)]
+
+
+def test_a_sample_is_seeded_exact_and_in_proportion(tmp_path):
+    rows = [{"question": f"{i}?", "kind": "abc"[min(2, i % 4)]} for i in range(400)]  # a, b, c, c
+    drawn = source(file=jsonl(tmp_path / "a.jsonl", rows), sample=10, stratify=["kind"])
+    first = gather(drawn).questions
+    assert [q.id for q in first] == [q.id for q in gather(drawn).questions]
+    assert {q.id for q in first} != {q.id for q in gather(drawn, seed=1).questions}
+    kinds = [rows[int(q.question[:-1])]["kind"] for q in first]
+    assert len(kinds) == 10
+    assert kinds.count("c") == 5
+    assert "fewer than sample = 999" in refusal(drawn.model_copy(update={"sample": 999}))[0]
+
+
+# -- what is wrong is said in one line, with the source --------------------------------------------------------------
+
+
+def test_a_renamed_column_is_named_with_the_nearest(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", QUESTIONS)
+    assert refusal(source(Columns(question="questions"), file=file)) == (
+        "source mine: it has no column questions", "did you mean question?"
+    )  # fmt: skip
+    datasets.Dataset.from_list([{"Problem": "x", "b": 1}]).save_to_disk(str(tmp_path / "d"))
+    assert refusal(source(Columns(question="problem"), dataset=str(tmp_path / "d")))[1] == "did you mean Problem?"
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer\n1,2\n3\n")
+    (tmp_path / "a.parquet").write_text("no")
+    for name, message in (
+        ("none.jsonl", "is not there"), ("a.txt", "is none of .jsonl, .csv, .parquet"),
+        ("a.csv", "line 3 has another number of fields"), ("a.parquet", "is not Parquet"),
+    ):  # fmt: skip
+        said, _ = refusal(source(file=str(tmp_path / name)))
+        assert said.startswith("source mine: ")
+        assert message in said
+    for row, message in (
+        ("{\n", "line 2 is not JSON"), ("[1]\n", "line 2 is not an object"),
+        ({"question": {"en": "x"}}, "column question holds a dict"),
+        ({"question": True}, "column question holds a bool"),
+    ):  # fmt: skip
+        assert message in refusal(source(file=jsonl(tmp_path / "a.jsonl", [QUESTIONS[0], row])))[0]
+
+
+def test_an_empty_split_an_unknown_split_and_a_wrong_count(tmp_path):
+    table = datasets.Dataset.from_list([{"question": "x"}])
+    empty = datasets.Dataset.from_dict({"question": []})
+    datasets.DatasetDict({"train": empty, "test": table}).save_to_disk(str(tmp_path / "d"))
+    here = source(dataset=str(tmp_path / "d"))
+    assert refusal(here)[0] == "source mine: one of its splits is empty"
+    shutil.rmtree(tmp_path / "d")
+    datasets.DatasetDict({"test": table}).save_to_disk(str(tmp_path / "d"))
+    said = refusal(here.model_copy(update={"splits": ["dev"]}))
+    assert said == ("source mine: it has no split dev", "there are test")
+    said, hint = refusal(here.model_copy(update={"splits": ["test"], "expect": 2}))
+    assert (said, hint) == ("source mine: 1 questions, where 2 are expected", "pin its revision, or change expect")
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """The URL of a hub on loopback."""
+    with HubServer() as server:
+        yield server.url
+
+
+FROM_HUB = """
+import json, sys
+from tenner.data import sources
+from tenner.core.errors import TennerError
+from tenner.core.sections import Source
+for line in sys.stdin:
+    try:
+        gathered = sources.gather([Source.model_validate_json(line)], seed=0)
+        print(json.dumps([(q.question, q.answer) for q in gathered.questions]))
+    except TennerError as e:
+        print(json.dumps([str(e), e.hint]))
+"""
+
+
+def from_hub(url, folder, *changes):
+    """What a process of its own gathers from a hub, source by source: the questions, or the error and its hint."""
+    wanted = {"dataset": "some/good", "columns": Columns(question="problem", answer="answer"), "revision": "v1"}
+    asked = "".join(source(**wanted | changed).model_dump_json() + "\n" for changed in changes)
+    env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")
+    command = [sys.executable, "-c", FROM_HUB]
+    done = subprocess.run(command, env=env, input=asked, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_hub_dataset_is_read_by_configuration_split_and_revision(hub, tmp_path):
+    both = {"configs": ["algebra", "geometry"]}
+    test = {"configs": ["algebra"], "splits": ["test"]}
+    assert from_hub(hub, tmp_path, both, test) == [[["1+1?", "2"], ["How many sides?", "3"]], [["1+2?", "3"]]]
+
+
+def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_path):
+    refused = {
+        "some/gated is gated": ({"dataset": "some/gated", "revision": None}, "set HF_TOKEN"),
+        "there is no dataset some/missing": ({"dataset": "some/missing", "revision": None}, "check the name"),
+        "there is no dataset some/good at v2": ({"configs": ["algebra"], "revision": "v2"}, "the revision"),
+        "it has no column problems": ({"configs": ["algebra"], "columns": Columns(question="problems")}, "problem?"),
+        "BuilderConfig 'topology' not found": ({"configs": ["topology"]}, "asked were topology config and train"),
+        'Unknown split "test"': ({"configs": ["geometry"], "splits": ["test"]}, "asked were geometry config and test"),
+    }
+    told = from_hub(hub, tmp_path, *(changes for changes, _ in refused.values()))
+    for (said, hinted), (message, (_, hint)) in zip(told, refused.items(), strict=True):
+        assert said.startswith(f"source mine: {message}")
+        assert "\n" not in said
+        assert hint in hinted
+
+
+@pytest.mark.slow  # the library tries for 20 s
+def test_no_network(tmp_path):
+    ((said, hinted),) = from_hub("http://127.0.0.1:9", tmp_path, {})
+    assert said == "source mine: the hub does not answer"
+    assert "check the network" in hinted
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ('name = "a"\ncolumns.question = "q"', "source a needs either dataset or file"),
+        ('name = "a"\nfile = "a.jsonl"\ncolumns.answer = "q"', "source a needs either columns.question or template"),
+        ('name = "a"\nfile = "a.jsonl"\ncolumns.question = "q"\nwhere = [{column = "x"}]', "needs exactly one test"),
+        ('name = "puzzles"\nfile = "a.jsonl"\ncolumns.question = "q"', "a source cannot be called puzzles"),
+        ('name = "a"\nfile = "a.jsonl"\ncolumns.qestion = "q"', "unknown key gather.sources.0.columns.qestion"),
+    ],
+)
+def test_sources_that_mean_nothing_are_refused_with_the_recipe(section, message, tmp_path):
+    demo = recipe.built_in()["demo"]
+    path = tmp_path / "r.toml"
+    path.write_text(f"{demo}\n[[gather.sources]]\n{section}\n")
+    with pytest.raises(TennerError) as e:
+        recipe.load(str(path))
+    assert message in str(e.value)
+
+
+def test_a_missing_file_is_found_before_anything_runs():
+    demo = recipe.load("demo")
+    missing = demo.gather.model_copy(update={"sources": [source(file=str(Path("/nowhere/a.jsonl")))]})
+    with pytest.raises(TennerError, match=r"source mine: /nowhere/a\.jsonl is not there"):
+        pipeline.check(demo.model_copy(update={"gather": missing}))

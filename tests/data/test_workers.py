@@ -1,0 +1,75 @@
+import time
+from pathlib import Path
+
+import pytest
+
+from tenner import pipeline
+from tenner.core import recipe
+from tenner.core.progress import Screen
+from tenner.core.records import Question
+from tenner.core.run import open_run
+from tenner.core.sections import Clean, Select
+from tenner.data import overlap, selection, workers
+from tenner.data.workers import CHUNK, LocalWorkers, RayWorkers, workers_for
+
+SENTENCE = "a baker in Trondheim sells 340 rye loaves and 125 buns before noon on Saturday"
+
+
+def double(chunk):
+    return [2 * item for item in chunk]
+
+
+def flat(results):
+    return [item for result in results for item in result]
+
+
+@pytest.mark.parametrize("size", [0, 1, 6000, 9001])
+def test_chunks_come_back_in_their_order(size, monkeypatch):
+    monkeypatch.setattr(workers, "ALONE_MAX", 5000)
+    expected = double(range(size))
+    assert flat(LocalWorkers(2).map(double, range(size))) == expected
+    assert flat(LocalWorkers(1).map(double, range(size))) == expected
+
+
+def node_of(chunk):  # noqa: ARG001  where it is worked on is all that is asked
+    """Where a chunk is worked on; long enough that nobody does all of it."""
+    import ray
+
+    time.sleep(0.2)
+    return ray.get_runtime_context().get_node_id()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_ray_cluster_cleans_and_selects_the_same(tiny_recipe, tmp_path):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    pool = [
+        Question(id=f"q{i}", question=f"{SENTENCE} {i % 977} {i % 53}", domain=str(i % 7), source="t")
+        for i in range(12_000)
+    ]
+    benchmark = [Question(id="b", question=f"{SENTENCE} 7 7", source="t")]
+    described = [recipe.load(str(tiny_recipe), overrides=[f'clean.engine="{e}"']) for e in ("local", "ray")]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # where the workers find `node_of`
+        ray.init(address=cluster.address, log_to_driver=False, runtime_env=here)
+        assert len(ray.nodes()) == 2
+        assert set(workers_for("ray").map(node_of, range(16 * CHUNK))) == {node["NodeID"] for node in ray.nodes()}
+        cleaned = [overlap.clean(pool, benchmark, Clean(), workers) for workers in (LocalWorkers(1), RayWorkers())]
+        for i, one in enumerate(described):
+            with open_run(tmp_path / str(i), one, Screen(), budget_usd=None) as run:
+                pipeline.run_stages(run, one.stages[:4])
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert cleaned[0] == cleaned[1]
+    assert cleaned[0].dropped
+    assert cleaned[0].hits
+    picks = [selection.select(c.kept, [], rules=Select(samples=100), seed=0).picks for c in cleaned]
+    assert picks[0] == picks[1]
+    for name in ("clean", "dropped-clean", "hits", "selected", "picks", "dropped-select"):
+        local, on_ray = ((tmp_path / str(i) / f"{name}.jsonl").read_bytes() for i in range(2))
+        assert local == on_ray

@@ -1,0 +1,77 @@
+import random
+import time
+
+import pytest
+from grading_pairs import FALSE_NEGATIVES, PAIRS
+
+from tenner.evaluation.grading.maths.exact import judge
+
+ALL = [(theme, a, b, same) for theme, pairs in PAIRS.items() for a, b, same in pairs]
+
+
+@pytest.mark.parametrize("theme", PAIRS)
+def test_pairs_checked_by_hand_in_both_directions(theme):
+    # What only the second judge can read is in test_grading.
+    pairs = [row for row in PAIRS[theme] if row[:2] not in FALSE_NEGATIVES]
+    wrong = [(a, b) for a, b, same in pairs if (judge(a, b).agreement == "same") != same]
+    one_sided = [(a, b) for a, b, _ in PAIRS[theme] if judge(a, b) != judge(b, a)]
+    assert (wrong, one_sided) == ([], [])
+
+
+def test_there_are_enough_pairs_of_both_verdicts():
+    assert len(ALL) >= 300
+    assert min(sum(same for *_, same in ALL), sum(not same for *_, same in ALL)) >= 150
+    assert len({frozenset((a, b)) for _, a, b, _ in ALL if a != b}) >= 300
+
+
+def test_what_it_says_of_any_two_texts_is_symmetric_sure_of_itself_and_quick():
+    r = random.Random(0)
+    pieces = [
+        *"0123456789xyni+-*/^_=<>(),.!|[]{}& $%",
+        *(piece for _, a, b, _ in ALL for piece in (a, b) if len(a + b) < 60),
+    ]
+    pieces += [
+        "\\frac",
+        "\\sqrt",
+        "\\{",
+        "\\}",
+        "\\pm",
+        "\\cup",
+        "\\in",
+        "\\\\",
+        "\\text{",
+        "^\\circ",
+        "\\ldots",
+        " or ",
+        "٤",
+        "\x00",
+        "\ud800",
+    ]
+    slowest = 0.0
+    for _ in range(1500):
+        a, b = ("".join(r.choices(pieces, k=r.randrange(1, 6))) for _ in range(2))
+        began = time.perf_counter()
+        assert judge(a, b).agreement == judge(b, a).agreement
+        assert judge(a, a).agreement == "same"
+        slowest = max(slowest, time.perf_counter() - began)
+    assert slowest < 2
+
+
+HOSTILE = [
+    "9^" * 500 + "9", "(" * 900 + "1" + ")" * 900, "\\sqrt{" * 300 + "2" + "}" * 300, "+".join(["2999!"] * 300),
+    "\\sin(" * 50 + "10^{900}" + ")" * 50,
+    "e^{" * 50 + "2" + "}" * 50, ",".join(["\\sqrt{2}+\\pi^3"] * 100), "-" * 1900 + "1", "1/" * 900 + "1",
+    "\\frac{1}{" * 200 + "3" + "}" * 200,
+    "x^{400}" * 200, "+".join(f"\\sqrt{{{n}}}" for n in range(2, 150)), "\\binom{2999}{1500}" * 80,
+    "\\pm" * 500 + "1", "1:" * 800 + "1",
+    "(1.0000000001)^{9999999999}", "2^{0.5^{0.5^{0.5}}}" * 60, "|" * 1000, "1_" * 900,
+    "\\log_{2}(" * 40 + "3" + ")" * 40, "7\\%" * 500,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_answers_are_judged_in_time(text):
+    began = time.perf_counter()
+    assert judge(text, "7").agreement != "same"
+    assert judge(text, f"{text}+\\pi").agreement != "same"
+    assert time.perf_counter() - began < 5

@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from evidence import FAMILIES, run_facts
+
+from tenner.core.formats import FORMATS
+from tenner.evaluation.report.model_card import model_card
+from tenner.evaluation.report.pages import headline
+
+
+def _snippet(card: str) -> str:
+    match = re.search(r"```python\n(.*?)\n```", card, flags=re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def test_the_front_matter_is_yaml_that_the_hub_reads() -> None:
+    _, front, _ = model_card(run_facts()).split("---\n", 2)
+    fields = yaml.safe_load(front)
+    assert fields["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert fields["license"] == "apache-2.0"
+    assert fields["datasets"] == []
+    assert "reasoning" in fields["tags"]
+
+
+def test_scores_families_limits_and_spend_are_said() -> None:
+    facts = run_facts()
+    card = model_card(facts)
+    assert headline(facts) in card
+    assert all(family in card for family in FAMILIES)
+    assert "nobody is paid" in card
+    assert "| ≤ 128 | 2 |" in card
+
+
+@pytest.mark.parametrize("format_name", ["s1", "think", "plain"])
+def test_the_snippet_runs_as_it_stands(
+    format_name: str, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    facts = run_facts()._replace(think_format=FORMATS[format_name])
+    (tmp_path / "student").symlink_to(tiny_model_dir)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(_snippet(model_card(facts)), names)
+    assert str(names["prompt"]).endswith(f"<|im_start|>assistant\n{FORMATS[format_name].open}")
+    assert "\n---\n" in capsys.readouterr().out
+    assert facts.think_format.cue.strip() in model_card(facts)

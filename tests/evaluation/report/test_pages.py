@@ -1,0 +1,249 @@
+import html
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from evidence import FAMILIES, completion, run_facts
+
+from tenner.budget.ledger import SpendRow
+from tenner.core.records import Completion
+from tenner.evaluation.report.pages import (
+    RunFacts,
+    accuracy_svg,
+    comparison_note,
+    fenced,
+    headline,
+    render_html,
+    render_markdown,
+    score_tables,
+    spend_note,
+    spend_table,
+    usd,
+)
+from tenner.evaluation.statistics.scores import before_and_after, compare, score
+
+NBSP = "\u00a0"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """The tags, the attributes that point somewhere, and the text of a page."""
+
+    VOID = frozenset({"meta", "link"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.pointers: list[str] = []
+        self.cells: list[str] = []
+        self.marked: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.pointers += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, found in (("td", self.cells), ("mark", self.marked)):
+            if tag == name:
+                found.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        for name, found in (("td", self.cells), ("mark", self.marked)):
+            if name in self.open:
+                found[-1] += data
+
+
+@pytest.fixture(scope="module")
+def facts() -> RunFacts:
+    return run_facts()
+
+
+@pytest.fixture(scope="module")
+def page_html(facts: RunFacts) -> str:
+    return render_html(facts)
+
+
+def test_the_page_is_whole_and_asks_the_network_for_nothing(page_html: str) -> None:
+    page = Page(page_html)
+    assert page.open == []
+    assert all(pointer.startswith("#") or pointer == "data:," for pointer in page.pointers)
+    assert not re.search(r"@import|url\((?!#)", page_html)
+    assert "script" not in page.counts
+    assert "default-src 'none'" in page_html
+    assert page.counts["h1"] == 1
+    assert page.counts["svg"] == 4  # both charts, wide and narrow
+    ids = re.findall(r'\bid="([^"]+)"', page_html)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_headline_says_before_after_intervals_n_cost_and_minutes(facts: RunFacts) -> None:
+    before, after = before_and_after(facts.scores)
+    sentence = headline(facts)
+    for score_ in (before, after):
+        assert f"{100 * score_.accuracy:.1f}{NBSP}%" in sentence
+        assert f"{100 * score_.ci_low:.1f}\u2013{100 * score_.ci_high:.1f}{NBSP}%" in sentence
+    assert sentence.count(f"n{NBSP}={NBSP}240") == 2
+    assert "$0.0113" in sentence
+    assert "7.0 minutes" in sentence
+    assert "p\u00a0<\u00a00.001" in comparison_note(facts)
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_both_forms_tell_the_same_facts(facts: RunFacts, render: Callable[[RunFacts], str]) -> None:
+    raw = render(facts)
+    text = Page(raw).text if raw.startswith("<!doctype") else re.sub(r"\\(.)", r"\1", html.unescape(raw))
+    for said in (headline(facts), comparison_note(facts), spend_note(facts), "duplicate 198, in the benchmark 15"):
+        assert said in text
+    for family in FAMILIES:
+        assert family in text
+    for table in score_tables(facts):
+        for row in table.rows:
+            assert all(cell in text for cell in row)
+    for fact in (*facts.provenance.values(), "nobody is paid", "$0.1 an hour", 'format = "s1"', "120,000 tokens"):
+        assert fact in text
+
+
+def test_every_accuracy_in_a_table_has_its_interval_and_n_beside_it(page_html: str) -> None:
+    cells = Page(page_html).cells
+    accuracies = [i for i, cell in enumerate(cells) if re.fullmatch(rf"[\d.]+{NBSP}%", cell)]
+    assert len(accuracies) == 2 * 8 + 2 * len(FAMILIES) + 2  # and the best of each sweep
+    for i in accuracies:
+        assert re.fullmatch(rf"[\d.]+\u2013[\d.]+{NBSP}%", cells[i + 1])
+        assert re.fullmatch(r"\d+", cells[i + 2])
+
+
+def test_several_answers_and_missing_ones_are_told_with_their_intervals(facts: RunFacts) -> None:
+    done = [
+        completion(q, v, student=student).model_copy(update={"sample_index": i})
+        for student in ("base", "distilled")
+        for q, verdicts in {"a": ("correct",) * 3, "b": ("wrong", "correct", "wrong"), "c": ("wrong",)}.items()
+        for i, v in enumerate(verdicts)
+    ]
+    scores = score(done, dict.fromkeys("abc"), samples=3)
+    repeated = facts._replace(scores=scores, comparison=compare(done, *before_and_after(scores)))
+    single, together = score_tables(repeated)[:2]
+    assert single.header[-1] == "missing"
+    assert single.rows[0][-1] == "2"
+    assert together.rows[0][2] == "3"
+    assert together.rows[0][3::3] == (f"50.0{NBSP}%", f"100.0{NBSP}%")
+    assert together.rows[0][5::3] == ("2", "2")  # c has no vote of three
+    assert "right more often after" in comparison_note(repeated)
+    assert "questions as clusters" in render_html(repeated)
+    assert "majority right" in render_markdown(repeated)
+
+
+def test_forced_tokens_are_marked_for_eyes_and_ears_and_hostile_text_stays_text(page_html: str) -> None:
+    page = Page(page_html)
+    assert page.marked[0] == "marked"  # the legend
+    assert page.marked[1:] == [
+        f"[put in: {text}]" for text in ("<|im_start|>think", "Wait", "<|im_start|>answer", "Answer:", "Answer:")
+    ]
+    assert "```<script>alert(1)</script>```" in page.text
+    assert "Is <b>5 & 6</b> more than |x|?" in page.text
+
+
+def test_markdown_marks_forced_tokens_and_no_text_breaks_out(facts: RunFacts) -> None:
+    text = render_markdown(facts)
+    assert "⟦Wait⟧, last flip was C: T T T." in text
+    assert "````\n```<script>" in text  # a longer fence around a fence
+    assert "<b>" not in text
+    assert "](accuracy.svg)" in text
+    assert accuracy_svg(facts).startswith("<svg")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    widths = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    assert set(widths) == {3, 5, 7, 8, 9}  # by width of table: no cell is split
+
+
+def test_a_bar_in_a_cell_does_not_split_it(facts: RunFacts) -> None:
+    text = render_markdown(facts._replace(provenance={"com|mit": "a|b\nc"}))
+    assert "| com\\|mit | a\\|b c |" in text
+
+
+def test_a_free_teacher_is_said_to_be_free_and_a_paid_one_is_not(facts: RunFacts) -> None:
+    assert "The teacher reference-solution was free" in spend_note(facts)
+    paid = SpendRow("trace", "openai", "o9", 10, 100, 200, 0.0, 1.25, "$1 in, $8 out")
+    note = spend_note(facts._replace(spend=[paid, facts.spend[0]], budget_usd=None))
+    assert "free" not in note
+    assert note.startswith("$1.25 in all, $0.0011 of it for machine time. There was no cap.")
+    table = spend_table(facts._replace(spend=[paid]))
+    assert table.rows[0][1] == "openai/o9"
+    assert table.total[6] == "$1.25"
+
+
+def test_a_family_that_one_student_has_not_met_has_no_number(facts: RunFacts) -> None:
+    scores = [s for s in facts.scores if not (s.student == "base" and s.domain == "bills")]
+    assert re.search(r"\| bills \| \u2013 \| \u2013 \| 0 \| \d", render_markdown(facts._replace(scores=scores)))
+
+
+def test_one_question_alone_makes_a_report(facts: RunFacts) -> None:
+    done: list[Completion] = [completion("a", "wrong"), completion("a", "unparsed", student="distilled")]
+    scores = score(done, {"a": None})
+    small = facts._replace(
+        scores=scores, comparison=compare(done, *before_and_after(scores)), training=facts.training[:1], examples=[]
+    )
+    assert "n\u00a0=\u00a01" in render_html(small)
+    assert "p\u00a0=\u00a01.000" in render_markdown(small)
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"), [(0, "$0.00"), (0.05, "$0.05"), (0.01126, "$0.0113"), (1.234, "$1.23"), (1234.5, "$1,234.50")]
+)
+def test_dollars(amount: float, shown: str) -> None:
+    assert usd(amount) == shown
+
+
+def test_a_fence_is_longer_than_what_it_holds() -> None:
+    assert fenced("a ```` b") == "`````\na ```` b\n`````"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")
+@pytest.mark.parametrize("width", [380, 900])
+def test_a_browser_without_network_shows_it_all_and_scrolls_no_page_sideways(
+    page_html: str, tmp_path: Path, width: int
+) -> None:
+    """The page runs unchanged in a frame of the width; a script beside the frame measures it from outside."""
+    measure = """
+        const page = document.querySelector("iframe").contentDocument, seen = e => e.getBoundingClientRect().width > 0;
+        document.body.dataset.found = JSON.stringify([
+            page.scrollingElement.scrollWidth, [...page.querySelectorAll("svg")].filter(seen).length,
+            [...page.querySelectorAll("table")].filter(seen).length, page.querySelectorAll("mark").length]);
+    """
+    (tmp_path / "frame.html").write_text(
+        f'<body><iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(page_html)}"></iframe>'
+        f"<script>onload = () => {{ {measure} }}</script>",
+        "utf-8",
+    )
+    assert CHROMIUM is not None
+    dumped = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+            "--window-size=1000,1000", "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>",
+            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frame.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)},
+    ).stdout  # fmt: skip
+    found = re.search(r'data-found="\[(\d+),(\d+),(\d+),(\d+)\]"', dumped)
+    assert found is not None, dumped[-2000:]
+    scroll_width, charts, tables, marks = map(int, found.groups())
+    assert scroll_width == width
+    assert (charts, tables, marks) == (2, 10, 6)

@@ -1,0 +1,492 @@
+"""The server as clients meet it: a tiny real model behind a real port, and OpenAI's own client before it."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import crowd
+import httpx2
+import openai
+import psutil
+import pytest
+from short_format import SHORT
+
+from tenner.core.formats import render_prompt
+from tenner.core.records import Policy
+from tenner.inference.engine import Generation
+from tenner.inference.hf.engine import HFEngine
+from tenner.inference.job import Prompt
+from tenner.inference.server.app import Serving, Settings, serving
+from tenner.inference.server.served_student import Speaker
+
+SETTINGS = Settings("127.0.0.1", 0, None, concurrency_max=8, request_bytes_max=20_000, price_usd_per_hour=0.36)
+LONG = 900
+QUESTION = "What is 2 + 2?"
+Client = openai.AsyncOpenAI
+
+
+@pytest.fixture(scope="module")
+def engine(lively_model_dir: Path) -> HFEngine:
+    return crowd.load(lively_model_dir)
+
+
+@pytest.fixture(scope="module")
+def endless(tiny_model_dir: Path) -> HFEngine:
+    """It repeats itself to the last token that it may say."""
+    engine = crowd.load(tiny_model_dir)
+    assert generated(engine, Policy(thinking_tokens_max=8), answer_tokens_max=LONG, question="Hi").truncated
+    return engine
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Speaker:
+    return crowd.speaker(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
+
+
+def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, question: str = QUESTION) -> Generation:
+    """What the engine says to the question without any server."""
+    prompt = Prompt("alone", render_prompt(engine.tokenizer, question, system_prompt="Be brief."))
+    (generation,) = engine.sweep([prompt], [policy], SHORT, answer_tokens_max=answer_tokens_max)
+    return generation
+
+
+def talk(
+    engine: HFEngine,
+    speaker: Speaker,
+    conversation: Callable[[Client, Serving], Awaitable[Any]],
+    *,
+    key: str = "none",
+    **settings: Any,
+) -> Any:
+    """Run a conversation between a client and a server of its own."""
+
+    async def run() -> Any:
+        async with (
+            serving(engine, speaker, SETTINGS._replace(**settings)) as server,
+            openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client,
+        ):
+            return await conversation(client, server)
+
+    return asyncio.run(run())
+
+
+async def ask(client: Client, question: str = QUESTION, **options: Any) -> Any:
+    options.setdefault("model", "tiny")
+    return await client.chat.completions.create(messages=[{"role": "user", "content": question}], **options)
+
+
+def extra(completion: Any) -> dict[str, Any]:
+    found: dict[str, Any] = completion.model_extra["tenner"]
+    return found
+
+
+def forced_text(generation: Generation, engine: HFEngine) -> list[tuple[str, str]]:
+    ids = generation.token_ids
+    return [
+        (i.kind, engine.tokenizer.decode(list(ids[i.position : i.position + i.tokens])) if i.tokens else "")
+        for i in generation.interventions
+    ]
+
+
+POLICIES = [
+    ({}, Policy(thinking_tokens_max=64)),
+    ({"reasoning_effort": "none"}, Policy(thinking_tokens_max=0)),
+    ({"reasoning_effort": "minimal"}, Policy(thinking_tokens_max=8)),
+    ({"reasoning_effort": "medium"}, Policy(thinking_tokens_max=32)),
+    ({"extra_body": {"thinking": {"max_tokens": 5}}}, Policy(thinking_tokens_max=5)),
+    ({"extra_body": {"thinking": {"waits": 2}}}, Policy(thinking_tokens_max=64, waits=2)),
+    (
+        {"extra_body": {"thinking": {"max_tokens": 40, "min_tokens": 20}}},
+        Policy(thinking_tokens_max=40, thinking_tokens_min=20),
+    ),
+    ({"reasoning_effort": "high", "extra_body": {"thinking": {"waits": 1}}}, Policy(thinking_tokens_max=64, waits=1)),
+]
+
+
+def test_the_policy_that_is_asked_for_is_the_one_that_is_kept(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        for options, policy in POLICIES:
+            expected = generated(engine, policy)
+            completion = await ask(client, **options)
+            (choice,) = completion.choices
+            assert choice.message.content == expected.answer
+            assert choice.message.reasoning_content == choice.message.reasoning == expected.thinking
+            assert choice.finish_reason == ("length" if expected.truncated else "stop")
+            usage, told = completion.usage, extra(completion)
+            assert usage.completion_tokens_details.reasoning_tokens == expected.thinking_tokens
+            assert usage.completion_tokens == len(expected.token_ids)
+            assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+            assert told["policy"] == policy.model_dump()
+            assert [(i["kind"], i["text"]) for i in told["interventions"]] == forced_text(expected, engine)
+            assert told["cost_usd"] == pytest.approx(told["machine_seconds"] * 0.36 / 3600)
+            assert told["machine_seconds"] > 0
+
+    talk(engine, speaker, conversation)
+    kinds = {i.kind for _, policy in POLICIES for i in generated(engine, policy).interventions}
+    assert kinds == {"open", "wait", "cut", "close", "cue"}, "the policies are told apart by what they do"
+
+
+def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        options: dict[str, Any] = {"extra_body": {"thinking": {"max_tokens": 30, "waits": 2}}}
+        whole = await ask(client, **options)
+        stream = await ask(client, stream=True, stream_options={"include_usage": True}, **options)
+        chunks = [chunk async for chunk in stream]
+        deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+        message = whole.choices[0].message
+        assert "".join(d.content or "" for d in deltas) == message.content
+        for name in ("reasoning_content", "reasoning"):
+            assert "".join(getattr(d, name, None) or "" for d in deltas) == message.reasoning_content
+        assert deltas[0].role == "assistant"
+        assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+        assert chunks[-1].choices == []
+        assert chunks[-1].usage == whole.usage
+        assert {c.id for c in chunks} == {chunks[0].id} != {whole.id}
+        assert extra(chunks[-2])["interventions"] == extra(whole)["interventions"]
+        forced = [c for c in chunks[:-2] if c.model_extra and c.model_extra.get("tenner") == {"forced": True}]
+        put_in = "".join(i["text"] for i in extra(whole)["interventions"] if i["kind"] in ("wait", "cue"))
+        shown = "".join(
+            (c.choices[0].delta.content or "") + (getattr(c.choices[0].delta, "reasoning", None) or "") for c in forced
+        )
+        assert shown == put_in != ""
+        without = [chunk async for chunk in await ask(client, stream=True)]
+        assert all(chunk.choices and chunk.usage is None for chunk in without)
+
+    talk(engine, speaker, conversation)
+
+
+def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        async def said(**options: Any) -> str:
+            message = (await ask(client, temperature=1.0, **options)).choices[0].message
+            return f"{message.reasoning}|{message.content}"
+
+        assert await said(seed=1) == await said(seed=1)
+        assert len({await said(seed=seed) for seed in range(5)}) > 1
+        assert len({await said() for _ in range(5)}) > 1, "without a seed every request has its own"
+
+    talk(engine, speaker, conversation)
+
+
+def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngine, speaker: Speaker) -> None:
+    injected = len(engine.tokenizer.encode(SHORT.open + SHORT.close + SHORT.cue))
+
+    async def conversation(client: Client, _: Serving) -> None:
+        for total in (injected + 1, injected + 2, 20, 50, 200):
+            for name in ("max_tokens", "max_completion_tokens"):
+                completion = await ask(client, **{name: total})
+                assert completion.usage.completion_tokens <= total
+        for options, answer_tokens_max in (({"thinking": {"max_tokens": 8}}, 92 - injected), ({}, 100 - injected - 64)):
+            completion = await ask(client, max_tokens=100, extra_body=options)
+            policy = Policy(thinking_tokens_max=options.get("thinking", {}).get("max_tokens", 64))
+            expected = generated(engine, policy, answer_tokens_max=answer_tokens_max)
+            assert completion.choices[0].message.content == expected.answer
+        with pytest.raises(openai.BadRequestError, match="leaves no room for an answer"):
+            await ask(client, max_tokens=20, extra_body={"thinking": {"max_tokens": 20}})
+        with pytest.raises(openai.BadRequestError, match="leaves no room for an answer"):
+            await ask(client, max_tokens=injected)
+
+    talk(engine, speaker, conversation)
+
+
+def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, speaker: Speaker) -> None:
+    async def tokens(client: Client, *messages: Any) -> int:
+        done = await client.chat.completions.create(model="tiny", messages=messages, reasoning_effort="none")
+        assert done.usage is not None
+        return done.usage.prompt_tokens
+
+    def count(*turns: tuple[str, str]) -> int:
+        text = engine.tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns], tokenize=False, add_generation_prompt=True
+        )
+        return len(engine.tokenizer.encode(text, add_special_tokens=False))
+
+    async def conversation(client: Client, _: Serving) -> None:
+        user = {"role": "user", "content": "Hi"}
+        assert await tokens(client, user) == count(("system", "Be brief."), ("user", "Hi"))
+        parts = {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "you"}]}
+        assert await tokens(client, parts) == count(("system", "Be brief."), ("user", "Hi\nyou"))
+        for role in ("system", "developer"):
+            own = {"role": role, "content": "Sing."}
+            assert await tokens(client, own, user) == count(("system", "Sing."), ("user", "Hi"))
+        first = (await ask(client, "Hi")).choices[0].message
+        said = first.model_dump()  # with all the fields that are null, and the thinking
+        expected = count(("system", "Be brief."), ("user", "Hi"), ("assistant", first.content), ("user", "Hi"))
+        assert await tokens(client, user, said, user) == expected
+
+    talk(engine, speaker, conversation)
+
+
+def test_what_is_served_and_how_it_is(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        (model,) = (await client.models.list()).data
+        assert (model.id, model.object, model.owned_by) == ("tiny", "model", "tenner")
+        manners = (model.model_extra or {})["tenner"]
+        assert manners["efforts"] == {"none": 0, "minimal": 8, "low": 16, "medium": 32, "high": 64}
+        assert manners["thinking_tokens_max"] == 64
+        assert manners["price_usd_per_hour"] == 0.36
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            health = (await http.get("/health")).json()
+            assert health == {"status": "ok", "model": "tiny", "answers_under_way": 0, "concurrency_max": 8}
+            page = await http.get("/")
+            assert page.headers["content-type"] == "text/html; charset=utf-8"
+            assert "unsafe" not in page.headers["content-security-policy"]
+            assert "default-src 'none'" in page.headers["content-security-policy"]
+
+    talk(engine, speaker, conversation)
+
+
+USER = {"role": "user", "content": "Hi"}
+GOOD: dict[str, Any] = {"model": "tiny", "messages": [USER]}
+WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
+    (b"", 400, "invalid_json", None, "the body is not JSON"),
+    (b"{", 400, "invalid_json", None, "the body is not JSON"),
+    (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "invalid_json", None, "not JSON"),
+    (b'{"model": "tiny\xff"}', 400, "invalid_json", None, "the body is not JSON"),
+    (b"[" * 5000, 400, "invalid_json", None, "the body is not JSON"),
+    (b"[]", 400, "invalid_value", None, "object"),
+    (b"null", 400, "invalid_value", None, "object"),
+    ({"messages": [USER]}, 400, "missing_required_parameter", "model", "model is missing"),
+    ({"model": "tiny"}, 400, "missing_required_parameter", "messages", "messages is missing"),
+    (GOOD | {"model": 7}, 400, "invalid_value", "model", "string"),
+    (GOOD | {"model": "gpt-5"}, 404, "model_not_found", "model", "there is no model 'gpt-5' here"),
+    (GOOD | {"messages": []}, 400, "invalid_value", "messages", "at least 1"),
+    (GOOD | {"messages": "Hi"}, 400, "invalid_value", "messages", "array"),
+    (GOOD | {"messages": [{"role": "user"}]}, 400, "missing_required_parameter", "messages[0].content", "is missing"),
+    (GOOD | {"messages": [USER | {"role": "tool"}]}, 400, "invalid_value", "messages[0].role", "'user'"),
+    (GOOD | {"messages": [USER, USER | {"role": "assistant"}]}, 400, "invalid_value", None, "must be the user's"),
+    (
+        GOOD | {"messages": [USER | {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        400, "invalid_value", "messages[0].content", "reads text only",
+    ),
+    (GOOD | {"temprature": 1}, 400, "unknown_parameter", "temprature", "did you mean temperature?"),
+    (GOOD | {"tools": [{"type": "function"}]}, 400, "unknown_parameter", "tools", "unknown or unsupported"),
+    (GOOD | {"stop": "."}, 400, "invalid_value", "stop", "no other stop can be had"),
+    (GOOD | {"n": 2}, 400, "invalid_value", "n", "1"),
+    (GOOD | {"logprobs": True}, 400, "invalid_value", "logprobs", "False"),
+    (GOOD | {"presence_penalty": 0.5}, 400, "invalid_value", "presence_penalty", "0"),
+    (GOOD | {"temperature": "hot"}, 400, "invalid_value", "temperature", "number"),
+    (GOOD | {"temperature": -1}, 400, "invalid_value", "temperature", "greater than or equal to 0"),
+    (b'{"model": "tiny", "messages": [], "temperature": NaN}', 400, "invalid_value", "messages", "at least 1"),
+    (GOOD | {"temperature": float("nan")}, 400, "invalid_value", "temperature", "finite"),
+    (GOOD | {"top_p": 0}, 400, "invalid_value", "top_p", "greater than 0"),
+    (GOOD | {"seed": 2**70}, 400, "invalid_value", "seed", "less than"),
+    (GOOD | {"max_tokens": 0}, 400, "invalid_value", "max_tokens", "greater than 0"),
+    (GOOD | {"max_tokens": 1.5}, 400, "invalid_value", "max_tokens", "integer"),
+    (GOOD | {"max_tokens": 90, "max_completion_tokens": 80}, 400, "invalid_value", None, "differ"),
+    (GOOD | {"reasoning_effort": "extreme"}, 400, "invalid_value", "reasoning_effort", "'high'"),
+    (GOOD | {"thinking": {"max_tokens": -1}}, 400, "invalid_value", "thinking.max_tokens", "greater than or equal"),
+    (GOOD | {"thinking": {"budget": 9}}, 400, "unknown_parameter", "thinking.budget", "unknown"),
+    (GOOD | {"thinking": {"max_tokens": 3, "min_tokens": 4}}, 400, "invalid_value", None, "4 tokens at least and 3"),
+    (GOOD | {"thinking": {"max_tokens": 9}, "reasoning_effort": "low"}, 400, "invalid_value", None, "one of them"),
+    (GOOD | {"stream": "yes"}, 400, "invalid_value", "stream", "boolean"),
+    (GOOD | {"stream_options": {"include_usage": True}}, 400, "invalid_value", None, "belong to a stream"),
+    (GOOD | {"messages": [USER | {"content": "x" * 1000}]}, 400, "context_length_exceeded", None, "too many for the"),
+    (GOOD | {"max_tokens": 10**6, "thinking": {"max_tokens": 5}}, 400, "context_length_exceeded", None, "too many"),
+    (GOOD | {"messages": [USER | {"content": "x" * 30_000}]}, 413, "request_too_large", None, "larger than 20,000"),
+]  # fmt: skip
+
+
+def assert_form(response: httpx2.Response, status: int) -> dict[str, Any]:
+    """The four fields of OpenAI's errors."""
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            for body, status, code, param, words in WRONG_BODIES:
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
+                response = await http.post(
+                    "/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
+                )
+                error = assert_form(response, status)
+                assert (error["code"], error["param"]) == (code, param), error
+                assert words in error["message"]
+                assert error["type"] == "invalid_request_error"
+            assert server.desk.taken == 0
+        assert (await ask(client)).choices, "it answers after all that"
+
+    talk(engine, speaker, conversation)
+
+
+def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(_: Client, server: Serving) -> None:
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            assert_form(await http.get("/v1/nothing"), 404)
+            wrong_method = await http.get("/v1/chat/completions")
+            assert_form(wrong_method, 405)
+            assert wrong_method.headers["allow"] == "POST"
+            plain = {"Content-Type": "text/plain"}  # all that a form of another site can send
+            assert_form(await http.post("/v1/chat/completions", content=json.dumps(GOOD).encode(), headers=plain), 415)
+            for rebound in ("evil.example", "localhost.evil.example:80", "[::1", ""):
+                refused = await http.get("/v1/models", headers={"Host": rebound})
+                assert assert_form(refused, 403)["type"] == "permission_error"
+            for name in ("localhost", "LOCALHOST:1", "127.0.0.1:x", "[::1]:80"):
+                assert (await http.get("/health", headers={"Host": name})).status_code == 200
+            squeezed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+            not_gzip = await http.post("/v1/chat/completions", content=b"{}", headers=squeezed)
+            assert assert_form(not_gzip, 400)["code"] == "invalid_body"
+
+    talk(engine, speaker, conversation)
+
+
+def test_openais_client_raises_its_own_errors(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        with pytest.raises(openai.NotFoundError):
+            await ask(client, model="other")
+        with pytest.raises(openai.BadRequestError) as refused:
+            await ask(client, "x" * 1000)
+        assert refused.value.code == "context_length_exceeded"
+        with pytest.raises(openai.APIStatusError) as too_large:
+            await ask(client, "x" * 30_000)
+        assert too_large.value.status_code == 413
+
+    talk(engine, speaker, conversation)
+
+
+def test_the_key_is_asked_for_and_never_told(
+    engine: HFEngine, speaker: Speaker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def stranger(client: Client, server: Serving) -> None:
+        for wrong in ("Bearer wrong", "Bearer", "", "Bearer sesame2", "Bearer s\u00e9same"):
+            async with httpx2.AsyncClient(base_url=server.url) as http:
+                headers = {"Authorization": wrong.encode()}
+                response = await http.post("/v1/chat/completions", json=GOOD, headers=headers)
+                assert assert_form(response, 401)["type"] == "authentication_error"
+                assert "sesame" not in response.text
+        with pytest.raises(openai.AuthenticationError):
+            await client.models.list()
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            assert (await http.get("/health")).status_code == (await http.get("/")).status_code == 200
+
+    async def friend(client: Client, _: Serving) -> None:
+        assert (await ask(client)).choices
+
+    talk(engine, speaker, stranger, api_key="sesame")
+    talk(engine, speaker, friend, key="sesame", api_key="sesame")
+    assert "sesame" not in "".join(capfd.readouterr())
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def raw_stream(server: Serving, **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    """A stream whose connection is cut when the block ends."""
+    async with aiohttp.ClientSession() as http:
+        response = await http.post(f"{server.url}/v1/chat/completions", json=GOOD | {"stream": True} | body)
+        yield response
+        response.close()
+
+
+def test_who_leaves_frees_the_seat_and_the_row(endless: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        streams = server.desk.scheduler
+        async with raw_stream(server, max_tokens=LONG) as response:
+            assert await response.content.readline()
+            assert server.desk.taken == 1
+        await until(lambda: server.desk.taken == 0)
+        await until(lambda: streams.streams == 0)
+        waiting = asyncio.create_task(ask(client, max_tokens=LONG, stream=False))
+        await until(lambda: server.desk.taken == 1)
+        waiting.cancel()  # the client closes its connection
+        await until(lambda: server.desk.taken == 0)
+        await until(lambda: streams.streams == 0)
+        assert (await ask(client)).choices[0].message.content == generated(endless, POLICIES[0][1]).answer
+
+    talk(endless, speaker, conversation)
+
+
+def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        async with raw_stream(server, max_tokens=LONG), raw_stream(server, max_tokens=LONG):
+            assert server.desk.taken == 2
+            with pytest.raises(openai.RateLimitError) as refused:
+                await ask(client)
+            assert refused.value.response.headers["retry-after"] == "1"
+            assert refused.value.code == "rate_limit_exceeded"
+            patient = client.with_options(max_retries=2)
+            waiting = asyncio.create_task(ask(patient))
+            await asyncio.sleep(0.05)
+        assert (await waiting).choices, "it came again"
+
+    talk(endless, speaker, conversation, concurrency_max=2)
+
+
+def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: Speaker) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        began = asyncio.get_running_loop().time()
+        done = await asyncio.gather(*(ask(client, max_tokens=100 + 40 * i) for i in range(4)))
+        passed = asyncio.get_running_loop().time() - began
+        shares = [extra(c)["machine_seconds"] for c in done]
+        assert 0 < sum(shares) <= passed
+
+    talk(engine, speaker, conversation)
+
+
+def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speaker: Speaker) -> None:
+    async def conversation() -> tuple[bytes, Any]:
+        async with aiohttp.ClientSession() as http:
+            async with serving(endless, speaker, SETTINGS) as server:
+                url, body = f"{server.url}/v1/chat/completions", GOOD | {"max_tokens": LONG}
+                streamed = await http.post(url, json=body | {"stream": True})
+                read = asyncio.create_task(streamed.read())
+                whole = asyncio.create_task(http.post(url, json=body))
+                await until(lambda: server.desk.taken == 2)
+                server.desk.close_door()
+                late = await http.post(url, json=body)
+                assert late.status == 503
+                assert (await late.json())["error"]["code"] == "server_stopping"
+            refused = await whole
+            return await read, (refused.status, (await refused.json())["error"]["code"])
+
+    streamed, refused = asyncio.run(conversation())
+    *_, error, done = (line.removeprefix(b"data: ") for line in streamed.split(b"\n\n") if line)
+    assert json.loads(error)["error"]["code"] == "server_stopping"
+    assert done == b"[DONE]"
+    assert refused == (503, "server_stopping")
+
+
+def test_an_engine_that_fails_fails_all_and_is_reported(
+    endless: HFEngine, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        async with raw_stream(server, max_tokens=LONG) as response:
+            await response.content.readline()
+            monkeypatch.setattr(endless._model, "forward", lambda **_: 1 / 0)
+            last = (await response.read()).split(b"\n\n")[-3]
+        assert json.loads(last.strip().removeprefix(b"data: "))["error"]["code"] == "engine_failed"
+        with pytest.raises(openai.InternalServerError):
+            await ask(client)
+        assert isinstance(server.desk.failure.result(), ZeroDivisionError)
+
+    talk(endless, speaker, conversation)
+
+
+@pytest.mark.slow
+def test_a_crowd_of_64_gets_what_each_asked_for(lively_model_dir: Path) -> None:
+    """For 20 seconds; `python tests/support/crowd.py` does it for longer."""
+    command = [sys.executable, crowd.__file__, "serve", str(lively_model_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        tally = asyncio.run(crowd.ask(url, lively_model_dir, psutil.Process(server.pid), seconds=20))
+        server.terminate()
+        assert server.wait(30) == 0
+    assert (tally.wrong, tally.dropped) == (0, 0)
+    assert tally.answers > crowd.CLIENTS
+    assert tally.left > 0
+    assert tally.rss_end_mib < 1.05 * tally.rss_start_mib

@@ -1,0 +1,130 @@
+"""Forcing by continuation over real HTTP, against a machine that is pushed by the very same student."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from completions_server import CompletionsServer
+from transformers import AutoTokenizer
+
+from tenner.core.errors import TennerError
+from tenner.core.formats import ThinkFormat, Tokenizer
+from tenner.core.records import Policy, Sampling
+from tenner.core.seeds import digest
+from tenner.inference.api import ApiEngine
+from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.job import Prompt
+
+FORMAT = ThinkFormat("two", open="<|im_start|>t", close="xy", cue="=")
+PLAIN = ThinkFormat("none", open="", close="", cue="=")
+PROMPTS = [Prompt(str(i), f"<|im_start|>user\n{i} + {i}?<|im_end|>\n") for i in range(12)]
+POLICIES = [Policy(thinking_tokens_max=b, waits=w) for b in (0, 3, 9, 20) for w in (0, 2)] + [
+    Policy(thinking_tokens_max=12, thinking_tokens_min=6)
+]
+ANSWER_MAX = 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def student(tokenizer: Tokenizer) -> Callable[[list[int]], int]:
+    """The next token is drawn by a hash of all ids before it: mostly pieces of the delimiter."""
+    alphabet = [*tokenizer.encode("axxyyb", add_special_tokens=False), tokenizer.eos_token_id]
+    return lambda ids: alphabet[int(digest(*ids)[:8], 16) % len(alphabet)]
+
+
+def engine_for(server: CompletionsServer, tokenizer: Tokenizer, **options: Any) -> ApiEngine:
+    return ApiEngine(server.url, "m", tokenizer, context_tokens=200, wait_text="w", **{"speaks": "ids"} | options)
+
+
+def alone(
+    tokenizer: Tokenizer, student: Callable[[list[int]], int], prompt: Prompt, policy: Policy, fmt: ThinkFormat
+) -> ForcingMachine:
+    ids = tokenizer.encode(prompt.text, add_special_tokens=False)
+    fmt_ids = FormatIds.resolve(tokenizer, fmt, "w")
+    machine = ForcingMachine(fmt_ids, policy, answer_tokens_max=ANSWER_MAX, thinking_room=100)
+    while machine.phase is not Phase.DONE:
+        machine.push(student(ids + machine.ids))
+    return machine
+
+
+@pytest.mark.parametrize("fmt", [FORMAT, PLAIN])
+def test_rounds_by_ids_are_the_machine_step_by_step(
+    tokenizer: Any, student: Callable[[list[int]], int], fmt: ThinkFormat
+) -> None:
+    with CompletionsServer(tokenizer, student) as server:
+        said = list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, fmt, answer_tokens_max=ANSWER_MAX))
+    assert len(said) == len(PROMPTS) * len(POLICIES)
+    for g in said:
+        expected = alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, fmt)
+        assert list(g.token_ids) == expected.ids
+        assert g.interventions == expected.interventions
+        assert g.truncated == expected.truncated
+    assert len(server.requests) < 4.5 * len(said)
+
+
+def test_rounds_by_text_say_the_same(tokenizer: Any, student: Callable[[list[int]], int]) -> None:
+    with CompletionsServer(tokenizer, student, gives_ids=False) as server:
+        engine = engine_for(server, tokenizer, speaks="text")
+        said = list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+    for g in said:
+        assert list(g.token_ids) == alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT).ids
+
+
+def test_a_stream_is_the_generation_and_sampling_goes_with_every_round(
+    tokenizer: Any, student: Callable[[list[int]], int]
+) -> None:
+    with CompletionsServer(tokenizer, student) as server:
+        engine, hot = engine_for(server, tokenizer), Sampling(temperature=0.5, top_p=0.9, seed=3)
+        pieces = list(engine.stream(PROMPTS[0], POLICIES[-2], FORMAT, answer_tokens_max=ANSWER_MAX, sampling=hot))
+    expected = alone(tokenizer, student, PROMPTS[0], POLICIES[-2], FORMAT)
+    assert "".join(p.text for p in pieces) == tokenizer.decode([*expected.thinking_ids, *expected.answer_ids])
+    assert {(r["temperature"], r["top_p"]) for r in server.requests} == {(0.5, 0.9)}
+    assert len({r["seed"] for r in server.requests}) == len(server.requests), "no round rolls what another has"
+
+
+def test_the_servers_own_budget_is_counted(tokenizer: Any) -> None:
+    think, x, y, end = (*tokenizer.encode("axy", add_special_tokens=False), tokenizer.eos_token_id)
+
+    def heeding(ids: list[int]) -> int:
+        """Thinks for three tokens, closes, and answers with two."""
+        start = len(ids) - 1 - ids[::-1].index(1) + 2
+        return [think, think, think, x, y, think, think, end][len(ids) - start]
+
+    with CompletionsServer(tokenizer, heeding) as server:
+        engine = engine_for(server, tokenizer)
+        g = engine.by_own_budget(PROMPTS[0], 3, FORMAT, answer_tokens_max=ANSWER_MAX)
+        assert (g.thinking_tokens, g.answer_tokens, g.truncated) == (3, 2, False)
+        assert server.requests[0]["thinking_token_budget"] == 3
+        with pytest.raises(TennerError, match="ignored thinking_token_budget: 3 thinking tokens for prompt 0 where 2"):
+            engine.by_own_budget(PROMPTS[0], 2, FORMAT, answer_tokens_max=ANSWER_MAX)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"gives_ids": False}, "gives no token ids"),
+        ({"heeds_max_tokens": False}, r"gave \d+ tokens where \d+ were allowed"),
+        ({"choices": 0}, "came back without a choice"),
+    ],
+)
+def test_what_a_server_owes_is_checked(
+    tokenizer: Any, student: Callable[[list[int]], int], fault: dict[str, Any], said: str
+) -> None:
+    with (
+        CompletionsServer(tokenizer, lambda ids: min(student(ids), 100) + 3, **fault) as server,
+        pytest.raises(TennerError, match=said),
+    ):
+        list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+
+
+def test_nobody_there_and_no_room(tokenizer: Any) -> None:
+    engine = ApiEngine("http://127.0.0.1:9/v1", "m", tokenizer, context_tokens=40, speaks="ids")
+    with pytest.raises(TennerError, match="Connection error"):
+        list(engine.sweep([Prompt("p", "?")], [Policy()], FORMAT, answer_tokens_max=ANSWER_MAX))
+    with pytest.raises(TennerError, match="too many for the context"):
+        list(engine.sweep(PROMPTS, [Policy()], FORMAT, answer_tokens_max=30))

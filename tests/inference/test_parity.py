@@ -1,0 +1,218 @@
+"""One machine, three engines: the embedded one, a real vLLM and a real server give the same ids, greedily, in fp32.
+
+Where two engines part, it must be their arithmetic: the two tokens are as likely as each other to the embedded model.
+"""
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import vllm_sweep
+from parting import Judge
+from transformers import AutoTokenizer
+from vllm_server import PROGRAM, VLLMServer, environment
+
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS, render_prompt
+from tenner.core.records import Policy, Sampling
+from tenner.data import puzzles
+from tenner.inference.api import ApiEngine
+from tenner.inference.engine import Generation
+from tenner.inference.hf.engine import HFEngine
+from tenner.inference.job import Prompt
+from tenner.training import student
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not PROGRAM, reason="TENNER_VLLM names no vllm program (see scripts/install_vllm.sh)"),
+]
+PROMPTS, ANSWER_TOKENS_MAX = 100, 16
+LOGIT_GAP_MAX = 1e-3
+"""Sums in another order differ by this much in fp32, with logits around 20."""
+POLICIES = [
+    Policy(thinking_tokens_max=0),
+    Policy(thinking_tokens_max=12),
+    Policy(thinking_tokens_max=40),
+    Policy(thinking_tokens_max=40, waits=1),
+    Policy(thinking_tokens_max=48, waits=2),
+    Policy(thinking_tokens_max=32, thinking_tokens_min=24),
+]
+HOT = Sampling(temperature=0.7, top_p=0.9, seed=5)
+Told = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, int], ...]]]
+"""Of each prompt and policy the ids and the log."""
+
+
+@pytest.fixture(scope="module")
+def model_dir() -> Path:
+    return student.resolve(recipe.load("demo").student.model)
+
+
+@pytest.fixture(scope="module")
+def prompts(model_dir: Path) -> list[Prompt]:
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    questions = puzzles.generate(PROMPTS, families=list(puzzles.FAMILIES), split="train", seed=0, distinct=True)
+    return [Prompt(str(i), render_prompt(tokenizer, q.question, system_prompt=None)) for i, q in enumerate(questions)]
+
+
+@pytest.fixture(scope="module")
+def hf(model_dir: Path) -> HFEngine:
+    return HFEngine.load(model_dir, dtype=torch.float32, rows=64)
+
+
+def told(generations: Iterable[Generation]) -> Told:
+    return {
+        (g.prompt_id, g.policy): (g.token_ids, tuple((i.kind, i.position, i.tokens) for i in g.interventions))
+        for g in generations
+    }
+
+
+@pytest.fixture(scope="module")
+def embedded(hf: HFEngine, prompts: list[Prompt]) -> Told:
+    return told(hf.sweep(prompts, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+
+
+def by_vllm(model_dir: Path, prompts: list[Prompt], out: Path, sampling: Sampling) -> Told:
+    said: list[dict[str, Any]] = vllm_sweep.run(
+        {
+            "model": str(model_dir), "prompts": [p.text for p in prompts],
+            "policies": [p.model_dump() for p in POLICIES], "format": "s1", "rows": 32, "dtype": "float32",
+            "answer_tokens_max": ANSWER_TOKENS_MAX, "sampling": sampling.model_dump(),
+        },
+        out,
+    )  # fmt: skip
+    return {
+        (g["prompt_id"], Policy(**g["policy"])): (
+            tuple(g["token_ids"]),
+            tuple((i["kind"], i["position"], i["tokens"]) for i in g["interventions"]),
+        )
+        for g in said
+    }
+
+
+def compare(name: str, ours: Told, theirs: Told, model_dir: Path, prompts: list[Prompt]) -> None:
+    """Print how many are the same, and of each that is not the gap between the two tokens where they part."""
+    assert set(ours) == set(theirs)
+    kinds = Counter(kind for _, log in ours.values() for kind, _, _ in log)
+    assert all(kinds[kind] for kind in ("open", "wait", "cut", "close", "cue")), kinds
+    parted = [key for key in ours if ours[key] != theirs[key]]
+    print(f"\n{name}: {len(ours) - len(parted)} of {len(ours)} completions are the same, forced {dict(kinds)}")
+    if not parted:
+        return
+    judge = Judge(model_dir)
+    for prompt_id, policy in parted:
+        at, gap = judge.parting(prompts[int(prompt_id)].text, ours[prompt_id, policy][0], theirs[prompt_id, policy][0])
+        print(f"  prompt {prompt_id}, {policy!r}: they part at id {at}, between logits that differ by {gap:.2e}")
+        assert gap < LOGIT_GAP_MAX
+
+
+def test_vllm_has_loaded_the_kernels_of_this_processor() -> None:
+    """With `--isa avx2` of one without AVX-512."""
+    tell = (
+        "import torch.cpu, vllm.platforms; vllm.platforms.current_platform.import_kernels(); "
+        "print(torch.cpu._is_avx512_supported(), 'vllm/_C_AVX2.' in open('/proc/self/maps').read())"
+    )
+    python = Path(PROGRAM).parent / "python"
+    done = subprocess.run([python, "-c", tell], check=True, env=environment(), stdout=subprocess.PIPE, text=True)
+    has_avx512, loaded_avx2 = done.stdout.split()[-2:]
+    played = torch.backends.cpu.get_cpu_capability() != "AVX512"
+    assert (has_avx512, loaded_avx2) == (str(not played), str(played))
+
+
+def test_vllm_gives_the_ids_of_the_embedded_engine(
+    embedded: Told, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    compare("vllm", embedded, by_vllm(model_dir, prompts, tmp_path / "out", Sampling()), model_dir, prompts)
+
+
+def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
+    hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    few = prompts[:24]
+    ours = told(hf.sweep(few, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX, sampling=HOT))
+    theirs = by_vllm(model_dir, few, tmp_path / "out", HOT)
+    assert set(ours) == set(theirs)
+    same = sum(ours[key] == theirs[key] for key in ours)
+    print(f"\nvllm, sampled: {same} of {len(ours)} completions are the same")
+    assert same >= 0.97 * len(ours), "but for a roll that falls between two sums"
+
+
+@pytest.fixture(scope="module")
+def server(model_dir: Path) -> Iterable[VLLMServer]:
+    options = (
+        "--dtype", "float32", "--generation-config", "vllm",
+        "--logits-processors", "tenner.inference.vllm:ForcingProcessor",
+    )  # fmt: skip
+    with VLLMServer(model_dir, name="m", options=options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def api(server: VLLMServer, hf: HFEngine) -> ApiEngine:
+    return ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
+
+
+def test_a_server_continued_round_by_round_gives_them_too(
+    api: ApiEngine, embedded: Told, model_dir: Path, prompts: list[Prompt]
+) -> None:
+    theirs = told(api.sweep(prompts, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+    compare("api", embedded, theirs, model_dir, prompts)
+
+
+def test_the_processor_alone_forces_what_a_request_asks_for(
+    api: ApiEngine, embedded: Told, model_dir: Path, prompts: list[Prompt]
+) -> None:
+    """One plain request a completion, `vllm serve` and nothing else of tenner between."""
+    theirs: Told = {}
+    for prompt in prompts[:10]:
+        for policy in POLICIES:
+            wish = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
+            wish |= {"tenner_format": "s1", "tenner_answer_tokens_max": ANSWER_TOKENS_MAX}
+            completion = api._client.completions.create(
+                model="m", prompt=prompt.text, max_tokens=200, temperature=0,
+                extra_body={"vllm_xargs": wish, "return_token_ids": True, "add_special_tokens": False},
+            )  # fmt: skip
+            ids = completion.choices[0].model_extra["token_ids"]
+            assert completion.choices[0].finish_reason == "stop"
+            assert ids[-1] == api.tokenizer.eos_token_id
+            theirs[prompt.id, policy] = tuple(ids[:-1]), embedded[prompt.id, policy][1]
+    compare("vllm serve", {key: embedded[key] for key in theirs}, theirs, model_dir, prompts)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"tenner_waits": 1}, "tenner_format: Field required"),
+        ({"tenner_format": "s2"}, "'s2' is none of"),
+        ({"tenner_format": "s1", "tenner_wait": 1}, "tenner_wait: Extra inputs are not permitted"),
+        ({"tenner_ticket": 0}, "tenner_format: Field required"),
+        ({"tenner_format": "s1", "tenner_row": 1}, "tenner_row: Extra inputs are not permitted"),
+        ({"tenner_format": "s1", "tenner_waits": -1}, "tenner_waits: Input should be greater"),
+    ],
+)
+def test_a_wish_that_cannot_be_had_is_refused(api: ApiEngine, wish: dict[str, Any], said: str) -> None:
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match=said):
+        api._client.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": wish})
+
+
+def test_text_in_and_out_serves_too_and_an_ignored_budget_is_an_error(
+    server: VLLMServer, hf: HFEngine, prompts: list[Prompt]
+) -> None:
+    text = ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="text")
+    generations = list(text.sweep(prompts[:8], POLICIES, FORMATS["plain"], answer_tokens_max=ANSWER_TOKENS_MAX))
+    assert len(generations) == 8 * len(POLICIES)
+    assert all(g.thinking_tokens <= (g.policy.thinking_tokens_max or 0) for g in generations)
+    ids = ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
+
+    def ask_all() -> None:
+        for prompt in prompts[:20]:  # one that ends its thinking at once would keep any budget
+            ids.by_own_budget(prompt, 3, FORMATS["s1"], answer_tokens_max=40, knob="thinking_budget_tokens")
+
+    with pytest.raises(TennerError, match=r"ignored thinking_budget_tokens: \d+ thinking tokens"):
+        ask_all()  # vLLM accepts the knob without a word, and does not know it

@@ -1,0 +1,106 @@
+"""Who is spoken to, and the refusals of `tenner serve` and `tenner chat` before a model is loaded."""
+
+import io
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenner.commands import chat
+from tenner.commands import serve as servejob
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
+from tenner.core.run import open_run
+from tenner.stages.resolve_student import Wishes, introduce
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run that has a recipe, and a student's folder."""
+    with open_run(tmp_path / "run", recipe.load("demo"), Screen(), budget_usd=None):
+        pass
+    (tmp_path / "run" / "student").mkdir()
+    return tmp_path / "run"
+
+
+def test_a_run_knows_how_its_student_is_spoken_to(run_dir: Path) -> None:
+    speaker, price_usd_per_hour = introduce(str(run_dir), Wishes())
+    assert (speaker.name, speaker.model_dir, speaker.fmt.name) == ("demo", run_dir / "student", "s1")
+    assert (speaker.system_prompt, speaker.wait_text, speaker.remembers) == ("", "Wait", False)
+    assert (speaker.thinking_tokens_max, speaker.answer_tokens_max, price_usd_per_hour) == (64, 12, 0.10)
+
+
+def test_wishes_go_before_what_a_run_knows(run_dir: Path) -> None:
+    wishes = Wishes("s1", "it", thinking_tokens_max=0, answer_tokens_max=5, price_usd_per_hour=0.0)
+    speaker, price_usd_per_hour = introduce(str(run_dir), wishes)
+    assert (speaker.name, speaker.thinking_tokens_max, speaker.answer_tokens_max) == ("it", 0, 5)
+    assert price_usd_per_hour == 0.0
+
+
+def test_a_model_has_no_price_and_no_format_of_its_own(tiny_model_dir: Path) -> None:
+    speaker, price_usd_per_hour = introduce(str(tiny_model_dir), Wishes(format="think"))
+    assert (speaker.name, speaker.fmt.name, speaker.remembers) == ("model", "think", True)
+    assert price_usd_per_hour is None
+    with pytest.raises(TennerError, match="not a run folder") as refused:
+        introduce(str(tiny_model_dir), Wishes())
+    assert refused.value.hint == "give a run's folder, or say --format s1|think|plain"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (Wishes("thnk"), "no think format is called thnk"),
+        (Wishes("think"), "was taught the format s1, not think"),
+        (Wishes(thinking_tokens_max=-1), "--thinking -1 is less than 0"),
+        (Wishes(answer_tokens_max=0), "--answer 0 is less than 1"),
+        (Wishes(price_usd_per_hour=float("nan")), "--price-usd-per-hour nan is less than 0"),
+    ],
+)
+def test_wishes_that_cannot_be(run_dir: Path, wishes: Wishes, message: str) -> None:
+    with pytest.raises(TennerError, match=message):
+        introduce(str(run_dir), wishes)
+
+
+def test_a_run_without_a_student_yet(run_dir: Path) -> None:
+    (run_dir / "student").rmdir()
+    with pytest.raises(TennerError, match="has no distilled student yet"):
+        introduce(str(run_dir), Wishes())
+
+
+def serve(address: Path, **options: Any) -> None:
+    usual = {"host": "127.0.0.1", "port": 0, "api_key_env": None, "concurrency_max": 8, "request_bytes_max": 1000}
+    servejob.run(str(address), Wishes(format="think"), **(usual | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key_env": "NO_SUCH_KEY"}, "the environment variable NO_SUCH_KEY holds no key"),
+        ({"port": 70_000}, "--port 70000 is no port"),
+        ({"concurrency_max": 0}, "--concurrency-max 0 is too small"),
+        ({"request_bytes_max": 0}, "--request-bytes-max 0 is too small"),
+    ],
+)
+def test_a_server_that_cannot_be(tiny_model_dir: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TennerError, match=message):
+        serve(tiny_model_dir, **options)
+
+
+def test_a_port_that_is_taken(tiny_model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TennerError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve(tiny_model_dir, port=port)
+
+
+def test_chat_answers_each_line_and_says_what_it_took(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nAgain\n"))
+    wishes = Wishes("think", thinking_tokens_max=3, answer_tokens_max=4, price_usd_per_hour=1.0)
+    chat.talk(str(tiny_model_dir), wishes, waits=0)
+    said, told = capsys.readouterr()
+    assert said.count("Answer:") == 2
+    assert told.count("3 tokens of thinking, 4 of answer, $") == 2

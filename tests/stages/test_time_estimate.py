@@ -1,0 +1,42 @@
+"""How long it will take, as it is reckoned and as it is said."""
+
+import pytest
+
+from tenner.core.records import StageForecast
+from tenner.inference.hf.engine import HFEngine
+from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
+from tenner.stages import time_estimate
+
+SPEED = DecodingSpeed(step_seconds=0.1, row_seconds=0.01, prompt_token_seconds=0.001)
+
+
+def test_a_sweep_thinks_once_and_answers_under_every_policy():
+    lengths = time_estimate.Lengths(prompt=40, thinking=50, answer=10)
+    one = time_estimate._sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[], rows=100)
+    steps, fed = 50 + 2 * 10, 100 * (40 + 2 * time_estimate.DELIMITER_TOKENS)
+    assert one == pytest.approx(fed * 0.001 + steps * (0.1 + 100 * 0.01))
+    assert time_estimate._sweep_seconds(SPEED, lengths, 200, [0, 64], waits=[], rows=100) == pytest.approx(2 * one)
+    # What is over the limit is cut, and a wait ends there.
+    short = time_estimate._sweep_seconds(SPEED, lengths, 100, [0, 8], waits=[], rows=100)
+    assert one - short == pytest.approx((50 - 8) * (0.1 + 100 * 0.01))
+    waited = time_estimate._sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[1], rows=100)
+    more_fed = 100 * time_estimate.DELIMITER_TOKENS * 0.001
+    assert waited - one == pytest.approx(more_fed + (14 + 10) * (0.1 + 100 * 0.01))
+
+
+def test_it_is_said_in_one_line():
+    found = [
+        StageForecast(stage=stage, part=part, seconds=seconds)
+        for stage, part, seconds in (("attempt", "base, plain", 20.0), ("attempt", "base, s1", 24.0),
+                                     ("train", "", 300.0), ("evaluate", "base", 7200.0))
+    ]  # fmt: skip
+    assert time_estimate.sentence(found) == "this will take about 2.1 h: attempt 44 s, train 5.0 min, evaluate 2.0 h"
+    assert time_estimate.sentence(found[:2]).endswith("how long the training takes is told when its samples are known")
+
+
+def test_an_engine_is_tried_and_left_as_it_was(tiny_model_dir):
+    engine = HFEngine.load(tiny_model_dir, rows=8)
+    speed = decoding_speed(engine, "<|im_start|>user\nHow long does this take, please?<|im_end|>\n", rows=8)
+    assert speed.step_seconds + speed.row_seconds > 0
+    assert speed.prompt_token_seconds > 0
+    assert speed.seconds(rows=8, steps=10, prompt_tokens=100) < 60

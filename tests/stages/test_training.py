@@ -1,0 +1,147 @@
+"""The train stage on samples that are too long, templates that do not fit, and a real command under torchrun."""
+
+import json
+import re
+import shutil
+
+import pytest
+from tiny_training import torchrun
+from transformers import AutoModelForCausalLM
+
+from tenner import cli, pipeline
+from tenner.budget.ledger import read_spend
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
+from tenner.core.records import Drop, Sample, TrainStep
+from tenner.core.run import open_run
+from tenner.core.run_folder import RunFolder
+from tenner.stages import training
+
+
+def sample(number, thinking="a thought"):
+    return Sample(
+        id=f"s{number}", question_id=f"q{number}", question=f"What is {number}+1?", thinking=thinking,
+        answer=str(number + 1), domain="sums",
+    )  # fmt: skip
+
+
+def learn(path, tiny_recipe, samples, *overrides):
+    described = recipe.load(str(tiny_recipe), overrides=list(overrides))
+    with open_run(path, described, Screen(), budget_usd=None) as run:
+        run.folder.write("samples", samples)
+        return training.learn(run)
+
+
+def test_longer_samples_are_left_out_and_told_of(tiny_recipe, tmp_path, capsys):
+    samples = [*map(sample, range(6)), sample(6, "long " * 300)]
+    assert learn(tmp_path / "run", tiny_recipe, samples, 'train.longer="drop"') == (7, 6)
+    (drop,) = RunFolder(tmp_path / "run").read("dropped-train", Drop)
+    assert (drop.id, drop.reason) == ("s6", "too_long")
+    assert "train.tokens_max is 1000" in drop.evidence
+    assert "1 samples are longer than train.tokens_max and left out" in "".join(capsys.readouterr())
+
+
+def test_longer_samples_stop_the_run(tiny_recipe, tmp_path):
+    with pytest.raises(TennerError, match="1 of 2 samples are longer than tokens_max = 1000: s1"):
+        learn(tmp_path / "run", tiny_recipe, [sample(0), sample(1, "long " * 300)])
+    with pytest.raises(TennerError, match="no sample has at most"):
+        learn(tmp_path / "run2", tiny_recipe, [sample(1, "long " * 300)], 'train.longer="drop"')
+
+
+def test_a_template_that_opens_the_thinking_itself_is_refused(tiny_model_dir, tiny_recipe, tmp_path):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text.replace("assistant\n' }}", "assistant\n<think>\n' }}"))
+    assert template.read_text() != text
+    with pytest.raises(TennerError, match="opens the thinking itself"):
+        learn(
+            tmp_path / "run", tiny_recipe, [sample(0)], f'student.model="{tmp_path / "model"}"',
+            'student.format="think"',
+        )  # fmt: skip
+    assert not (tmp_path / "run" / "training.jsonl").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_told_in_a_line(tiny_recipe, tmp_path):
+    with pytest.raises(TennerError, match="needs the wandb library"):
+        learn(tmp_path / "run", tiny_recipe, [sample(0)], 'train.tracker="wandb"')
+    assert not (tmp_path / "run" / "training.jsonl").exists()
+    with pytest.raises(TennerError, match="needs the wandb library"):  # and before anything is bought
+        pipeline.check(recipe.load(str(tiny_recipe), overrides=['train.tracker="wandb"']))
+
+
+# by the real command
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_recipe, tmp_path_factory):
+    """A run that is done up to training."""
+    path = tmp_path_factory.mktemp("ready") / "run"
+    described = recipe.load(str(tiny_recipe))
+    with open_run(path, described, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, described.stages[: described.stages.index("train")])
+    return path
+
+
+def assert_trained_once(path):
+    folder = RunFolder(path)
+    steps = folder.read("training", TrainStep)
+    assert [step.step for step in steps] == list(range(steps[0].steps))
+    assert folder.done("train")
+    AutoModelForCausalLM.from_pretrained(path / "student")
+    assert not (path / training.FOLDER).exists()
+    return steps
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_trains_as_alone(ready, tmp_path):
+    shutil.copytree(ready, tmp_path / "one")
+    shutil.copytree(ready, tmp_path / "two")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", str(tmp_path / "one")])
+    (done,) = torchrun("-m", "tenner", "train", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert "Traceback" not in done.stderr
+    one, two = (assert_trained_once(tmp_path / name) for name in ("one", "two"))
+    assert [step.loss for step in two] == pytest.approx([step.loss for step in one], rel=3e-3)
+    spent = sum(row.cost_usd for row in read_spend(tmp_path / "two" / "run.db") if row.stage == "train")
+    price = recipe.parse((ready / "recipe.toml").read_text(), where="ready").machine.price_usd_per_hour
+    seconds = json.loads((tmp_path / "two" / "stages" / "train.json").read_text())["seconds"]
+    stretches = len(two) + 1  # each is rounded up to a whole micro-dollar
+    assert 0 < spent <= seconds / 3600 * price + stretches * 1e-6
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(ready, capsys):
+    before = {path: path.stat().st_mtime_ns for path in ready.rglob("*")}
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", str(ready), "--dry-run"])
+    assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
+    printed = capsys.readouterr().out
+    assert re.search(r"a sample of \d{2,3} tokens on 1 (process|GPU)\nfits in [\d.]+ GB\n$", printed), printed
+
+
+BOLD = """
+from tenner import cli, run
+run.FIRST_STRETCH_SECONDS = 0.1
+cli.main()
+"""
+"""The command, without a minute's reserve for the first step: else a cap that lets training begin lets it end."""
+
+
+@pytest.mark.slow
+def test_the_cap_in_the_middle_of_a_training_by_two_loses_no_step(ready, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(ready, path)
+    before = sum(row.cost_usd for row in read_spend(path / "run.db"))
+    (tmp_path / "bold.py").write_text(BOLD)
+    (done,) = torchrun(tmp_path / "bold.py", "train", path, "--budget-usd", f"{before + 0.00001:.6f}")
+    assert done.returncode != 0
+    assert "exitcode  : 3" in done.stderr
+    reported = RunFolder(path).read("training", TrainStep)
+    assert 0 < len(reported) < reported[0].steps
+    (done,) = torchrun("-m", "tenner", "train", path, "--budget-usd", "1")
+    assert done.returncode == 0, done.stderr
+    assert assert_trained_once(path)[: len(reported)] == reported

@@ -1,0 +1,172 @@
+"""A crowd of clients with mixed policies before one server, each reply checked against its own policy.
+
+    python tests/support/crowd.py serve MODEL_DIR                           prints the server's address, until Ctrl-C
+    python tests/support/crowd.py ask URL MODEL_DIR PID --seconds 100       one JSON object: what the crowd saw
+
+MODEL_DIR is a model that decodes the same in any company: a small one, in fp32. PID is the server's process.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import openai
+import psutil
+import torch
+from short_format import SHORT
+
+from tenner.core.formats import render_prompt
+from tenner.core.records import Policy
+from tenner.inference.engine import Generation
+from tenner.inference.hf.engine import HFEngine
+from tenner.inference.job import Prompt
+from tenner.inference.server.app import Settings, serve
+from tenner.inference.server.served_student import Speaker
+
+CLIENTS = 64
+ANSWER_TOKENS_MAX = 24
+QUESTIONS = [f"What is {i} + {i * i}?" for i in range(8)]
+POLICIES = [
+    *(Policy(thinking_tokens_max=budget) for budget in (0, 1, 8, 30, 64)),
+    *(Policy(thinking_tokens_max=64, waits=waits) for waits in (1, 3)),
+    Policy(thinking_tokens_max=50, thinking_tokens_min=20),
+    Policy(thinking_tokens_max=40, thinking_tokens_min=40, waits=2),
+]
+LEAVES = 0.1
+"""The share of streams whose client goes away in their midst."""
+
+
+class CallProgress(NamedTuple):
+    """What a crowd has seen."""
+
+    answers: int
+    tokens: int
+    left: int
+    wrong: int
+    """Answers that were not those of their own policy, token for token."""
+    dropped: int
+    """Answers that did not come to their end."""
+    rss_start_mib: float
+    """When every kind of request had been made often."""
+    rss_end_mib: float
+
+
+def speaker(model_dir: Path) -> Speaker:
+    """The crowd's student."""
+    return Speaker(
+        name="tiny", model_dir=model_dir, fmt=SHORT, system_prompt=None, wait_text="Wait", thinking_tokens_max=64,
+        answer_tokens_max=ANSWER_TOKENS_MAX, remembers=False,
+    )  # fmt: skip
+
+
+def load(model_dir: Path) -> HFEngine:
+    """The engine on both sides."""
+    return HFEngine.load(model_dir, rows=CLIENTS, dtype=torch.float32)
+
+
+class _Crowd:
+    def __init__(self, url: str, model_dir: Path, seconds: float) -> None:
+        self.client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        engine = load(model_dir)
+        prompts = [Prompt(q, render_prompt(engine.tokenizer, q, system_prompt=None)) for q in QUESTIONS]
+        swept = engine.sweep(prompts, POLICIES, SHORT, answer_tokens_max=ANSWER_TOKENS_MAX)
+        self.expected: dict[tuple[str, Policy], Generation] = {(g.prompt_id, g.policy): g for g in swept}
+        self.seconds = seconds
+        self.seen: Counter[str] = Counter()
+
+    async def ask_on(self, number: int) -> None:
+        """One client, asking one question after the other."""
+        draw, until = random.Random(number), asyncio.get_running_loop().time() + self.seconds
+        while asyncio.get_running_loop().time() < until:
+            question, policy = draw.choice(QUESTIONS), draw.choice(POLICIES)
+            thinking = {"max_tokens": policy.thinking_tokens_max, "min_tokens": policy.thinking_tokens_min}
+            try:
+                found = await self._ask(question, thinking | {"waits": policy.waits}, draw)
+            except (openai.APIError, openai.APIConnectionError) as e:
+                print(f"client {number}: {e}", file=sys.stderr)
+                self.seen["dropped"] += 1
+                continue
+            if found is None:
+                self.seen["left"] += 1
+                continue
+            self.seen["answers"] += 1
+            self.seen["tokens"] += found["completion_tokens"]
+            self.seen["wrong"] += not self._is_right(found, self.expected[question, policy])
+
+    async def _ask(self, question: str, thinking: dict[str, Any], draw: random.Random) -> dict[str, Any] | None:
+        """The receipt with the words; None where this client left in the midst of it."""
+        stream = draw.random() < 0.7
+        reply: Any = await self.client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": question}], stream=stream,
+            extra_body={"thinking": thinking},
+        )  # fmt: skip
+        if not stream:
+            message = reply.choices[0].message
+            return {**reply.model_extra["tenner"], "thinking": message.reasoning, "answer": message.content}
+        leave_at = draw.randrange(1, 20) if draw.random() < LEAVES else None
+        words, receipt, chunks = {"thinking": "", "answer": ""}, None, 0
+        async with reply:
+            async for chunk in reply:
+                chunks += 1
+                if chunks == leave_at:
+                    return None
+                delta = chunk.choices[0].delta
+                words["thinking"] += (delta.model_extra or {}).get("reasoning") or ""
+                words["answer"] += delta.content or ""
+                if chunk.choices[0].finish_reason:
+                    receipt = chunk.model_extra["tenner"]
+        if receipt is None:
+            raise openai.APIError("the stream ended without its last chunk", request=reply.response.request, body=None)
+        return {**receipt, **words}
+
+    def _is_right(self, found: dict[str, Any], expected: Generation) -> bool:
+        done = [(i["kind"], i["position"], i["tokens"]) for i in found["interventions"]]
+        wanted = [(i.kind, i.position, i.tokens) for i in expected.interventions]
+        return (
+            (found["thinking"], found["answer"]) == (expected.thinking, expected.answer)
+            and found["policy"] == expected.policy.model_dump()
+            and found["thinking_tokens"] == expected.thinking_tokens <= found["policy"]["thinking_tokens_max"]
+            and done == wanted
+        )
+
+
+async def ask(url: str, model_dir: Path, server: psutil.Process, *, seconds: float) -> CallProgress:
+    """Let the crowd ask for so long, and watch the server's memory from the second fifth on."""
+    crowd = _Crowd(url, model_dir, seconds)
+    async with crowd.client, asyncio.TaskGroup() as clients:
+        for number in range(CLIENTS):
+            clients.create_task(crowd.ask_on(number))
+        await asyncio.sleep(seconds / 5)
+        rss_start = server.memory_info().rss
+    rss_end = server.memory_info().rss
+    seen = {name: crowd.seen[name] for name in ("answers", "tokens", "left", "wrong", "dropped")}
+    return CallProgress(**seen, rss_start_mib=rss_start / 2**20, rss_end_mib=rss_end / 2**20)
+
+
+def main() -> None:
+    """Either side of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sides = parser.add_subparsers(required=True, dest="side")
+    serving = sides.add_parser("serve")
+    serving.add_argument("model_dir", type=Path)
+    asking = sides.add_parser("ask")
+    asking.add_argument("url")
+    asking.add_argument("model_dir", type=Path)
+    asking.add_argument("pid", type=int)
+    asking.add_argument("--seconds", type=float, default=20.0)
+    args = parser.parse_args()
+    if args.side == "serve":
+        settings = Settings("127.0.0.1", 0, None, CLIENTS + 16, 1 << 20, None)  # who leaves may still be on the way out
+        asyncio.run(serve(load(args.model_dir), speaker(args.model_dir), settings, lambda url: print(url, flush=True)))
+    else:
+        tally = asyncio.run(ask(args.url, args.model_dir, psutil.Process(args.pid), seconds=args.seconds))
+        print(json.dumps(tally._asdict()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""A short training of a random model as a program, alone in its process: prints the most memory it took as JSON.
+
+python memory_job.py CONFIG SETTINGS SAMPLE_TOKENS WORKDIR
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from tenner.training.allocator import ask_for_huge_pages
+
+ask_for_huge_pages()
+
+import torch  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+
+from tenner.core.sections import Train  # noqa: E402
+from tenner.core.seeds import rng  # noqa: E402
+from tenner.training import loop  # noqa: E402
+from tenner.training.loss_mask import Encoded  # noqa: E402
+
+STEPS = 2
+
+
+def main() -> None:
+    config, settings = json.loads(sys.argv[1]), Train(**json.loads(sys.argv[2]))
+    tokens, workdir = int(sys.argv[3]), Path(sys.argv[4])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if not (workdir / "config.json").exists():
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
+        model.save_pretrained(workdir)
+        return
+    draw = rng(0, "memory")
+    count = STEPS * settings.tokens_per_step // tokens
+    ids = [tuple(draw.randrange(config["vocab_size"]) for _ in range(tokens)) for _ in range(count)]
+    samples = [Encoded(str(i), sample, (True,) * tokens) for i, sample in enumerate(ids)]
+    loop.train(workdir, samples, settings, seed=0, workdir=workdir / "checkpoint", on_step=lambda _: None)
+    print(json.dumps({"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+main()

@@ -1,0 +1,57 @@
+"""Paid calls to a loopback server: questions, a section that names it, prices, and the loop."""
+
+import asyncio
+
+from teacher_server import usage_of
+
+from tenner.clients.billing import Bought
+from tenner.clients.paid_calls import Limits, PaidCalls
+from tenner.clients.protocol import Call
+from tenner.core.records import Question
+from tenner.core.sections import PriceSection, TraceSection
+
+LIMITS = Limits(concurrency=8, attempts_max=4, deadline_seconds=5, backoff_seconds=0.02)
+
+
+PRICE = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
+"""A micro-dollar for a token in, two for one out."""
+
+
+def questions(*texts):
+    return [Question(id=f"q{i}", question=text, source="t") for i, text in enumerate(texts)]
+
+
+def section(server, **changes):
+    fields = {"client": "openai", "base_url": server.url, "model": "m", "price": PRICE, "output_tokens_max": 1000}
+    return TraceSection(**fields | changes)
+
+
+def cost_microusd(question):
+    usage = usage_of(question)
+    return usage["prompt_tokens"] + 2 * usage["completion_tokens"]
+
+
+def buy(teacher, ledger, asked, *, limits=LIMITS, sample_index=0):
+    """The results by question id, and the loop."""
+    results = {}
+
+    async def go():
+        loop = PaidCalls(teacher, ledger, stage="trace", limits=limits)
+        calls = [Call(q, sample_index) for q in asked]
+        try:
+            await loop.run(calls, keep, total=len(calls))
+        finally:
+            await teacher.close()
+        return loop
+
+    def keep(result):
+        question_id = result.call.question.id if isinstance(result, Bought) else result.question_id
+        assert question_id not in results
+        results[question_id] = result
+
+    buy.results = results
+    return results, asyncio.run(go())
+
+
+def spent_microusd(ledger):
+    return round(ledger.spent_usd() * 1e6)

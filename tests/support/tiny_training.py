@@ -1,0 +1,50 @@
+"""A training of a tiny model: its settings and samples, alone or by the real torchrun."""
+
+import socket
+import subprocess
+import sys
+
+from tenner.core.sections import Train
+from tenner.core.seeds import rng
+from tenner.training import loop
+from tenner.training.loss_mask import Encoded
+
+SETTINGS = Train(epochs=2, lr=1e-2, tokens_per_step=200, tokens_max=400)
+
+
+def samples(count=24, longest=80):
+    draw = rng(0, "test samples")
+    encoded = []
+    for i in range(count):
+        length = draw.randint(20, longest)
+        ids = tuple(draw.randrange(3, 250) for _ in range(length))
+        encoded.append(Encoded(f"s{i}", ids, tuple(at >= length // 3 for at in range(length))))
+    return encoded
+
+
+def run(model_dir, workdir, encoded=None, on_step=lambda _: None, **changed):
+    settings = SETTINGS.model_copy(update=changed)
+    return loop.train(model_dir, encoded or samples(), settings, seed=0, workdir=workdir, on_step=on_step)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def torchrun(*arguments, agents=1, processes=2):
+    """The finished torchruns (one for each agent), with what they said."""
+    meeting = ["--nnodes", str(agents), "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", *(meeting if agents > 1 else ["--standalone"]),
+        "--nproc-per-node", str(processes // agents), *map(str, arguments),
+    ]  # fmt: skip
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(agents)
+    ]
+    said = [process.communicate(timeout=240) for process in started]
+    return [
+        subprocess.CompletedProcess(command, process.returncode, out, err)
+        for process, (out, err) in zip(started, said, strict=True)
+    ]

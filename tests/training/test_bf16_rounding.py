@@ -1,0 +1,54 @@
+"""Rounding to bfloat16 by fixed thresholds: exact in the mean, the same wherever a number lies."""
+
+import pytest
+import torch
+
+from tenner.training.bf16_rounding import THRESHOLDS, round_into, rounded, shift
+
+COUNT = THRESHOLDS + 12_345
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """Over many magnitudes, of both signs, noughts among them."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(COUNT, generator=generator) * 10 ** (torch.rand(COUNT, generator=generator) * 8 - 6)
+    drawn[::1000] = 0.0
+    drawn[1::1000] = -0.0
+    return drawn
+
+
+def test_what_bfloat16_holds_stays_as_it_is(numbers):
+    held = numbers.bfloat16()
+    assert torch.equal(rounded(held.float(), torch.bfloat16).view(torch.int16), held.view(torch.int16))
+
+
+def test_a_number_becomes_one_of_its_two_neighbours(numbers):
+    gap = (numbers.abs().float() / 128).clamp_min(1e-30)
+    assert ((rounded(numbers, torch.bfloat16).float() - numbers).abs() <= gap).all()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_mean_is_exact(share, sign):
+    """Of numbers that have gone a share of the way from 1 to 1 + 1/128; rounding to the nearest knows the two ends."""
+    wide = torch.full((COUNT,), sign * (1 + share / 128))
+    gone = ((rounded(wide, torch.bfloat16).double().mean().abs() - 1) * 128).item()
+    assert gone == pytest.approx(share, abs=4 * (share * (1 - share) / COUNT) ** 0.5)
+    assert wide.bfloat16().double().mean().abs() in (1, 1 + 1 / 128)
+
+
+def test_a_part_is_rounded_as_in_the_whole(numbers):
+    whole, first = rounded(numbers, torch.bfloat16), THRESHOLDS - 77
+    part = torch.empty(COUNT - first, dtype=torch.bfloat16)
+    round_into(part, numbers[first:], first=first)
+    assert torch.equal(part, whole[first:])
+
+
+def test_shifted_numbers_are_rounded_alike_by_whoever_rounds_to_the_nearest(numbers):
+    shifted = numbers.clone()
+    shift(shifted, first=0)
+    assert (shifted.bfloat16() != rounded(numbers, torch.bfloat16)).sum() < COUNT / 16_384  # those in the very middle
+    assert torch.isfinite(shifted).all()
+    shift(shifted, first=0, back=True)
+    assert torch.equal(shifted.view(torch.int32), numbers.view(torch.int32))

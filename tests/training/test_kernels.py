@@ -1,0 +1,70 @@
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import GELUActivation
+from transformers.models.gemma.configuration_gemma import GemmaConfig
+from transformers.models.gemma.modeling_gemma import GemmaMLP, GemmaRMSNorm
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+from tenner.training.kernels import fuse
+
+
+def norm(kind=LlamaRMSNorm):
+    made = kind(24)
+    nn.init.normal_(made.weight, generator=torch.Generator().manual_seed(1))
+    return made
+
+
+def gated():
+    torch.manual_seed(1)
+    return LlamaMLP(LlamaConfig(hidden_size=24, intermediate_size=40, num_attention_heads=2))
+
+
+def fused(module):
+    twin = nn.Sequential(deepcopy(module))
+    fuse(twin)
+    return twin[0]
+
+
+@pytest.mark.parametrize("make", [norm, lambda: norm(Qwen2RMSNorm), gated], ids=["Llama", "Qwen2", "gated"])
+def test_values_and_gradients_are_those_of_transformers(make):
+    plain, mine = make(), fused(make())
+    assert "forward" in vars(mine)
+    x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(2))
+    a, b = (x.clone().requires_grad_() for _ in range(2))
+    weighing = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(3))
+    for module, given in ((plain, a), (mine, b)):
+        (module(given) * weighing).sum().backward()
+    torch.testing.assert_close(plain(x), mine(x))
+    torch.testing.assert_close(a.grad, b.grad)
+    for theirs, ours in zip(plain.parameters(), mine.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, ours.grad)
+
+
+def test_bfloat16_rounds_where_transformers_does():
+    plain, mine = norm().bfloat16(), fused(norm().bfloat16())
+    x = torch.randn(9, 24, generator=torch.Generator().manual_seed(2)).bfloat16()
+    torch.testing.assert_close(plain(x), mine(x), rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        GemmaRMSNorm(24),  # multiplies by 1 + weight
+        GemmaMLP(GemmaConfig(hidden_size=24, intermediate_size=40, hidden_activation="gelu_pytorch_tanh")),
+        nn.LayerNorm(24),
+    ],
+    ids=["Gemma's norm", "Gemma's gate", "LayerNorm"],
+)
+def test_what_computes_something_else_is_left_alone(module):
+    assert "forward" not in vars(fused(module))
+
+
+def test_another_activation_is_seen_by_what_it_does():
+    module = gated()
+    module.act_fn = GELUActivation()
+    assert "forward" not in vars(fused(module))

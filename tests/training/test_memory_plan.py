@@ -1,0 +1,166 @@
+"""What a training is said to take is what it takes; and what s1's took."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import SUPPORT
+
+from tenner import cli
+from tenner.core import hardware
+from tenner.core.errors import TennerError
+from tenner.core.sections import Train
+from tenner.training.architecture import Architecture
+from tenner.training.memory_plan import forecast
+from tenner.training.plan import GB, Machine, plan
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "intermediate_size": 1536, "vocab_size": 16384, "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True}
+QWEN_32B = {
+    "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
+    "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
+}  # fmt: skip
+SETTINGS = Train(epochs=1, lr=1e-3, tokens_max=8192, tokens_per_step=2048, precision="bf16")
+LONG_ROWS = {"tokens_per_row": 4096, "tokens_per_step": 8192}
+S1_TOKENS = 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "changes", "sample_tokens"),
+    [
+        (LLAMA, {}, 512),
+        (LLAMA, {"precision": "fp32"}, 512),
+        (LLAMA, {"precision": "pure-bf16"}, 512),
+        (LLAMA, {"method": "lora"}, 512),
+        (LLAMA, {"optimizer": "adamw-8bit"}, 512),
+        (LLAMA, LONG_ROWS, 1024),
+        (LLAMA, LONG_ROWS | {"activations": "inputs"}, 1024),
+        (LLAMA, {"tokens_per_row": 512}, 256),
+        (QWEN, {}, 512),
+        (QWEN, {"frozen_layers": 4}, 512),
+    ],
+    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen"],
+)
+def test_a_training_takes_what_was_said(config, changes, sample_tokens, tmp_path):
+    settings = SETTINGS.model_copy(update=changes)
+    if settings.precision != "fp32" and not hardware.has_native_bf16("cpu"):
+        pytest.skip("emulated products in bfloat16 take memory of their own")
+    program = [sys.executable, str(SUPPORT / "memory_job.py"), json.dumps(config)]
+    program += [settings.model_dump_json(), str(sample_tokens), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for _ in ("makes the model", "trains it"):
+        done = subprocess.run(program, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    taken = json.loads(done.stdout)["bytes"]
+    said = forecast(Architecture.of(config), settings, longest_tokens=sample_tokens, on_gpu=False).total_bytes
+    print(f"taken {taken / 1e6:,.0f} MB, said {said / 1e6:,.0f} MB, {said / taken:.2f} of it")
+    assert said == pytest.approx(taken, rel=0.15)
+
+
+def said_of_32b(ranks, **changes):
+    settings = SETTINGS.model_copy(update={"tokens_max": S1_TOKENS} | changes)
+    return forecast(Architecture.of(QWEN_32B), settings, longest_tokens=S1_TOKENS, ranks=ranks)
+
+
+def test_s1s_own_settings_do_not_fit_on_8_and_barely_on_16():
+    """Its library's way: 16 bytes a parameter, what goes into each layer kept, and all logits in float32."""
+    architecture = Architecture.of(QWEN_32B)
+    logits_bytes = 4 * S1_TOKENS * architecture.vocabulary
+    assert logits_bytes == pytest.approx(12.2e9, rel=0.01)
+    together = {}
+    for ranks, states_gb in ((8, 65.5), (16, 32.8)):
+        items = said_of_32b(ranks, activations="inputs").items
+        states = items["weights"] + items["gradients"] + items["moments"]
+        assert states == pytest.approx(16 * architecture.parameters / ranks, rel=1e-6)
+        assert states == pytest.approx(states_gb * 1e9, rel=0.01)
+        together[ranks] = states + items["activations"] + items["gathered weights"] + logits_bytes
+    assert together[8] > 80 * GB
+    # Two more copies, softmax and gradient, are all that 16 GPUs leave room for, or do not.
+    assert 60 * GB < together[16] < 80 * GB < together[16] + 2 * logits_bytes
+
+
+def test_pieces_of_logits_fit_where_whole_ones_do_not():
+    assert said_of_32b(16, activations="inputs").total_bytes < 80 * GB
+    assert said_of_32b(8, activations="inputs").total_bytes > 80 * GB
+    assert said_of_32b(8, activations="inputs", precision="pure-bf16").total_bytes < 80 * GB
+    assert said_of_32b(16).total_bytes > 300 * GB, "all activations of 20,000 tokens"
+
+
+@pytest.mark.parametrize("changes", [{"activations": "inputs"}, {"optimizer": "adamw-8bit"}, {"method": "lora"}])
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_what_saves_memory_saves_memory(changes, ranks):
+    assert said_of_32b(ranks, **changes).total_bytes < said_of_32b(ranks).total_bytes
+
+
+def test_all_remedies_are_remedies():
+    architecture = Architecture.of(QWEN_32B)
+    found = plan(architecture, SETTINGS, Machine(8, on_gpu=True, memory_gb=80), longest_tokens=S1_TOKENS)
+    assert found.fits is False
+    assert found.remedies
+    for remedy in found.remedies:
+        ranks, changes = 8, {}
+        for part in remedy.split(" and "):
+            if part.endswith(" ranks"):
+                ranks = int(part.split()[0])
+            else:
+                key, _, value = part.removeprefix("train.").partition(" = ")
+                changes[key] = json.loads(value)
+        assert said_of_32b(ranks, **changes).total_bytes <= 80 * GB, remedy
+
+
+@pytest.fixture
+def config_32b(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(QWEN_32B))
+    return path
+
+
+def told(capsys, *args):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*map(str, args)])
+    return end.value.code, capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "fits"),
+    [
+        (16, ['train.activations="inputs"'], True),
+        (8, ['train.activations="inputs"'], False),
+        (1, ['train.activations="inputs"'], False),
+        (16, [], False),
+        (1, ['train.method="lora"', 'train.activations="inputs"', "train.tokens_max=4096"], True),
+    ],
+)
+def test_the_recipe_of_s1(ranks, settings, fits, config_32b, capsys):
+    options = [part for setting in ["train.tokens_max=20000", *settings] for part in ("--set", setting)]
+    place = ["--config", config_32b, "--ranks", ranks, "--memory-gb", 80]
+    code, printed = told(capsys, "plan", "s1k", *options, *place)
+    assert code == 0, printed.err
+    assert ("\nfits in 80 GB" in printed.out) == fits
+    assert ("does not fit in 80 GB\nwould fit with " in printed.out) != fits
+    code, printed = told(capsys, "plan", "s1k", *options, *place, "--json")
+    found = json.loads(printed.out)
+    assert found["fits"] == fits
+    assert found["total_bytes"] == sum(found["bytes"].values())
+
+
+def test_without_a_config_it_is_asked_for(capsys):
+    code, printed = told(capsys, "plan", "s1k")
+    assert code == 2
+    assert "hint: give it: --config FILE" in printed.err
+
+
+def test_what_cannot_be_is_refused():
+    architecture = Architecture.of(QWEN_32B)
+    for machine in (Machine(0, True, None), Machine(1, True, -1.0), Machine(1, True, float("nan"))):
+        with pytest.raises(TennerError):
+            plan(architecture, SETTINGS, machine, longest_tokens=1)
+    with pytest.raises(TennerError):
+        plan(architecture, SETTINGS.model_copy(update={"shard_over": 3}), Machine(4, True, None), longest_tokens=1)

