@@ -79,8 +79,8 @@ class Bench(NamedTuple):
 @contextmanager
 def speaking_turn(bench: Bench, precision: Precision, *, rows: int, answers: int) -> Iterator[Turn]:
     """`tenner chat` and `tenner serve`: so many answers at once."""
-    wishes = resolve_student.Wishes(format=bench.settings.student.format, precision=precision)
-    speaker = resolve_student.introduce(str(bench.folder), wishes).speaker
+    wishes = resolve_student.StudentOptions(format=bench.settings.student.format, precision=precision)
+    speaker = resolve_student.resolve_student(str(bench.folder), wishes).speaker
     engine = resolve_student.load(speaker, wishes, rows=rows, engine="hf")
     with Scheduler(engine) as scheduler:
 

@@ -244,7 +244,7 @@ def train_trl(
         rows = [
             e for at in starts for e in sorted(rows[at : at + SAMPLES_PER_STEP], key=lambda e: len(e.ids), reverse=True)
         ]
-    labels = [[token if trained else -100 for token, trained in zip(e.ids, e.trained, strict=True)] for e in rows]
+    labels = [[token if trained else -100 for token, trained in zip(e.ids, e.loss_mask, strict=True)] for e in rows]
     fields: dict[str, Any] = {
         "output_dir": str(workdir), "max_steps": steps, "per_device_train_batch_size": side.rows,
         "gradient_accumulation_steps": SAMPLES_PER_STEP // side.rows, "train_sampling_strategy": "sequential",

@@ -14,7 +14,7 @@ from tenner.core.stage_names import COMPUTED, SELECT_FIRST
 if TYPE_CHECKING:
     from tenner.core.recipe import Recipe
     from tenner.core.sections import Device
-    from tenner.stages.resolve_student import Wishes
+    from tenner.stages.resolve_student import StudentOptions
 
 INTERRUPTED = 130
 
@@ -379,10 +379,10 @@ def _recipes(args: argparse.Namespace) -> None:
     print(show.recipes(as_json=args.json))
 
 
-def _wishes(args: argparse.Namespace) -> "Wishes":
-    from tenner.stages.resolve_student import Wishes
+def _wishes(args: argparse.Namespace) -> "StudentOptions":
+    from tenner.stages.resolve_student import StudentOptions
 
-    return Wishes(
+    return StudentOptions(
         format=args.format,
         name=getattr(args, "name", None),
         thinking_tokens_max=args.thinking,

@@ -11,27 +11,28 @@ from rich.text import Text
 from tenner.core.records import Message
 from tenner.core.sections import EngineName
 from tenner.stages import resolve_student
+from tenner.stages.resolve_student import StudentOptions
 
 if TYPE_CHECKING:
     from tenner.inference.job import Request
-    from tenner.inference.server.admission import Receipt
+    from tenner.inference.server.admission import UsageReport
 
 
-def talk(address: str, wishes: resolve_student.Wishes, *, waits: int, engine_name: EngineName | None = None) -> None:
+def talk(address: str, options: StudentOptions, *, waits: int, engine_name: EngineName | None = None) -> None:
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
-    speaker, price_usd_per_hour = resolve_student.introduce(address, wishes)
+    speaker, price_usd_per_hour = resolve_student.resolve_student(address, options)
     policy = speaker.policy(waits=waits)
     from tenner.inference.scheduler import Scheduler
-    from tenner.inference.server.admission import Desk  # which loads torch: a refusal shall not wait for it
+    from tenner.inference.server.admission import AdmissionQueue  # which loads torch: a refusal shall not wait for it
 
-    engine = resolve_student.load(speaker, wishes, rows=1, engine=engine_name)
+    engine = resolve_student.load(speaker, options, rows=1, engine=engine_name)
     console = Console(highlight=False, soft_wrap=True)
     budget = policy.thinking_tokens_max
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:
 
         async def answer(request: "Request") -> str:
-            desk = Desk(scheduler, engine.tokenizer, seats=1, price_usd_per_hour=price_usd_per_hour)
-            async with desk.seat(request) as seat:
+            queue = AdmissionQueue(scheduler, engine.tokenizer, seats=1, price_usd_per_hour=price_usd_per_hour)
+            async with queue.seat(request) as seat:
                 part = ""
                 async for piece in seat.pieces():
                     if part and piece.part != part:
@@ -41,7 +42,7 @@ def talk(address: str, wishes: resolve_student.Wishes, *, waits: int, engine_nam
                     console.print(Text(piece.text, style=f"{style} underline" if piece.forced else style), end="")
                 console.print()
                 assert seat.generation is not None
-                print(_in_words(seat.receipt()), file=sys.stderr)
+                print(_in_words(seat.usage()), file=sys.stderr)
                 return seat.generation.answer
 
         said: list[Message] = []
@@ -53,9 +54,9 @@ def talk(address: str, wishes: resolve_student.Wishes, *, waits: int, engine_nam
                 said = [*turns, Message(role="assistant", content=reply)]
 
 
-def _in_words(receipt: "Receipt") -> str:
-    cost = "" if receipt.cost_usd is None else f", ${receipt.cost_usd:.6f}"
-    return f"{receipt.thinking_tokens} tokens of thinking, {receipt.answer_tokens} of answer{cost}"
+def _in_words(report: "UsageReport") -> str:
+    cost = "" if report.cost_usd is None else f", ${report.cost_usd:.6f}"
+    return f"{report.thinking_tokens} tokens of thinking, {report.answer_tokens} of answer{cost}"
 
 
 def _lines(greeting: str) -> Iterator[str]:

@@ -137,8 +137,8 @@ def _unfetched(data: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]
 def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:
     """Who answers, by address, and what is usual for it where the options say nothing."""
     _refuse_without_cap(data, args.price_usd_per_hour)  # before anything is fetched; a run knows its price
-    wishes = resolve_student.Wishes(format=args.format, price_usd_per_hour=args.price_usd_per_hour)
-    speaker, price_usd_per_hour = resolve_student.introduce(args.who, wishes)
+    wishes = resolve_student.StudentOptions(format=args.format, price_usd_per_hour=args.price_usd_per_hour)
+    speaker, price_usd_per_hour = resolve_student.resolve_student(args.who, wishes)
     is_run = (Path(args.who) / "recipe.toml").is_file()
     student = {"model": str(speaker.model_dir) if is_run else args.who, "format": speaker.fmt.name}
     data["student"] = student | _given({"system_prompt": speaker.system_prompt})

@@ -13,7 +13,7 @@ PORT_MAX = 65535
 
 def run(
     address: str,
-    wishes: resolve_student.Wishes,
+    wishes: resolve_student.StudentOptions,
     *,
     host: str,
     port: int,
@@ -33,12 +33,12 @@ def run(
         if value < 1:
             raise TennerError(f"--{name} {value} is too small")
     api_key = key_in_environment(api_key_env) or None
-    speaker, price_usd_per_hour = resolve_student.introduce(address, wishes)
+    speaker, price_usd_per_hour = resolve_student.resolve_student(address, wishes)
     from tenner.inference.server.app import Settings, serve  # which loads torch: a refusal shall not wait for it
 
     settings = Settings(host, port, api_key, concurrency_max, request_bytes_max, price_usd_per_hour)
     engine = resolve_student.load(speaker, wishes, rows=concurrency_max, engine=engine_name)
-    about = engine.about
+    about = engine.info
 
     def announce(url: str) -> None:
         door = "with its key" if api_key else "open to everybody who can reach it"

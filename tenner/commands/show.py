@@ -127,7 +127,7 @@ def print_sample(path: Path, sample_id: str) -> None:
         shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
         text.append(shown, style="bold green" if is_trained else "dim")
     console.print(text, soft_wrap=True)
-    trained = sum(encoded.trained)
+    trained = sum(encoded.loss_mask)
     Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
 
 

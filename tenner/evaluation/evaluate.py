@@ -108,7 +108,7 @@ def _setting(
     run: AnyRun, asked: Asked, engine: LocalEngine, task: str, policies: Sequence[Policy],
     samplings: Sequence[Sampling], answer_tokens_max: int, questions: int,
 ) -> Setting:  # fmt: skip
-    student, about = run.recipe.student, engine.about
+    student, about = run.recipe.student, engine.info
     assert student is not None, "it is asked"
     hot = samplings[0].temperature > 0
     template = getattr(engine.tokenizer, "chat_template", None)

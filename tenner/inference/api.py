@@ -176,7 +176,7 @@ class ApiEngine:
         body: dict[str, Any] | None = None,
     ) -> list[int]:
         """One request for up to `room` tokens, which `stops` at the delimiter; the end of text is given as its id."""
-        sampling, close = job.dice.sampling, machine.format_ids.close
+        sampling, close = job.rng.sampling, machine.format_ids.close
         until = close[:1] if self._speaks == "ids" or machine.held else close
         before = [*job.prompt_ids, *machine.ids]
         extra: dict[str, Any] = dict(body or {})

@@ -86,7 +86,7 @@ class Transcript:
         return any(i.position <= position < i.position + i.tokens for i in self.machine.interventions)
 
 
-class About(NamedTuple):
+class EngineInfo(NamedTuple):
     """What an engine is, for whoever wants to know where an answer comes from."""
 
     name: EngineName
@@ -162,7 +162,7 @@ class LocalEngine(ABC):
 
     @property
     @abstractmethod
-    def about(self) -> About: ...
+    def info(self) -> EngineInfo: ...
 
     def prepare(self, request: Request) -> Job:
         """Encode and check. Any thread may call it. Raise TennerError where the prompt leaves no room."""

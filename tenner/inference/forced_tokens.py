@@ -1,7 +1,7 @@
 """A forcing machine for an engine that owns its tokens: it is asked, before each, which one must come next."""
 
 from tenner.inference.forcing import ForcingMachine, Phase
-from tenner.inference.rng import Dice
+from tenner.inference.rng import PositionalRNG
 
 
 class ForcedRow:
@@ -11,11 +11,11 @@ class ForcedRow:
     asks for the next, since an engine may throw away what it has sampled (after a part of a long prompt, say).
     """
 
-    def __init__(self, machine: ForcingMachine, dice: Dice, *, prompted: int) -> None:
+    def __init__(self, machine: ForcingMachine, rng: PositionalRNG, *, prompted: int) -> None:
         """`prompted` of the machine's ids are in the engine's prompt, and do not come out."""
         assert prompted <= len(machine.ids)
         self.machine = machine
-        self.dice = dice
+        self.rng = rng
         self._prompted = prompted
         self._drawn: tuple[int, int] | None = None
         self._end_of_text = min(machine.format_ids.eos)
@@ -30,9 +30,9 @@ class ForcedRow:
             return self.machine.ids[position]
         return self._end_of_text if self.machine.phase is Phase.DONE else None
 
-    def roll(self) -> float:
+    def uniform(self) -> float:
         """The random number of the token that is to be drawn."""
-        return self.dice.roll(len(self.machine.ids)) if self.dice.sampling.temperature > 0 else 0.0
+        return self.rng.uniform(len(self.machine.ids)) if self.rng.sampling.temperature > 0 else 0.0
 
     def take(self, token: int) -> int:
         """What has to come out where `token` has been drawn."""

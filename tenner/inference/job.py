@@ -7,7 +7,7 @@ from tenner.core.errors import NoRoom
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
-from tenner.inference.rng import Dice
+from tenner.inference.rng import PositionalRNG
 
 GREEDY = Sampling()
 
@@ -32,10 +32,12 @@ class Request(NamedTuple):
 class Job:
     """One prompt and the machines that wait for an engine. They share what any of them has sampled."""
 
-    def __init__(self, prompt: Prompt, prompt_ids: list[int], dice: Dice, waiting: list[ForcingMachine]) -> None:
+    def __init__(
+        self, prompt: Prompt, prompt_ids: list[int], rng: PositionalRNG, waiting: list[ForcingMachine]
+    ) -> None:
         self.prompt = prompt
         self.prompt_ids = prompt_ids
-        self.dice = dice
+        self.rng = rng
         self.waiting = waiting
 
     @classmethod
@@ -64,7 +66,7 @@ class Job:
             )
         first = ForcingMachine(format_ids, policies[0], answer_tokens_max=answer_tokens_max, thinking_room=room)
         waiting = [first, *(first.replay(policy) for policy in policies[1:])]
-        return cls(prompt, prompt_ids, Dice(sampling, prompt_ids), waiting)
+        return cls(prompt, prompt_ids, PositionalRNG(sampling, prompt_ids), waiting)
 
     def take_done(self) -> list[ForcingMachine]:
         """Remove and give the machines that what is known by now has answered already."""

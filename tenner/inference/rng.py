@@ -9,14 +9,14 @@ HEX_DIGITS = 13
 """52 bits: all of them fit into a float64."""
 
 
-class Dice:
-    """What the sampling of one completion rolls. Two prompts of one seed have nothing in common."""
+class PositionalRNG:
+    """What the sampling of one completion uniforms. Two prompts of one seed have nothing in common."""
 
     def __init__(self, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
         self.sampling = sampling
         self._key = digest(sampling.seed, *prompt_ids)
 
-    def roll(self, position: int) -> float:
+    def uniform(self, position: int) -> float:
         """Uniform in [0, 1) for the token at `position` of the completion."""
         share: float = int(digest(self._key, position)[:HEX_DIGITS], 16) / 16**HEX_DIGITS
         return share

@@ -14,7 +14,7 @@ NUCLEUS_TOKENS = 512
 """The nucleus is looked for among so many tokens first: a tenth of the time of sorting a vocabulary of 50,000."""
 
 
-def draw(logits_RV: Tensor, samplings: Sequence[Sampling], rolls: Sequence[float]) -> list[int]:
+def draw(logits_RV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
     """One token a row. What a row is given depends on no other row."""
     # The maximum with its index is twice as fast as argmax on a CPU.
     tokens: list[int] = logits_RV.max(dim=-1).indices.tolist()
@@ -24,19 +24,19 @@ def draw(logits_RV: Tensor, samplings: Sequence[Sampling], rolls: Sequence[float
             continue
         device = logits_RV.device
         temperature_R = torch.tensor([samplings[i].temperature for i in rows], device=device)
-        roll_R = torch.tensor([rolls[i] for i in rows], dtype=torch.float64, device=device)
+        uniform_R = torch.tensor([uniforms[i] for i in rows], dtype=torch.float64, device=device)
         weight_RV = torch.softmax(logits_RV[rows].float() / temperature_R[:, None], dim=-1)
         if narrow:
             top_p_R = torch.tensor([samplings[i].top_p for i in rows], dtype=torch.float64, device=device)
-            drawn_R = _from_nucleus(weight_RV, top_p_R, roll_R)
+            drawn_R = _from_nucleus(weight_RV, top_p_R, uniform_R)
         else:
-            drawn_R = _at(weight_RV.double().cumsum(dim=-1), roll_R)
+            drawn_R = _at(weight_RV.double().cumsum(dim=-1), uniform_R)
         for i, token in zip(rows, drawn_R.tolist(), strict=True):
             tokens[i] = token
     return tokens
 
 
-def _from_nucleus(weight_RV: Tensor, top_p_R: Tensor, roll_R: Tensor) -> Tensor:
+def _from_nucleus(weight_RV: Tensor, top_p_R: Tensor, uniform_R: Tensor) -> Tensor:
     """From the fewest tokens that reach `top_p` together, the more likely first, and of equals the lower id."""
     for tokens in (min(NUCLEUS_TOKENS, weight_RV.shape[1]), weight_RV.shape[1]):
         id_RK = weight_RV.topk(tokens, dim=-1).indices.sort(dim=-1).values
@@ -45,10 +45,10 @@ def _from_nucleus(weight_RV: Tensor, top_p_R: Tensor, roll_R: Tensor) -> Tensor:
         if bool((sum_RK[:, -1] >= top_p_R).all()):
             break
     inside_RK = sum_RK - weight_RK < top_p_R[:, None]
-    drawn_R = _at(sum_RK.where(inside_RK, sum_RK.where(inside_RK, 0).amax(dim=-1, keepdim=True)), roll_R)
+    drawn_R = _at(sum_RK.where(inside_RK, sum_RK.where(inside_RK, 0).amax(dim=-1, keepdim=True)), uniform_R)
     return id_RK.gather(1, order_RK).gather(1, drawn_R[:, None])[:, 0]
 
 
-def _at(sum_RK: Tensor, roll_R: Tensor) -> Tensor:
+def _at(sum_RK: Tensor, uniform_R: Tensor) -> Tensor:
     """The index whose share of the running sum holds the roll. A token of no probability holds none."""
-    return torch.searchsorted(sum_RK, (roll_R * sum_RK[:, -1])[:, None], right=True)[:, 0]
+    return torch.searchsorted(sum_RK, (uniform_R * sum_RK[:, -1])[:, None], right=True)[:, 0]

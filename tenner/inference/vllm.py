@@ -4,7 +4,8 @@ The processor alone is enough for whoever serves by `vllm serve`:
 
     vllm serve MODEL --generation-config vllm --logits-processors tenner.inference.vllm:ForcingProcessor
 
-A request is forced when its `vllm_xargs` name a format; the other keys are a Wish's, each with `tenner_` before it:
+A request is forced when its `vllm_xargs` name a format; the other keys are the fields of `ForcingArgs`, each prefixed
+with `tenner_`:
 
     {"prompt": "...", "max_tokens": 3000, "vllm_xargs": {"tenner_format": "s1", "tenner_thinking_tokens_max": 2000,
      "tenner_waits": 2, "tenner_answer_tokens_max": 512}}
@@ -26,12 +27,12 @@ from transformers import AutoTokenizer
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.records import Policy, Sampling
-from tenner.inference.engine import About, LocalEngine
+from tenner.inference.engine import EngineInfo, LocalEngine
 from tenner.inference.engines import no_vllm
 from tenner.inference.forced_tokens import ForcedRow
 from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
 from tenner.inference.job import Job, Prompt
-from tenner.inference.rng import Dice
+from tenner.inference.rng import PositionalRNG
 from tenner.inference.sampling import draw
 
 try:
@@ -60,7 +61,7 @@ _ROWS: dict[int, ForcedRow] = {}
 _TICKETS = itertools.count()
 
 
-class Wish(BaseModel):
+class ForcingArgs(BaseModel):
     """What a request may say of its forcing, each key with `tenner_` before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,7 +114,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raise ValueError for wishes that cannot be had. Whether they fit the model is seen when they are run."""
-        Wish.of(sampling_params)
+        ForcingArgs.of(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -135,7 +136,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
             for i, token in zip(drawing, self._draw(logits, drawing), strict=True):
                 row, _ = self._rows[i]
                 following = row.take(token)
-                if following != token or row.dice.sampling.temperature > 0:
+                if following != token or row.rng.sampling.temperature > 0:
                     forced[i] = following
             logits[drawing, self._vocabulary :] = -torch.inf  # what is left alone is the most likely token for vLLM too
         if forced:
@@ -147,8 +148,8 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         """A token for each of these rows of the batch."""
         logits_RV = logits_RV[:, : self._vocabulary]
         rows = [self._rows[i][0] for i in drawing]
-        if any(row.dice.sampling.temperature > 0 for row in rows):
-            return draw(logits_RV[drawing], [row.dice.sampling for row in rows], [row.roll() for row in rows])
+        if any(row.rng.sampling.temperature > 0 for row in rows):
+            return draw(logits_RV[drawing], [row.rng.sampling for row in rows], [row.uniform() for row in rows])
         likeliest = Sampler.greedy_sample(logits_RV).tolist()  # on a CPU in a fifth of torch's time
         return [likeliest[i] for i in drawing]
 
@@ -161,7 +162,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
             return ours, out
         if (known := arguments.get(ROW)) is not None:  # vLLM had put it off and takes it up again
             return known, out
-        wish = Wish.of(params)
+        wish = ForcingArgs.of(params)
         if wish is None:
             return None
         assert prompt_ids is not None
@@ -172,11 +173,11 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         machine = ForcingMachine(fmt, policy, answer_tokens_max=wish.answer_tokens_max, thinking_room=max(room, 0))
         seed = secrets.randbits(63) if params.seed is None else params.seed
         sampling = Sampling(temperature=params.temperature, top_p=params.top_p, seed=seed)
-        row = ForcedRow(machine, Dice(sampling, prompt_ids), prompted=0)
+        row = ForcedRow(machine, PositionalRNG(sampling, prompt_ids), prompted=0)
         arguments[ROW] = row
         return row, out
 
-    def _format_ids(self, wish: Wish) -> FormatIds:
+    def _format_ids(self, wish: ForcingArgs) -> FormatIds:
         key = wish.format, wish.wait_text
         if key not in self._formats:
             self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[wish.format], wish.wait_text)
@@ -230,7 +231,7 @@ class VLLMBatch:
     def _start(self, job: Job, machine: ForcingMachine) -> None:
         job.waiting.remove(machine)
         number = next(_TICKETS)
-        row = _ROWS[number] = ForcedRow(machine, job.dice, prompted=len(machine.ids))
+        row = _ROWS[number] = ForcedRow(machine, job.rng, prompted=len(machine.ids))
         prompt_ids = [*job.prompt_ids, *machine.ids]
         coming = machine.answer_tokens_max - machine.answer_tokens
         if machine.phase is Phase.THINKING:  # and one more, for the end of text
@@ -259,11 +260,11 @@ class VLLMEngine(LocalEngine):
         self._llm = llm
 
     @property
-    def about(self) -> About:
+    def info(self) -> EngineInfo:
         """What it is."""
         config = self._llm.llm_engine.vllm_config
         device = config.device_config.device_type
-        return About("vllm", str(config.model_config.dtype).removeprefix("torch."), device, ("vllm",))
+        return EngineInfo("vllm", str(config.model_config.dtype).removeprefix("torch."), device, ("vllm",))
 
     def batch(self) -> VLLMBatch:
         """The engine has one batch at a time."""

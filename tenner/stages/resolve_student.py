@@ -14,14 +14,14 @@ from tenner.inference import engines
 
 if TYPE_CHECKING:
     from tenner.inference.engine import LocalEngine
-    from tenner.inference.server.served_student import Speaker
+    from tenner.inference.server.served_student import ServedStudent
 
 THINKING_TOKENS_MAX = 1024
 ANSWER_TOKENS_MAX = 512
 """For a model that is no run's student, where the command says nothing."""
 
 
-class Wishes(NamedTuple):
+class StudentOptions(NamedTuple):
     """What the command says of the student; None leaves it to the run, or to what is usual for a model."""
 
     format: str | None = None
@@ -33,14 +33,14 @@ class Wishes(NamedTuple):
     precision: Precision = "auto"
 
 
-class Introduced(NamedTuple):
+class ResolvedStudent(NamedTuple):
     """A student and what its machine costs, if that is known."""
 
-    speaker: "Speaker"
+    speaker: "ServedStudent"
     price_usd_per_hour: float | None
 
 
-def introduce(address: str, wishes: Wishes) -> Introduced:
+def resolve_student(address: str, wishes: StudentOptions) -> ResolvedStudent:
     """Find the student at an address: a run's folder, or what `student.resolve` knows.
 
     Raises TennerError where there is none, or where a wish does not go with it.
@@ -58,7 +58,9 @@ def introduce(address: str, wishes: Wishes) -> Introduced:
     return _of_run(Path(address), wishes) if is_run else _of_model(address, wishes)
 
 
-def load(speaker: "Speaker", wishes: Wishes, *, rows: int, engine: EngineName | None = None) -> "LocalEngine":
+def load(
+    speaker: "ServedStudent", wishes: StudentOptions, *, rows: int, engine: EngineName | None = None
+) -> "LocalEngine":
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
     `rows` answers are decoded at a time. A precision that is named and slow on this device is told on standard error.
@@ -76,7 +78,7 @@ def load(speaker: "Speaker", wishes: Wishes, *, rows: int, engine: EngineName | 
     )  # fmt: skip
 
 
-def _of_run(path: Path, wishes: Wishes) -> Introduced:
+def _of_run(path: Path, wishes: StudentOptions) -> ResolvedStudent:
     recipe = stored_recipe(RunFolder.existing(path))
     assert recipe is not None, "RunFolder.existing has seen it"
     if wishes.format not in (None, recipe.student.format):
@@ -84,10 +86,10 @@ def _of_run(path: Path, wishes: Wishes) -> Introduced:
     student = path / "student"
     if not student.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
-    from tenner.inference.server.served_student import Speaker
+    from tenner.inference.server.served_student import ServedStudent
 
     asked = recipe.evaluate
-    speaker = Speaker(
+    speaker = ServedStudent(
         name=wishes.name or recipe.name,
         model_dir=student,
         fmt=FORMATS[recipe.student.format],
@@ -98,20 +100,20 @@ def _of_run(path: Path, wishes: Wishes) -> Introduced:
         remembers=False,
     )
     given = wishes.price_usd_per_hour
-    return Introduced(speaker, recipe.machine.price_usd_per_hour if given is None else given)
+    return ResolvedStudent(speaker, recipe.machine.price_usd_per_hour if given is None else given)
 
 
-def _of_model(address: str, wishes: Wishes) -> Introduced:
+def _of_model(address: str, wishes: StudentOptions) -> ResolvedStudent:
     if wishes.format is None:
         raise TennerError(
             f"{address} is not a run folder, and how a model thinks cannot be guessed",
             hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
         )
-    from tenner.inference.server.served_student import Speaker
+    from tenner.inference.server.served_student import ServedStudent
     from tenner.training import student
 
     folder = student.resolve(address)
-    speaker = Speaker(
+    speaker = ServedStudent(
         name=wishes.name or (known[1] if (known := student.HUB.fullmatch(address)) else folder.resolve().name),
         model_dir=folder,
         fmt=FORMATS[wishes.format],
@@ -121,7 +123,7 @@ def _of_model(address: str, wishes: Wishes) -> Introduced:
         answer_tokens_max=_first(wishes.answer_tokens_max, ANSWER_TOKENS_MAX),
         remembers=True,
     )
-    return Introduced(speaker, wishes.price_usd_per_hour)
+    return ResolvedStudent(speaker, wishes.price_usd_per_hour)
 
 
 def _first(wish: int | None, usual: int) -> int:

@@ -23,7 +23,7 @@ _DEAR = {
 products inside of attention (bmm): they are as large as its scores, and changed in place."""
 
 
-def economise(layers: Sequence[nn.Module], settings: Train, device: torch.device) -> None:
+def apply_activation_checkpointing(layers: Sequence[nn.Module], settings: Train, device: torch.device) -> None:
     """Have each layer keep what the recipe says; the rest is computed again on the way back, to the same bits.
 
     Raises TennerError where it shall wait in the host's memory, and the device has no other.

@@ -135,10 +135,10 @@ def train(
     with termination_noted(ctrl_c=world.size > 1) as termination:
         try:
             while step < len(plan):
-                doing = _lay_out(plan[step], encoded, lengths, learner, settings, world)
+                doing = _plan_step(plan[step], encoded, lengths, learner, settings, world)
                 began = time.monotonic()
                 with learner.weights.in_model():
-                    loss = _go_back(doing, encoded, lengths, learner, settings, world)
+                    loss = _forward_backward(doing, encoded, lengths, learner, settings, world)
                 norm = _grad_norm(doing, encoded, learner, world)
                 lr = learning_rate(step, len(plan), settings)
                 with interrupts_held():
@@ -156,7 +156,7 @@ def train(
                 )  # fmt: skip
                 reported = now
                 wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
-                if _tell(on_step, report, world, termination, wants_save=wants_save):
+                if _report_and_sync(on_step, report, world, termination, wants_save=wants_save):
                     save()
                     saved, saved_step = time.monotonic(), step
                 if step % GIVE_BACK_STEPS == 0:
@@ -183,7 +183,7 @@ def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
 def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str) -> None:
     """Save the trained student as a Hugging Face folder, in its compute dtype, and then remove the checkpoints.
 
-    LoRA's adapters are saved beside it, in `adapter`, and melted into the student. Only the first process has to.
+    LoRA's adapters are saved beside it, in `adapter`, and merged into the student. Only the first process has to.
     """
     model, adapters = result.model, result.adapters
     if model is None:
@@ -191,7 +191,7 @@ def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Pat
     dtype = model.dtype
     if adapters is not None:
         adapters.save(student_dir.with_name("adapter"), base_model=base_model)
-        model = adapters.melt()
+        model = adapters.merge()
     student.save(model, student.load_tokenizer(model_dir), student_dir, dtype)
     checkpoint.delete(workdir)
 
@@ -214,12 +214,12 @@ def _state(learner: Learner, optimizer: Optimizer) -> dict[str, Part]:
     return parts
 
 
-def _lay_out(
+def _plan_step(
     indices: Sequence[int], encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train,
     world: World,
 ) -> _Step:  # fmt: skip
     rows = packing.split_rows(indices, lengths, settings.tokens_per_row, ranks=world.size)
-    trained = sum(sum(encoded[i].trained[1:]) for i in indices)
+    trained = sum(sum(encoded[i].loss_mask[1:]) for i in indices)
     return _Step(
         rows=packing.deal(rows, lengths, world.size),
         tokens=sum(lengths[i] for i in indices),
@@ -228,7 +228,7 @@ def _lay_out(
     )
 
 
-def _go_back(
+def _forward_backward(
     doing: _Step, encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train, world: World
 ) -> float:
     """Make the gradients of the step's mean loss, over the trained tokens of all processes; returns that loss."""
@@ -271,7 +271,7 @@ def _not_finite(what: str, rows: Sequence[tuple[int, ...]], encoded: Sequence[En
     )
 
 
-def _tell(
+def _report_and_sync(
     on_step: Callable[[StepReport], None], report: StepReport, world: World, termination: Termination, *,
     wants_save: bool,
 ) -> bool:  # fmt: skip

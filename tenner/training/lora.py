@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft: put beside a model's linear layers, saved on their own, and melted into the weights."""
+"""Low-rank adapters by peft: put beside a model's linear layers, saved on their own, and merged into the weights."""
 
 import warnings
 from pathlib import Path
@@ -33,7 +33,7 @@ class Adapters:
         self._peft.save_pretrained(folder, save_embedding_layers=False)  # else it asks a hub about the base
         (folder / "README.md").unlink()  # peft's template: empty headings
 
-    def melt(self) -> PreTrainedModel:
+    def merge(self) -> PreTrainedModel:
         """Add them to the weights and take them out; computed in float32, rounded once."""
         for name, p in self._peft.named_parameters():
             if ".lora_" in name:
@@ -46,7 +46,7 @@ class Adapters:
         return cast(PreTrainedModel, self._peft.unload())
 
 
-def drawn(name: str, shape: torch.Size, *, seed: int) -> Tensor:
+def init_lora(name: str, shape: torch.Size, *, seed: int) -> Tensor:
     """What an adapter begins with, by seed and name, on any number of processes: A uniform, B nought, as in peft."""
     if ".lora_B." in name:
         return torch.zeros(shape)

@@ -12,11 +12,11 @@ IDS_SHOWN = 10
 
 
 class Encoded(NamedTuple):
-    """One sample as token ids; `trained` says of each token whether predicting it counts in the loss."""
+    """One sample as token ids; `loss_mask` says of each token whether predicting it counts in the loss."""
 
     sample_id: str
     ids: tuple[int, ...]
-    trained: tuple[bool, ...]
+    loss_mask: tuple[bool, ...]
 
 
 def encode(tokenizer: Tokenizer, sample: Sample, fmt: ThinkFormat, *, system_prompt: str | None) -> Encoded:
@@ -59,7 +59,7 @@ def refuse_longer(encoded: Sequence[Encoded], *, tokens_max: int) -> None:
 
 def runs(tokenizer: Tokenizer, encoded: Encoded) -> list[tuple[str, bool]]:
     """The sample as (text, trained) pieces in order, one for each contiguous run of the mask."""
-    pairs = zip(encoded.ids, encoded.trained, strict=True)
+    pairs = zip(encoded.ids, encoded.loss_mask, strict=True)
     return [
         (tokenizer.decode([token_id for token_id, _ in run], skip_special_tokens=False), trained)
         for trained, run in groupby(pairs, key=lambda pair: pair[1])

@@ -57,12 +57,12 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
     kernels.fuse(model)
-    activation_checkpointing.economise(layers, settings, world.device)
+    activation_checkpointing.apply_activation_checkpointing(layers, settings, world.device)
     loss = PackedLoss(model)
     if world.size == 1:
         for name, p in model.named_parameters():
             if ".lora_" in name:
-                p.data = lora.drawn(name, p.shape, seed=seed)
+                p.data = lora.init_lora(name, p.shape, seed=seed)
         nn.Module.to(model, world.device)
     else:
         world.shard(loss, layers, compute=compute)
@@ -119,7 +119,7 @@ def _fill(model: PreTrainedModel, stored: student.StoredWeights, world: World, *
         mine = local_part(p.detach())
         if ".lora_" in name:
             start = first_row(p, world)
-            mine.copy_(lora.drawn(name, p.shape, seed=seed)[start : start + mine.shape[0]])
+            mine.copy_(lora.init_lora(name, p.shape, seed=seed)[start : start + mine.shape[0]])
         elif mine.numel():
             mine.copy_(stored.rows(lora.stored_name(name), first_row(p, world), mine.shape[0]))
 

@@ -92,7 +92,7 @@ def check_packing(loss: PackedLoss, encoded: Sequence[Encoded], *, device: torch
     head) that training on packed rows would leave out.
     """
     samples = [
-        e._replace(ids=e.ids[-CHECKED_TOKENS:], trained=e.trained[-CHECKED_TOKENS:])
+        e._replace(ids=e.ids[-CHECKED_TOKENS:], loss_mask=e.loss_mask[-CHECKED_TOKENS:])
         for e in sorted(encoded, key=lambda e: len(e.ids))[:CHECKED_SAMPLES]
     ]
 

@@ -96,7 +96,7 @@ def pack(samples: Sequence[Encoded]) -> Row:
     for sample in samples:
         start = len(ids)
         for position in range(1, len(sample.ids)):
-            if sample.trained[position]:
+            if sample.loss_mask[position]:
                 predictors.append(start + position - 1)
                 targets.append(sample.ids[position])
         ids.extend(sample.ids)

@@ -7,7 +7,7 @@ from test_forcing import EOS, FORMAT_IDS, POLICIES, ROOM, finish, hashed_model, 
 
 from tenner.core.records import Sampling
 from tenner.inference.forced_tokens import ForcedRow
-from tenner.inference.rng import Dice
+from tenner.inference.rng import PositionalRNG
 
 
 @pytest.mark.parametrize("name", FORMAT_IDS)
@@ -18,7 +18,7 @@ def test_what_comes_out_is_what_the_machine_says(name: str, prompted: bool) -> N
         model, machine = hashed_model(seed), machine_for(fmt, policy)
         expected = finish(machine_for(fmt, policy), model)
         start = list(machine.ids) if prompted else []
-        row = ForcedRow(machine, Dice(Sampling(), [0]), prompted=len(start))
+        row = ForcedRow(machine, PositionalRNG(Sampling(), [0]), prompted=len(start))
         out: list[int] = []
         while EOS not in out and len(start) + len(out) < ROOM + fmt.injected_tokens_max + 4:
             for _ in range(1 + len(out) % 2):  # every other time the engine throws away what it has sampled
@@ -35,9 +35,9 @@ def test_what_comes_out_is_what_the_machine_says(name: str, prompted: bool) -> N
 
 def test_a_roll_belongs_to_the_place_of_the_token() -> None:
     machine = machine_for(FORMAT_IDS["two tokens"], POLICIES[-1])
-    dice = Dice(Sampling(temperature=1.0, seed=3), [7])
-    row = ForcedRow(machine, dice, prompted=0)
+    rng = PositionalRNG(Sampling(temperature=1.0, seed=3), [7])
+    row = ForcedRow(machine, rng, prompted=0)
     assert [row.due(0), row.due(1), row.due(2)] == [*machine.ids, None]
-    assert row.roll() == dice.roll(2) != dice.roll(3)
-    assert Dice(Sampling(temperature=1.0, seed=3), [8]).roll(2) != dice.roll(2)
-    assert Dice(Sampling(temperature=1.0, seed=4), [7]).roll(2) != dice.roll(2)
+    assert row.uniform() == rng.uniform(2) != rng.uniform(3)
+    assert PositionalRNG(Sampling(temperature=1.0, seed=3), [8]).uniform(2) != rng.uniform(2)
+    assert PositionalRNG(Sampling(temperature=1.0, seed=4), [7]).uniform(2) != rng.uniform(2)

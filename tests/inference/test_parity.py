@@ -138,7 +138,7 @@ def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
     assert set(ours) == set(theirs)
     same = sum(ours[key] == theirs[key] for key in ours)
     print(f"\nvllm, sampled: {same} of {len(ours)} completions are the same")
-    assert same >= 0.97 * len(ours), "but for a roll that falls between two sums"
+    assert same >= 0.97 * len(ours), "but for a uniform that falls between two sums"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tenner.inference.forced_tokens import ForcedRow
 from tenner.inference.forcing import ForcingMachine, FormatIds
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Job, Prompt, Request
-from tenner.inference.rng import Dice
+from tenner.inference.rng import PositionalRNG
 from tenner.inference.sampling import NUCLEUS_TOKENS, draw
 from tenner.inference.scheduler import Event, Scheduler
 
@@ -44,9 +44,9 @@ class Held(NamedTuple):
     format_ids: FormatIds
 
 
-def drawn(logits: torch.Tensor, rolls: list[float]) -> list[int]:
+def drawn(logits: torch.Tensor, uniforms: list[float]) -> list[int]:
     """A token for each roll."""
-    parts = [rolls[i : i + 500] for i in range(0, len(rolls), 500)]
+    parts = [uniforms[i : i + 500] for i in range(0, len(uniforms), 500)]
     return [token for part in parts for token in draw(logits.expand(len(part), -1), [HOT] * len(part), part)]
 
 
@@ -79,11 +79,11 @@ def p_value(seen: Counter[int], expected: dict[int, float]) -> float:
 )
 def test_draws_have_the_distribution_of_the_definition(tokens: int, sampling: Sampling) -> None:
     logits = 1.5 * torch.randn(tokens, generator=torch.Generator().manual_seed(tokens))
-    dice = Dice(sampling, [1, 2])
+    rng = PositionalRNG(sampling, [1, 2])
     seen: Counter[int] = Counter()
     for start in range(0, DRAWS, 500):
-        rolls = [dice.roll(position) for position in range(start, start + 500)]
-        seen.update(draw(logits.expand(500, -1), [sampling] * 500, rolls))
+        uniforms = [rng.uniform(position) for position in range(start, start + 500)]
+        seen.update(draw(logits.expand(500, -1), [sampling] * 500, uniforms))
     assert p_value(seen, nucleus(logits, sampling)) > 0.01
 
 
@@ -92,11 +92,13 @@ def test_a_row_is_drawn_as_if_it_were_alone() -> None:
     logits[::3] = logits[::3].bfloat16().float()  # many ties
     flat = Sampling(temperature=50.0, top_p=0.95)
     samplings = [(Sampling(), HOT, Sampling(temperature=1.0), flat)[i % 4] for i in range(30)]
-    rolls = [Dice(s, [i]).roll(0) for i, s in enumerate(samplings)]
-    together = draw(logits, samplings, rolls)
-    assert together == [draw(logits[i : i + 1], samplings[i : i + 1], rolls[i : i + 1])[0] for i in range(30)]
+    uniforms = [PositionalRNG(s, [i]).uniform(0) for i, s in enumerate(samplings)]
+    together = draw(logits, samplings, uniforms)
+    assert together == [draw(logits[i : i + 1], samplings[i : i + 1], uniforms[i : i + 1])[0] for i in range(30)]
     assert together[::4] == logits[::4].argmax(-1).tolist()
-    assert draw(logits, [Sampling(temperature=1e-4)] * 30, rolls) == logits.argmax(-1).tolist(), "the limit of greedy"
+    assert draw(logits, [Sampling(temperature=1e-4)] * 30, uniforms) == logits.argmax(-1).tolist(), (
+        "the limit of greedy"
+    )
 
 
 def test_the_ends_of_the_roll() -> None:
@@ -146,24 +148,24 @@ def held(ending_model_dir: Path) -> Held:
     return Held(logits, ends, replaced, format_ids)
 
 
-def start(held: Held, seed: int) -> tuple[ForcingMachine, Dice]:
+def start(held: Held, seed: int) -> tuple[ForcingMachine, PositionalRNG]:
     machine = ForcingMachine(held.format_ids, Policy(waits=1), answer_tokens_max=1, thinking_room=9)
-    return machine, Dice(HOT.model_copy(update={"seed": seed}), IDS[:1])
+    return machine, PositionalRNG(HOT.model_copy(update={"seed": seed}), IDS[:1])
 
 
 def test_suppression_inside_an_engine_is_sample_then_replace_and_a_naive_mask_is_not(held: Held) -> None:
     """By the row that vLLM's processor runs."""
     rows = []
     for seed in range(DRAWS):
-        machine, dice = start(held, seed)
-        rows.append(ForcedRow(machine, dice, prompted=len(machine.ids)))
-    tokens = drawn(held.logits, [row.roll() for row in rows])
+        machine, rng = start(held, seed)
+        rows.append(ForcedRow(machine, rng, prompted=len(machine.ids)))
+    tokens = drawn(held.logits, [row.uniform() for row in rows])
     said = Counter(row.take(token) for row, token in zip(rows, tokens, strict=True))
     assert p_value(said, held.replaced) > 0.01
 
     masked = held.logits.clone()
     masked[list(held.ends)] = -torch.inf
-    naive = Counter(drawn(masked, [row.roll() for row in rows]))
+    naive = Counter(drawn(masked, [row.uniform() for row in rows]))
     assert p_value(naive, held.replaced) < 1e-6
     wait = held.format_ids.wait[0]
     rest = {t: p / (1 - held.replaced[wait]) for t, p in held.replaced.items() if t != wait}
@@ -177,9 +179,9 @@ def test_the_embedded_engine_samples_then_replaces(held: Held, ending_model_dir:
     for first in range(0, DRAWS, 500):  # one step for each, no more
         batch = engine.batch()
         for seed in range(first, first + 500):
-            machine, dice = start(held, seed)
+            machine, rng = start(held, seed)
             machines.append(machine)
-            batch.submit(Job(PROMPT, IDS[:1], dice, [machine]))
+            batch.submit(Job(PROMPT, IDS[:1], rng, [machine]))
         batch.step()
     assert p_value(Counter(m.ids[m.thinking_start] for m in machines), held.replaced) > 0.01
 

@@ -13,7 +13,7 @@ from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.run import open_run
-from tenner.stages.resolve_student import Wishes, introduce
+from tenner.stages.resolve_student import StudentOptions, resolve_student
 
 
 @pytest.fixture
@@ -26,52 +26,52 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_a_run_knows_how_its_student_is_spoken_to(run_dir: Path) -> None:
-    speaker, price_usd_per_hour = introduce(str(run_dir), Wishes())
+    speaker, price_usd_per_hour = resolve_student(str(run_dir), StudentOptions())
     assert (speaker.name, speaker.model_dir, speaker.fmt.name) == ("demo", run_dir / "student", "s1")
     assert (speaker.system_prompt, speaker.wait_text, speaker.remembers) == ("", "Wait", False)
     assert (speaker.thinking_tokens_max, speaker.answer_tokens_max, price_usd_per_hour) == (64, 12, 0.10)
 
 
 def test_wishes_go_before_what_a_run_knows(run_dir: Path) -> None:
-    wishes = Wishes("s1", "it", thinking_tokens_max=0, answer_tokens_max=5, price_usd_per_hour=0.0)
-    speaker, price_usd_per_hour = introduce(str(run_dir), wishes)
+    wishes = StudentOptions("s1", "it", thinking_tokens_max=0, answer_tokens_max=5, price_usd_per_hour=0.0)
+    speaker, price_usd_per_hour = resolve_student(str(run_dir), wishes)
     assert (speaker.name, speaker.thinking_tokens_max, speaker.answer_tokens_max) == ("it", 0, 5)
     assert price_usd_per_hour == 0.0
 
 
 def test_a_model_has_no_price_and_no_format_of_its_own(tiny_model_dir: Path) -> None:
-    speaker, price_usd_per_hour = introduce(str(tiny_model_dir), Wishes(format="think"))
+    speaker, price_usd_per_hour = resolve_student(str(tiny_model_dir), StudentOptions(format="think"))
     assert (speaker.name, speaker.fmt.name, speaker.remembers) == ("model", "think", True)
     assert price_usd_per_hour is None
     with pytest.raises(TennerError, match="not a run folder") as refused:
-        introduce(str(tiny_model_dir), Wishes())
+        resolve_student(str(tiny_model_dir), StudentOptions())
     assert refused.value.hint == "give a run's folder, or say --format s1|think|plain"
 
 
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        (Wishes("thnk"), "no think format is called thnk"),
-        (Wishes("think"), "was taught the format s1, not think"),
-        (Wishes(thinking_tokens_max=-1), "--thinking -1 is less than 0"),
-        (Wishes(answer_tokens_max=0), "--answer 0 is less than 1"),
-        (Wishes(price_usd_per_hour=float("nan")), "--price-usd-per-hour nan is less than 0"),
+        (StudentOptions("thnk"), "no think format is called thnk"),
+        (StudentOptions("think"), "was taught the format s1, not think"),
+        (StudentOptions(thinking_tokens_max=-1), "--thinking -1 is less than 0"),
+        (StudentOptions(answer_tokens_max=0), "--answer 0 is less than 1"),
+        (StudentOptions(price_usd_per_hour=float("nan")), "--price-usd-per-hour nan is less than 0"),
     ],
 )
-def test_wishes_that_cannot_be(run_dir: Path, wishes: Wishes, message: str) -> None:
+def test_wishes_that_cannot_be(run_dir: Path, wishes: StudentOptions, message: str) -> None:
     with pytest.raises(TennerError, match=message):
-        introduce(str(run_dir), wishes)
+        resolve_student(str(run_dir), wishes)
 
 
 def test_a_run_without_a_student_yet(run_dir: Path) -> None:
     (run_dir / "student").rmdir()
     with pytest.raises(TennerError, match="has no distilled student yet"):
-        introduce(str(run_dir), Wishes())
+        resolve_student(str(run_dir), StudentOptions())
 
 
 def serve(address: Path, **options: Any) -> None:
     usual = {"host": "127.0.0.1", "port": 0, "api_key_env": None, "concurrency_max": 8, "request_bytes_max": 1000}
-    servejob.run(str(address), Wishes(format="think"), **(usual | options))
+    servejob.run(str(address), StudentOptions(format="think"), **(usual | options))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_chat_answers_each_line_and_says_what_it_took(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nAgain\n"))
-    wishes = Wishes("think", thinking_tokens_max=3, answer_tokens_max=4, price_usd_per_hour=1.0)
+    wishes = StudentOptions("think", thinking_tokens_max=3, answer_tokens_max=4, price_usd_per_hour=1.0)
     chat.talk(str(tiny_model_dir), wishes, waits=0)
     said, told = capsys.readouterr()
     assert said.count("Answer:") == 2

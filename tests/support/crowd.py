@@ -26,7 +26,7 @@ from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
 from tenner.inference.server.app import Settings, serve
-from tenner.inference.server.served_student import Speaker
+from tenner.inference.server.served_student import ServedStudent
 
 CLIENTS = 64
 ANSWER_TOKENS_MAX = 24
@@ -56,9 +56,9 @@ class CallProgress(NamedTuple):
     rss_end_mib: float
 
 
-def speaker(model_dir: Path) -> Speaker:
+def speaker(model_dir: Path) -> ServedStudent:
     """The crowd's student."""
-    return Speaker(
+    return ServedStudent(
         name="tiny", model_dir=model_dir, fmt=SHORT, system_prompt=None, wait_text="Wait", thinking_tokens_max=64,
         answer_tokens_max=ANSWER_TOKENS_MAX, remembers=False,
     )  # fmt: skip
@@ -99,7 +99,7 @@ class _Crowd:
             self.seen["wrong"] += not self._is_right(found, self.expected[question, policy])
 
     async def _ask(self, question: str, thinking: dict[str, Any], draw: random.Random) -> dict[str, Any] | None:
-        """The receipt with the words; None where this client left in the midst of it."""
+        """The report with the words; None where this client left in the midst of it."""
         stream = draw.random() < 0.7
         reply: Any = await self.client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": question}], stream=stream,
@@ -109,7 +109,7 @@ class _Crowd:
             message = reply.choices[0].message
             return {**reply.model_extra["tenner"], "thinking": message.reasoning, "answer": message.content}
         leave_at = draw.randrange(1, 20) if draw.random() < LEAVES else None
-        words, receipt, chunks = {"thinking": "", "answer": ""}, None, 0
+        words, report, chunks = {"thinking": "", "answer": ""}, None, 0
         async with reply:
             async for chunk in reply:
                 chunks += 1
@@ -119,10 +119,10 @@ class _Crowd:
                 words["thinking"] += (delta.model_extra or {}).get("reasoning") or ""
                 words["answer"] += delta.content or ""
                 if chunk.choices[0].finish_reason:
-                    receipt = chunk.model_extra["tenner"]
-        if receipt is None:
+                    report = chunk.model_extra["tenner"]
+        if report is None:
             raise openai.APIError("the stream ended without its last chunk", request=reply.response.request, body=None)
-        return {**receipt, **words}
+        return {**report, **words}
 
     def _is_right(self, found: dict[str, Any], expected: Generation) -> bool:
         done = [(i["kind"], i["position"], i["tokens"]) for i in found["interventions"]]

@@ -105,7 +105,7 @@ def test_a_loaded_model_trains_like_its_folder(tiny_model_dir, tmp_path, method)
 def test_a_neighbour_changes_nothing(tiny_model_dir):
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     a, b, c = samples(3)
-    silent_b, silent_c = (e._replace(trained=(False,) * len(e.ids)) for e in (b, c))
+    silent_b, silent_c = (e._replace(loss_mask=(False,) * len(e.ids)) for e in (b, c))
     losses = [packed_loss(model, packing.pack(row)).item() for row in ([a], [silent_b, a], [a, silent_c], [c, a, b])]
     assert losses[1:3] == pytest.approx([losses[0]] * 2, rel=1e-6)
     assert losses[3] > 1.5 * losses[0]
@@ -580,14 +580,14 @@ def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_pa
     with torch.no_grad():
         trained = result.model(ids).logits
         loop.finish(result, tiny_model_dir, tmp_path / "student", tmp_path / "work", base_model=str(tiny_model_dir))
-        melted = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
-        assert melted.dtype == dtype
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+        assert merged.dtype == dtype
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
             beside = PeftModel.from_pretrained(base, tmp_path / "adapter")
         assert beside.peft_config["default"].base_model_name_or_path == str(tiny_model_dir)
         tolerance = 1e-5 if precision == "fp32" else 5e-2  # melting rounds each weight once
-        for other in (melted, beside):
+        for other in (merged, beside):
             assert (other(ids).logits - trained).abs().max() < tolerance * trained.abs().max()
 
 

@@ -27,14 +27,14 @@ def test_prompt_carries_no_loss_and_delimiters_do(tokenizer):
         (render_prompt(tokenizer, "1+2?", system_prompt="Be brief."), False),
         ("<|im_start|>think\n1+2=3.\n<|im_start|>answer\nAnswer: 3<|im_end|>", True),
     ]
-    assert len(encoded.ids) == len(encoded.trained)
+    assert len(encoded.ids) == len(encoded.loss_mask)
 
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS)
 def test_what_forcing_puts_in_is_what_was_trained(tokenizer, fmt):
     """Delimiters and cue stand in the trained ids exactly as they are encoded alone."""
     encoded = loss_mask.encode(tokenizer, sample(), fmt, system_prompt=None)
-    said = [i for i, trained in zip(encoded.ids, encoded.trained, strict=True) if trained]
+    said = [i for i, trained in zip(encoded.ids, encoded.loss_mask, strict=True) if trained]
     alone = [tokenizer.encode(t, add_special_tokens=False) for t in fmt.trained_segments("1+2=3.", "3")]
     assert said == [*chain.from_iterable(alone), tokenizer.eos_token_id]
 

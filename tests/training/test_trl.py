@@ -49,7 +49,7 @@ def trl_losses(model_dir, workdir, encoded, settings):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # seconds, which a run without the slow tests need not wait
 
-    labels = [[token if trained else -100 for token, trained in zip(e.ids, e.trained, strict=True)] for e in encoded]
+    labels = [[token if trained else -100 for token, trained in zip(e.ids, e.loss_mask, strict=True)] for e in encoded]
     trainer = SFTTrainer(
         model=Models.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager"),
         args=SFTConfig(

@@ -20,7 +20,7 @@ from tenner.evaluation.grading.integer import canonical_integer
 from tenner.evaluation.grading.maths import symbolic
 from tenner.evaluation.grading.maths.exact import Opinion, judge, read
 from tenner.evaluation.grading.maths.shapes import Listing, Words
-from tenner.evaluation.grading.sandboxed_workers import Failure, Killable
+from tenner.evaluation.grading.sandboxed_workers import Failure, SandboxedWorkers
 from tenner.evaluation.grading.text import bare, first_line, same_answer
 
 SECOND_JUDGE_SECONDS = 2.5
@@ -83,9 +83,9 @@ class Grader:
     """Grades responses, with a second judge for maths in processes of its own where math-verify is installed."""
 
     def __init__(self, *, processes: int | None = None) -> None:
-        self._second: Killable[tuple[str, str], Opinion] | None = None
+        self._second: SandboxedWorkers[tuple[str, str], Opinion] | None = None
         if symbolic.is_available():
-            self._second = Killable(
+            self._second = SandboxedWorkers(
                 symbolic.opinion,
                 prepare=symbolic.prepare,
                 processes=processes or cores(),

@@ -73,7 +73,7 @@ def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_by
         connection.send(result)
 
 
-class Killable(Generic[Item, Result]):
+class SandboxedWorkers(Generic[Item, Result]):
     """So many processes that do `work`, a function that is importable by name. They start when they are needed.
 
     `prepare`, of the same module, is what they do first (slow imports); no deadline runs meanwhile.

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tenner.inference.forcing import ForcingMachine, Phase
-from tenner.inference.hf.kv_cache import Slots
+from tenner.inference.hf.kv_cache import KVCache
 from tenner.inference.job import Job, Prompt
 from tenner.inference.sampling import draw
 
@@ -46,10 +46,10 @@ class _Row:
         common = min(self.cached, prompt_tokens) + (min(len(ids), len(machine.ids)) if same is None else same)
         return min(common, prompt_tokens + len(machine.ids) - 1)
 
-    def roll(self) -> float:
+    def uniform(self) -> float:
         """The random number of the next token; greedy decoding asks for none."""
-        dice = self.job.dice
-        return dice.roll(len(self.machine.ids)) if dice.sampling.temperature > 0 else 0.0
+        rng = self.job.rng
+        return rng.uniform(len(self.machine.ids)) if rng.sampling.temperature > 0 else 0.0
 
     def push(self, token: int) -> None:
         """Take the token sampled after all ids, which have been fed."""
@@ -58,12 +58,12 @@ class _Row:
         self.machine.recall()
 
 
-class SlotBatch:
+class ContinuousBatch:
     """The rows being decoded, row i in slot i, and the jobs that wait for a row."""
 
     def __init__(self, model: PreTrainedModel, *, rows_max: int, vocabulary: int) -> None:
         self._model = model
-        self._slots = Slots(model, rows_max=rows_max)
+        self._slots = KVCache(model, rows_max=rows_max)
         self._queue: deque[Job] = deque()
         self._rows: list[_Row] = []
         self._rows_max = rows_max
@@ -114,8 +114,8 @@ class SlotBatch:
         # Rows of the embedding beyond the tokenizer's ids are padding: never trained, and not to be decoded.
         return draw(
             logits_1RV[0, :, : self._vocabulary],
-            [row.job.dice.sampling for row in self._rows],
-            [row.roll() for row in self._rows],
+            [row.job.rng.sampling for row in self._rows],
+            [row.uniform() for row in self._rows],
         )
 
     def _go_on(self, i: int) -> None:

@@ -12,8 +12,8 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.formats import Tokenizer
 from tenner.core.sections import Device
-from tenner.inference.engine import About, LocalEngine
-from tenner.inference.hf.continuous_batch import SlotBatch
+from tenner.inference.engine import EngineInfo, LocalEngine
+from tenner.inference.hf.continuous_batch import ContinuousBatch
 from tenner.inference.hf.kv_cache import ATTENTION_NAME
 from tenner.inference.hf.packed_linear import can_pack, pack_linears
 
@@ -33,9 +33,9 @@ class HFEngine(LocalEngine):
         self._rows = rows
 
     @property
-    def about(self) -> About:
+    def info(self) -> EngineInfo:
         """What it is."""
-        return About("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
+        return EngineInfo("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
 
     @classmethod
     def load(
@@ -86,6 +86,6 @@ class HFEngine(LocalEngine):
             pack_linears(model)
         return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)
 
-    def batch(self) -> SlotBatch:
+    def batch(self) -> ContinuousBatch:
         """A continuous batch with a cache of its own."""
-        return SlotBatch(self._model, rows_max=self._rows, vocabulary=self._vocabulary)
+        return ContinuousBatch(self._model, rows_max=self._rows, vocabulary=self._vocabulary)

@@ -47,7 +47,7 @@ class Feed(NamedTuple):
     chunks: Chunks | None
 
 
-class Slots:
+class KVCache:
     """Keys and values: one slot a row, and the attention that reads them."""
 
     def __init__(self, model: PreTrainedModel, *, rows_max: int) -> None:
@@ -181,7 +181,7 @@ def slot_attention(
     attention_mask: None,
     *,
     scaling: float,
-    slots: Slots,
+    slots: KVCache,
     feed: Feed,
     **_: Any,
 ) -> tuple[Tensor, None]:

@@ -1,4 +1,4 @@
-"""The desk: where requests take one of a limited number of seats, and learn what their answer took."""
+"""The queue: where requests take one of a limited number of seats, and learn what their answer took."""
 
 import asyncio
 import time
@@ -14,15 +14,15 @@ from tenner.inference.scheduler import Event, Scheduler
 SECONDS_PER_HOUR = 3600.0
 
 
-class DeskFull(Exception):
+class QueueFull(Exception):
     """Every seat is taken: try again when one is free."""
 
 
-class DeskClosed(Exception):
-    """The desk closes, and the answer will not be finished."""
+class QueueClosed(Exception):
+    """The queue closes, and the answer will not be finished."""
 
 
-class DeskFailed(Exception):
+class EngineFailed(Exception):
     """The engine has failed: this answer will not be finished, and no other begun."""
 
 
@@ -32,7 +32,7 @@ class Forced(Intervention):
     text: str
 
 
-class Receipt(Record):
+class UsageReport(Record):
     """What an answer took, and what was done to it."""
 
     policy: Policy
@@ -49,7 +49,7 @@ class Receipt(Record):
     interventions: tuple[Forced, ...]
 
 
-class Desk:
+class AdmissionQueue:
     """The seats before one scheduler; it belongs to the event loop that runs when it is made."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Desk:
         self._loop = asyncio.get_running_loop()
         self.failure: asyncio.Future[Exception] = self._loop.create_future()
         """What the engine raised, should it fail."""
-        self._taken: set[Seat] = set()
+        self._taken: set[ActiveRequest] = set()
         self._closing = False
         self._share_seconds = 0.0  # what a seat taken since the beginning would have used
         self._share_until = time.monotonic()
@@ -77,20 +77,20 @@ class Desk:
         """Whether new requests are turned away for good."""
         return self._closing
 
-    def seat(self, request: Request) -> "Seat":
-        """Begin an answer: `async with desk.seat(request) as seat: async for piece in seat.pieces(): …`.
+    def seat(self, request: Request) -> "ActiveRequest":
+        """Begin an answer: `async with queue.seat(request) as seat: async for piece in seat.pieces(): …`.
 
         Raises:
-            DeskFull, DeskClosed, DeskFailed: there is no seat now, or never again.
+            QueueFull, QueueClosed, EngineFailed: there is no seat now, or never again.
             TennerError: the engine cannot do what is asked; NoRoom where it does not fit into the context.
         """
         if self.failure.done():
-            raise DeskFailed
+            raise EngineFailed
         if self._closing:
-            raise DeskClosed
+            raise QueueClosed
         if self.taken >= self.seats:
-            raise DeskFull
-        seat = Seat(self, request)
+            raise QueueFull
+        seat = ActiveRequest(self, request)
         self._taken.add(seat)
         return seat
 
@@ -99,7 +99,7 @@ class Desk:
         self._closing = True
 
     def close(self) -> None:
-        """End the answers that are still under way: their readers get DeskClosed."""
+        """End the answers that are still under way: their readers get QueueClosed."""
         self.close_door()
         for seat in list(self._taken):
             seat.leave()
@@ -113,24 +113,24 @@ class Desk:
         return self._share_seconds
 
 
-class Seat:
+class ActiveRequest:
     """One answer under way. Leaving it, for whatever reason, frees it for others and ends its decoding."""
 
-    def __init__(self, desk: Desk, request: Request) -> None:
-        self._desk, self._request = desk, request
+    def __init__(self, queue: AdmissionQueue, request: Request) -> None:
+        self._queue, self._request = queue, request
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._stream = desk.scheduler.submit(request, listener=self._hear)
-        self._share_before = desk._share()
+        self._stream = queue.scheduler.submit(request, listener=self._hear)
+        self._share_before = queue._share()
         self._share_after: float | None = None
         self.generation: Generation | None = None
         """The whole answer, when its pieces have come to an end."""
 
     def _hear(self, event: Event) -> None:
-        self._desk._loop.call_soon_threadsafe(self._note, event)
+        self._queue._loop.call_soon_threadsafe(self._note, event)
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Exception) and not self._desk.failure.done():
-            self._desk.failure.set_result(event)
+        if isinstance(event, Exception) and not self._queue.failure.done():
+            self._queue.failure.set_result(event)
         if not isinstance(event, Piece):  # it is over: the seat is free however slowly the answer is read
             self._rise()
         self._events.put_nowait(event)
@@ -142,13 +142,13 @@ class Seat:
         self.leave()
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The answer as it comes. Raises DeskClosed where it was broken off, and DeskFailed where the engine was."""
+        """The answer as it comes. Raises QueueClosed where it was broken off, and EngineFailed where the engine was."""
         while isinstance(event := await self._events.get(), Piece):
             yield event
         if event is None:
-            raise DeskClosed
+            raise QueueClosed
         if isinstance(event, Exception):
-            raise DeskFailed from event
+            raise EngineFailed from event
         self.generation = event
 
     def leave(self) -> None:
@@ -157,19 +157,19 @@ class Seat:
             self._rise()
             self._stream.cancel()
 
-    def receipt(self) -> Receipt:
+    def usage(self) -> UsageReport:
         """What the finished answer took."""
         generation, after = self.generation, self._share_after
         assert generation is not None
         assert after is not None
-        seconds, price = after - self._share_before, self._desk.price_usd_per_hour
-        decode = self._desk.tokenizer.decode
+        seconds, price = after - self._share_before, self._queue.price_usd_per_hour
+        decode = self._queue.tokenizer.decode
 
         def words(i: Intervention) -> str:
             ids = list(generation.token_ids[i.position : i.position + i.tokens])
             return str(decode(ids, skip_special_tokens=False)) if ids else ""
 
-        return Receipt(
+        return UsageReport(
             policy=generation.policy,
             prompt_tokens=self._stream.prompt_tokens,
             thinking_tokens=generation.thinking_tokens,
@@ -182,5 +182,5 @@ class Seat:
 
     def _rise(self) -> None:
         if self._share_after is None:
-            self._share_after = self._desk._share()
-            self._desk._taken.discard(self)
+            self._share_after = self._queue._share()
+            self._queue._taken.discard(self)

@@ -20,9 +20,9 @@ from tenner.inference.engine import LocalEngine
 from tenner.inference.forcing import FormatIds
 from tenner.inference.scheduler import Scheduler
 from tenner.inference.server import openai_schema
-from tenner.inference.server.admission import Desk, DeskClosed, DeskFailed, DeskFull, Seat
+from tenner.inference.server.admission import ActiveRequest, AdmissionQueue, EngineFailed, QueueClosed, QueueFull
 from tenner.inference.server.openai_schema import APIError
-from tenner.inference.server.served_student import Speaker
+from tenner.inference.server.served_student import ServedStudent
 
 RETRY_AFTER_SECONDS = 1
 GRACE_SECONDS = 5.0
@@ -46,11 +46,11 @@ class Settings(NamedTuple):
 
 
 class Server:
-    """The handlers, around one desk."""
+    """The handlers, around one queue."""
 
-    def __init__(self, desk: Desk, speaker: Speaker, settings: Settings) -> None:
-        self._desk, self._speaker, self._settings = desk, speaker, settings
-        format_ids = FormatIds.resolve(desk.tokenizer, speaker.fmt, speaker.wait_text)
+    def __init__(self, queue: AdmissionQueue, speaker: ServedStudent, settings: Settings) -> None:
+        self._queue, self._speaker, self._settings = queue, speaker, settings
+        format_ids = FormatIds.resolve(queue.tokenizer, speaker.fmt, speaker.wait_text)
         self._injected_tokens_max = format_ids.injected_tokens_max
         self._began = int(time.time())
         self._page = (resources.files("tenner.inference.server") / "page.html").read_text("utf-8")
@@ -110,12 +110,12 @@ class Server:
 
     async def _health(self, _: web.Request) -> web.Response:
         state = {
-            "status": "closing" if self._desk.closing else "ok",
+            "status": "closing" if self._queue.closing else "ok",
             "model": self._speaker.name,
-            "answers_under_way": self._desk.taken,
-            "concurrency_max": self._desk.seats,
+            "answers_under_way": self._queue.taken,
+            "concurrency_max": self._queue.seats,
         }
-        return web.json_response(state, status=503 if self._desk.closing else 200)
+        return web.json_response(state, status=503 if self._queue.closing else 200)
 
     async def _models(self, _: web.Request) -> web.Response:
         price = self._settings.price_usd_per_hour
@@ -136,21 +136,21 @@ class Server:
             try:
                 async for _ in seat.pieces():
                     pass
-            except (DeskClosed, DeskFailed) as e:
+            except (QueueClosed, EngineFailed) as e:
                 raise _broken_off(e) from None
             assert seat.generation is not None
-            return web.json_response(completion.whole(seat.generation, seat.receipt()))
+            return web.json_response(completion.whole(seat.generation, seat.usage()))
 
-    def _seat(self, asked: openai_schema.ChatRequest, request_id: str) -> Seat:
+    def _seat(self, asked: openai_schema.ChatRequest, request_id: str) -> ActiveRequest:
         speaker = self._speaker
         if asked.model != speaker.name:
             message = f"there is no model {asked.model!r} here: this is {speaker.name!r}"
             raise APIError(404, message, code="model_not_found", param="model")
         try:
             policy, answer_tokens_max = asked.limits(speaker, self._injected_tokens_max)
-            return self._desk.seat(
+            return self._queue.seat(
                 speaker.request(
-                    self._desk.tokenizer, asked.conversation, policy, request_id=request_id,
+                    self._queue.tokenizer, asked.conversation, policy, request_id=request_id,
                     answer_tokens_max=answer_tokens_max, sampling=asked.sampling,
                 )
             )  # fmt: skip
@@ -158,16 +158,20 @@ class Server:
             raise APIError.of(e, code="context_length_exceeded") from None
         except TennerError as e:
             raise APIError.of(e, code="invalid_value") from None
-        except DeskFull:
+        except QueueFull:
             raise APIError(
-                429, f"all {self._desk.seats} seats are taken", code="rate_limit_exceeded",
+                429, f"all {self._queue.seats} seats are taken", code="rate_limit_exceeded",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             ) from None  # fmt: skip
-        except (DeskClosed, DeskFailed) as e:
+        except (QueueClosed, EngineFailed) as e:
             raise _broken_off(e) from None
 
     async def _stream(
-        self, request: web.Request, asked: openai_schema.ChatRequest, completion: openai_schema.Completion, seat: Seat
+        self,
+        request: web.Request,
+        asked: openai_schema.ChatRequest,
+        completion: openai_schema.Completion,
+        seat: ActiveRequest,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         with suppress(ConnectionResetError):  # the reader has left, and leaving frees the seat
@@ -176,12 +180,12 @@ class Server:
             try:
                 async for piece in seat.pieces():
                     await response.write(completion.piece(piece))
-            except (DeskClosed, DeskFailed) as e:
+            except (QueueClosed, EngineFailed) as e:
                 await response.write(openai_schema.event(_broken_off(e).body) + openai_schema.DONE)
             else:
                 assert seat.generation is not None
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
-                await response.write(completion.closing(seat.generation, seat.receipt(), usage=usage))
+                await response.write(completion.closing(seat.generation, seat.usage(), usage=usage))
             await response.write_eof()
         return response
 
@@ -190,29 +194,31 @@ class Serving(NamedTuple):
     """A server that answers."""
 
     url: str
-    desk: Desk
+    queue: AdmissionQueue
 
 
 @asynccontextmanager
-async def serving(engine: LocalEngine, speaker: Speaker, settings: Settings) -> AsyncIterator[Serving]:
+async def serving(engine: LocalEngine, speaker: ServedStudent, settings: Settings) -> AsyncIterator[Serving]:
     """Answer requests until the block ends; answers under way are then broken off, and their readers told.
 
     Raises TennerError where the address cannot be had.
     """
     with Scheduler(engine) as scheduler:
         price = settings.price_usd_per_hour
-        desk = Desk(scheduler, engine.tokenizer, seats=settings.concurrency_max, price_usd_per_hour=price)
-        app = Server(desk, speaker, settings).app()
+        queue = AdmissionQueue(scheduler, engine.tokenizer, seats=settings.concurrency_max, price_usd_per_hour=price)
+        app = Server(queue, speaker, settings).app()
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS_SECONDS)
         await runner.setup()
         try:
-            yield Serving(await _listen(runner, settings), desk)
+            yield Serving(await _listen(runner, settings), queue)
         finally:
-            desk.close()
+            queue.close()
             await runner.cleanup()
 
 
-async def serve(engine: LocalEngine, speaker: Speaker, settings: Settings, announce: Callable[[str], None]) -> int:
+async def serve(
+    engine: LocalEngine, speaker: ServedStudent, settings: Settings, announce: Callable[[str], None]
+) -> int:
     """Serve until SIGINT or SIGTERM, and return which it was; `announce` is told the address when it answers.
 
     Answers under way may end then, but not for long, and not when told twice. Raises as `serving` does, and whatever
@@ -222,17 +228,17 @@ async def serve(engine: LocalEngine, speaker: Speaker, settings: Settings, annou
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, int(number))
-    async with serving(engine, speaker, settings) as (url, desk):
+    async with serving(engine, speaker, settings) as (url, queue):
         announce(url)
         told = asyncio.create_task(signals.get())
-        await asyncio.wait((told, desk.failure), return_when=asyncio.FIRST_COMPLETED)
-        if desk.failure.done():
+        await asyncio.wait((told, queue.failure), return_when=asyncio.FIRST_COMPLETED)
+        if queue.failure.done():
             told.cancel()
-            raise desk.failure.result()
-        desk.close_door()
+            raise queue.failure.result()
+        queue.close_door()
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS):
-                while desk.taken and signals.empty():
+                while queue.taken and signals.empty():
                     await asyncio.sleep(0.05)
         return told.result()
 
@@ -250,8 +256,8 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     return f"http://{host}:{runner.addresses[0][1]}"
 
 
-def _broken_off(why: DeskClosed | DeskFailed) -> APIError:
-    if isinstance(why, DeskFailed):
+def _broken_off(why: QueueClosed | EngineFailed) -> APIError:
+    if isinstance(why, EngineFailed):
         return APIError(500, "the engine has failed, and the server is stopping", code="engine_failed")
     return APIError(503, "the server is stopping", code="server_stopping")
 

@@ -1,8 +1,9 @@
 """The wire: chat completions as OpenAI's clients write and read them, with what tenner adds.
 
-Asked for beyond OpenAI's own fields: `thinking`, an object of `max_tokens`, `min_tokens` and `waits`. Answered beyond
-them: the thinking, as `reasoning_content` and as `reasoning`; and `tenner`, which is the receipt (see `desk.Receipt`)
-on the completion or on the last chunk that has a choice, and `{"forced": true}` on a chunk whose words were put in.
+A request may have, beyond OpenAI's own fields, `thinking`: an object of `max_tokens`, `min_tokens` and `waits`. A
+response has the thinking as `reasoning_content` and as `reasoning`; and `tenner`, which is the usage report (see
+`admission.UsageReport`) on the completion or on the last chunk that has a choice, and `{"forced": true}` on a chunk
+whose words were put in.
 
 What would change the answer and cannot be done is refused; what changes nothing (`user`, `metadata`, …) is accepted.
 """
@@ -19,8 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tenner.core.errors import TennerError
 from tenner.core.records import Message, Policy, Sampling
 from tenner.inference.engine import Generation, Piece
-from tenner.inference.server.admission import Receipt
-from tenner.inference.server.served_student import Effort, Speaker
+from tenner.inference.server.admission import UsageReport
+from tenner.inference.server.served_student import Effort, ServedStudent
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -72,7 +73,7 @@ def _nothing(stop: object) -> object:
     return stop
 
 
-class Said(_Asked):
+class ChatMessage(_Asked):
     """A message of the conversation. Fields that can only be null are those that clients send back."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -111,7 +112,7 @@ class ChatRequest(_Asked):
     """The body of POST /v1/chat/completions."""
 
     model: str
-    messages: Annotated[list[Said], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     thinking: Thinking | None = None
     reasoning_effort: Effort | None = None
     max_completion_tokens: Positive | None = None
@@ -165,7 +166,7 @@ class ChatRequest(_Asked):
             seed=secrets.randbits(SEED_BITS) if self.seed is None else self.seed,
         )
 
-    def limits(self, speaker: Speaker, injected_tokens_max: int) -> tuple[Policy, int]:
+    def limits(self, speaker: ServedStudent, injected_tokens_max: int) -> tuple[Policy, int]:
         """The policy, and the most tokens of the answer; together with what is injected never above `max_tokens`.
 
         A budget that is asked for must fit under `max_tokens`. The speaker's own, and that of an effort, gives way,
@@ -221,20 +222,20 @@ def _explain(error: ValidationError) -> APIError:
 class Completion:
     """One answer on its way out: whole, or as the chunks of a stream."""
 
-    def __init__(self, speaker: Speaker) -> None:
+    def __init__(self, speaker: ServedStudent) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self._model = speaker.name
         self._created = int(time.time())
 
-    def whole(self, generation: Generation, receipt: Receipt) -> dict[str, Any]:
+    def whole(self, generation: Generation, report: UsageReport) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         message = {"role": "assistant", "content": generation.answer, **_reasoning(generation.thinking)}
         choice = {"index": 0, "message": message, "finish_reason": _finish(generation), "logprobs": None}
         return {
             **self._envelope("chat.completion"),
             "choices": [choice],
-            "usage": _usage(receipt),
-            "tenner": receipt.model_dump(),
+            "usage": _usage(report),
+            "tenner": report.model_dump(),
         }
 
     def opening(self) -> bytes:
@@ -246,11 +247,11 @@ class Completion:
         delta = {"content": piece.text} if piece.part == "answer" else _reasoning(piece.text)
         return self._chunk(delta, tenner={"forced": True} if piece.forced else None)
 
-    def closing(self, generation: Generation, receipt: Receipt, *, usage: bool) -> bytes:
+    def closing(self, generation: Generation, report: UsageReport, *, usage: bool) -> bytes:
         """The last events: why it ends, what it took, and that this was all."""
-        last = self._chunk({}, finish_reason=_finish(generation), tenner=receipt.model_dump())
+        last = self._chunk({}, finish_reason=_finish(generation), tenner=report.model_dump())
         if usage:
-            last += event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": _usage(receipt)})
+            last += event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": _usage(report)})
         return last + DONE
 
     def _chunk(
@@ -272,7 +273,7 @@ def event(data: Mapping[str, Any]) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def models(speaker: Speaker, *, price_usd_per_hour: float | None, created: int) -> dict[str, Any]:
+def models(speaker: ServedStudent, *, price_usd_per_hour: float | None, created: int) -> dict[str, Any]:
     """The body of GET /v1/models, with what the student does where nobody says otherwise."""
     manners = {
         "format": speaker.fmt.name,
@@ -296,10 +297,10 @@ def _finish(generation: Generation) -> str:
     return "length" if generation.truncated else "stop"
 
 
-def _usage(receipt: Receipt) -> dict[str, Any]:
+def _usage(report: UsageReport) -> dict[str, Any]:
     return {
-        "prompt_tokens": receipt.prompt_tokens,
-        "completion_tokens": receipt.completion_tokens,
-        "total_tokens": receipt.prompt_tokens + receipt.completion_tokens,
-        "completion_tokens_details": {"reasoning_tokens": receipt.thinking_tokens},
+        "prompt_tokens": report.prompt_tokens,
+        "completion_tokens": report.completion_tokens,
+        "total_tokens": report.prompt_tokens + report.completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": report.thinking_tokens},
     }

@@ -16,7 +16,7 @@ EFFORT_SHARES: dict[Effort, float] = {"none": 0.0, "minimal": 0.125, "low": 0.25
 """What part of the speaker's thinking budget an effort is."""
 
 
-class Speaker(NamedTuple):
+class ServedStudent(NamedTuple):
     """A student and its manners."""
 
     name: str

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from tenner.core.errors import TennerError
-from tenner.evaluation.grading.sandboxed_workers import Failure, Killable
+from tenner.evaluation.grading.sandboxed_workers import Failure, SandboxedWorkers
 
 
 def work(item):
@@ -35,7 +35,7 @@ def pool(monkeypatch):
 
     def make(**limits):
         pools.append(
-            Killable(
+            SandboxedWorkers(
                 work, **{"prepare": prepare, "processes": 1, "deadline_seconds": 5.0, "memory_bytes": 2**30, **limits}
             )
         )

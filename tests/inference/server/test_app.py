@@ -23,7 +23,7 @@ from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
 from tenner.inference.server.app import Serving, Settings, serving
-from tenner.inference.server.served_student import Speaker
+from tenner.inference.server.served_student import ServedStudent
 
 SETTINGS = Settings("127.0.0.1", 0, None, concurrency_max=8, request_bytes_max=20_000, price_usd_per_hour=0.36)
 LONG = 900
@@ -45,7 +45,7 @@ def endless(tiny_model_dir: Path) -> HFEngine:
 
 
 @pytest.fixture(scope="module")
-def speaker() -> Speaker:
+def speaker() -> ServedStudent:
     return crowd.speaker(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
 
 
@@ -58,7 +58,7 @@ def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, 
 
 def talk(
     engine: HFEngine,
-    speaker: Speaker,
+    speaker: ServedStudent,
     conversation: Callable[[Client, Serving], Awaitable[Any]],
     *,
     key: str = "none",
@@ -109,7 +109,7 @@ POLICIES = [
 ]
 
 
-def test_the_policy_that_is_asked_for_is_the_one_that_is_kept(engine: HFEngine, speaker: Speaker) -> None:
+def test_the_policy_that_is_asked_for_is_the_one_that_is_kept(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         for options, policy in POLICIES:
             expected = generated(engine, policy)
@@ -132,7 +132,7 @@ def test_the_policy_that_is_asked_for_is_the_one_that_is_kept(engine: HFEngine, 
     assert kinds == {"open", "wait", "cut", "close", "cue"}, "the policies are told apart by what they do"
 
 
-def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: Speaker) -> None:
+def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         options: dict[str, Any] = {"extra_body": {"thinking": {"max_tokens": 30, "waits": 2}}}
         whole = await ask(client, **options)
@@ -161,7 +161,7 @@ def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: Speaker
     talk(engine, speaker, conversation)
 
 
-def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: Speaker) -> None:
+def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         async def said(**options: Any) -> str:
             message = (await ask(client, temperature=1.0, **options)).choices[0].message
@@ -174,7 +174,7 @@ def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: Speaker)
     talk(engine, speaker, conversation)
 
 
-def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngine, speaker: Speaker) -> None:
+def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngine, speaker: ServedStudent) -> None:
     injected = len(engine.tokenizer.encode(SHORT.open + SHORT.close + SHORT.cue))
 
     async def conversation(client: Client, _: Serving) -> None:
@@ -195,7 +195,7 @@ def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngi
     talk(engine, speaker, conversation)
 
 
-def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, speaker: Speaker) -> None:
+def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, speaker: ServedStudent) -> None:
     async def tokens(client: Client, *messages: Any) -> int:
         done = await client.chat.completions.create(model="tiny", messages=messages, reasoning_effort="none")
         assert done.usage is not None
@@ -223,7 +223,7 @@ def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, speak
     talk(engine, speaker, conversation)
 
 
-def test_what_is_served_and_how_it_is(engine: HFEngine, speaker: Speaker) -> None:
+def test_what_is_served_and_how_it_is(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         (model,) = (await client.models.list()).data
         assert (model.id, model.object, model.owned_by) == ("tiny", "model", "tenner")
@@ -301,7 +301,7 @@ def assert_form(response: httpx2.Response, status: int) -> dict[str, Any]:
     return error
 
 
-def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, speaker: Speaker) -> None:
+def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with httpx2.AsyncClient(base_url=server.url) as http:
             for body, status, code, param, words in WRONG_BODIES:
@@ -313,13 +313,13 @@ def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, speaker: 
                 assert (error["code"], error["param"]) == (code, param), error
                 assert words in error["message"]
                 assert error["type"] == "invalid_request_error"
-            assert server.desk.taken == 0
+            assert server.queue.taken == 0
         assert (await ask(client)).choices, "it answers after all that"
 
     talk(engine, speaker, conversation)
 
 
-def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine, speaker: Speaker) -> None:
+def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(_: Client, server: Serving) -> None:
         async with httpx2.AsyncClient(base_url=server.url) as http:
             assert_form(await http.get("/v1/nothing"), 404)
@@ -340,7 +340,7 @@ def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine,
     talk(engine, speaker, conversation)
 
 
-def test_openais_client_raises_its_own_errors(engine: HFEngine, speaker: Speaker) -> None:
+def test_openais_client_raises_its_own_errors(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         with pytest.raises(openai.NotFoundError):
             await ask(client, model="other")
@@ -355,7 +355,7 @@ def test_openais_client_raises_its_own_errors(engine: HFEngine, speaker: Speaker
 
 
 def test_the_key_is_asked_for_and_never_told(
-    engine: HFEngine, speaker: Speaker, capfd: pytest.CaptureFixture[str]
+    engine: HFEngine, speaker: ServedStudent, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def stranger(client: Client, server: Serving) -> None:
         for wrong in ("Bearer wrong", "Bearer", "", "Bearer sesame2", "Bearer s\u00e9same"):
@@ -392,28 +392,28 @@ async def raw_stream(server: Serving, **body: Any) -> AsyncIterator[aiohttp.Clie
         response.close()
 
 
-def test_who_leaves_frees_the_seat_and_the_row(endless: HFEngine, speaker: Speaker) -> None:
+def test_who_leaves_frees_the_seat_and_the_row(endless: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
-        streams = server.desk.scheduler
+        streams = server.queue.scheduler
         async with raw_stream(server, max_tokens=LONG) as response:
             assert await response.content.readline()
-            assert server.desk.taken == 1
-        await until(lambda: server.desk.taken == 0)
+            assert server.queue.taken == 1
+        await until(lambda: server.queue.taken == 0)
         await until(lambda: streams.streams == 0)
         waiting = asyncio.create_task(ask(client, max_tokens=LONG, stream=False))
-        await until(lambda: server.desk.taken == 1)
+        await until(lambda: server.queue.taken == 1)
         waiting.cancel()  # the client closes its connection
-        await until(lambda: server.desk.taken == 0)
+        await until(lambda: server.queue.taken == 0)
         await until(lambda: streams.streams == 0)
         assert (await ask(client)).choices[0].message.content == generated(endless, POLICIES[0][1]).answer
 
     talk(endless, speaker, conversation)
 
 
-def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: Speaker) -> None:
+def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with raw_stream(server, max_tokens=LONG), raw_stream(server, max_tokens=LONG):
-            assert server.desk.taken == 2
+            assert server.queue.taken == 2
             with pytest.raises(openai.RateLimitError) as refused:
                 await ask(client)
             assert refused.value.response.headers["retry-after"] == "1"
@@ -426,7 +426,7 @@ def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: Spe
     talk(endless, speaker, conversation, concurrency_max=2)
 
 
-def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: Speaker) -> None:
+def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         began = asyncio.get_running_loop().time()
         done = await asyncio.gather(*(ask(client, max_tokens=100 + 40 * i) for i in range(4)))
@@ -437,7 +437,7 @@ def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: Spea
     talk(engine, speaker, conversation)
 
 
-def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speaker: Speaker) -> None:
+def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speaker: ServedStudent) -> None:
     async def conversation() -> tuple[bytes, Any]:
         async with aiohttp.ClientSession() as http:
             async with serving(endless, speaker, SETTINGS) as server:
@@ -445,8 +445,8 @@ def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speake
                 streamed = await http.post(url, json=body | {"stream": True})
                 read = asyncio.create_task(streamed.read())
                 whole = asyncio.create_task(http.post(url, json=body))
-                await until(lambda: server.desk.taken == 2)
-                server.desk.close_door()
+                await until(lambda: server.queue.taken == 2)
+                server.queue.close_door()
                 late = await http.post(url, json=body)
                 assert late.status == 503
                 assert (await late.json())["error"]["code"] == "server_stopping"
@@ -461,7 +461,7 @@ def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speake
 
 
 def test_an_engine_that_fails_fails_all_and_is_reported(
-    endless: HFEngine, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+    endless: HFEngine, speaker: ServedStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with raw_stream(server, max_tokens=LONG) as response:
@@ -471,7 +471,7 @@ def test_an_engine_that_fails_fails_all_and_is_reported(
         assert json.loads(last.strip().removeprefix(b"data: "))["error"]["code"] == "engine_failed"
         with pytest.raises(openai.InternalServerError):
             await ask(client)
-        assert isinstance(server.desk.failure.result(), ZeroDivisionError)
+        assert isinstance(server.queue.failure.result(), ZeroDivisionError)
 
     talk(endless, speaker, conversation)
 

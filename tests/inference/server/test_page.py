@@ -139,7 +139,7 @@ def test_stop_frees_the_seat(page: Page, tiny_model_dir: Path) -> None:
             stop()
             page.locator("article.busy").wait_for(state="detached")
             assert page.locator("article .note").last.text_content() == "stopped"
-            assert server.desk.taken == 0
+            assert server.queue.taken == 0
             assert page.locator("#send").is_visible()
 
 
