@@ -19,7 +19,7 @@ from tenner.core import recipe
 from tenner.data import puzzles
 from tenner.training import student
 
-QUESTIONS, CONCURRENCY, OUTPUT_TOKENS, TRACES_AT_KILL = 200, 16, 48, 60
+QUESTIONS, CONCURRENCY, OUTPUT_TOKENS, TRACES_AT_KILL = 100, 16, 48, 30
 SUFFIX = " Think first, then put the answer into a box."
 # SmolLM2 does not think by itself. vLLM keeps it to this form while it decodes; what it says in it is its own.
 FORM = r"<think>\n[^<]{10,40}\n</think>\n\\boxed\{[A-Za-z0-9 $.,]{1,12}\}"
