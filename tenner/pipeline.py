@@ -5,7 +5,6 @@ gather -> clean -> attempt -> select -> trace -> verify -> train -> evaluate -> 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -27,6 +26,7 @@ from tenner.core.records import (
 from tenner.core.run import Run, Stage
 from tenner.core.sections import PromptForm
 from tenner.core.seeds import digest
+from tenner.core.suggest import did_you_mean
 from tenner.data import domains, overlap, puzzles, quality_filters, sources
 from tenner.data.workers import workers_for
 from tenner.evaluation import benchmarks
@@ -209,8 +209,7 @@ def check(recipe: Recipe) -> None:
     quality_filters.check(recipe.trace.filters, quality_filters.TRACE_FILTERS, "trace.filters")
     for family in recipe.gather.families:
         if family not in puzzles.FAMILIES:
-            near = get_close_matches(family, puzzles.FAMILIES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(puzzles.FAMILIES)}"
+            hint = did_you_mean(family, puzzles.FAMILIES)
             raise TennerError(f"gather.families: no family is called {family}", hint=hint)
 
 

@@ -1,6 +1,5 @@
 """The teacher that speaks Gemini's own protocol, which shows summaries of the thinking as parts of the answer."""
 
-import difflib
 import json
 import logging
 import re
@@ -20,6 +19,7 @@ from tenner.clients.protocol import Call, Reply, Request, Response
 from tenner.core.errors import TennerError
 from tenner.core.records import TraceOutcome, Usage
 from tenner.core.sections import PaidModel
+from tenner.core.suggest import did_you_mean
 
 try:
     from google import genai
@@ -233,10 +233,9 @@ def _check_parameters(parameters: Mapping[str, Any]) -> None:
         if name in ELSEWHERE:
             raise TennerError(f"trace.parameters: {name} is not for the gemini teacher", hint=ELSEWHERE[name])
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise TennerError(
                 f"trace.parameters: gemini has no parameter {name}",
-                hint=f"did you mean {near[0]}?" if near else "see google.genai.types.GenerateContentConfig",
+                hint=did_you_mean(name, known, "see google.genai.types.GenerateContentConfig"),
             )
     try:
         types.GenerateContentConfig.model_validate(parameters)

@@ -4,13 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tenner.core.errors import TennerError
+from tenner.core.jsonl import read_objects
 from tenner.core.records import AnswerKind, Completion, Grade, Question
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.grading.grader import Asked, Grader, check_reference
@@ -98,27 +99,13 @@ def kept_rows(path: Path) -> list[Row]:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file. Raises TennerError, with the line, for one that cannot be graded."""
-    rows: list[Row] = []
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(_row(line, f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise TennerError(f"{path} cannot be read: {reason}", hint="give a JSONL file") from e
+    rows = [_row(line.fields, line.where) for line in read_objects(path)]
     if not rows:
         raise TennerError(f"{path} holds no rows")
     return rows
 
 
-def _row(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise TennerError(f"{where} is not JSON: {e}", hint="one object a line") from e
-    if not isinstance(row, dict):
-        raise TennerError(f"{where} is not an object", hint="one object a line")
+def _row(row: dict[str, Any], where: str) -> Row:
     for name in ("id", "response", "answer"):
         value = row.get(name)
         if value is None:

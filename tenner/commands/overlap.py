@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tenner.core.errors import TennerError
+from tenner.core.jsonl import Line, read_objects
 from tenner.core.records import Hit, Question
 from tenner.core.sections import Clean
 from tenner.data import overlap
@@ -81,26 +82,14 @@ def read_questions(path: Path) -> list[Question]:
 
 def _questions(path: Path) -> Iterator[tuple[int, Question]]:
     """The questions with the numbers of their lines, which are the ids of those that have none."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _question(line, number, path)
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise TennerError(f"{path} cannot be read: {reason}", hint="give a JSONL file") from e
+    for line in read_objects(path):
+        yield line.number, _question(line, path.name)
 
 
-def _question(line: str, number: int, path: Path) -> Question:
-    where = f"{path}, line {number}"
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise TennerError(f"{where} is not JSON: {e}", hint="one object a line") from e
-    if not isinstance(row, dict):
-        raise TennerError(f"{where} is not an object", hint="one object a line")
+def _question(line: Line, source: str) -> Question:
+    row = line.fields
     text = next((row[name] for name in TEXT_FIELDS if isinstance(row.get(name), str)), None)
     if text is None:
-        raise TennerError(f"{where} has no question", hint=f"it is looked for in {', '.join(TEXT_FIELDS)}")
-    id_ = next((row[name] for name in ID_FIELDS if isinstance(row.get(name), str | int)), number)
-    return Question(id=str(id_), question=text, source=path.name)
+        raise TennerError(f"{line.where} has no question", hint=f"it is looked for in {', '.join(TEXT_FIELDS)}")
+    id_ = next((row[name] for name in ID_FIELDS if isinstance(row.get(name), str | int)), line.number)
+    return Question(id=str(id_), question=text, source=source)

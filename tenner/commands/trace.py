@@ -1,12 +1,11 @@
 """`tenner trace QUESTIONS.jsonl`: traces for whoever wants only those, with the same store, ledger and cap as a run."""
 
 import argparse
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import tomli_w
 from pydantic import ValidationError
@@ -15,12 +14,13 @@ from tenner.budget.ledger import Ledger, read_spend
 from tenner.clients import registry
 from tenner.clients.registry import CallContext
 from tenner.core.errors import TennerError
+from tenner.core.jsonl import read_objects
 from tenner.core.progress import Screen
 from tenner.core.recipe import explain
 from tenner.core.records import AnswerKind, FailedCall, Question, Trace
 from tenner.core.run import differences
 from tenner.core.run_folder import RunFolder
-from tenner.core.sections import NotNegativeNumber, Section, TraceSection
+from tenner.core.sections import FREE, NotNegativeNumber, Section, TraceSection
 from tenner.distill import traces
 from tenner.distill.traces import TracePurchase
 from tenner.evaluation.grading.grader import grade_trace
@@ -29,7 +29,7 @@ from tenner.evaluation.grading.grader import grade_trace
 class TraceJob(Section):
     """What `trace.toml` holds."""
 
-    budget_usd: NotNegativeNumber
+    budget_usd: Annotated[NotNegativeNumber, FREE]
     trace: TraceSection
 
 
@@ -117,14 +117,8 @@ def check_questions(path: Path) -> None:
 
 def read_questions(path: Path) -> Iterator[Question]:
     """The questions of a JSONL file; other columns than id, question, answer, kind and domain are left alone."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _question(line, f"{path}, line {number}", path.name)
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise TennerError(f"{path} cannot be read: {reason}", hint="give a run folder or a JSONL file") from e
+    for line in read_objects(path, hint="give a run folder or a JSONL file"):
+        yield _question(line.fields, line.where, path.name)
 
 
 def summary(folder: RunFolder) -> str:
@@ -153,13 +147,7 @@ def _failures(folder: RunFolder) -> list[str]:
     return [f"{failed.total():,} {calls} failed for good: {kinds}"] if failed else []
 
 
-def _question(line: str, where: str, source: str) -> Question:
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise TennerError(f"{where} is not JSON: {e}", hint="one object a line") from e
-    if not isinstance(row, dict):
-        raise TennerError(f"{where} is not an object", hint="one object with id and question a line")
+def _question(row: dict[str, Any], where: str, source: str) -> Question:
     fields = {}
     for name in ("id", "question", "answer", "domain"):
         value = row.get(name)

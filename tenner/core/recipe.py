@@ -1,18 +1,18 @@
 """A run described in full: a strict TOML file, `--set` overrides on top, nothing guessed."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
 from tenner.core.sections import (
+    FREE,
     Attempt,
     Clean,
     Domains,
@@ -28,6 +28,7 @@ from tenner.core.sections import (
     Train,
 )
 from tenner.core.stage_names import MEASURED, ORDERS
+from tenner.core.suggest import did_you_mean, fields_at
 
 
 class Measurement(Section):
@@ -39,7 +40,7 @@ class Measurement(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     """Of the folder, and of its student in tables."""
     seed: int
-    budget_usd: NotNegativeNumber
+    budget_usd: Annotated[NotNegativeNumber, FREE]
     """The cap over the whole: calls and machine time together."""
     student: Model | None = None
     """Left out: only `evaluate.models` are asked."""
@@ -191,8 +192,7 @@ def _find(name_or_path: str) -> tuple[str, str]:
         return recipes[name_or_path], f"recipe {name_or_path}"
     path = Path(name_or_path)
     if not path.suffix and not path.exists():
-        near = difflib.get_close_matches(name_or_path, recipes, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipes)}; or give a .toml file"
+        hint = did_you_mean(name_or_path, recipes, f"there are {', '.join(recipes)}; or give a .toml file")
         raise TennerError(f"no recipe is called {name_or_path}", hint=hint)
     return read_text(path), str(path)
 
@@ -227,8 +227,7 @@ def explain(
     place = "--set" if dotted in set_paths else f"{where}, line {line}" if line else where
     hint = None
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], _keys_beside(keys, root), n=1)
-        message, hint = f"unknown key {dotted}", f"did you mean {near[0]}?" if near else "remove it"
+        message, hint = f"unknown key {dotted}", did_you_mean(keys[-1], fields_at(keys, root), "remove it")
     elif first["type"] == "missing":
         message = f"{dotted} is missing"
     else:
@@ -237,22 +236,6 @@ def explain(
         if not isinstance(first["input"], dict | Section):
             message += f" (got {first['input']!r})"
     return TennerError(f"{place}: {message}", hint=hint)
-
-
-def _keys_beside(keys: list[str], root: type[Section]) -> list[str]:
-    """The field names that are possible where `keys` ends."""
-    model: type[BaseModel] = root
-    for key in keys[:-1]:
-        if key in model.model_fields:
-            model = _section_in(model.model_fields[key].annotation) or model
-    return list(model.model_fields)
-
-
-def _section_in(annotation: object) -> type[BaseModel] | None:
-    """The section that an annotation such as `PriceSection | None` or `list[PromptForm]` is about."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
 
 
 def _line_of(text: str, keys: list[str]) -> int | None:

@@ -1,7 +1,6 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,12 +24,7 @@ from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
-# The cap, and how fast and how dearly a teacher is asked: none of it changes what comes out.
-FREE_TO_CHANGE = ("budget_usd", "machine.device", *(
-    f"{teacher}.{key}"
-    for teacher in ("trace", "domains.labeller", "evaluate.models")
-    for key in ("price", "concurrency", "requests_per_minute", "tokens_per_minute", "attempts_max", "deadline_seconds")
-))  # fmt: skip
+CAP_FILE = "cap.json"
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 Described = TypeVar("Described", bound=Measurement, covariant=True, default=Recipe)
@@ -140,7 +134,8 @@ def open_run(
 ) -> Iterator[Run[D]]:
     """Take the folder's lock and open the run: a new one by `recipe`, or the one that is there.
 
-    `budget_usd` and `device`, where they are given, take the place of the recipe's.
+    `budget_usd` and `device`, where they are given, take the place of the recipe's. A cap that was set so stays, until
+    another one is given or the recipe names another one than before.
 
     Raises:
         TennerError: the folder holds a run of another recipe, or none and no recipe is given.
@@ -155,14 +150,14 @@ def open_run(
             )
         current = recipe or stored
         assert current is not None
-        if budget_usd is None and stored is not None:
-            budget_usd = stored.budget_usd  # a cap that was raised stays raised
-        if budget_usd is not None:
-            current = current.model_copy(update={"budget_usd": budget_usd})
+        if (cap_usd := _cap_usd(folder, recipe, stored, budget_usd)) != current.budget_usd:
+            current = current.model_copy(update={"budget_usd": cap_usd})
         if device is not None:
             current = current.model_copy(update={"machine": current.machine.model_copy(update={"device": device})})
         if current != stored:
             folder.write_text(current.FILE, current.to_toml())
+        if recipe is not None:
+            folder.write_text(CAP_FILE, json.dumps({"recipe_usd": recipe.budget_usd}))
         if stored is None:
             folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
         ledger = Ledger(path / "run.db", budget_usd=current.budget_usd)
@@ -171,6 +166,24 @@ def open_run(
             yield Run(folder, current, ledger, screen)
         finally:
             ledger.close()
+
+
+def _cap_usd(
+    folder: RunFolder, given: Measurement | None, stored: Measurement | None, asked_usd: float | None
+) -> float:
+    """The cap in force: the one asked for by itself, else the given recipe's where it is another than that recipe's
+    last time (by `--set`, or in the file), else the one that is stored.
+
+    What the recipe said last is kept in CAP_FILE: the stored recipe has the cap in force.
+    """
+    path = folder.path / CAP_FILE
+    before_usd = json.loads(path.read_text("utf-8"))["recipe_usd"] if path.exists() else None
+    if asked_usd is not None:
+        return asked_usd
+    if given is not None and (stored is None or given.budget_usd != before_usd):
+        return given.budget_usd
+    assert stored is not None, "an existing folder has a recipe"
+    return stored.budget_usd
 
 
 def stored_recipe(folder: RunFolder) -> Recipe | None:
@@ -200,21 +213,29 @@ def stored(folder: RunFolder) -> Measurement | None:
 
 
 def differences(stored: Section, given: Section) -> str:
-    """Where two descriptions of a run differ, apart from what may change on the way."""
-    old, new = _flat(stored.model_dump()), _flat(given.model_dump())
-    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not _is_free_to_change(key)]
-    shown = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:2]]
-    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
+    """Where two descriptions of a run differ, apart from the fields that are free to change; empty where nowhere."""
+    found = list(_differences(stored, given, ""))
+    shown = [f"{key} is {old!r} there and {new!r} here" for key, old, new in found[:2]]
+    return "; ".join(shown) + (f"; and {len(found) - 2} more" if len(found) > 2 else "")
 
 
-def _is_free_to_change(key: str) -> bool:
-    return re.sub(r"\.\d+\.", ".", key).startswith(FREE_TO_CHANGE)
+def _differences(old: object, new: object, key: str) -> Iterator[tuple[str, object, object]]:
+    """The dotted keys at which two values differ, with both; the sections of a list go by their number in it."""
+    if isinstance(old, Section) and type(old) is type(new):
+        for name in sorted(type(old).model_fields.keys() - type(old).free_fields()):
+            dotted = f"{key}.{name}" if key else name
+            yield from _differences(getattr(old, name), getattr(new, name), dotted)
+    elif (
+        isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and old and isinstance(old[0], Section)
+    ):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(a, b, f"{key}.{i}")
+    elif old != new:
+        yield key, _plain(old), _plain(new)
 
 
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    """What is nested, by dotted keys; the tables of a list by their number in it."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    return {k: v for name, part in value.items() for k, v in _flat(part, f"{key}.{name}" if key else str(name)).items()}
+def _plain(value: object) -> object:
+    """A value as a recipe writes it."""
+    if isinstance(value, Section):
+        return value.model_dump(exclude_defaults=True)
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -42,10 +42,24 @@ FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
 
 
-class Section(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no silent conversion of types."""
+class FreeOnResume:
+    """Marks a field whose value may change when a run goes on: it changes what something costs, how fast it goes or how
+    it is computed, but not what comes out. All other fields must stay as they were.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+FREE = FreeOnResume()
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no silent conversion of types, no number that is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def free_fields(cls) -> set[str]:
+        """The fields that may change on resume."""
+        return {name for name, field in cls.model_fields.items() if FREE in field.metadata}
 
 
 class Model(Section):
@@ -78,11 +92,11 @@ class Student(Model):
 class Machine(Section):
     """Where it runs."""
 
-    price_usd_per_hour: NotNegativeNumber
+    price_usd_per_hour: Annotated[NotNegativeNumber, FREE]
     """What an hour of this machine costs; every stage that computes is charged by it."""
-    device: Device = "auto"
+    device: Annotated[Device, FREE] = "auto"
     """What the student is trained and decoded on."""
-    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    peak_tflops: Annotated[Annotated[float, Field(gt=0)] | None, FREE] = None
     """The best that one of its devices computes in bfloat16, for MFU; left out: known for common GPUs."""
 
 
@@ -282,7 +296,7 @@ class PaidModel(Section):
     api_key_env: str | None = None
     """The name of the environment variable that holds the key; left out for a server that wants none."""
     model: str | None = None
-    price: PriceSection | None = None
+    price: Annotated[PriceSection | None, FREE] = None
     system_prompt: str | None = None
     suffix: str = ""
     """Put behind every question."""
@@ -292,11 +306,11 @@ class PaidModel(Section):
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
-    concurrency: Positive = 8
-    requests_per_minute: Positive | None = None
-    tokens_per_minute: Positive | None = None
-    attempts_max: Positive = 6
-    deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    concurrency: Annotated[Positive, FREE] = 8
+    requests_per_minute: Annotated[Positive | None, FREE] = None
+    tokens_per_minute: Annotated[Positive | None, FREE] = None
+    attempts_max: Annotated[Positive, FREE] = 6
+    deadline_seconds: Annotated[float, Field(gt=0), FREE] = 1800.0
     """Of one attempt."""
     replay_from: str | None = None
     """The run folder whose stored responses `replay` answers from."""
@@ -390,20 +404,20 @@ class Train(Section):
     """The longest sample that is accepted; none is cut."""
     longer: Literal["stop", "drop"] = "stop"
     """What a longer one does: it stops the run before anything is trained, or is left out and told of."""
-    tokens_per_row: Positive = 1024
+    tokens_per_row: Annotated[Positive, FREE] = 1024
     """Tokens that go through the model at once on one device (a longer sample goes alone); more costs memory."""
     precision: TrainPrecision = "auto"
     """`bf16` computes in bfloat16 and keeps float32 weights; `pure-bf16` keeps none, and corrects what rounding loses
     (see `training/optimizer.py`)."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    activations: Literal["all", "products", "inputs"] = "all"
+    activations: Annotated[Literal["all", "products", "inputs"], FREE] = "all"
     """What is kept for the way back: everything, matrix products only, or what goes into each layer only."""
-    offload_activations: bool = False
+    offload_activations: Annotated[bool, FREE] = False
     """What is kept waits in the host's memory (GPUs)."""
-    shard_over: Positive | None = None
+    shard_over: Annotated[Positive | None, FREE] = None
     """How many processes share one copy of the weights; left out: all that torchrun launched."""
-    checkpoint_seconds: Positive = 600
-    tracker: Literal["none", "trackio", "wandb"] = "none"
+    checkpoint_seconds: Annotated[Positive, FREE] = 600
+    tracker: Annotated[Literal["none", "trackio", "wandb"], FREE] = "none"
     """Where the curve is shown too, beside `training.jsonl`."""
 
     @model_validator(mode="after")
@@ -433,6 +447,8 @@ class Evaluate(Section):
     """Held-out questions, generated from the same families."""
     thinking_tokens_max: list[NotNegative] = []
     """The budgets of the sweep; they share one thinking pass. Only where no student is asked there may be none."""
+    thinking_tokens_min: NotNegative = 0
+    """The fewest tokens a student must think: an earlier end is replaced by `wait_text`, if the budget allows."""
     waits: list[Positive] = []
     """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
@@ -462,6 +478,17 @@ class Evaluate(Section):
     def _budgets_ascend(self) -> "Evaluate":
         if sorted(set(self.thinking_tokens_max)) != self.thinking_tokens_max:
             raise ValueError("thinking_tokens_max must ascend without repeats")
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_have_a_budget(self) -> "Evaluate":
+        for name in ("waits", "thinking_tokens_min"):
+            if getattr(self, name) and not self.thinking_tokens_max:
+                raise ValueError(
+                    f"{name} goes with thinking_tokens_max: it is held within the largest of these budgets"
+                )
+        if self.thinking_tokens_max and self.thinking_tokens_min > self.thinking_tokens_max[-1]:
+            raise ValueError("thinking_tokens_min is above the largest of thinking_tokens_max")
         return self
 
     @model_validator(mode="after")

@@ -7,11 +7,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TypeVar
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Drop, Question, Trace
+from tenner.core.suggest import did_you_mean
 
 Item = TypeVar("Item", Question, Trace)
 
@@ -152,9 +152,7 @@ def check(names: Sequence[str], known: Mapping[str, object], where: str) -> None
     """Raise TennerError for a filter that there is not; `where` is the key of the recipe that names it."""
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise TennerError(f"{where}: no filter is called {name}", hint=hint)
+            raise TennerError(f"{where}: no filter is called {name}", hint=did_you_mean(name, known))
 
 
 def sift(

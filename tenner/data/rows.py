@@ -2,15 +2,15 @@
 
 import csv
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tenner.core.errors import TennerError
+from tenner.core.jsonl import read_objects
 from tenner.core.sections import Source
+from tenner.core.suggest import did_you_mean
 
 Row = dict[str, Any]
 FILE_KINDS = (".jsonl", ".csv", ".parquet")
@@ -58,24 +58,17 @@ def value_of(source: Source, row: Row, column: str) -> Any:
         elif isinstance(value, Sequence) and not isinstance(value, str) and name.isdigit() and int(name) < len(value):
             value = value[int(name)]
         else:
-            near = get_close_matches(column, list(row), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, row))}"
+            hint = did_you_mean(column, map(str, row), cutoff=0.5)
             raise _error(source, f"it has no column {column}", hint=hint)
     return value
 
 
 def _jsonl(source: Source, path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as e:
-                raise _error(source, f"{path}, line {number} is not JSON: {e}") from e
-            if not isinstance(row, dict):
-                raise _error(source, f"{path}, line {number} is not an object")
-            yield row
+    try:
+        for line in read_objects(path):
+            yield line.fields
+    except TennerError as e:
+        raise _error(source, str(e), hint=e.hint) from e
 
 
 def _csv(source: Source, path: Path) -> Iterator[Row]:

@@ -4,12 +4,12 @@ No question comes with tenner. Each task reads a dataset of the Hugging Face hub
 """
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
 from tenner.core.errors import TennerError
 from tenner.core.records import AnswerKind, Drop, Question
 from tenner.core.sections import Benchmark, Columns
+from tenner.core.suggest import did_you_mean
 from tenner.evaluation.grading.grader import check_reference
 
 IN_A_BOX = "\n\nPut your final answer in \\boxed{}."
@@ -81,8 +81,7 @@ def resolve(benchmark: Benchmark) -> Benchmark:
     if benchmark.task is None:
         return benchmark.model_copy(update={"kind": benchmark.kind or _kind_of(benchmark)})
     if (task := TASKS.get(benchmark.task)) is None:
-        near = get_close_matches(benchmark.task, TASKS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+        hint = did_you_mean(benchmark.task, TASKS, cutoff=0.4)
         raise TennerError(f"evaluate.benchmarks: no task is called {benchmark.task}", hint=hint)
     known: dict[str, object] = {
         "name": benchmark.name or benchmark.task,

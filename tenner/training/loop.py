@@ -33,8 +33,6 @@ from tenner.training.packed_loss import Batch, check_packing
 from tenner.training.signals import Termination, interrupts_held, termination_noted
 
 GIVE_BACK_STEPS = 8
-UNCHANGING = {"checkpoint_seconds", "tokens_per_row", "activations", "offload_activations", "shard_over", "tracker"}
-"""Settings that may differ when a training goes on: they change how it is computed, not what."""
 
 
 class StepReport(NamedTuple):
@@ -119,7 +117,7 @@ def train(
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
     shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
-    fingerprint = digest(settings.model_dump_json(exclude=UNCHANGING), seed, shapes, *encoded)
+    fingerprint = digest(settings.model_dump_json(exclude=Train.free_fields()), seed, shapes, *encoded)
     found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
     step = first_step = saved_step = found.step
     optimizer.continue_at(step)

@@ -8,7 +8,6 @@ whose words were put in.
 What would change the answer and cannot be done is refused; what changes nothing (`user`, `metadata`, …) is accepted.
 """
 
-import difflib
 import json
 import secrets
 import time
@@ -19,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Message, Policy, Sampling
+from tenner.core.suggest import did_you_mean, fields_at
 from tenner.inference.engine import Generation, Piece
 from tenner.inference.server.admission import UsageReport
 from tenner.inference.server.served_student import Effort, ServedStudent
@@ -211,9 +211,9 @@ def _explain(error: ValidationError) -> APIError:
     if first["type"] == "json_invalid":
         return APIError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), ChatRequest.model_fields, n=1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        return APIError(400, f"unknown or unsupported parameter {param}{hint}", param=param, code="unknown_parameter")
+        hint = did_you_mean(str(first["loc"][-1]), fields_at(first["loc"], ChatRequest), "")
+        message = f"unknown or unsupported parameter {param}" + (f": {hint}" if hint else "")
+        return APIError(400, message, param=param, code="unknown_parameter")
     if first["type"] == "missing":
         return APIError(400, f"{param} is missing", param=param, code="missing_required_parameter")
     return APIError(400, f"{param}: {message}" if param else message, param=param or None, code="invalid_value")

@@ -1,0 +1,43 @@
+"""The one reader of JSONL files that users write: an object a line, and one line of error with its place."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tenner.core.errors import TennerError
+
+
+class Line(NamedTuple):
+    """An object and where it stands."""
+
+    number: int
+    where: str
+    """As `questions.jsonl, line 3`, for messages."""
+    fields: dict[str, Any]
+
+
+def read_objects(path: Path, *, hint: str = "give a JSONL file") -> Iterator[Line]:
+    """The objects of a file; empty lines are passed over, and so is a byte order mark.
+
+    Raises:
+        TennerError: the file cannot be read or is not UTF-8 text, or a line is not a JSON object.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield Line(number, f"{path}, line {number}", _object(line, f"{path}, line {number}"))
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise TennerError(f"{path} cannot be read: {reason}", hint=hint) from e
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise TennerError(f"{where} is not JSON: {e}", hint="one object a line") from e
+    if not isinstance(fields, dict):
+        raise TennerError(f"{where} is not an object", hint="one object a line")
+    return fields
