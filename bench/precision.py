@@ -80,14 +80,14 @@ class Bench(NamedTuple):
 def speaking_turn(bench: Bench, precision: Precision, *, rows: int, answers: int) -> Iterator[Turn]:
     """`tenner chat` and `tenner serve`: so many answers at once."""
     wishes = resolve_student.StudentOptions(format=bench.settings.student.format, precision=precision)
-    speaker = resolve_student.resolve_student(str(bench.folder), wishes).speaker
-    engine = resolve_student.load(speaker, wishes, rows=rows, engine="hf")
+    student = resolve_student.resolve_student(str(bench.folder), wishes).student
+    engine = resolve_student.load(student, wishes, rows=rows, engine="hf")
     with Scheduler(engine) as scheduler:
 
         def turn(amount: Amount) -> float:
             policy = Policy(thinking_tokens_max=amount.thinking_tokens, thinking_tokens_min=amount.thinking_tokens)
             requests = [
-                speaker.request(
+                student.request(
                     engine.tokenizer, [Message(role="user", content=question)], policy,
                     request_id=str(i), answer_tokens_max=amount.answer_tokens,
                 )

@@ -1,4 +1,4 @@
-"""Talk to a student in the terminal: its thinking dimmed, forced words underlined, and what each answer took."""
+"""`tenner chat`: talk to a student in the terminal, with its thinking dimmed and injected text underlined."""
 
 import asyncio
 import sys
@@ -20,53 +20,57 @@ if TYPE_CHECKING:
 
 def talk(address: str, options: StudentOptions, *, waits: int, engine_name: EngineName | None = None) -> None:
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
-    speaker, price_usd_per_hour = resolve_student.resolve_student(address, options)
-    policy = speaker.policy(waits=waits)
+    student, price_usd_per_hour = resolve_student.resolve_student(address, options)
+    policy = student.policy(waits=waits)
     from tenner.inference.scheduler import Scheduler
-    from tenner.inference.server.admission import AdmissionQueue  # which loads torch: a refusal shall not wait for it
+    from tenner.inference.server.admission import (
+        AdmissionQueue,
+    )  # imports torch, which a refused option need not wait for
 
-    engine = resolve_student.load(speaker, options, rows=1, engine=engine_name)
+    engine = resolve_student.load(student, options, rows=1, engine=engine_name)
     console = Console(highlight=False, soft_wrap=True)
     budget = policy.thinking_tokens_max
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:
 
         async def answer(request: "Request") -> str:
-            queue = AdmissionQueue(scheduler, engine.tokenizer, seats=1, price_usd_per_hour=price_usd_per_hour)
-            async with queue.seat(request) as seat:
+            queue = AdmissionQueue(
+                scheduler, engine.tokenizer, concurrency_max=1, price_usd_per_hour=price_usd_per_hour
+            )
+            async with queue.admit(request) as active:
                 part = ""
-                async for piece in seat.pieces():
+                async for piece in active.pieces():
                     if part and piece.part != part:
                         console.print()
                     part = piece.part
                     style = "dim" if part == "thinking" else "bold"
                     console.print(Text(piece.text, style=f"{style} underline" if piece.forced else style), end="")
                 console.print()
-                assert seat.generation is not None
-                print(_in_words(seat.usage()), file=sys.stderr)
-                return seat.generation.answer
+                assert active.generation is not None
+                print(_summary(active.usage()), file=sys.stderr)
+                return active.generation.answer
 
-        said: list[Message] = []
+        history: list[Message] = []
         for question in _lines(f"at most {budget} thinking tokens, {waits} waits; an empty line or Ctrl-D ends"):
-            turns = [*said, Message(role="user", content=question)]
-            request = speaker.request(engine.tokenizer, turns, policy, request_id="chat")
+            turns = [*history, Message(role="user", content=question)]
+            request = student.request(engine.tokenizer, turns, policy, request_id="chat")
             reply = runner.run(answer(request))
-            if speaker.remembers:
-                said = [*turns, Message(role="assistant", content=reply)]
+            if student.keeps_history:
+                history = [*turns, Message(role="assistant", content=reply)]
 
 
-def _in_words(report: "UsageReport") -> str:
+def _summary(report: "UsageReport") -> str:
     cost = "" if report.cost_usd is None else f", ${report.cost_usd:.6f}"
     return f"{report.thinking_tokens} tokens of thinking, {report.answer_tokens} of answer{cost}"
 
 
 def _lines(greeting: str) -> Iterator[str]:
-    """The questions, asked for with a prompt where a person is there to see it."""
-    person = sys.stdin.isatty()
-    if person:
+    """The questions, with a greeting and a prompt on a terminal."""
+    interactive = sys.stdin.isatty()
+    if interactive:
         print(greeting, file=sys.stderr)
     while True:
         try:
-            line = input("> " if person else "").strip()
+            line = input("> " if interactive else "").strip()
         except EOFError:
             return
         if not line:

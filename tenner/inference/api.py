@@ -19,7 +19,8 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.core.seeds import rng
-from tenner.inference.engine import Generation, Piece, Transcript
+from tenner.inference.defaults import WAIT_TEXT
+from tenner.inference.engine import EngineInfo, Generation, JobEngine, Piece, Transcript
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.job import GREEDY, Job, Prompt
 
@@ -27,7 +28,7 @@ Speaks = Literal["ids", "text"]
 SEED_BITS = 31
 
 
-class ApiEngine:
+class ApiEngine(JobEngine):
     """A student behind a URL. `tokenizer` must be the served model's own; `context_tokens` is what the server holds."""
 
     def __init__(
@@ -40,55 +41,32 @@ class ApiEngine:
         speaks: Speaks,
         api_key: str = "none",
         requests: int = 16,
-        wait_text: str = "Wait",
+        wait_text: str = WAIT_TEXT,
     ) -> None:
         """`requests` are made at a time."""
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context_tokens)
         self._client = openai.OpenAI(base_url=base_url, api_key=api_key)
         self._model = model
-        self._context_tokens = context_tokens
         self._speaks = speaks
         self._requests = requests
-        self._wait_text = wait_text
 
-    def sweep(
-        self,
-        prompts: Sequence[Prompt],
-        policies: Sequence[Policy],
-        fmt: ThinkFormat,
-        *,
-        answer_tokens_max: int,
-        sampling: Sampling = GREEDY,
-    ) -> Iterator[Generation]:
-        """Every prompt under every policy. A prompt is thought through once for all.
+    @property
+    def info(self) -> EngineInfo:
+        """The served model's precision and device are not known."""
+        return EngineInfo("api", None, None, ("openai",))
 
-        Raise TennerError, before anything is asked, where a prompt leaves no room for its answer; and later where the
-        server fails or ignores its limits.
-        """
-        if not policies:
-            return
-        jobs = [self._job(prompt, policies, fmt, answer_tokens_max, sampling) for prompt in prompts]
+    def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
+        """Raise TennerError where the server fails or ignores its limits."""
         with ThreadPoolExecutor(self._requests) as pool:
             for job, machines in zip(jobs, pool.map(self._finish, jobs), strict=True):
                 yield from (Generation.of(job.prompt.id, machine, self.tokenizer) for machine in machines)
 
-    def stream(
-        self,
-        prompt: Prompt,
-        policy: Policy,
-        fmt: ThinkFormat,
-        *,
-        answer_tokens_max: int,
-        sampling: Sampling = GREEDY,
-    ) -> Iterator[Piece]:
-        """One answer, a round at a time."""
-        job = self._job(prompt, [policy], fmt, answer_tokens_max, sampling)
-        (machine,) = job.waiting
-        transcript = Transcript(machine, self.tokenizer)
+    def _decode_stream(self, job: Job, transcript: Transcript) -> Iterator[Piece]:
+        """A round at a time."""
         for number in itertools.count():
-            if machine.phase is Phase.DONE:
+            if transcript.machine.phase is Phase.DONE:
                 return
-            self._round(job, machine, number)
+            self._round(job, transcript.machine, number)
             yield from transcript.fresh()
 
     def by_own_budget(
@@ -121,20 +99,6 @@ class ApiEngine:
             machine.push(min(machine.format_ids.eos))
         policy = Policy(thinking_tokens_max=thinking_tokens_max)
         return Generation.of(prompt.id, machine, self.tokenizer)._replace(policy=policy)
-
-    def _job(
-        self,
-        prompt: Prompt,
-        policies: Sequence[Policy],
-        fmt: ThinkFormat,
-        answer_tokens_max: int,
-        sampling: Sampling,
-    ) -> Job:
-        return Job.of(
-            self.tokenizer, prompt, policies, fmt,
-            answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
-            context_tokens=self._context_tokens,
-        )  # fmt: skip
 
     def _finish(self, job: Job) -> list[ForcingMachine]:
         """Bring all policies of a job to their end, first the one that may think longest: it passes others' cuts."""

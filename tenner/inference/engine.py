@@ -1,12 +1,12 @@
-"""The engine: what runs a student under forcing policies, whatever it is built on."""
+"""The engine interface: decode a student under forcing policies, and the base classes of its implementations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Intervention, Policy, Sampling
-from tenner.core.sections import EngineName
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.job import GREEDY, Job, Prompt, Request
 
@@ -14,14 +14,14 @@ Part = Literal["thinking", "answer"]
 
 
 class Generation(NamedTuple):
-    """What a student said to one prompt under one policy. The texts are decoded as they are, special tokens too."""
+    """One completion of one prompt under one policy. The texts are decoded with special tokens."""
 
     prompt_id: str
     policy: Policy
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
-    """All that came after the prompt, injected ids too, without the end of text."""
+    """All ids after the prompt, injected ones included, without the end of text."""
     thinking_tokens: int
     answer_tokens: int
     truncated: bool
@@ -44,9 +44,9 @@ class Generation(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A bit of text as it comes; `forced` is what the policy put in. Delimiters are not shown.
+    """A piece of text of a stream; `forced`: it was injected. Delimiters are left out.
 
-    The pieces of a part, joined, are that part's text of the Generation.
+    The pieces of a part, joined, are the text of that part of the Generation.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
 
 
 class Transcript:
-    """What a running machine has said so far, as pieces."""
+    """The text of a running machine, as pieces."""
 
     def __init__(self, machine: ForcingMachine, tokenizer: Tokenizer) -> None:
         self.machine = machine
@@ -64,21 +64,21 @@ class Transcript:
         self._anchor: dict[Part, int] = {"thinking": 0, "answer": 0}
 
     def fresh(self) -> Iterator[Piece]:
-        """The pieces that have come since the last call. What may still be taken back waits until it stands."""
+        """The pieces since the last call. An undecided start of the closing delimiter is held back."""
         machine = self.machine
         thinking = machine.thinking_ids[: machine.settled - machine.thinking_start]
         yield from self._part("thinking", thinking, machine.thinking_start, machine.phase is not Phase.THINKING)
         yield from self._part("answer", machine.answer_ids, machine.answer_start, machine.phase is Phase.DONE)
 
     def _part(self, part: Part, ids: list[int], start: int, over: bool) -> Iterator[Piece]:
-        """`ids` is the part so far, which begins at `start` of the completion."""
+        """`ids` is the part so far, which begins at position `start` of the completion."""
         for end in range(self._shown[part] + 1, len(ids) + 1):
-            # Decoded together with the piece before it, since a tokenizer may treat the first id of a text otherwise.
+            # Decoded together with the piece before it: some tokenizers decode the first id of a text differently.
             anchor, shown = self._anchor[part], self._shown[part]
             before = self._tokenizer.decode(ids[anchor:shown], skip_special_tokens=False)
             text = self._tokenizer.decode(ids[anchor:end], skip_special_tokens=False)
             if text.endswith("\N{REPLACEMENT CHARACTER}") and not (over and end == len(ids)):
-                continue  # a character of several bytes, not complete yet
+                continue  # an incomplete multi-byte character
             self._anchor[part], self._shown[part] = shown, end
             yield Piece(text[len(before) :], part, self._forced(start + end - 1))
 
@@ -87,18 +87,18 @@ class Transcript:
 
 
 class EngineInfo(NamedTuple):
-    """What an engine is, for whoever wants to know where an answer comes from."""
+    """What an engine computes with: recorded beside every result."""
 
-    name: EngineName
-    precision: str
-    """Of its weights and products, as `bfloat16`."""
-    device: str
+    name: str
+    precision: str | None
+    """The dtype of weights and products, such as `bfloat16`; None: not known, as behind a URL."""
+    device: str | None
     packages: tuple[str, ...] = ()
-    """Whose versions matter, besides those that every engine is built on."""
+    """Further packages whose versions are recorded."""
 
 
 class Engine(Protocol):
-    """A student that answers. The text that replaces a suppressed end of thinking is the engine's own setting."""
+    """A student that completes prompts. The text that replaces a suppressed end is a setting of the engine."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -112,7 +112,7 @@ class Engine(Protocol):
         answer_tokens_max: int,
         sampling: Sampling = GREEDY,
     ) -> Iterator[Generation]:
-        """Every prompt under every policy, each yielded as it is done. A prompt is thought through once for all.
+        """Every prompt under every policy, each yielded as it is done; policies of a prompt share their thinking.
 
         Raise TennerError, before anything is decoded, where a prompt leaves no room for its answer.
         """
@@ -137,35 +137,36 @@ class Batch(Protocol):
     def submit(self, job: Job) -> None: ...
 
     def cancel(self, job: Job) -> None:
-        """Forget a job and free its row at once; nothing happens where it is done already."""
+        """Drop a job and free its rows at once; no effect on a job that is done."""
         ...
 
     def step(self) -> list[tuple[Prompt, ForcingMachine]] | None:
-        """Decode a token for every row. Give the completions that this has finished; None where there is no work."""
+        """Decode a token for every row. Return the completions that finished; None where there is no work."""
         ...
 
 
-class LocalEngine(ABC):
-    """An engine of this machine, whose batch others can join: what a server needs. It satisfies Engine.
-
-    The same prompts, policies and sampling give the same tokens, as far as the arithmetic is the same in another
-    company of rows. A prompt is thought through once for all its policies.
-    """
+class JobEngine(ABC):
+    """Base of all engines: turns prompts and policies into jobs. A subclass decodes the jobs. It satisfies Engine."""
 
     def __init__(self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int) -> None:
         self.tokenizer = tokenizer
         self._wait_text = wait_text
         self._context_tokens = context_tokens
 
-    @abstractmethod
-    def batch(self) -> Batch: ...
-
     @property
     @abstractmethod
     def info(self) -> EngineInfo: ...
 
+    @abstractmethod
+    def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
+        """Run all policies of all jobs, and yield each completion as it is done."""
+
+    @abstractmethod
+    def _decode_stream(self, job: Job, transcript: Transcript) -> Iterator[Piece]:
+        """Run a job of one policy, and yield the pieces of its transcript."""
+
     def prepare(self, request: Request) -> Job:
-        """Encode and check. Any thread may call it. Raise TennerError where the prompt leaves no room."""
+        """Encode and check a request. Thread-safe. Raise TennerError where the prompt leaves no room."""
         return self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
 
     def sweep(
@@ -177,13 +178,11 @@ class LocalEngine(ABC):
         answer_tokens_max: int,
         sampling: Sampling = GREEDY,
     ) -> Iterator[Generation]:
-        """Every prompt under every policy, each yielded as it is done.
-
-        Raise TennerError, before anything is decoded, where a prompt leaves no room for its answer.
-        """
+        """Every prompt under every policy; see `Engine.sweep`."""
         if policies:
-            jobs = [self._job(prompt, policies, fmt, answer_tokens_max, sampling) for prompt in prompts]
-            yield from _decode(self.batch(), jobs, self.tokenizer)
+            yield from self._decode(
+                [self._job(prompt, policies, fmt, answer_tokens_max, sampling) for prompt in prompts]
+            )
 
     def stream(
         self,
@@ -196,7 +195,8 @@ class LocalEngine(ABC):
     ) -> Iterator[Piece]:
         """One answer, piece by piece."""
         job = self._job(prompt, [policy], fmt, answer_tokens_max, sampling)
-        yield from _stream(self.batch(), job, self.tokenizer)
+        (machine,) = job.waiting
+        yield from self._decode_stream(job, Transcript(machine, self.tokenizer))
 
     def _job(
         self,
@@ -213,26 +213,38 @@ class LocalEngine(ABC):
         )  # fmt: skip
 
 
-def _decode(batch: Batch, jobs: Sequence[Job], tokenizer: Tokenizer) -> Iterator[Generation]:
-    """Bring jobs to their end in a batch of their own."""
-    try:
-        for job in jobs:
+class LocalEngine(JobEngine):
+    """An engine in this process, whose batch others can join, as a server needs.
+
+    The same prompts, policies and sampling give the same tokens, provided that the arithmetic of a row does not depend
+    on the other rows. Thinking is decoded once for all policies of a prompt.
+    """
+
+    @abstractmethod
+    def batch(self) -> Batch: ...
+
+    def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
+        batch = self.batch()
+        try:
+            for job in jobs:
+                batch.submit(job)
+            while (finished := batch.step()) is not None:
+                for prompt, machine in finished:
+                    yield Generation.of(prompt.id, machine, self.tokenizer)
+        finally:  # a caller that stops iterating leaves nothing running
+            for job in jobs:
+                batch.cancel(job)
+
+    def _decode_stream(self, job: Job, transcript: Transcript) -> Iterator[Piece]:
+        batch = self.batch()
+        try:
             batch.submit(job)
-        while (finished := batch.step()) is not None:
-            for prompt, machine in finished:
-                yield Generation.of(prompt.id, machine, tokenizer)
-    finally:  # whoever reads no further leaves nothing running
-        for job in jobs:
+            while batch.step() is not None:
+                yield from transcript.fresh()
+        finally:
             batch.cancel(job)
 
 
-def _stream(batch: Batch, job: Job, tokenizer: Tokenizer) -> Iterator[Piece]:
-    """Bring one job of one policy to its end in a batch of its own, piece by piece."""
-    (machine,) = job.waiting
-    transcript = Transcript(machine, tokenizer)
-    try:
-        batch.submit(job)
-        while batch.step() is not None:
-            yield from transcript.fresh()
-    finally:
-        batch.cancel(job)
+def vllm_not_installed() -> TennerError:
+    """The error where vLLM is chosen and not installed."""
+    return TennerError("vLLM is not installed here", hint="pip install vllm, or scripts/install_vllm.sh")

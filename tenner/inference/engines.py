@@ -1,41 +1,33 @@
-"""The engines of this machine by name: which there are, and one of them with a student in it."""
+"""The registry of engines: check that one is available, and load a student into it."""
 
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.sections import Device, EngineName, Precision
-
-if TYPE_CHECKING:
-    from tenner.inference.engine import LocalEngine
-
+from tenner.inference.engine import LocalEngine, vllm_not_installed
 
 RESERVED = {"model", "dtype", "max_num_seqs", "generation_config", "enable_prefix_caching", "logits_processors"}
-"""Options of vllm.LLM by which it would be another student, or another engine."""
+"""Options of vllm.LLM that the engine sets itself."""
 
 
 def is_there(engine: EngineName) -> bool:
-    """Whether what the engine is built on is installed."""
+    """Whether the engine's library is installed."""
     return engine == "hf" or find_spec("vllm") is not None
 
 
 def check(engine: EngineName, options: Mapping[str, Any]) -> None:
-    """Find out, before anything is loaded, whether the engine can be, with these options. Raises TennerError if not."""
+    """Raise TennerError, before anything is loaded, where the engine is not available or an option is not allowed."""
     if not is_there(engine):
-        raise no_vllm()
+        raise vllm_not_installed()
     if options and engine != "vllm":
         raise TennerError("evaluate.vllm is for vLLM", hint='set evaluate.engine = "vllm", or leave it out')
-    if taken := RESERVED & options.keys():
-        raise TennerError(f"evaluate.vllm: {min(taken)} is set by tenner itself", hint="leave it out")
-
-
-def no_vllm() -> TennerError:
-    """The error of those who want vLLM where there is none."""
-    return TennerError("vLLM is not installed here", hint="pip install vllm, or scripts/install_vllm.sh")
+    if reserved := RESERVED & options.keys():
+        raise TennerError(f"evaluate.vllm: {min(reserved)} is set by tenner itself", hint="leave it out")
 
 
 def load(
@@ -47,11 +39,11 @@ def load(
     precision: Precision = "auto",
     device: Device = "auto",
     options: Mapping[str, Any] | None = None,
-) -> "LocalEngine":
-    """The engine with a student in it, which decodes `rows` completions at a time; `options` are vllm.LLM's.
+) -> LocalEngine:
+    """Load a model folder into an engine that decodes `rows` completions at a time; `options` are vllm.LLM's.
 
-    Raises TennerError where the engine is not installed, where the device is not there or is not vLLM's own, or where
-    the folder holds no model that it can decode.
+    Raises TennerError where the engine is not installed, the device is not available or not the one of vLLM's build,
+    or the folder holds no model that the engine can decode.
     """
     if engine == "vllm":
         chosen = hardware.choose(_vllm_device(device), precision)
@@ -70,7 +62,7 @@ def load(
 
 
 def _vllm_device(device: Device) -> Device:
-    """What vLLM computes on: that of its build. Raises TennerError where another one is named."""
+    """The device of vLLM's build. Raises TennerError where another one is named."""
     own = hardware.device_kind()
     if own == "mps":
         own = "cpu"

@@ -27,8 +27,8 @@ from transformers import AutoTokenizer
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.records import Policy, Sampling
-from tenner.inference.engine import EngineInfo, LocalEngine
-from tenner.inference.engines import no_vllm
+from tenner.inference.defaults import ANSWER_TOKENS_MAX, ROWS, WAIT_TEXT
+from tenner.inference.engine import EngineInfo, LocalEngine, vllm_not_installed
 from tenner.inference.forced_tokens import ForcedRow
 from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
 from tenner.inference.job import Job, Prompt
@@ -45,7 +45,7 @@ try:
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
     from vllm.v1.sample.sampler import Sampler
 except ModuleNotFoundError as missing:
-    raise no_vllm() from missing
+    raise vllm_not_installed() from missing
 
 KEY = "tenner_"
 TICKET = f"{KEY}ticket"
@@ -70,8 +70,8 @@ class ForcingArgs(BaseModel):
     thinking_tokens_max: int | None = Field(default=None, ge=0)
     thinking_tokens_min: int = Field(default=0, ge=0)
     waits: int = Field(default=0, ge=0)
-    wait_text: str = Field(default="Wait", min_length=1)
-    answer_tokens_max: int = Field(default=512, gt=0)
+    wait_text: str = Field(default=WAIT_TEXT, min_length=1)
+    answer_tokens_max: int = Field(default=ANSWER_TOKENS_MAX, gt=0)
     """Kept free for the answer, whatever the thinking takes of max_tokens."""
 
     @classmethod
@@ -81,12 +81,12 @@ class ForcingArgs(BaseModel):
         if not said or said.get(TICKET) in _ROWS:
             return None
         try:
-            wish = cls.model_validate({key.removeprefix(KEY): value for key, value in said.items()})
+            args = cls.model_validate({key.removeprefix(KEY): value for key, value in said.items()})
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{KEY}{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-        if wish.format not in FORMATS:
-            raise ValueError(f"{KEY}format: {wish.format!r} is none of {', '.join(FORMATS)}")
+        if args.format not in FORMATS:
+            raise ValueError(f"{KEY}format: {args.format!r} is none of {', '.join(FORMATS)}")
         unheard = {
             "top_k": params.top_k > 0, "min_p": params.min_p > 0, "ignore_eos": params.ignore_eos,
             "min_tokens": params.min_tokens > 0, "presence_penalty": params.presence_penalty != 0,
@@ -96,7 +96,7 @@ class ForcingArgs(BaseModel):
         }  # fmt: skip
         if asked := [name for name, is_set in unheard.items() if is_set]:
             raise ValueError(f"{', '.join(asked)}: not to be had together with {KEY}format")
-        return wish
+        return args
 
 
 class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
@@ -113,7 +113,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Raise ValueError for wishes that cannot be had. Whether they fit the model is seen when they are run."""
+        """Raise ValueError where the forcing arguments are invalid. Whether they fit the model is checked later."""
         ForcingArgs.of(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
@@ -162,25 +162,25 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
             return ours, out
         if (known := arguments.get(ROW)) is not None:  # vLLM had put it off and takes it up again
             return known, out
-        wish = ForcingArgs.of(params)
-        if wish is None:
+        args = ForcingArgs.of(params)
+        if args is None:
             return None
         assert prompt_ids is not None
-        fmt = self._format_ids(wish)
+        fmt = self._format_ids(args)
         context = self._context if params.max_tokens is None else len(prompt_ids) + params.max_tokens
-        room = min(self._context, context) - len(prompt_ids) - fmt.injected_tokens_max - wish.answer_tokens_max
-        policy = Policy.model_validate(wish.model_dump(include=set(Policy.model_fields)))
-        machine = ForcingMachine(fmt, policy, answer_tokens_max=wish.answer_tokens_max, thinking_room=max(room, 0))
+        room = min(self._context, context) - len(prompt_ids) - fmt.injected_tokens_max - args.answer_tokens_max
+        policy = Policy.model_validate(args.model_dump(include=set(Policy.model_fields)))
+        machine = ForcingMachine(fmt, policy, answer_tokens_max=args.answer_tokens_max, thinking_room=max(room, 0))
         seed = secrets.randbits(63) if params.seed is None else params.seed
         sampling = Sampling(temperature=params.temperature, top_p=params.top_p, seed=seed)
         row = ForcedRow(machine, PositionalRNG(sampling, prompt_ids), prompted=0)
         arguments[ROW] = row
         return row, out
 
-    def _format_ids(self, wish: ForcingArgs) -> FormatIds:
-        key = wish.format, wish.wait_text
+    def _format_ids(self, args: ForcingArgs) -> FormatIds:
+        key = args.format, args.wait_text
         if key not in self._formats:
-            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[wish.format], wish.wait_text)
+            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[args.format], args.wait_text)
         return self._formats[key]
 
 
@@ -276,8 +276,8 @@ class VLLMEngine(LocalEngine):
         cls,
         model_dir: Path,
         *,
-        rows: int = 64,
-        wait_text: str = "Wait",
+        rows: int = ROWS,
+        wait_text: str = WAIT_TEXT,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         **options: Any,
     ) -> Self:

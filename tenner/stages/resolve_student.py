@@ -1,4 +1,4 @@
-"""Who is spoken to: the student of a run, or any model, in an engine that answers many at once."""
+"""Resolve a run folder or a model to the student that `tenner serve` and `tenner chat` answer with."""
 
 import sys
 from pathlib import Path
@@ -11,18 +11,18 @@ from tenner.core.run import stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, EngineName, Precision
 from tenner.inference import engines
+from tenner.inference.defaults import ANSWER_TOKENS_MAX, WAIT_TEXT
 
 if TYPE_CHECKING:
     from tenner.inference.engine import LocalEngine
     from tenner.inference.server.served_student import ServedStudent
 
 THINKING_TOKENS_MAX = 1024
-ANSWER_TOKENS_MAX = 512
-"""For a model that is no run's student, where the command says nothing."""
+"""The budget of a model that is not a run's student, where no option sets one."""
 
 
 class StudentOptions(NamedTuple):
-    """What the command says of the student; None leaves it to the run, or to what is usual for a model."""
+    """The options of the command line; None: the run's own setting, or the default for a model."""
 
     format: str | None = None
     name: str | None = None
@@ -34,97 +34,98 @@ class StudentOptions(NamedTuple):
 
 
 class ResolvedStudent(NamedTuple):
-    """A student and what its machine costs, if that is known."""
+    """A student and the price of its machine, if known."""
 
-    speaker: "ServedStudent"
+    student: "ServedStudent"
     price_usd_per_hour: float | None
 
 
-def resolve_student(address: str, wishes: StudentOptions) -> ResolvedStudent:
-    """Find the student at an address: a run's folder, or what `student.resolve` knows.
+def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
+    """Find the student at an address: a run folder, or a model that `training.student.resolve` finds.
 
-    Raises TennerError where there is none, or where a wish does not go with it.
+    Raises TennerError where there is none, or where an option is invalid for it.
     """
     for option, value, least in (
-        ("thinking", wishes.thinking_tokens_max, 0),
-        ("answer", wishes.answer_tokens_max, 1),
-        ("price-usd-per-hour", wishes.price_usd_per_hour, 0),
+        ("thinking", options.thinking_tokens_max, 0),
+        ("answer", options.answer_tokens_max, 1),
+        ("price-usd-per-hour", options.price_usd_per_hour, 0),
     ):
-        if value is not None and not value >= least:  # a price may be no number
+        if value is not None and not value >= least:  # true for NaN, too
             raise TennerError(f"--{option} {value:g} is less than {least}")
-    if wishes.format is not None and wishes.format not in FORMATS:
-        raise TennerError(f"no think format is called {wishes.format}", hint=f"there are {', '.join(FORMATS)}")
+    if options.format is not None and options.format not in FORMATS:
+        raise TennerError(f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)}")
     is_run = (Path(address) / "recipe.toml").is_file()
-    return _of_run(Path(address), wishes) if is_run else _of_model(address, wishes)
+    return _of_run(Path(address), options) if is_run else _of_model(address, options)
 
 
 def load(
-    speaker: "ServedStudent", wishes: StudentOptions, *, rows: int, engine: EngineName | None = None
+    student: "ServedStudent", options: StudentOptions, *, rows: int, engine: EngineName | None = None
 ) -> "LocalEngine":
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
-    `rows` answers are decoded at a time. A precision that is named and slow on this device is told on standard error.
-    Raises TennerError where vLLM is named and not installed, or where the device is not there.
+    `rows` answers are decoded at a time. A warning on standard error names a precision that is slow on this device.
+    Raises TennerError where vLLM is named and not installed, or where the device is not available.
     """
     if engine is None:
         engine = "vllm" if engines.is_there("vllm") else "hf"
-    if wishes.precision != "auto":
-        kind = hardware.device_kind(wishes.device)
-        if told := hardware.slowness(kind, wishes.precision):
-            print(told, file=sys.stderr)
+    if options.precision != "auto":
+        kind = hardware.device_kind(options.device)
+        if warning := hardware.slowness(kind, options.precision):
+            print(warning, file=sys.stderr)
     return engines.load(
-        engine, speaker.model_dir, rows=rows, wait_text=speaker.wait_text, precision=wishes.precision,
-        device=wishes.device,
+        engine, student.model_dir, rows=rows, wait_text=student.wait_text, precision=options.precision,
+        device=options.device,
     )  # fmt: skip
 
 
-def _of_run(path: Path, wishes: StudentOptions) -> ResolvedStudent:
+def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     recipe = stored_recipe(RunFolder.existing(path))
-    assert recipe is not None, "RunFolder.existing has seen it"
-    if wishes.format not in (None, recipe.student.format):
-        raise TennerError(f"{path} was taught the format {recipe.student.format}, not {wishes.format}")
-    student = path / "student"
-    if not student.is_dir():
+    assert recipe is not None, "RunFolder.existing checks it"
+    if options.format not in (None, recipe.student.format):
+        raise TennerError(f"{path} was trained with the format {recipe.student.format}, not {options.format}")
+    model_dir = path / "student"
+    if not model_dir.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
     from tenner.inference.server.served_student import ServedStudent
 
-    asked = recipe.evaluate
-    speaker = ServedStudent(
-        name=wishes.name or recipe.name,
-        model_dir=student,
+    evaluate = recipe.evaluate
+    student = ServedStudent(
+        name=options.name or recipe.name,
+        model_dir=model_dir,
         fmt=FORMATS[recipe.student.format],
         system_prompt=recipe.student.system_prompt,
-        wait_text=asked.wait_text,
-        thinking_tokens_max=_first(wishes.thinking_tokens_max, asked.thinking_tokens_max[-1]),
-        answer_tokens_max=_first(wishes.answer_tokens_max, asked.answer_tokens_max),
-        remembers=False,
+        wait_text=evaluate.wait_text,
+        thinking_tokens_max=_or_default(options.thinking_tokens_max, evaluate.thinking_tokens_max[-1]),
+        answer_tokens_max=_or_default(options.answer_tokens_max, evaluate.answer_tokens_max),
+        keeps_history=False,
     )
-    given = wishes.price_usd_per_hour
-    return ResolvedStudent(speaker, recipe.machine.price_usd_per_hour if given is None else given)
+    price = options.price_usd_per_hour
+    return ResolvedStudent(student, recipe.machine.price_usd_per_hour if price is None else price)
 
 
-def _of_model(address: str, wishes: StudentOptions) -> ResolvedStudent:
-    if wishes.format is None:
+def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
+    if options.format is None:
         raise TennerError(
-            f"{address} is not a run folder, and how a model thinks cannot be guessed",
+            f"{address} is not a run folder, and the think format of a model is not known",
             hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
         )
     from tenner.inference.server.served_student import ServedStudent
-    from tenner.training import student
+    from tenner.training.student import HUB, resolve
 
-    folder = student.resolve(address)
-    speaker = ServedStudent(
-        name=wishes.name or (known[1] if (known := student.HUB.fullmatch(address)) else folder.resolve().name),
+    folder = resolve(address)
+    hub_name = HUB.fullmatch(address)
+    student = ServedStudent(
+        name=options.name or (hub_name[1] if hub_name else folder.resolve().name),
         model_dir=folder,
-        fmt=FORMATS[wishes.format],
+        fmt=FORMATS[options.format],
         system_prompt=None,
-        wait_text="Wait",
-        thinking_tokens_max=_first(wishes.thinking_tokens_max, THINKING_TOKENS_MAX),
-        answer_tokens_max=_first(wishes.answer_tokens_max, ANSWER_TOKENS_MAX),
-        remembers=True,
+        wait_text=WAIT_TEXT,
+        thinking_tokens_max=_or_default(options.thinking_tokens_max, THINKING_TOKENS_MAX),
+        answer_tokens_max=_or_default(options.answer_tokens_max, ANSWER_TOKENS_MAX),
+        keeps_history=True,
     )
-    return ResolvedStudent(speaker, wishes.price_usd_per_hour)
+    return ResolvedStudent(student, options.price_usd_per_hour)
 
 
-def _first(wish: int | None, usual: int) -> int:
-    return usual if wish is None else wish
+def _or_default(value: int | None, default: int) -> int:
+    return default if value is None else value

@@ -84,7 +84,7 @@ def test_a_stream_is_the_generation_and_sampling_goes_with_every_round(
     expected = alone(tokenizer, student, PROMPTS[0], POLICIES[-2], FORMAT)
     assert "".join(p.text for p in pieces) == tokenizer.decode([*expected.thinking_ids, *expected.answer_ids])
     assert {(r["temperature"], r["top_p"]) for r in server.requests} == {(0.5, 0.9)}
-    assert len({r["seed"] for r in server.requests}) == len(server.requests), "no round uniforms what another has"
+    assert len({r["seed"] for r in server.requests}) == len(server.requests), "every round has a seed of its own"
 
 
 def test_the_servers_own_budget_is_counted(tokenizer: Any) -> None:

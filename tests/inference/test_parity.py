@@ -170,11 +170,11 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
     theirs: Told = {}
     for prompt in prompts[:6]:
         for policy in POLICIES:
-            wish = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
-            wish |= {"tenner_format": "s1", "tenner_answer_tokens_max": ANSWER_TOKENS_MAX}
+            forcing_args = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
+            forcing_args |= {"tenner_format": "s1", "tenner_answer_tokens_max": ANSWER_TOKENS_MAX}
             completion = api._client.completions.create(
                 model="m", prompt=prompt.text, max_tokens=200, temperature=0,
-                extra_body={"vllm_xargs": wish, "return_token_ids": True, "add_special_tokens": False},
+                extra_body={"vllm_xargs": forcing_args, "return_token_ids": True, "add_special_tokens": False},
             )  # fmt: skip
             ids = completion.choices[0].model_extra["token_ids"]
             assert completion.choices[0].finish_reason == "stop"
@@ -184,7 +184,7 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("forcing_args", "said"),
     [
         ({"tenner_waits": 1}, "tenner_format: Field required"),
         ({"tenner_format": "s2"}, "'s2' is none of"),
@@ -194,11 +194,11 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
         ({"tenner_format": "s1", "tenner_waits": -1}, "tenner_waits: Input should be greater"),
     ],
 )
-def test_a_wish_that_cannot_be_had_is_refused(api: ApiEngine, wish: dict[str, Any], said: str) -> None:
+def test_invalid_forcing_arguments_are_refused(api: ApiEngine, forcing_args: dict[str, Any], said: str) -> None:
     import openai
 
     with pytest.raises(openai.BadRequestError, match=said):
-        api._client.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": wish})
+        api._client.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": forcing_args})
 
 
 def test_text_in_and_out_serves_too_and_an_ignored_budget_is_an_error(

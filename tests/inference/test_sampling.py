@@ -45,7 +45,7 @@ class Held(NamedTuple):
 
 
 def drawn(logits: torch.Tensor, uniforms: list[float]) -> list[int]:
-    """A token for each roll."""
+    """A token for each random number."""
     parts = [uniforms[i : i + 500] for i in range(0, len(uniforms), 500)]
     return [token for part in parts for token in draw(logits.expand(len(part), -1), [HOT] * len(part), part)]
 

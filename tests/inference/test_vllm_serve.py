@@ -83,7 +83,7 @@ def thinking(**limits: int) -> dict[str, Any]:
         (thinking(max_tokens=30) | {"temperature": 0.8, "top_p": 0.9, "seed": 7}, 0, 30),
     ],
 )
-def test_what_is_asked_for_is_kept_and_a_stream_says_the_same(
+def test_the_requested_policy_is_applied_and_a_stream_agrees(
     client: openai.OpenAI, options: dict[str, Any], least: int, most: int
 ) -> None:
     whole = ask(client, **options)
@@ -114,11 +114,11 @@ def test_mistakes_are_refused(client: openai.OpenAI) -> None:
         ask(client, **thinking(max_tokens=10) | {"max_tokens": 100_000})
 
 
-def test_who_leaves_frees_the_seat(client: openai.OpenAI, url: str) -> None:
+def test_a_client_that_disconnects_releases_its_request(client: openai.OpenAI, url: str) -> None:
     def under_way() -> int:
         with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
-            taken: int = json.load(response)["answers_under_way"]
-        return taken
+            active: int = json.load(response)["answers_under_way"]
+        return active
 
     stream = ask(client, stream=True, **thinking(max_tokens=4000, min_tokens=4000))
     next(iter(stream))

@@ -1,4 +1,4 @@
-"""Who is spoken to, and the refusals of `tenner serve` and `tenner chat` before a model is loaded."""
+"""Resolving a student, and the refusals of `tenner serve` and `tenner chat` before a model is loaded."""
 
 import io
 import socket
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenner.commands import chat
-from tenner.commands import serve as servejob
+from tenner.commands import serve as serve_command
 from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
@@ -25,23 +25,23 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_knows_how_its_student_is_spoken_to(run_dir: Path) -> None:
-    speaker, price_usd_per_hour = resolve_student(str(run_dir), StudentOptions())
-    assert (speaker.name, speaker.model_dir, speaker.fmt.name) == ("demo", run_dir / "student", "s1")
-    assert (speaker.system_prompt, speaker.wait_text, speaker.remembers) == ("", "Wait", False)
-    assert (speaker.thinking_tokens_max, speaker.answer_tokens_max, price_usd_per_hour) == (64, 12, 0.10)
+def test_a_run_sets_the_defaults_of_its_student(run_dir: Path) -> None:
+    student, price_usd_per_hour = resolve_student(str(run_dir), StudentOptions())
+    assert (student.name, student.model_dir, student.fmt.name) == ("demo", run_dir / "student", "s1")
+    assert (student.system_prompt, student.wait_text, student.keeps_history) == ("", "Wait", False)
+    assert (student.thinking_tokens_max, student.answer_tokens_max, price_usd_per_hour) == (64, 12, 0.10)
 
 
-def test_wishes_go_before_what_a_run_knows(run_dir: Path) -> None:
-    wishes = StudentOptions("s1", "it", thinking_tokens_max=0, answer_tokens_max=5, price_usd_per_hour=0.0)
-    speaker, price_usd_per_hour = resolve_student(str(run_dir), wishes)
-    assert (speaker.name, speaker.thinking_tokens_max, speaker.answer_tokens_max) == ("it", 0, 5)
+def test_options_override_the_settings_of_a_run(run_dir: Path) -> None:
+    options = StudentOptions("s1", "it", thinking_tokens_max=0, answer_tokens_max=5, price_usd_per_hour=0.0)
+    student, price_usd_per_hour = resolve_student(str(run_dir), options)
+    assert (student.name, student.thinking_tokens_max, student.answer_tokens_max) == ("it", 0, 5)
     assert price_usd_per_hour == 0.0
 
 
-def test_a_model_has_no_price_and_no_format_of_its_own(tiny_model_dir: Path) -> None:
-    speaker, price_usd_per_hour = resolve_student(str(tiny_model_dir), StudentOptions(format="think"))
-    assert (speaker.name, speaker.fmt.name, speaker.remembers) == ("model", "think", True)
+def test_a_model_has_no_price_and_needs_a_format(tiny_model_dir: Path) -> None:
+    student, price_usd_per_hour = resolve_student(str(tiny_model_dir), StudentOptions(format="think"))
+    assert (student.name, student.fmt.name, student.keeps_history) == ("model", "think", True)
     assert price_usd_per_hour is None
     with pytest.raises(TennerError, match="not a run folder") as refused:
         resolve_student(str(tiny_model_dir), StudentOptions())
@@ -49,18 +49,18 @@ def test_a_model_has_no_price_and_no_format_of_its_own(tiny_model_dir: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "message"),
     [
         (StudentOptions("thnk"), "no think format is called thnk"),
-        (StudentOptions("think"), "was taught the format s1, not think"),
+        (StudentOptions("think"), "was trained with the format s1, not think"),
         (StudentOptions(thinking_tokens_max=-1), "--thinking -1 is less than 0"),
         (StudentOptions(answer_tokens_max=0), "--answer 0 is less than 1"),
         (StudentOptions(price_usd_per_hour=float("nan")), "--price-usd-per-hour nan is less than 0"),
     ],
 )
-def test_wishes_that_cannot_be(run_dir: Path, wishes: StudentOptions, message: str) -> None:
+def test_invalid_options_are_refused(run_dir: Path, options: StudentOptions, message: str) -> None:
     with pytest.raises(TennerError, match=message):
-        resolve_student(str(run_dir), wishes)
+        resolve_student(str(run_dir), options)
 
 
 def test_a_run_without_a_student_yet(run_dir: Path) -> None:
@@ -71,36 +71,36 @@ def test_a_run_without_a_student_yet(run_dir: Path) -> None:
 
 def serve(address: Path, **options: Any) -> None:
     usual = {"host": "127.0.0.1", "port": 0, "api_key_env": None, "concurrency_max": 8, "request_bytes_max": 1000}
-    servejob.run(str(address), StudentOptions(format="think"), **(usual | options))
+    serve_command.run(str(address), StudentOptions(format="think"), **(usual | options))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"api_key_env": "NO_SUCH_KEY"}, "the environment variable NO_SUCH_KEY holds no key"),
-        ({"port": 70_000}, "--port 70000 is no port"),
+        ({"port": 70_000}, "--port 70000 is not a port"),
         ({"concurrency_max": 0}, "--concurrency-max 0 is too small"),
         ({"request_bytes_max": 0}, "--request-bytes-max 0 is too small"),
     ],
 )
-def test_a_server_that_cannot_be(tiny_model_dir: Path, options: dict[str, Any], message: str) -> None:
+def test_invalid_server_options_are_refused(tiny_model_dir: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TennerError, match=message):
         serve(tiny_model_dir, **options)
 
 
-def test_a_port_that_is_taken(tiny_model_dir: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_refused(tiny_model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         with pytest.raises(TennerError, match=f"cannot listen on 127.0.0.1:{port}"):
             serve(tiny_model_dir, port=port)
 
 
-def test_chat_answers_each_line_and_says_what_it_took(
+def test_chat_answers_each_line_and_reports_its_usage(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nAgain\n"))
-    wishes = StudentOptions("think", thinking_tokens_max=3, answer_tokens_max=4, price_usd_per_hour=1.0)
-    chat.talk(str(tiny_model_dir), wishes, waits=0)
-    said, told = capsys.readouterr()
-    assert said.count("Answer:") == 2
-    assert told.count("3 tokens of thinking, 4 of answer, $") == 2
+    options = StudentOptions("think", thinking_tokens_max=3, answer_tokens_max=4, price_usd_per_hour=1.0)
+    chat.talk(str(tiny_model_dir), options, waits=0)
+    out, err = capsys.readouterr()
+    assert out.count("Answer:") == 2
+    assert err.count("3 tokens of thinking, 4 of answer, $") == 2

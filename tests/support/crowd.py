@@ -22,6 +22,7 @@ from short_format import SHORT
 
 from tenner.core.formats import render_prompt
 from tenner.core.records import Policy
+from tenner.inference.defaults import WAIT_TEXT
 from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
@@ -56,11 +57,11 @@ class CallProgress(NamedTuple):
     rss_end_mib: float
 
 
-def speaker(model_dir: Path) -> ServedStudent:
+def student(model_dir: Path) -> ServedStudent:
     """The crowd's student."""
     return ServedStudent(
-        name="tiny", model_dir=model_dir, fmt=SHORT, system_prompt=None, wait_text="Wait", thinking_tokens_max=64,
-        answer_tokens_max=ANSWER_TOKENS_MAX, remembers=False,
+        name="tiny", model_dir=model_dir, fmt=SHORT, system_prompt=None, wait_text=WAIT_TEXT, thinking_tokens_max=64,
+        answer_tokens_max=ANSWER_TOKENS_MAX, keeps_history=False,
     )  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.side == "serve":
         settings = Settings("127.0.0.1", 0, None, CLIENTS + 16, 1 << 20, None)  # who leaves may still be on the way out
-        asyncio.run(serve(load(args.model_dir), speaker(args.model_dir), settings, lambda url: print(url, flush=True)))
+        asyncio.run(serve(load(args.model_dir), student(args.model_dir), settings, lambda url: print(url, flush=True)))
     else:
         tally = asyncio.run(ask(args.url, args.model_dir, psutil.Process(args.pid), seconds=args.seconds))
         print(json.dumps(tally._asdict()))

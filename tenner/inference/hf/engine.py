@@ -12,6 +12,7 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.formats import Tokenizer
 from tenner.core.sections import Device
+from tenner.inference.defaults import ROWS, WAIT_TEXT
 from tenner.inference.engine import EngineInfo, LocalEngine
 from tenner.inference.hf.continuous_batch import ContinuousBatch
 from tenner.inference.hf.kv_cache import ATTENTION_NAME
@@ -42,8 +43,8 @@ class HFEngine(LocalEngine):
         cls,
         model_dir: Path,
         *,
-        rows: int = 64,
-        wait_text: str = "Wait",
+        rows: int = ROWS,
+        wait_text: str = WAIT_TEXT,
         dtype: torch.dtype | None = None,
         device: Device = "auto",
     ) -> Self:

@@ -1,4 +1,4 @@
-"""The queue: where requests take one of a limited number of seats, and learn what their answer took."""
+"""Admission: limit how many requests the engine answers at a time, and report what each answer used."""
 
 import asyncio
 import time
@@ -15,134 +15,134 @@ SECONDS_PER_HOUR = 3600.0
 
 
 class QueueFull(Exception):
-    """Every seat is taken: try again when one is free."""
+    """As many requests as allowed are active: try again later."""
 
 
 class QueueClosed(Exception):
-    """The queue closes, and the answer will not be finished."""
+    """The queue is closing, and the answer will not be finished."""
 
 
 class EngineFailed(Exception):
-    """The engine has failed: this answer will not be finished, and no other begun."""
+    """The engine has failed: this answer will not be finished, and no other is started."""
 
 
 class Forced(Intervention):
-    """An intervention with the words that it put in."""
+    """An intervention and the text that it injected."""
 
     text: str
 
 
 class UsageReport(Record):
-    """What an answer took, and what was done to it."""
+    """What an answer used, and how it was forced."""
 
     policy: Policy
     prompt_tokens: int
     thinking_tokens: int
     answer_tokens: int
-    """Sampled ones: delimiters and cue are counted in `completion_tokens` only."""
+    """Sampled tokens only: delimiters and cue count in `completion_tokens`."""
     completion_tokens: int
     """All that came after the prompt."""
     machine_seconds: float
-    """Its share of the machine: the time of every moment is divided equally among the answers under way in it."""
+    """Its share of the machine's time, which is divided equally among the requests active at each moment."""
     cost_usd: float | None
-    """`machine_seconds` at the price of the machine. None: nobody has said what it costs."""
+    """`machine_seconds` at the price of the machine. None: the price is not known."""
     interventions: tuple[Forced, ...]
 
 
 class AdmissionQueue:
-    """The seats before one scheduler; it belongs to the event loop that runs when it is made."""
+    """Admits at most `concurrency_max` requests to a scheduler. Create it in the event loop that uses it."""
 
     def __init__(
-        self, scheduler: Scheduler, tokenizer: Tokenizer, *, seats: int, price_usd_per_hour: float | None
+        self, scheduler: Scheduler, tokenizer: Tokenizer, *, concurrency_max: int, price_usd_per_hour: float | None
     ) -> None:
         self.scheduler = scheduler
         self.tokenizer = tokenizer
-        self.seats = seats
+        self.concurrency_max = concurrency_max
         self.price_usd_per_hour = price_usd_per_hour
         self._loop = asyncio.get_running_loop()
         self.failure: asyncio.Future[Exception] = self._loop.create_future()
-        """What the engine raised, should it fail."""
-        self._taken: set[ActiveRequest] = set()
+        """The exception that the engine raised, once it has failed."""
+        self._active: set[ActiveRequest] = set()
         self._closing = False
-        self._share_seconds = 0.0  # what a seat taken since the beginning would have used
+        self._share_seconds = 0.0  # the share of a request active since the queue was created
         self._share_until = time.monotonic()
 
     @property
-    def taken(self) -> int:
-        """Answers under way."""
-        return len(self._taken)
+    def active(self) -> int:
+        """The number of active requests."""
+        return len(self._active)
 
     @property
     def closing(self) -> bool:
-        """Whether new requests are turned away for good."""
+        """Whether new requests are refused from now on."""
         return self._closing
 
-    def seat(self, request: Request) -> "ActiveRequest":
-        """Begin an answer: `async with queue.seat(request) as seat: async for piece in seat.pieces(): …`.
+    def admit(self, request: Request) -> "ActiveRequest":
+        """Start a request: `async with queue.admit(request) as active: async for piece in active.pieces(): …`.
 
         Raises:
-            QueueFull, QueueClosed, EngineFailed: there is no seat now, or never again.
-            TennerError: the engine cannot do what is asked; NoRoom where it does not fit into the context.
+            QueueFull, QueueClosed, EngineFailed: the request is not admitted.
+            TennerError: the engine cannot serve the request; NoRoom where it does not fit into the context.
         """
         if self.failure.done():
             raise EngineFailed
         if self._closing:
             raise QueueClosed
-        if self.taken >= self.seats:
+        if self.active >= self.concurrency_max:
             raise QueueFull
-        seat = ActiveRequest(self, request)
-        self._taken.add(seat)
-        return seat
+        active = ActiveRequest(self, request)
+        self._active.add(active)
+        return active
 
-    def close_door(self) -> None:
-        """Turn new requests away; those under way go on."""
+    def stop_admitting(self) -> None:
+        """Refuse new requests; the active ones continue."""
         self._closing = True
 
     def close(self) -> None:
-        """End the answers that are still under way: their readers get QueueClosed."""
-        self.close_door()
-        for seat in list(self._taken):
-            seat.leave()
+        """Stop admitting and end the active requests: their readers get QueueClosed."""
+        self.stop_admitting()
+        for active in list(self._active):
+            active.release()
 
     def _share(self) -> float:
-        """Bring the shares up to now: to be called before the number of seats taken changes."""
+        """Update the accumulated share; must be called before the number of active requests changes."""
         now = time.monotonic()
-        if self._taken:
-            self._share_seconds += (now - self._share_until) / self.taken
+        if self._active:
+            self._share_seconds += (now - self._share_until) / self.active
         self._share_until = now
         return self._share_seconds
 
 
 class ActiveRequest:
-    """One answer under way. Leaving it, for whatever reason, frees it for others and ends its decoding."""
+    """A request being answered. Leaving its block ends the decoding and makes room for another request."""
 
     def __init__(self, queue: AdmissionQueue, request: Request) -> None:
         self._queue, self._request = queue, request
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._stream = queue.scheduler.submit(request, listener=self._hear)
+        self._stream = queue.scheduler.submit(request, listener=self._on_event)
         self._share_before = queue._share()
         self._share_after: float | None = None
         self.generation: Generation | None = None
-        """The whole answer, when its pieces have come to an end."""
+        """The whole answer, once its pieces have ended."""
 
-    def _hear(self, event: Event) -> None:
-        self._queue._loop.call_soon_threadsafe(self._note, event)
+    def _on_event(self, event: Event) -> None:
+        self._queue._loop.call_soon_threadsafe(self._handle, event)
 
-    def _note(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         if isinstance(event, Exception) and not self._queue.failure.done():
             self._queue.failure.set_result(event)
-        if not isinstance(event, Piece):  # it is over: the seat is free however slowly the answer is read
-            self._rise()
+        if not isinstance(event, Piece):  # the answer is complete, however slowly it is read
+            self._finish_accounting()
         self._events.put_nowait(event)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self.leave()
+        self.release()
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The answer as it comes. Raises QueueClosed where it was broken off, and EngineFailed where the engine was."""
+        """The answer, piece by piece. Raises QueueClosed where it is cancelled, EngineFailed where the engine fails."""
         while isinstance(event := await self._events.get(), Piece):
             yield event
         if event is None:
@@ -151,21 +151,21 @@ class ActiveRequest:
             raise EngineFailed from event
         self.generation = event
 
-    def leave(self) -> None:
-        """Give the seat up."""
+    def release(self) -> None:
+        """Stop decoding, if it has not ended yet, and make room for another request."""
         if self._share_after is None:
-            self._rise()
+            self._finish_accounting()
             self._stream.cancel()
 
     def usage(self) -> UsageReport:
-        """What the finished answer took."""
+        """What the finished answer used."""
         generation, after = self.generation, self._share_after
         assert generation is not None
         assert after is not None
         seconds, price = after - self._share_before, self._queue.price_usd_per_hour
         decode = self._queue.tokenizer.decode
 
-        def words(i: Intervention) -> str:
+        def injected_text(i: Intervention) -> str:
             ids = list(generation.token_ids[i.position : i.position + i.tokens])
             return str(decode(ids, skip_special_tokens=False)) if ids else ""
 
@@ -177,10 +177,10 @@ class ActiveRequest:
             completion_tokens=len(generation.token_ids),
             machine_seconds=seconds,
             cost_usd=None if price is None else seconds * price / SECONDS_PER_HOUR,
-            interventions=tuple(Forced(**i.model_dump(), text=words(i)) for i in generation.interventions),
+            interventions=tuple(Forced(**i.model_dump(), text=injected_text(i)) for i in generation.interventions),
         )
 
-    def _rise(self) -> None:
+    def _finish_accounting(self) -> None:
         if self._share_after is None:
             self._share_after = self._queue._share()
-            self._queue._taken.discard(self)
+            self._queue._active.discard(self)

@@ -1,11 +1,12 @@
-"""The wire: chat completions as OpenAI's clients write and read them, with what tenner adds.
+"""The schema of OpenAI's chat completions, with tenner's additions: requests, responses, stream chunks, errors.
 
 A request may have, beyond OpenAI's own fields, `thinking`: an object of `max_tokens`, `min_tokens` and `waits`. A
-response has the thinking as `reasoning_content` and as `reasoning`; and `tenner`, which is the usage report (see
-`admission.UsageReport`) on the completion or on the last chunk that has a choice, and `{"forced": true}` on a chunk
-whose words were put in.
+response has the thinking as `reasoning_content` and as `reasoning`. Its field `tenner` is the usage report (see
+`admission.UsageReport`), on the completion or on the last chunk that has a choice; a chunk of injected text has
+`{"forced": true}` there.
 
-What would change the answer and cannot be done is refused; what changes nothing (`user`, `metadata`, …) is accepted.
+Parameters that would change the answer and are not supported are refused; those without effect on it (`user`,
+`metadata`, …) are accepted.
 """
 
 import json
@@ -29,7 +30,7 @@ SEED_BITS = 63
 
 
 class APIError(Exception):
-    """A refusal in OpenAI's form."""
+    """An error response in OpenAI's form."""
 
     def __init__(
         self,
@@ -48,38 +49,38 @@ class APIError(Exception):
 
     @classmethod
     def of(cls, error: TennerError, *, code: str | None = None) -> "APIError":
-        """A mistake that the user can mend, with its hint."""
+        """A user's mistake, with its hint."""
         return cls(400, f"{error}. Hint: {error.hint}" if error.hint else str(error), code=code)
 
 
-class _Asked(BaseModel):
+class _RequestPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _joined(content: object) -> object:
-    """Text in parts as one text, a line each."""
+def _join_parts(content: object) -> object:
+    """Text parts joined by newlines."""
     if not isinstance(content, list):
         return content
     for part in content:
         if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            raise ValueError("this student reads text only: every part must be {'type': 'text', 'text': …}")
+            raise ValueError("the student reads text only: every part must be {'type': 'text', 'text': …}")
     return "\n".join(part["text"] for part in content)
 
 
-def _nothing(stop: object) -> object:
-    """Clients send an empty list where they have nothing to say."""
+def _refuse_stop(stop: object) -> object:
+    """Accept only the empty list, which some clients send by default."""
     if stop:
-        raise ValueError("an answer ends where the student ends it, and no other stop can be had")
+        raise ValueError("stop strings are not supported: the answer ends where the student ends it")
     return stop
 
 
-class ChatMessage(_Asked):
-    """A message of the conversation. Fields that can only be null are those that clients send back."""
+class ChatMessage(_RequestPart):
+    """A message of the conversation. Fields that must be null are those that clients send back."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined)]
+    content: Annotated[str, BeforeValidator(_join_parts)]
     reasoning_content: str | None = None
-    """Accepted from earlier answers, and not fed again."""
+    """Accepted in earlier answers, and not fed to the student again."""
     reasoning: str | None = None
     refusal: None = None
     audio: None = None
@@ -88,27 +89,27 @@ class ChatMessage(_Asked):
     tool_calls: None = None
 
 
-class Thinking(_Asked):
-    """How much is thought: see `records.Policy`."""
+class Thinking(_RequestPart):
+    """The thinking policy: see `records.Policy`."""
 
     max_tokens: NotNegative | None = None
     min_tokens: NotNegative = 0
     waits: NotNegative = 0
 
 
-class StreamOptions(_Asked):
-    """What a stream tells beside the answer."""
+class StreamOptions(_RequestPart):
+    """What a stream reports besides the answer."""
 
     include_usage: bool = False
 
 
-class TextFormat(_Asked):
-    """The one format there is."""
+class TextFormat(_RequestPart):
+    """The only supported format."""
 
     type: Literal["text"]
 
 
-class ChatRequest(_Asked):
+class ChatRequest(_RequestPart):
     """The body of POST /v1/chat/completions."""
 
     model: str
@@ -116,32 +117,32 @@ class ChatRequest(_Asked):
     thinking: Thinking | None = None
     reasoning_effort: Effort | None = None
     max_completion_tokens: Positive | None = None
-    """All that comes after the prompt, thinking too."""
+    """The limit of all tokens after the prompt, thinking included."""
     max_tokens: Positive | None = None
-    """The same by its old name."""
+    """The older name of max_completion_tokens."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Left out: 0, which is greedy."""
+    """Default: 0, which is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**SEED_BITS), lt=2**SEED_BITS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # One value is what happens anyway; others cannot be had.
+    # Only the value that describes the actual behaviour is accepted.
     n: Literal[1] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_nothing)] = None
+    stop: Annotated[list[str] | None, BeforeValidator(_refuse_stop)] = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    # These change no answer.
+    # These have no effect on the answer.
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
 
     @model_validator(mode="after")
-    def _is_one_wish(self) -> "ChatRequest":
+    def _is_consistent(self) -> "ChatRequest":
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         if self.reasoning_effort is not None and self.thinking is not None and self.thinking.max_tokens is not None:
@@ -149,41 +150,45 @@ class ChatRequest(_Asked):
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens are two names of one limit, and differ")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options belong to a stream")
+            raise ValueError("stream_options requires stream = true")
         return self
 
     @property
     def conversation(self) -> tuple[Message, ...]:
-        """The messages as the house knows them; a developer is the system."""
+        """The messages as records; the role developer becomes system."""
         return tuple(Message(role=_ROLES.get(m.role, m.role), content=m.content) for m in self.messages)
 
     @property
     def sampling(self) -> Sampling:
-        """Where no seed is given every request has its own."""
+        """The sampling; a request without a seed gets a random one."""
         return Sampling(
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=secrets.randbits(SEED_BITS) if self.seed is None else self.seed,
         )
 
-    def limits(self, speaker: ServedStudent, injected_tokens_max: int) -> tuple[Policy, int]:
-        """The policy, and the most tokens of the answer; together with what is injected never above `max_tokens`.
+    def limits(self, student: ServedStudent, injected_tokens_max: int) -> tuple[Policy, int]:
+        """The policy and the answer's limit; thinking, answer and injected tokens together never exceed `max_tokens`.
 
-        A budget that is asked for must fit under `max_tokens`. The speaker's own, and that of an effort, gives way,
-        and leaves the answer half of the room, or its usual limit where that is less.
+        A budget set by `thinking.max_tokens` must fit under `max_tokens`. The student's default budget, or that of an
+        effort, is reduced so that the answer keeps half of the room, or its default limit where that is less.
         """
-        asked = self.thinking or Thinking()
-        wish = asked.max_tokens if self.reasoning_effort is None else speaker.budget(self.reasoning_effort)
-        policy = speaker.policy(thinking_tokens_max=wish, thinking_tokens_min=asked.min_tokens, waits=asked.waits)
+        thinking = self.thinking or Thinking()
+        tokens_max = thinking.max_tokens if self.reasoning_effort is None else student.budget(self.reasoning_effort)
+        policy = student.policy(
+            thinking_tokens_max=tokens_max, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits
+        )
         total = self.max_completion_tokens or self.max_tokens
         if total is None:
-            return policy, speaker.answer_tokens_max
+            return policy, student.answer_tokens_max
         budget = policy.thinking_tokens_max
-        assert budget is not None, "a speaker's policies have one"
+        assert budget is not None, "a student's policies have one"
         room = total - injected_tokens_max
-        if asked.max_tokens is None and room > 0:
-            budget = min(budget, room - min(speaker.answer_tokens_max, (room + 1) // 2))
-            policy = speaker.policy(thinking_tokens_max=budget, thinking_tokens_min=asked.min_tokens, waits=asked.waits)
+        if thinking.max_tokens is None and room > 0:
+            budget = min(budget, room - min(student.answer_tokens_max, (room + 1) // 2))
+            policy = student.policy(
+                thinking_tokens_max=budget, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits
+            )
         if room - budget < 1:
             raise TennerError(
                 f"max_tokens = {total} leaves no room for an answer after {injected_tokens_max} tokens of delimiters "
@@ -197,7 +202,7 @@ _ROLES: dict[str, Any] = {"developer": "system"}
 
 
 def parse(body: bytes) -> ChatRequest:
-    """Read a request. Raises APIError with the first thing that is wrong with it."""
+    """Read a request. Raises APIError with its first mistake."""
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as e:
@@ -205,7 +210,9 @@ def parse(body: bytes) -> ChatRequest:
 
 
 def _explain(error: ValidationError) -> APIError:
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] == "missing")  # a misspelt name explains one
+    first = min(
+        error.errors(include_url=False), key=lambda e: e["type"] == "missing"
+    )  # a misspelt name explains a missing one
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
@@ -220,11 +227,11 @@ def _explain(error: ValidationError) -> APIError:
 
 
 class Completion:
-    """One answer on its way out: whole, or as the chunks of a stream."""
+    """Writes one answer, as a whole or as the chunks of a stream."""
 
-    def __init__(self, speaker: ServedStudent) -> None:
+    def __init__(self, student: ServedStudent) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._model = speaker.name
+        self._model = student.name
         self._created = int(time.time())
 
     def whole(self, generation: Generation, report: UsageReport) -> dict[str, Any]:
@@ -239,16 +246,16 @@ class Completion:
         }
 
     def opening(self) -> bytes:
-        """The first event: who speaks."""
+        """The first event, which has the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, piece: Piece) -> bytes:
-        """A few words."""
+        """The event of a piece of text."""
         delta = {"content": piece.text} if piece.part == "answer" else _reasoning(piece.text)
         return self._chunk(delta, tenner={"forced": True} if piece.forced else None)
 
     def closing(self, generation: Generation, report: UsageReport, *, usage: bool) -> bytes:
-        """The last events: why it ends, what it took, and that this was all."""
+        """The last events: the finish reason, the usage report, and `[DONE]`."""
         last = self._chunk({}, finish_reason=_finish(generation), tenner=report.model_dump())
         if usage:
             last += event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": _usage(report)})
@@ -273,23 +280,23 @@ def event(data: Mapping[str, Any]) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def models(speaker: ServedStudent, *, price_usd_per_hour: float | None, created: int) -> dict[str, Any]:
-    """The body of GET /v1/models, with what the student does where nobody says otherwise."""
-    manners = {
-        "format": speaker.fmt.name,
-        "thinking_tokens_max": speaker.thinking_tokens_max,
-        "answer_tokens_max": speaker.answer_tokens_max,
-        "efforts": {effort: speaker.budget(effort) for effort in get_args(Effort)},
-        "wait_text": speaker.wait_text,
-        "remembers": speaker.remembers,
+def models(student: ServedStudent, *, price_usd_per_hour: float | None, created: int) -> dict[str, Any]:
+    """The body of GET /v1/models, with the defaults of the student."""
+    defaults = {
+        "format": student.fmt.name,
+        "thinking_tokens_max": student.thinking_tokens_max,
+        "answer_tokens_max": student.answer_tokens_max,
+        "efforts": {effort: student.budget(effort) for effort in get_args(Effort)},
+        "wait_text": student.wait_text,
+        "keeps_history": student.keeps_history,
         "price_usd_per_hour": price_usd_per_hour,
     }
-    model = {"id": speaker.name, "object": "model", "created": created, "owned_by": "tenner", "tenner": manners}
+    model = {"id": student.name, "object": "model", "created": created, "owned_by": "tenner", "tenner": defaults}
     return {"object": "list", "data": [model]}
 
 
 def _reasoning(text: str) -> dict[str, str]:
-    """By the names that clients look for: DeepSeek's, and vLLM's and OpenRouter's."""
+    """Under both names in use: DeepSeek's, and that of vLLM and OpenRouter."""
     return {"reasoning_content": text, "reasoning": text}
 
 

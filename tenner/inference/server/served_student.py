@@ -1,4 +1,4 @@
-"""A student as it is spoken to: how a conversation becomes a request, and how much it may say."""
+"""A student behind the server: its limits, and how a conversation becomes a request to the engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,37 +13,37 @@ from tenner.inference.job import Prompt, Request
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 EFFORT_SHARES: dict[Effort, float] = {"none": 0.0, "minimal": 0.125, "low": 0.25, "medium": 0.5, "high": 1.0}
-"""What part of the speaker's thinking budget an effort is."""
+"""The fraction of the student's thinking budget that each effort stands for."""
 
 
 class ServedStudent(NamedTuple):
-    """A student and its manners."""
+    """A student and the defaults it is served with."""
 
     name: str
     model_dir: Path
     fmt: ThinkFormat
     system_prompt: str | None
-    """None leaves the template's own in place."""
+    """None keeps the default of the chat template."""
     wait_text: str
     thinking_tokens_max: int
-    """Where nobody asks for another budget."""
+    """The budget of a request that sets none."""
     answer_tokens_max: int
-    """Where nobody asks for another limit."""
-    remembers: bool
-    """Whether a question is asked with the conversation before it. A run's student has learned from single ones."""
+    """The limit of a request that sets none."""
+    keeps_history: bool
+    """Whether clients should send the conversation so far. A run's student was trained on single questions."""
 
     def policy(self, *, thinking_tokens_max: int | None = None, thinking_tokens_min: int = 0, waits: int = 0) -> Policy:
-        """The policy with the speaker's own budget where none is given. Raise TennerError where it cannot be kept."""
+        """The policy, with the student's own budget where none is given. Raise TennerError if minimum > budget."""
         budget = self.thinking_tokens_max if thinking_tokens_max is None else thinking_tokens_max
         if thinking_tokens_min > budget:
             raise TennerError(
-                f"it cannot think {thinking_tokens_min} tokens at least and {budget} at most",
+                f"a minimum of {thinking_tokens_min} thinking tokens exceeds the budget of {budget}",
                 hint="lower the minimum or raise the budget",
             )
         return Policy(thinking_tokens_max=budget, thinking_tokens_min=thinking_tokens_min, waits=waits)
 
     def budget(self, effort: Effort) -> int:
-        """The thinking tokens of an effort."""
+        """The thinking budget of an effort, in tokens."""
         return round(EFFORT_SHARES[effort] * self.thinking_tokens_max)
 
     def request(
@@ -56,9 +56,9 @@ class ServedStudent(NamedTuple):
         answer_tokens_max: int | None = None,
         sampling: Sampling | None = None,
     ) -> Request:
-        """A conversation, whose last turn waits for its answer, as the engine is asked it.
+        """The engine's request for the next turn of a conversation.
 
-        Raise TennerError where the chat template refuses it: some know no system message, some want turns to alternate.
+        Raise TennerError where the chat template refuses it: some have no system role, some require alternating turns.
         """
         try:
             text = render_chat(tokenizer, messages, system_prompt=self.system_prompt)

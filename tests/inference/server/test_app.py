@@ -38,19 +38,19 @@ def engine(lively_model_dir: Path) -> HFEngine:
 
 @pytest.fixture(scope="module")
 def endless(tiny_model_dir: Path) -> HFEngine:
-    """It repeats itself to the last token that it may say."""
+    """It repeats itself until the limit."""
     engine = crowd.load(tiny_model_dir)
     assert generated(engine, Policy(thinking_tokens_max=8), answer_tokens_max=LONG, question="Hi").truncated
     return engine
 
 
 @pytest.fixture(scope="module")
-def speaker() -> ServedStudent:
-    return crowd.speaker(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
+def student() -> ServedStudent:
+    return crowd.student(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
 
 
 def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, question: str = QUESTION) -> Generation:
-    """What the engine says to the question without any server."""
+    """What the engine answers without a server."""
     prompt = Prompt("alone", render_prompt(engine.tokenizer, question, system_prompt="Be brief."))
     (generation,) = engine.sweep([prompt], [policy], SHORT, answer_tokens_max=answer_tokens_max)
     return generation
@@ -58,7 +58,7 @@ def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, 
 
 def talk(
     engine: HFEngine,
-    speaker: ServedStudent,
+    student: ServedStudent,
     conversation: Callable[[Client, Serving], Awaitable[Any]],
     *,
     key: str = "none",
@@ -68,7 +68,7 @@ def talk(
 
     async def run() -> Any:
         async with (
-            serving(engine, speaker, SETTINGS._replace(**settings)) as server,
+            serving(engine, student, SETTINGS._replace(**settings)) as server,
             openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client,
         ):
             return await conversation(client, server)
@@ -109,7 +109,7 @@ POLICIES = [
 ]
 
 
-def test_the_policy_that_is_asked_for_is_the_one_that_is_kept(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_the_requested_policy_is_the_one_applied(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         for options, policy in POLICIES:
             expected = generated(engine, policy)
@@ -127,12 +127,12 @@ def test_the_policy_that_is_asked_for_is_the_one_that_is_kept(engine: HFEngine, 
             assert told["cost_usd"] == pytest.approx(told["machine_seconds"] * 0.36 / 3600)
             assert told["machine_seconds"] > 0
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
     kinds = {i.kind for _, policy in POLICIES for i in generated(engine, policy).interventions}
-    assert kinds == {"open", "wait", "cut", "close", "cue"}, "the policies are told apart by what they do"
+    assert kinds == {"open", "wait", "cut", "close", "cue"}, "the policies cover all kinds of interventions"
 
 
-def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         options: dict[str, Any] = {"extra_body": {"thinking": {"max_tokens": 30, "waits": 2}}}
         whole = await ask(client, **options)
@@ -158,10 +158,10 @@ def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, speaker: ServedS
         without = [chunk async for chunk in await ask(client, stream=True)]
         assert all(chunk.choices and chunk.usage is None for chunk in without)
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_sampling_is_by_temperature_and_seed(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         async def said(**options: Any) -> str:
             message = (await ask(client, temperature=1.0, **options)).choices[0].message
@@ -171,10 +171,10 @@ def test_sampling_is_by_temperature_and_seed(engine: HFEngine, speaker: ServedSt
         assert len({await said(seed=seed) for seed in range(5)}) > 1
         assert len({await said() for _ in range(5)}) > 1, "without a seed every request has its own"
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngine, student: ServedStudent) -> None:
     injected = len(engine.tokenizer.encode(SHORT.open + SHORT.close + SHORT.cue))
 
     async def conversation(client: Client, _: Serving) -> None:
@@ -192,10 +192,10 @@ def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngi
         with pytest.raises(openai.BadRequestError, match="leaves no room for an answer"):
             await ask(client, max_tokens=injected)
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, student: ServedStudent) -> None:
     async def tokens(client: Client, *messages: Any) -> int:
         done = await client.chat.completions.create(model="tiny", messages=messages, reasoning_effort="none")
         assert done.usage is not None
@@ -220,17 +220,17 @@ def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, speak
         expected = count(("system", "Be brief."), ("user", "Hi"), ("assistant", first.content), ("user", "Hi"))
         assert await tokens(client, user, said, user) == expected
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_what_is_served_and_how_it_is(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_models_health_and_page(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         (model,) = (await client.models.list()).data
         assert (model.id, model.object, model.owned_by) == ("tiny", "model", "tenner")
-        manners = (model.model_extra or {})["tenner"]
-        assert manners["efforts"] == {"none": 0, "minimal": 8, "low": 16, "medium": 32, "high": 64}
-        assert manners["thinking_tokens_max"] == 64
-        assert manners["price_usd_per_hour"] == 0.36
+        defaults = (model.model_extra or {})["tenner"]
+        assert defaults["efforts"] == {"none": 0, "minimal": 8, "low": 16, "medium": 32, "high": 64}
+        assert defaults["thinking_tokens_max"] == 64
+        assert defaults["price_usd_per_hour"] == 0.36
         async with httpx2.AsyncClient(base_url=server.url) as http:
             health = (await http.get("/health")).json()
             assert health == {"status": "ok", "model": "tiny", "answers_under_way": 0, "concurrency_max": 8}
@@ -239,7 +239,7 @@ def test_what_is_served_and_how_it_is(engine: HFEngine, speaker: ServedStudent) 
             assert "unsafe" not in page.headers["content-security-policy"]
             assert "default-src 'none'" in page.headers["content-security-policy"]
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
 USER = {"role": "user", "content": "Hi"}
@@ -266,8 +266,24 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
         400, "invalid_value", "messages[0].content", "reads text only",
     ),
     (GOOD | {"temprature": 1}, 400, "unknown_parameter", "temprature", "did you mean temperature?"),
+    (
+        GOOD | {"thinking": {"max_tokns": 5}},
+        400, "unknown_parameter", "thinking.max_tokns", "did you mean max_tokens?",
+    ),
+    (
+        GOOD | {"thinking": {"min_token": 5}},
+        400, "unknown_parameter", "thinking.min_token", "did you mean min_tokens?",
+    ),
+    (
+        GOOD | {"stream": True, "stream_options": {"include_usge": True}},
+        400, "unknown_parameter", "stream_options.include_usge", "did you mean include_usage?",
+    ),
+    (
+        GOOD | {"messages": [USER | {"contents": "Hi"}]},
+        400, "unknown_parameter", "messages[0].contents", "did you mean content?",
+    ),
     (GOOD | {"tools": [{"type": "function"}]}, 400, "unknown_parameter", "tools", "unknown or unsupported"),
-    (GOOD | {"stop": "."}, 400, "invalid_value", "stop", "no other stop can be had"),
+    (GOOD | {"stop": "."}, 400, "invalid_value", "stop", "stop strings are not supported"),
     (GOOD | {"n": 2}, 400, "invalid_value", "n", "1"),
     (GOOD | {"logprobs": True}, 400, "invalid_value", "logprobs", "False"),
     (GOOD | {"presence_penalty": 0.5}, 400, "invalid_value", "presence_penalty", "0"),
@@ -283,10 +299,13 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"reasoning_effort": "extreme"}, 400, "invalid_value", "reasoning_effort", "'high'"),
     (GOOD | {"thinking": {"max_tokens": -1}}, 400, "invalid_value", "thinking.max_tokens", "greater than or equal"),
     (GOOD | {"thinking": {"budget": 9}}, 400, "unknown_parameter", "thinking.budget", "unknown"),
-    (GOOD | {"thinking": {"max_tokens": 3, "min_tokens": 4}}, 400, "invalid_value", None, "4 tokens at least and 3"),
+    (
+        GOOD | {"thinking": {"max_tokens": 3, "min_tokens": 4}},
+        400, "invalid_value", None, "4 thinking tokens exceeds the budget of 3",
+    ),
     (GOOD | {"thinking": {"max_tokens": 9}, "reasoning_effort": "low"}, 400, "invalid_value", None, "one of them"),
     (GOOD | {"stream": "yes"}, 400, "invalid_value", "stream", "boolean"),
-    (GOOD | {"stream_options": {"include_usage": True}}, 400, "invalid_value", None, "belong to a stream"),
+    (GOOD | {"stream_options": {"include_usage": True}}, 400, "invalid_value", None, "requires stream"),
     (GOOD | {"messages": [USER | {"content": "x" * 1000}]}, 400, "context_length_exceeded", None, "too many for the"),
     (GOOD | {"max_tokens": 10**6, "thinking": {"max_tokens": 5}}, 400, "context_length_exceeded", None, "too many"),
     (GOOD | {"messages": [USER | {"content": "x" * 30_000}]}, 413, "request_too_large", None, "larger than 20,000"),
@@ -301,7 +320,7 @@ def assert_form(response: httpx2.Response, status: int) -> dict[str, Any]:
     return error
 
 
-def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with httpx2.AsyncClient(base_url=server.url) as http:
             for body, status, code, param, words in WRONG_BODIES:
@@ -313,13 +332,13 @@ def test_every_wrong_body_is_refused_in_openais_form(engine: HFEngine, speaker: 
                 assert (error["code"], error["param"]) == (code, param), error
                 assert words in error["message"]
                 assert error["type"] == "invalid_request_error"
-            assert server.queue.taken == 0
-        assert (await ask(client)).choices, "it answers after all that"
+            assert server.queue.active == 0
+        assert (await ask(client)).choices, "it still answers"
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_other_requests_are_refused_in_openais_form(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(_: Client, server: Serving) -> None:
         async with httpx2.AsyncClient(base_url=server.url) as http:
             assert_form(await http.get("/v1/nothing"), 404)
@@ -337,10 +356,10 @@ def test_what_is_no_chat_completion_is_refused_in_openais_form(engine: HFEngine,
             not_gzip = await http.post("/v1/chat/completions", content=b"{}", headers=squeezed)
             assert assert_form(not_gzip, 400)["code"] == "invalid_body"
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_openais_client_raises_its_own_errors(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_openais_client_raises_its_own_errors(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         with pytest.raises(openai.NotFoundError):
             await ask(client, model="other")
@@ -351,11 +370,11 @@ def test_openais_client_raises_its_own_errors(engine: HFEngine, speaker: ServedS
             await ask(client, "x" * 30_000)
         assert too_large.value.status_code == 413
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_the_key_is_asked_for_and_never_told(
-    engine: HFEngine, speaker: ServedStudent, capfd: pytest.CaptureFixture[str]
+def test_the_key_is_required_and_never_shown(
+    engine: HFEngine, student: ServedStudent, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def stranger(client: Client, server: Serving) -> None:
         for wrong in ("Bearer wrong", "Bearer", "", "Bearer sesame2", "Bearer s\u00e9same"):
@@ -372,8 +391,8 @@ def test_the_key_is_asked_for_and_never_told(
     async def friend(client: Client, _: Serving) -> None:
         assert (await ask(client)).choices
 
-    talk(engine, speaker, stranger, api_key="sesame")
-    talk(engine, speaker, friend, key="sesame", api_key="sesame")
+    talk(engine, student, stranger, api_key="sesame")
+    talk(engine, student, friend, key="sesame", api_key="sesame")
     assert "sesame" not in "".join(capfd.readouterr())
 
 
@@ -392,28 +411,28 @@ async def raw_stream(server: Serving, **body: Any) -> AsyncIterator[aiohttp.Clie
         response.close()
 
 
-def test_who_leaves_frees_the_seat_and_the_row(endless: HFEngine, speaker: ServedStudent) -> None:
+def test_a_client_that_disconnects_releases_its_request_and_row(endless: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         streams = server.queue.scheduler
         async with raw_stream(server, max_tokens=LONG) as response:
             assert await response.content.readline()
-            assert server.queue.taken == 1
-        await until(lambda: server.queue.taken == 0)
+            assert server.queue.active == 1
+        await until(lambda: server.queue.active == 0)
         await until(lambda: streams.streams == 0)
         waiting = asyncio.create_task(ask(client, max_tokens=LONG, stream=False))
-        await until(lambda: server.queue.taken == 1)
+        await until(lambda: server.queue.active == 1)
         waiting.cancel()  # the client closes its connection
-        await until(lambda: server.queue.taken == 0)
+        await until(lambda: server.queue.active == 0)
         await until(lambda: streams.streams == 0)
         assert (await ask(client)).choices[0].message.content == generated(endless, POLICIES[0][1]).answer
 
-    talk(endless, speaker, conversation)
+    talk(endless, student, conversation)
 
 
-def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: ServedStudent) -> None:
+def test_requests_beyond_the_limit_are_refused_with_retry_after(endless: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with raw_stream(server, max_tokens=LONG), raw_stream(server, max_tokens=LONG):
-            assert server.queue.taken == 2
+            assert server.queue.active == 2
             with pytest.raises(openai.RateLimitError) as refused:
                 await ask(client)
             assert refused.value.response.headers["retry-after"] == "1"
@@ -421,12 +440,12 @@ def test_too_many_at_once_are_told_to_come_again(endless: HFEngine, speaker: Ser
             patient = client.with_options(max_retries=2)
             waiting = asyncio.create_task(ask(patient))
             await asyncio.sleep(0.05)
-        assert (await waiting).choices, "it came again"
+        assert (await waiting).choices, "it has retried"
 
-    talk(endless, speaker, conversation, concurrency_max=2)
+    talk(endless, student, conversation, concurrency_max=2)
 
 
-def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: ServedStudent) -> None:
+def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
         began = asyncio.get_running_loop().time()
         done = await asyncio.gather(*(ask(client, max_tokens=100 + 40 * i) for i in range(4)))
@@ -434,19 +453,19 @@ def test_the_machines_time_is_shared_out_exactly(engine: HFEngine, speaker: Serv
         shares = [extra(c)["machine_seconds"] for c in done]
         assert 0 < sum(shares) <= passed
 
-    talk(engine, speaker, conversation)
+    talk(engine, student, conversation)
 
 
-def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speaker: ServedStudent) -> None:
+def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, student: ServedStudent) -> None:
     async def conversation() -> tuple[bytes, Any]:
         async with aiohttp.ClientSession() as http:
-            async with serving(endless, speaker, SETTINGS) as server:
+            async with serving(endless, student, SETTINGS) as server:
                 url, body = f"{server.url}/v1/chat/completions", GOOD | {"max_tokens": LONG}
                 streamed = await http.post(url, json=body | {"stream": True})
                 read = asyncio.create_task(streamed.read())
                 whole = asyncio.create_task(http.post(url, json=body))
-                await until(lambda: server.queue.taken == 2)
-                server.queue.close_door()
+                await until(lambda: server.queue.active == 2)
+                server.queue.stop_admitting()
                 late = await http.post(url, json=body)
                 assert late.status == 503
                 assert (await late.json())["error"]["code"] == "server_stopping"
@@ -461,7 +480,7 @@ def test_a_server_that_stops_ends_its_streams_properly(endless: HFEngine, speake
 
 
 def test_an_engine_that_fails_fails_all_and_is_reported(
-    endless: HFEngine, speaker: ServedStudent, monkeypatch: pytest.MonkeyPatch
+    endless: HFEngine, student: ServedStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def conversation(client: Client, server: Serving) -> None:
         async with raw_stream(server, max_tokens=LONG) as response:
@@ -473,11 +492,11 @@ def test_an_engine_that_fails_fails_all_and_is_reported(
             await ask(client)
         assert isinstance(server.queue.failure.result(), ZeroDivisionError)
 
-    talk(endless, speaker, conversation)
+    talk(endless, student, conversation)
 
 
 @pytest.mark.slow
-def test_a_crowd_of_64_gets_what_each_asked_for(lively_model_dir: Path) -> None:
+def test_64_concurrent_clients_each_get_their_own_policy(lively_model_dir: Path) -> None:
     """For 20 seconds; `python tests/support/crowd.py` does it for longer."""
     command = [sys.executable, crowd.__file__, "serve", str(lively_model_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

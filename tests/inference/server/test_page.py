@@ -32,14 +32,14 @@ QUESTION = "<i>How many</i> are there?"
 
 
 @contextmanager
-def served(engine: HFEngine, settings: Settings = SETTINGS, **manners: object) -> Iterator[Serving]:
+def served(engine: HFEngine, settings: Settings = SETTINGS, **defaults: object) -> Iterator[Serving]:
     """A server in a thread of its own."""
     started, ended = threading.Event(), asyncio.Event()
     found: list[Serving] = []
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        async with serving(engine, crowd.speaker(Path("of the engine"))._replace(**manners), settings) as server:
+        async with serving(engine, crowd.student(Path("of the engine"))._replace(**defaults), settings) as server:
             found.append(server)
             started.set()
             await ended.wait()
@@ -129,7 +129,7 @@ def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
         assert page.evaluate("document.scrollingElement.scrollWidth") == 380
 
 
-def test_stop_frees_the_seat(page: Page, tiny_model_dir: Path) -> None:
+def test_stop_releases_the_request(page: Page, tiny_model_dir: Path) -> None:
     with served(HFEngine.load(tiny_model_dir), answer_tokens_max=900, thinking_tokens_max=64) as server:
         greet(page, server)
         for stop in (lambda: page.locator("#stop").click(), lambda: page.keyboard.press("Escape")):
@@ -139,7 +139,7 @@ def test_stop_frees_the_seat(page: Page, tiny_model_dir: Path) -> None:
             stop()
             page.locator("article.busy").wait_for(state="detached")
             assert page.locator("article .note").last.text_content() == "stopped"
-            assert server.queue.taken == 0
+            assert server.queue.active == 0
             assert page.locator("#send").is_visible()
 
 
