@@ -1,10 +1,10 @@
-"""What budget forcing costs, beside s1's own way: rounds of vLLM calls with a barrier after each.
+"""What budget forcing costs, compared with s1's loop: rounds of vLLM calls with a barrier after each.
 
     tenner run demo && scripts/install_vllm.sh DIR
     python bench/forcing.py runs/demo/student --vllm-python DIR/bin/python
 
 The demo's trained student, in a real vLLM, answers generated questions, as many as AIME24 has, with the budget that the
-demo gives it. How long it thinks is its own affair, and printed. All sides compute in the precision that tenner chooses
+demo gives it. The lengths of its thinking are printed. All sides compute in the precision that tenner chooses
 on this machine, bf16 where it is native and fp32 elsewhere; that is printed, too.
 
 `s1's loop` is that of its harness (`_model_generate` in `vllm_causallms.py` of github.com/simplescaling/s1): all
@@ -36,6 +36,7 @@ from typing import Any, Literal
 
 from tenner.core.formats import FORMATS
 from tenner.core.records import Policy, Sampling
+from tenner.inference.defaults import WAIT_TEXT
 from tenner.inference.forcing import FormatIds
 from tenner.inference.job import Prompt
 
@@ -69,7 +70,7 @@ def ratio(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 def decoded(engine: Any, prompts: list[Prompt], policies: list[Policy]) -> list[int]:
     """Sweep, and give for each completion the ids after `open`."""
-    opened = len(FormatIds.resolve(engine.tokenizer, FORMAT, "Wait").open)
+    opened = len(FormatIds.resolve(engine.tokenizer, FORMAT, WAIT_TEXT).open)
     generations = engine.sweep(prompts, policies, FORMAT, answer_tokens_max=ANSWER_MAX)
     return [len(g.token_ids) - opened for g in generations]
 
@@ -91,8 +92,8 @@ def s1_loop(llm: Any, ids: FormatIds, prompt_ids: list[list[int]], waits: int) -
     going = list(range(len(rows)))
     for number in range(waits + 1):
         room = [THINKING_MAX - (len(rows[i]) - start[i]) for i in going]
-        said = dict(zip(going, call([rows[i] for i in going], room, sorted(ends)), strict=True))
-        for i, tokens in said.items():
+        completions = dict(zip(going, call([rows[i] for i in going], room, sorted(ends)), strict=True))
+        for i, tokens in completions.items():
             stopped = tokens[-1] in ends
             rows[i] += tokens[:-1] if stopped else tokens
             room_left = THINKING_MAX - (len(rows[i]) - start[i])
@@ -121,7 +122,7 @@ def side_vllm(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any
     engine = VLLMEngine.load(model, rows=ROWS, **options)
     ours = engine._llm
     plain = LLM(model=str(model), max_num_seqs=ROWS, generation_config="vllm", **options)
-    ids = FormatIds.resolve(engine.tokenizer, FORMAT, "Wait")
+    ids = FormatIds.resolve(engine.tokenizer, FORMAT, WAIT_TEXT)
     encoded = [engine.tokenizer.encode(p.text, add_special_tokens=False) for p in prompts]
 
     def forced(policies: list[Policy]) -> list[int]:
@@ -134,9 +135,9 @@ def side_vllm(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any
 
     def unforced(lengths: list[int]) -> int:
         plain.reset_prefix_cache()
-        asked = [TokensPrompt(prompt_token_ids=[*prompt, *ids.open]) for prompt in encoded]
+        requests = [TokensPrompt(prompt_token_ids=[*prompt, *ids.open]) for prompt in encoded]
         params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, detokenize=False) for n in lengths]
-        return sum(len(out.outputs[0].token_ids) for out in plain.generate(asked, params, use_tqdm=False))
+        return sum(len(out.outputs[0].token_ids) for out in plain.generate(requests, params, use_tqdm=False))
 
     result: dict[str, Any] = {"block_tokens": {"ours": block_tokens(ours), "plain": block_tokens(plain)}}
     for waits, turns in ((0, SHORT_TURNS), (2, TURNS)):
@@ -182,12 +183,12 @@ def side_hf(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
 
     draw = random.Random(0)
     lengths = [min(UNEVEN_MAX, 8 + int(draw.expovariate(1 / 64))) for _ in range(UNEVEN)]
-    asked = [(prompts[i % len(prompts)], n) for i, n in enumerate(lengths)]
+    requests = [(prompts[i % len(prompts)], n) for i, n in enumerate(lengths)]
 
     def uneven() -> int:
         """Each row thinks for exactly so many tokens: an end is held off, with a text of one id, until the cut."""
         batch, machines = engine.batch(), []
-        for prompt, n in asked:
+        for prompt, n in requests:
             policy = Policy(thinking_tokens_max=n, thinking_tokens_min=n)
             job = engine.prepare(Request(prompt, policy, FORMATS["plain"], 1, Sampling()))
             machines.append(job.waiting[0])
@@ -203,7 +204,7 @@ def side_hf(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
 
     def generate() -> int:
         for start in range(0, UNEVEN, ROWS):
-            rows = asked[start : start + ROWS]
+            rows = requests[start : start + ROWS]
             inputs = tokenizer([p.text for p, _ in rows], return_tensors="pt", padding=True, add_special_tokens=False)
             longest = max(n for _, n in rows)
             plain.generate(

@@ -199,7 +199,12 @@ def _measure_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--temperature", metavar="X", type=float, help="default: 0, the most likely tokens")
     verb.add_argument("--top-p", metavar="X", type=float, help="draw from so much of the probability (default: 1)")
     verb.add_argument("--seed", metavar="N", type=int, help="of draws and of --questions (default: 0)")
-    verb.add_argument("--engine", choices=("hf", "vllm"), help="default: hf, the embedded one")
+    verb.add_argument("--engine", choices=("hf", "vllm", "api"), help="default: hf, the embedded one")
+    verb.add_argument("--base-url", metavar="URL", help="of engine api: a server of /v1/completions with the model")
+    verb.add_argument("--served-model", metavar="NAME", help="of engine api: the model's name on the server")
+    verb.add_argument("--api-key-env", metavar="NAME", help="of engine api: the variable that holds its key")
+    verb.add_argument("--context-tokens", metavar="N", type=int, help="of engine api: the server's context length")
+    verb.add_argument("--speaks", choices=("ids", "text"), help="of engine api: token ids (default) or text")
     verb.add_argument("--rows", metavar="N", type=int, help="completions decoded side by side (default: 64)")
     verb.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 

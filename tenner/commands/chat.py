@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tenner.core.records import Message
-from tenner.core.sections import EngineName
+from tenner.core.sections import LocalEngineName
 from tenner.stages import resolve_student
 from tenner.stages.resolve_student import StudentOptions
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tenner.inference.server.admission import UsageReport
 
 
-def talk(address: str, options: StudentOptions, *, waits: int, engine_name: EngineName | None = None) -> None:
+def talk(address: str, options: StudentOptions, *, waits: int, engine_name: LocalEngineName | None = None) -> None:
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
     student, price_usd_per_hour = resolve_student.resolve_student(address, options)
     policy = student.policy(waits=waits)

@@ -16,7 +16,7 @@ from tenner.data import sources
 from tenner.evaluation import benchmarks as tasks
 from tenner.evaluation.evaluate import Asked
 from tenner.evaluation.report import measurement
-from tenner.inference.engine import LocalEngine
+from tenner.inference.engine import JobEngine
 from tenner.stages import evaluation, resolve_student
 from tenner.training.allocator import ask_for_huge_pages
 
@@ -43,6 +43,15 @@ def settings(args: argparse.Namespace) -> Measurement:
         "sampling": asked.get("sampling", {}) | _given(sampling) or None,
     }
     asked |= _given(wishes)
+    endpoint = {
+        "base_url": args.base_url,
+        "model": args.served_model,
+        "api_key_env": args.api_key_env,
+        "speaks": args.speaks,
+        "context_tokens": args.context_tokens,
+    }
+    if given := _given(endpoint):
+        asked["api"] = asked.get("api", {}) | given
     data |= _given({"seed": args.seed, "budget_usd": args.budget_usd})
     machine = _given({"price_usd_per_hour": args.price_usd_per_hour, "device": args.device})
     if machine:
@@ -93,12 +102,18 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
     if student is None:
         return evaluation.answer(run, [])
 
-    def load_engine() -> LocalEngine:
+    endpoint = run.recipe.evaluate.api
+
+    def load_engine() -> JobEngine:
         from tenner.training.student import resolve
 
-        return evaluation.load_engine(run, "evaluate", resolve(student.model))
+        folder = resolve(student.model)
+        if endpoint is not None:
+            return evaluation.api_engine(run, endpoint, folder)
+        return evaluation.load_engine(run, "evaluate", folder)
 
-    return evaluation.answer(run, [Asked(run.recipe.name, student.model, student.form, load_engine)])
+    model = student.model if endpoint is None else f"{student.model} as {endpoint.model} at {endpoint.base_url}"
+    return evaluation.answer(run, [Asked(run.recipe.name, model, student.form, load_engine)])
 
 
 def write_report(run: AnyRun) -> tuple[int, int]:

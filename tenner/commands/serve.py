@@ -5,7 +5,7 @@ import sys
 
 from tenner.clients.api_keys import key_in_environment
 from tenner.core.errors import TennerError
-from tenner.core.sections import EngineName
+from tenner.core.sections import LocalEngineName
 from tenner.stages import resolve_student
 
 PORT_MAX = 65535
@@ -20,7 +20,7 @@ def run(
     api_key_env: str | None,
     concurrency_max: int,
     request_bytes_max: int,
-    engine_name: EngineName | None = None,
+    engine_name: LocalEngineName | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, and return the signal. The URL is printed once the server answers.
 

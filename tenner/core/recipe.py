@@ -101,6 +101,12 @@ class Recipe(Measurement):
         return ORDERS[self.order]
 
     @model_validator(mode="after")
+    def _students_are_decoded_here(self) -> "Recipe":
+        if self.evaluate.engine == "api":
+            raise ValueError('evaluate.engine = "api" is for tenner measure: a run decodes its own students')
+        return self
+
+    @model_validator(mode="after")
     def _selection_is_possible(self) -> "Recipe":
         if self.select.sampler != "hardest" and self.order != "trace-first":
             raise ValueError(

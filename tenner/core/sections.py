@@ -11,8 +11,10 @@ from tenner.core.records import AnswerKind, NamedPrecision, StudentName
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
-EngineName = Literal["hf", "vllm"]
-"""`hf` is the embedded engine."""
+EngineName = Literal["hf", "vllm", "api"]
+"""`hf` is the embedded engine, `vllm` a vLLM engine in this process, `api` a completions server (see `Endpoint`)."""
+LocalEngineName = Literal["hf", "vllm"]
+Speaks = Literal["ids", "text"]
 Precision = Literal["auto", "bf16", "fp32"]
 """`auto` is bfloat16 where the device has it natively, and float32 elsewhere (see `hardware.py`)."""
 TrainPrecision = Literal["auto"] | NamedPrecision
@@ -438,6 +440,20 @@ class Draws(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+class Endpoint(Section):
+    """A server of `/v1/completions` that serves the student. Only machine time is charged for it, not tokens."""
+
+    base_url: Annotated[BaseURL, FREE]
+    model: str
+    """The name of the student on the server."""
+    api_key_env: Annotated[str | None, FREE] = None
+    """The environment variable that holds the key; left out: the server needs none."""
+    speaks: Speaks = "ids"
+    """`ids`: prompts and completions are token ids, as vLLM supports; `text`: text, which is encoded again."""
+    context_tokens: Positive
+    """The context length of the server."""
+
+
 class Evaluate(Section):
     """What proves it."""
 
@@ -458,13 +474,15 @@ class Evaluate(Section):
     sampling: Draws = Draws()
     """Of the students; an API's is among its `parameters`."""
     rows: Positive = 64
-    """How many completions are decoded side by side."""
+    """How many completions are decoded side by side; of engine `api`, how many requests are made at a time."""
     engine: EngineName = "hf"
     precision: Precision = "auto"
     """Of weights and products, in the attempts too. Two engines round differently, and in bfloat16 part soon; in
     float32 hardly ever."""
     vllm: dict[str, Any] = {}
     """Further arguments of vllm.LLM, as they are."""
+    api: Endpoint | None = None
+    """The server of engine `api`; `student.model` names the tokenizer."""
     models: list[ApiModel] = []
     """Models that are asked the same questions through their APIs."""
 
@@ -472,6 +490,14 @@ class Evaluate(Section):
     def _has_questions(self) -> "Evaluate":
         if not self.questions and not self.benchmarks:
             raise ValueError("evaluate names neither benchmarks nor generated questions")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_its_endpoint(self) -> "Evaluate":
+        if (self.engine == "api") != (self.api is not None):
+            raise ValueError('evaluate.api and evaluate.engine = "api" belong together')
+        if self.api is not None and self.precision != "auto":
+            raise ValueError("evaluate.precision has no effect with engine api: the server chooses it")
         return self
 
     @model_validator(mode="after")

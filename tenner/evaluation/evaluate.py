@@ -10,7 +10,7 @@ from tenner.core.run import AnyRun, render
 from tenner.core.sections import PromptForm
 from tenner.core.seeds import digest
 from tenner.evaluation.grading.grader import Grader, grade_after_cue
-from tenner.inference.engine import Generation, LocalEngine
+from tenner.inference.engine import Generation, JobEngine
 from tenner.inference.job import GREEDY, Prompt
 
 
@@ -21,7 +21,7 @@ class Asked(NamedTuple):
     model: str
     """Its address."""
     form: PromptForm
-    load_engine: Callable[[], LocalEngine]
+    load_engine: Callable[[], JobEngine]
 
 
 def complete(
@@ -105,7 +105,7 @@ def remember(run: AnyRun, setting: Setting) -> None:
 
 
 def _setting(
-    run: AnyRun, asked: Asked, engine: LocalEngine, task: str, policies: Sequence[Policy],
+    run: AnyRun, asked: Asked, engine: JobEngine, task: str, policies: Sequence[Policy],
     samplings: Sequence[Sampling], answer_tokens_max: int, questions: int,
 ) -> Setting:  # fmt: skip
     student, about = run.recipe.student, engine.info

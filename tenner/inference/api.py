@@ -1,35 +1,35 @@
-"""Budget forcing through any server of OpenAI's protocol: continued round by round, or by the server's own budget.
+"""Budget forcing through a server of OpenAI's protocol: by continuation in rounds, or by the server's own budget.
 
-Continuing means /v1/completions: the prompt and all that has been said so far go out, and the machine is given what
-comes back. A server with a prefix cache computes only what is new. Of a server that speaks token ids (vLLM does) the
-ids are used as they are; of any other the text, which is encoded again to be counted.
+Continuation uses /v1/completions: each request sends the prompt and all ids so far, and the forcing machine consumes
+the completion. A server with a prefix cache computes only what is new. If the server supports token ids (as vLLM
+does), they are used directly; otherwise its text is encoded again to be counted.
 
-What came back is counted in every case. A server that gave more than it was allowed to has ignored the budget, and
-that is an error, never an assumption.
+The tokens of every response are counted. A server that returned more than max_tokens has ignored the budget, which is
+an error.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import openai
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
+from tenner.core.sections import Speaks
 from tenner.core.seeds import rng
 from tenner.inference.defaults import WAIT_TEXT
 from tenner.inference.engine import EngineInfo, Generation, JobEngine, Piece, Transcript
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.job import GREEDY, Job, Prompt
 
-Speaks = Literal["ids", "text"]
 SEED_BITS = 31
 
 
 class ApiEngine(JobEngine):
-    """A student behind a URL. `tokenizer` must be the served model's own; `context_tokens` is what the server holds."""
+    """A student behind a URL. `tokenizer` is that of the served model, `context_tokens` the server's context length."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ApiEngine(JobEngine):
         requests: int = 16,
         wait_text: str = WAIT_TEXT,
     ) -> None:
-        """`requests` are made at a time."""
+        """At most `requests` are made at a time."""
         super().__init__(tokenizer, wait_text=wait_text, context_tokens=context_tokens)
         self._client = openai.OpenAI(base_url=base_url, api_key=api_key)
         self._model = model
@@ -52,7 +52,7 @@ class ApiEngine(JobEngine):
 
     @property
     def info(self) -> EngineInfo:
-        """The served model's precision and device are not known."""
+        """What is known of it: not the precision and device of the server."""
         return EngineInfo("api", None, None, ("openai",))
 
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
@@ -79,29 +79,29 @@ class ApiEngine(JobEngine):
         knob: str = "thinking_token_budget",
         sampling: Sampling = GREEDY,
     ) -> Generation:
-        """One answer in one request, the budget left to the server's own `knob`, which goes into the body as it is.
+        """One answer in one request; the server enforces the budget, which is sent as the body's field `knob`.
 
-        The server closes the thinking by its own rule and does not say when it did, so no cut is in the log.
-        Raise TennerError where the thinking that came back is longer than the budget: the server has ignored it.
+        The server does not report where it closed the thinking, so the interventions have no cut.
+        Raise TennerError where the thinking is longer than the budget: the server has ignored it.
         """
         job = self._job(prompt, [Policy()], fmt, answer_tokens_max, sampling)
         (machine,) = job.waiting
         tokens_max = thinking_tokens_max + machine.format_ids.injected_tokens_max + answer_tokens_max
-        said = self._say(job, machine, tokens_max, stops=False, number=0, body={knob: thinking_tokens_max})
-        self._push(machine, said)
+        ids = self._request(job, machine, tokens_max, stops=False, number=0, body={knob: thinking_tokens_max})
+        self._push(machine, ids)
         if machine.phase is Phase.THINKING or machine.thinking_tokens > thinking_tokens_max:
             raise TennerError(
                 f"the server ignored {knob}: {machine.thinking_tokens} thinking tokens for prompt {prompt.id} "
                 f"where {thinking_tokens_max} were allowed",
                 hint="start it with a reasoning parser and its delimiters, or force by continuation",
             )
-        if machine.phase is Phase.ANSWERING:  # the server took an end of text inside the thinking for the end of all
+        if machine.phase is Phase.ANSWERING:  # the server stopped at an end of text inside the thinking
             machine.push(min(machine.format_ids.eos))
         policy = Policy(thinking_tokens_max=thinking_tokens_max)
         return Generation.of(prompt.id, machine, self.tokenizer)._replace(policy=policy)
 
     def _finish(self, job: Job) -> list[ForcingMachine]:
-        """Bring all policies of a job to their end, first the one that may think longest: it passes others' cuts."""
+        """Run all policies of a job, the largest budget first: the others share its thinking up to their own cuts."""
         done: list[ForcingMachine] = []
         rounds = itertools.count()
         while job.waiting:
@@ -114,22 +114,23 @@ class ApiEngine(JobEngine):
         return done
 
     def _round(self, job: Job, machine: ForcingMachine, number: int) -> None:
-        """Ask for what may still come in this phase, and give it to the machine."""
+        """Request the remaining tokens of this phase, and push them to the machine."""
         if machine.phase is Phase.THINKING:
             room = machine.budget - machine.thinking_tokens
         else:
             room = machine.answer_tokens_max - machine.answer_tokens
-        self._push(machine, self._say(job, machine, room, stops=machine.phase is Phase.THINKING, number=number))
+        stops = machine.phase is Phase.THINKING
+        self._push(machine, self._request(job, machine, room, stops=stops, number=number))
 
-    def _push(self, machine: ForcingMachine, said: list[int]) -> None:
-        """What comes after an intervention has been said to something else: a text encoded again may be longer."""
-        for token in said:
+    def _push(self, machine: ForcingMachine, ids: list[int]) -> None:
+        """Push ids up to the first intervention: those after it continue a text that was replaced."""
+        for token in ids:
             before = len(machine.interventions)
             machine.push(token)
             if machine.phase is Phase.DONE or len(machine.interventions) > before:
                 return
 
-    def _say(
+    def _request(
         self,
         job: Job,
         machine: ForcingMachine,
@@ -139,7 +140,7 @@ class ApiEngine(JobEngine):
         number: int,
         body: dict[str, Any] | None = None,
     ) -> list[int]:
-        """One request for up to `room` tokens, which `stops` at the delimiter; the end of text is given as its id."""
+        """Request up to `room` tokens, which `stops` at the delimiter; an end of text is returned as its id."""
         sampling, close = job.rng.sampling, machine.format_ids.close
         until = close[:1] if self._speaks == "ids" or machine.held else close
         before = [*job.prompt_ids, *machine.ids]
@@ -150,50 +151,48 @@ class ApiEngine(JobEngine):
             if stops and until:
                 extra["stop_token_ids"] = list(until)
         elif stops and until:
-            stop = [self._decode(until)]
+            stop = [self._text_of(until)]
         try:
             completion = self._client.completions.create(
                 model=self._model,
-                prompt=before if self._speaks == "ids" else self._decode(before),
+                prompt=before if self._speaks == "ids" else self._text_of(before),
                 max_tokens=room,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                # Every round draws anew: the same seed again would say again what was just replaced.
+                # A seed for each round: with the same one, a server would sample again what was just replaced.
                 seed=rng(sampling.seed, "round", f"{job.prompt.id} {number}").getrandbits(SEED_BITS),
                 stop=stop,
                 extra_body=extra,
             )
         except openai.OpenAIError as error:
             raise TennerError(
-                f"{self._client.base_url}: {error}", hint="is the server up, and the model's name right?"
+                f"{self._client.base_url}: {error}", hint="check that the server is running, and the model's name"
             ) from error
         if not completion.choices:
-            raise TennerError(f"{self._client.base_url} came back without a choice", hint="look at the server's log")
+            raise TennerError(f"{self._client.base_url} returned no choice", hint="look at the server's log")
         choice = completion.choices[0]
-        facts, end_of_text = choice.model_extra or {}, min(machine.format_ids.eos)
+        extra_fields, end_of_text = choice.model_extra or {}, min(machine.format_ids.eos)
         ended = choice.finish_reason == "stop"
         if self._speaks == "ids":
-            if "token_ids" not in facts:
-                raise TennerError(
-                    f"{self._client.base_url} gives no token ids", hint='speak text with it: speaks="text"'
-                )
-            ids: list[int] = list(facts["token_ids"])
+            if "token_ids" not in extra_fields:
+                raise TennerError(f"{self._client.base_url} returns no token ids", hint='set speaks = "text"')
+            ids: list[int] = list(extra_fields["token_ids"])
             if ended and (not ids or ids[-1] not in {end_of_text, *until}):
                 ids.append(end_of_text)
         else:
             ids = self.tokenizer.encode(choice.text, add_special_tokens=False)
-            if ended:  # vLLM says which it was; of other servers it is taken for the delimiter they were to stop at
-                ids += until if stop and facts.get("stop_reason", stop) is not None else [end_of_text]
-        given = completion.usage.completion_tokens if completion.usage else 0
-        if given > room:
+            if ended:  # vLLM reports which stop it was; of other servers, assume the delimiter
+                ids += until if stop and extra_fields.get("stop_reason", stop) is not None else [end_of_text]
+        returned = completion.usage.completion_tokens if completion.usage else 0
+        if returned > room:
             raise TennerError(
-                f"{self._client.base_url} gave {given} tokens where {room} were allowed",
-                hint="it ignores max_tokens: no budget can be kept with it",
+                f"{self._client.base_url} returned {returned} tokens where {room} were allowed",
+                hint="it ignores max_tokens, so no budget can be enforced",
             )
         if not ids:
-            raise TennerError(f"{self._client.base_url} gave nothing", hint="look at the server's log")
+            raise TennerError(f"{self._client.base_url} returned no tokens", hint="look at the server's log")
         return ids
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def _text_of(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
         return text

@@ -1,6 +1,6 @@
-"""What s1's paper compares budget forcing with: being told how long to think, rejection sampling, and majority vote.
+"""The baselines of s1's paper: conditional length control, rejection sampling, and majority vote.
 
-Each is a way to spend test-time compute on the same student, run by any Engine, with its tokens counted.
+Each spends test-time compute on the same student, runs on any Engine, and counts its tokens.
 """
 
 from collections import Counter
@@ -15,18 +15,18 @@ from tenner.inference.job import Prompt
 
 SEED_BITS = 62
 TOKENS_PER_STEP = 100
-"""By which the paper compares a limit of steps with one of tokens."""
+"""The paper's conversion between a limit in steps and one in tokens."""
 
 
-class Told(NamedTuple):
-    """Conditional control: the question says how long to think, and nothing enforces it (the paper's section 3.2)."""
+class LengthInstruction(NamedTuple):
+    """Conditional length control: the question states a limit that nothing enforces (section 3.2 of the paper)."""
 
     by: Literal["tokens", "steps", "class"]
     amount: int | Literal["short", "long"]
 
     @property
     def suffix(self) -> str:
-        """What is appended to the question; the wording is the paper's."""
+        """The text appended to the question, in the paper's wording."""
         if self.amount == "short":
             return "\n\nAnswer after a short amount of thinking. Do not spend excessive time double-checking your work."
         if self.amount == "long":
@@ -38,21 +38,21 @@ class Told(NamedTuple):
 
     @property
     def thinking_tokens_max(self) -> int | None:
-        """The limit that its control is measured against; None for a class, which is compared with no instruction."""
+        """The limit that control is measured against; None for a class, which is compared with no instruction."""
         if isinstance(self.amount, str):
             return None
         return self.amount * (TOKENS_PER_STEP if self.by == "steps" else 1)
 
 
 class Rejection(NamedTuple):
-    """What rejection sampling came to for one prompt."""
+    """The result of rejection sampling for one prompt."""
 
     prompt_id: str
     accepted: Generation | None
-    """None: no try kept within the limit."""
+    """None: no sample kept within the limit."""
     tries: int
     tokens: int
-    """Thinking and answers of all tries, the rejected too."""
+    """Thinking and answer tokens of all samples, rejected ones included."""
 
 
 def reject(
@@ -67,22 +67,22 @@ def reject(
 ) -> Iterator[Rejection]:
     """Sample until the thinking ends by itself within the limit, at most `tries_max` times.
 
-    A try is given up at the limit: what it would have thought beyond is not paid for.
+    A sample is rejected at the limit: tokens beyond it are not decoded.
     """
-    assert sampling.temperature > 0, "a greedy try is the same every time"
+    assert sampling.temperature > 0, "greedy samples are all the same"
     policy = Policy(thinking_tokens_max=thinking_tokens_max)
     left, tokens = list(prompts), Counter[str]()
     for number in range(1, tries_max + 1):
-        again = []
-        said = _said(engine, left, policy, fmt, answer_tokens_max, sampling, f"try {number}")
-        for prompt, generation in zip(left, said, strict=True):
+        rejected = []
+        generations = _sample(engine, left, policy, fmt, answer_tokens_max, sampling, f"try {number}")
+        for prompt, generation in zip(left, generations, strict=True):
             tokens[prompt.id] += generation.thinking_tokens
             if any(i.kind == "cut" for i in generation.interventions):
-                again.append(prompt)
+                rejected.append(prompt)
             else:
                 tokens[prompt.id] += generation.answer_tokens
                 yield Rejection(prompt.id, generation, number, tokens[prompt.id])
-        left = again
+        left = rejected
         if not left:
             return
     for prompt in left:
@@ -90,17 +90,17 @@ def reject(
 
 
 class Vote(NamedTuple):
-    """What a majority came to for one prompt."""
+    """The result of a majority vote for one prompt."""
 
     prompt_id: str
     answer: str | None
-    """The most frequent answer, of equals the one that came first; None where no sample could be read."""
+    """The most frequent answer, ties broken by the first; None where no sample has an answer."""
     votes: int
     samples: tuple[Generation, ...]
 
     @property
     def tokens(self) -> int:
-        """Thinking and answers of all samples."""
+        """Thinking and answer tokens of all samples."""
         return sum(g.thinking_tokens + g.answer_tokens for g in self.samples)
 
 
@@ -115,23 +115,23 @@ def vote(
     samples: int,
     read: Callable[[str], str | None],
 ) -> Iterator[Vote]:
-    """Majority vote at equal budget: `samples` share `thinking_tokens_max`, each thinks for its part of it at most.
+    """Majority vote at equal budget: `samples` share `thinking_tokens_max`, each gets an equal part.
 
-    `read` gives the stated answer of a text in a form that can be compared, None where there is none.
+    `read` extracts the answer of a text in comparable form, None where there is none.
     """
     assert sampling.temperature > 0 or samples == 1, "greedy samples are all the same"
     policy = Policy(thinking_tokens_max=thinking_tokens_max // samples)
     rounds = [
-        _said(engine, prompts, policy, fmt, answer_tokens_max, sampling, f"sample {number}")
+        _sample(engine, prompts, policy, fmt, answer_tokens_max, sampling, f"sample {number}")
         for number in range(samples)
     ]
-    for prompt, *said in zip(prompts, *rounds, strict=True):
-        counts = Counter(answer for g in said if (answer := read(g.answer)) is not None)
+    for prompt, *generations in zip(prompts, *rounds, strict=True):
+        counts = Counter(answer for g in generations if (answer := read(g.answer)) is not None)
         answer, votes = counts.most_common(1)[0] if counts else (None, 0)
-        yield Vote(prompt.id, answer, votes, tuple(said))
+        yield Vote(prompt.id, answer, votes, tuple(generations))
 
 
-def _said(
+def _sample(
     engine: Engine,
     prompts: Sequence[Prompt],
     policy: Policy,
@@ -140,8 +140,8 @@ def _said(
     sampling: Sampling,
     purpose: str,
 ) -> list[Generation]:
-    """One sample of each prompt, in their order; a purpose has a seed of its own."""
+    """One sample of each prompt, in their order; each purpose has a seed of its own."""
     own = sampling.model_copy(update={"seed": rng(sampling.seed, purpose).getrandbits(SEED_BITS)})
-    said = engine.sweep(prompts, [policy], fmt, answer_tokens_max=answer_tokens_max, sampling=own)
-    by_id = {generation.prompt_id: generation for generation in said}
+    generations = engine.sweep(prompts, [policy], fmt, answer_tokens_max=answer_tokens_max, sampling=own)
+    by_id = {generation.prompt_id: generation for generation in generations}
     return [by_id[prompt.id] for prompt in prompts]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tenner.core import hardware
 from tenner.core.errors import TennerError
-from tenner.core.sections import Device, EngineName, Precision
+from tenner.core.sections import Device, EngineName, LocalEngineName, Precision
 from tenner.inference.engine import LocalEngine, vllm_not_installed
 
 RESERVED = {"model", "dtype", "max_num_seqs", "generation_config", "enable_prefix_caching", "logits_processors"}
@@ -17,7 +17,7 @@ RESERVED = {"model", "dtype", "max_num_seqs", "generation_config", "enable_prefi
 
 def is_there(engine: EngineName) -> bool:
     """Whether the engine's library is installed."""
-    return engine == "hf" or find_spec("vllm") is not None
+    return engine != "vllm" or find_spec("vllm") is not None
 
 
 def check(engine: EngineName, options: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ def check(engine: EngineName, options: Mapping[str, Any]) -> None:
 
 
 def load(
-    engine: EngineName,
+    engine: LocalEngineName,
     model_dir: Path,
     *,
     rows: int,

@@ -1,12 +1,12 @@
-"""Budget forcing as a pure state machine over token ids: how long a student thinks, and what is put into its mouth.
+"""Budget forcing as a pure state machine over token ids: when thinking ends, and which ids are injected.
 
-The rules, all of them:
+The rules:
 
 - Thinking tokens are the ids between the delimiters, waits included, delimiters not.
-- While the policy's minimum is not reached, or it has waits left, and the budget has room for `wait` and one id more,
-  thinking is *held*: an end of text, or the first id of `close`, is replaced by `wait`. Once it is not held any more it
-  never will be again.
-- When it is not held, thinking ends by itself when the whole `close` has been sampled since the last injected id, or
+- While the policy's minimum is not reached or it has waits left, and the budget has room for `wait` and one more id,
+  thinking is *held*: an end of text, or the first id of `close`, is replaced by `wait`. Thinking that is no longer held
+  is never held again.
+- Thinking that is not held ends by itself when the whole `close` has been sampled since the last injected id, or
   at an end of text (whose id is dropped, and `close` injected). A half-sampled `close` before the end of text is
   completed; one that goes on otherwise is thinking.
 - The budget counts every id after `open` as it comes, so also those of a `close` that is not complete yet. When it is
@@ -16,15 +16,15 @@ The rules, all of them:
 - `cue` follows every cut, and every end in a format without `close`. The budget wins over the minimum and the waits.
 - The answer ends at the end of text, whose id is not kept, or at its own limit (`truncated`).
 
-Nothing is ever taken back: whether a sampled id stands is known when it is sampled. That is why the first id of
-`close` decides while thinking is held. An engine whose tokens cannot be recalled (a logits processor) can so obey the
-same rules as one that owns its cache, and all give the same ids. It is also what s1 does, whose harness stops at
-`<|im_start|>`. Where the first id of `close` is an ordinary one (`</` of `</think>` where that is no token of its
-own), a held thought cannot contain it.
+No id is ever removed: whether a sampled id is kept is decided when it is sampled. That is why the first id of `close`
+decides while thinking is held. So an engine that cannot retract tokens (a logits processor) follows the same rules as
+one that owns its cache, and all give the same ids. s1 does the same: its harness stops at `<|im_start|>`. Where the
+first id of `close` is an ordinary one (`</` of `</think>` where that is not a single token), held thinking cannot
+contain it.
 
-Sampling is exact when the token is drawn from the model's own distribution, the end in it, and then pushed: the end
-comes up with its own probability and is replaced, and every other token with its own. Masking the end instead would
-give its probability to the others, and let top-p reach for tokens that were not in the nucleus.
+Sampling is exact when the token is drawn from the model's own distribution, the end included, and then pushed: each
+token is drawn with its own probability, and an end is replaced. Masking the end instead would redistribute its
+probability to the other tokens, and let top-p include tokens outside the nucleus.
 """
 
 from collections.abc import Sequence
@@ -55,12 +55,12 @@ class FormatIds:
             for text in (fmt.open, fmt.close, fmt.cue, wait_text)
         )
         if not wait:
-            raise TennerError("the wait text is empty", hint='give the student something to go on from, such as "Wait"')
+            raise TennerError("the wait text is empty", hint='give a text to continue from, such as "Wait"')
         return cls(opening, close, cue, wait, frozenset({tokenizer.eos_token_id}))
 
     @property
     def injected_tokens_max(self) -> int:
-        """The most ids that are neither thinking nor sampled answer: the delimiters and the cue."""
+        """The largest number of ids that are neither thinking nor sampled answer: the delimiters and the cue."""
         return len(self.open) + len(self.close) + len(self.cue)
 
 
@@ -73,7 +73,7 @@ class Phase(Enum):
 
 
 class _Node:
-    """A place in the trie of everything that came after one prompt: which token was sampled here, what followed."""
+    """A node of the trie of all continuations of one prompt: the token sampled after it, and its children by id."""
 
     __slots__ = ("after", "sampled")
 
@@ -83,12 +83,12 @@ class _Node:
 
 
 class ForcingMachine:
-    """One completion under one policy. The way to use it:
+    """One completion under one policy. Usage:
 
         while machine.phase is not Phase.DONE:
             machine.push(token_sampled_after(prompt_ids + machine.ids))
 
-    `ids` is all that comes after the prompt, injected ids too. `thinking_room` is what the context leaves for
+    `ids` are all ids after the prompt, injected ones included. `thinking_room` is what the context leaves for
     thinking, in tokens; it caps the policy's own budget.
     """
 
@@ -102,7 +102,7 @@ class ForcingMachine:
         _trie: _Node | None = None,
     ) -> None:
         assert answer_tokens_max > 0, "an answer needs room"
-        assert thinking_room >= 0, "the context has no room: refuse the prompt"
+        assert thinking_room >= 0, "the context has no room: the prompt must be refused"
         self.format_ids = format_ids
         self.policy = policy
         self.answer_tokens_max = answer_tokens_max
@@ -128,7 +128,7 @@ class ForcingMachine:
 
     @property
     def thinking_ids(self) -> list[int]:
-        """While thinking goes on, a half-sampled `close` is part of it."""
+        """During thinking, a half-sampled `close` is part of it."""
         return self.ids[self.thinking_start : self._thinking_end]
 
     @property
@@ -138,7 +138,7 @@ class ForcingMachine:
 
     @property
     def answer_ids(self) -> list[int]:
-        """The answer, an injected cue included. Empty while thinking goes on."""
+        """The answer, an injected cue included. Empty during thinking."""
         return [] if self._thinking_end is None else self.ids[self.answer_start :]
 
     @property
@@ -149,9 +149,9 @@ class ForcingMachine:
     @property
     def held(self) -> bool:
         """Whether an end of thinking would be replaced now."""
-        wanting = self.thinking_tokens < self.policy.thinking_tokens_min or self._waits_left > 0
+        wants_more = self.thinking_tokens < self.policy.thinking_tokens_min or self._waits_left > 0
         room = self.budget - self.thinking_tokens - len(self.format_ids.wait)
-        return self.phase is Phase.THINKING and wanting and room >= 1
+        return self.phase is Phase.THINKING and wants_more and room >= 1
 
     @property
     def settled(self) -> int:
@@ -188,9 +188,9 @@ class ForcingMachine:
         return closing[0] if closing else None
 
     def replay(self, policy: Policy) -> "ForcingMachine":
-        """The machine of another policy, brought as far as what was sampled here can bring it.
+        """The machine of another policy, advanced as far as the tokens sampled here determine it.
 
-        It shares what is known with this machine from now on: see `recall`.
+        The two share their sampled tokens from now on: see `recall`.
         """
         twin = ForcingMachine(
             self.format_ids,
@@ -222,13 +222,13 @@ class ForcingMachine:
             self.phase = Phase.DONE
 
     def _wait(self) -> None:
-        """Replace an end of thinking; the minimum's do not count as waits."""
+        """Replace an end of thinking. Replacements for the minimum do not count as waits."""
         self._waits_left -= self.thinking_tokens >= self.policy.thinking_tokens_min
         self._inject("wait", self.format_ids.wait)
         self._run_start = len(self.ids)
 
     def _end(self, half: int) -> None:
-        """The student ends its thinking, the last `half` ids being delimiter."""
+        """End the thinking on the student's own end; the last `half` ids are the start of the delimiter."""
         self._close(half, cue=() if self.format_ids.close else self.format_ids.cue)
 
     def _cut(self) -> None:
@@ -236,7 +236,7 @@ class ForcingMachine:
         self._close(self._half_close(), cue=self.format_ids.cue)
 
     def _close(self, half: int, cue: Sequence[int]) -> None:
-        """Go on to the answer; the last `half` ids are the beginning of the delimiter."""
+        """Start the answer; the last `half` ids are the start of the delimiter."""
         self._thinking_end = len(self.ids) - half
         self._inject("close", self.format_ids.close[half:])
         self.answer_start = len(self.ids)
@@ -245,7 +245,7 @@ class ForcingMachine:
         self.phase = Phase.ANSWERING
 
     def _half_close(self) -> int:
-        """The length of the longest beginning of `close` (all of it, too) at the tail of what was sampled in a row."""
+        """The length of the longest prefix of `close` (or all of it) at the end of the ids since the last injection."""
         close = self.format_ids.close
         for length in range(min(len(close), len(self.ids) - self._run_start), 0, -1):
             if tuple(self.ids[-length:]) == close[:length]:

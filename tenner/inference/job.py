@@ -1,4 +1,4 @@
-"""A job: one prompt, as ids, and the policies that it has still to be answered under."""
+"""A job: the ids of one prompt, and the policies that are still to be decoded for it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,14 +13,14 @@ GREEDY = Sampling()
 
 
 class Prompt(NamedTuple):
-    """A rendered chat up to where the assistant speaks."""
+    """A rendered chat that ends where the assistant's turn begins."""
 
     id: str
     text: str
 
 
 class Request(NamedTuple):
-    """One answer that somebody wants."""
+    """One completion to decode."""
 
     prompt: Prompt
     policy: Policy
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 class Job:
-    """One prompt and the machines that wait for an engine. They share what any of them has sampled."""
+    """One prompt and the machines that wait for a row. They share every token that one of them has sampled."""
 
     def __init__(
         self, prompt: Prompt, prompt_ids: list[int], rng: PositionalRNG, waiting: list[ForcingMachine]
@@ -69,7 +69,7 @@ class Job:
         return cls(prompt, prompt_ids, PositionalRNG(sampling, prompt_ids), waiting)
 
     def take_done(self) -> list[ForcingMachine]:
-        """Remove and give the machines that what is known by now has answered already."""
+        """Remove and return the machines that the tokens sampled so far have completed."""
         for machine in self.waiting:
             machine.recall()
         done = [m for m in self.waiting if m.phase is Phase.DONE]

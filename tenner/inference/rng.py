@@ -1,4 +1,4 @@
-"""The random numbers of one completion: each belongs to a position, not to an order of calls."""
+"""The random numbers of one completion: each depends on its position, not on the order of calls."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from tenner.core.records import Sampling
 from tenner.core.seeds import digest
 
 HEX_DIGITS = 13
-"""52 bits: all of them fit into a float64."""
+"""52 bits, which a float64 represents exactly."""
 
 
 class PositionalRNG:
-    """What the sampling of one completion uniforms. Two prompts of one seed have nothing in common."""
+    """Uniform random numbers by position, keyed by the seed and the prompt: two prompts share none."""
 
     def __init__(self, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
         self.sampling = sampling
@@ -18,5 +18,5 @@ class PositionalRNG:
 
     def uniform(self, position: int) -> float:
         """Uniform in [0, 1) for the token at `position` of the completion."""
-        share: float = int(digest(self._key, position)[:HEX_DIGITS], 16) / 16**HEX_DIGITS
-        return share
+        number: float = int(digest(self._key, position)[:HEX_DIGITS], 16) / 16**HEX_DIGITS
+        return number

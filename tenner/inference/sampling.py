@@ -1,6 +1,6 @@
-"""Draw the next token: the most likely one, or by temperature and top-p with a number that seed and place decide.
+"""Draw the next token: the most likely one, or by temperature and top-p with a given uniform random number.
 
-Letters in names: R rows, V vocabulary, K most likely tokens.
+Shape suffixes: R rows, V vocabulary, K most likely tokens.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from torch import Tensor
 from tenner.core.records import Sampling
 
 NUCLEUS_TOKENS = 512
-"""The nucleus is looked for among so many tokens first: a tenth of the time of sorting a vocabulary of 50,000."""
+"""The nucleus is searched among the most likely tokens first: a tenth of the time to sort 50,000 tokens."""
 
 
 def draw(logits_RV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
-    """One token a row. What a row is given depends on no other row."""
+    """One token for each row, independent of the other rows."""
     # The maximum with its index is twice as fast as argmax on a CPU.
     tokens: list[int] = logits_RV.max(dim=-1).indices.tolist()
     for narrow in (False, True):
@@ -37,7 +37,7 @@ def draw(logits_RV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[fl
 
 
 def _from_nucleus(weight_RV: Tensor, top_p_R: Tensor, uniform_R: Tensor) -> Tensor:
-    """From the fewest tokens that reach `top_p` together, the more likely first, and of equals the lower id."""
+    """Draw from the smallest set that reaches `top_p`, the more likely first and the lower id first among equals."""
     for tokens in (min(NUCLEUS_TOKENS, weight_RV.shape[1]), weight_RV.shape[1]):
         id_RK = weight_RV.topk(tokens, dim=-1).indices.sort(dim=-1).values
         weight_RK, order_RK = weight_RV.gather(1, id_RK).sort(dim=-1, descending=True, stable=True)
@@ -50,5 +50,5 @@ def _from_nucleus(weight_RV: Tensor, top_p_R: Tensor, uniform_R: Tensor) -> Tens
 
 
 def _at(sum_RK: Tensor, uniform_R: Tensor) -> Tensor:
-    """The index whose share of the running sum holds the roll. A token of no probability holds none."""
+    """The index whose interval of the cumulative sum contains the random number; never one of probability 0."""
     return torch.searchsorted(sum_RK, (uniform_R * sum_RK[:, -1])[:, None], right=True)[:, 0]

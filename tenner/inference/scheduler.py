@@ -1,4 +1,4 @@
-"""Many threads, one batch: requests join an engine's batch at any time, and each reads its own answer as it comes."""
+"""A scheduler thread: requests from any thread join the engine's batch at any time, and stream their answers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from tenner.inference.forcing import Phase
 from tenner.inference.job import Job, Request
 
 Event = Piece | Generation | Exception | None
-"""What happens to a stream: pieces, and at last the whole, or what the engine raised, or None: it was cancelled."""
+"""Pieces, and last the Generation, the exception that the engine raised, or None for a cancelled stream."""
 
 
 class Stream:
-    """One answer as it comes. Iterating gives its pieces and blocks between them; then `generation` is there."""
+    """One answer. Iterating yields its pieces, and blocks between them; then `generation` is set."""
 
     def __init__(self, job: Job, transcript: Transcript, listener: Callable[[Event], None] | None) -> None:
         self.generation: Generation | None = None
@@ -22,15 +22,15 @@ class Stream:
         self._job = job
         self._transcript = transcript
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._tell = self._events.put if listener is None else listener
+        self._notify = self._events.put if listener is None else listener
 
     @property
     def prompt_tokens(self) -> int:
-        """Of the prompt that was asked."""
+        """The length of the prompt."""
         return len(self._job.prompt_ids)
 
     def cancel(self) -> None:
-        """Any thread may call it: the row is free before the next step, and the stream ends without a generation."""
+        """Thread-safe. The row is free before the next step, and the stream ends without a generation."""
         self.cancelled = True
 
     def __iter__(self) -> Iterator[Piece]:
@@ -69,14 +69,14 @@ class Scheduler:
 
     @property
     def streams(self) -> int:
-        """How many answers are asked for and not done, those that wait for a row too."""
+        """The number of unfinished streams, including those that wait for a row."""
         with self._changed:
             return len(self._arrived) + len(self._running)
 
     def submit(self, request: Request, *, listener: Callable[[Event], None] | None = None) -> Stream:
         """Start an answer, from any thread. Raise TennerError at once where the prompt leaves no room for it.
 
-        A `listener` is called in the scheduler's thread with every event; the stream is then not to be iterated.
+        A `listener` is called in the scheduler's thread with every event; the stream must then not be iterated.
         """
         job = self._engine.prepare(request)
         (machine,) = job.waiting
@@ -95,13 +95,13 @@ class Scheduler:
                 self._batch.step()
                 for stream in list(self._running):
                     self._report(stream)
-        except Exception as fault:  # noqa: BLE001 whatever it is, nobody may wait for an answer that will not come
+        except Exception as fault:  # noqa: BLE001 whatever it is, no reader may wait forever
             self._end_all(fault)
         else:
             self._end_all(None)
 
     def _admit(self) -> bool:
-        """Wait for work; take in what has arrived and let go of what was cancelled. False: it is time to end."""
+        """Wait for work, submit new streams and drop cancelled ones. False: the scheduler is closing."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._arrived or self._running)
             arrived, self._arrived = self._arrived, []
@@ -116,14 +116,14 @@ class Scheduler:
     def _report(self, stream: Stream) -> None:
         transcript = stream._transcript
         for piece in transcript.fresh():
-            stream._tell(piece)
+            stream._notify(piece)
         if transcript.machine.phase is Phase.DONE:
             self._end(stream, Generation.of(stream._job.prompt.id, transcript.machine, self._engine.tokenizer))
 
     def _end(self, stream: Stream, event: Event) -> None:
         with self._changed:
             self._running.remove(stream)
-        stream._tell(event)
+        stream._notify(event)
 
     def _end_all(self, fault: Exception | None) -> None:
         with self._changed:
@@ -131,4 +131,4 @@ class Scheduler:
             streams = self._running + self._arrived
             self._running, self._arrived = [], []
         for stream in streams:
-            stream._tell(fault)
+            stream._notify(fault)

@@ -1,4 +1,4 @@
-"""How fast an engine decodes, found out by a few steps of a full batch."""
+"""Measure how fast an engine decodes, by a few steps of a full batch."""
 
 import statistics
 import time
@@ -11,28 +11,28 @@ from tenner.inference.engine import LocalEngine
 from tenner.inference.job import Job, Prompt, Request
 
 PROMPT_TOKENS = 12
-"""Of each prompt of the trial, so that feeding a full batch takes no longer than a few steps of it."""
+"""The length of each prompt, short enough that prefill takes no longer than a few steps."""
 STEPS = 4
 FEW_ROWS_SHARE = 4
 
 
 class DecodingSpeed(NamedTuple):
-    """A step for `rows` rows takes step_seconds + rows * row_seconds."""
+    """The cost model: a step of `rows` rows takes step_seconds + rows * row_seconds."""
 
     step_seconds: float
     row_seconds: float
     prompt_token_seconds: float
 
     def seconds(self, *, rows: int, steps: float, prompt_tokens: float) -> float:
-        """Of so many prompt tokens, and then steps of a batch of `rows`."""
+        """The seconds of prefilling `prompt_tokens` and decoding `steps` steps of `rows` rows."""
         return prompt_tokens * self.prompt_token_seconds + steps * (self.step_seconds + rows * self.row_seconds)
 
 
 def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpeed:
-    """Try `rows` completions at a time and a quarter of them. `text` is what is asked, again and again."""
+    """Time steps of `rows` rows and of a quarter of them. `text` is the prompt of all rows."""
     ids = engine.tokenizer.encode(text, add_special_tokens=False)[:PROMPT_TOKENS]
     prompt = engine.tokenizer.decode(ids)
-    # A limit that no step of the trial reaches: every row thinks through all of it.
+    # A budget beyond the timed steps, so that every row is still thinking at the last one.
     policy = Policy(thinking_tokens_max=4 * STEPS, thinking_tokens_min=4 * STEPS)
     requests = [Request(Prompt(str(i), prompt), policy, FORMATS["plain"], 1) for i in range(rows)]
     jobs = [engine.prepare(request) for request in requests]
@@ -48,7 +48,7 @@ def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpee
     def median_step() -> float:
         return statistics.median(step_seconds() for _ in range(STEPS))
 
-    def leave(some: Sequence[Job]) -> None:
+    def cancel(some: Sequence[Job]) -> None:
         for job in some:
             batch.cancel(job)
 
@@ -56,9 +56,9 @@ def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpee
         fed = step_seconds()
         full = median_step()
         few_rows = max(1, rows // FEW_ROWS_SHARE)
-        leave(jobs[few_rows:])
+        cancel(jobs[few_rows:])
         few = median_step() if few_rows < rows else full
     finally:
-        leave(jobs)
+        cancel(jobs)
     row_seconds = max(0.0, (full - few) / max(1, rows - few_rows))
     return DecodingSpeed(max(0.0, full - rows * row_seconds), row_seconds, fed / (rows * len(ids)))

@@ -1,6 +1,6 @@
-"""Budget forcing inside vLLM: a logits processor that runs the machine, and the engine that is built on it.
+"""Budget forcing inside vLLM: a logits processor that runs the forcing machines, and the engine built on it.
 
-The processor alone is enough for whoever serves by `vllm serve`:
+The processor also works alone, in `vllm serve`:
 
     vllm serve MODEL --generation-config vllm --logits-processors tenner.inference.vllm:ForcingProcessor
 
@@ -10,7 +10,9 @@ with `tenner_`:
     {"prompt": "...", "max_tokens": 3000, "vllm_xargs": {"tenner_format": "s1", "tenner_thinking_tokens_max": 2000,
      "tenner_waits": 2, "tenner_answer_tokens_max": 512}}
 
-`--generation-config vllm` keeps vLLM from ending at other ids than the tokenizer's end of text.
+`--generation-config vllm` keeps vLLM from stopping at other ids than the tokenizer's end of text.
+
+Shape suffixes: R rows of vLLM's batch, V vocabulary.
 """
 
 import itertools
@@ -36,7 +38,7 @@ from tenner.inference.rng import PositionalRNG
 from tenner.inference.sampling import draw
 
 try:
-    import psutil  # which vLLM brings along
+    import psutil  # a dependency of vLLM
     from vllm import LLM, SamplingParams
     from vllm.config import VllmConfig
     from vllm.inputs import TokensPrompt
@@ -49,20 +51,20 @@ except ModuleNotFoundError as missing:
 
 KEY = "tenner_"
 TICKET = f"{KEY}ticket"
-"""In the arguments of a request of VLLMEngine: which row of this process it is."""
+"""In the arguments of a request of VLLMEngine: the key of its row in _ROWS."""
 ROW = f"{KEY}row"
-"""Where the processor keeps the row of a request from elsewhere; no request may say it."""
+"""Where the processor keeps the row of any other request; a request must not set it."""
 CPU_BLOCK_TOKENS = 32
-"""The smallest blocks that vLLM has on a CPU. Its prefix cache keeps whole ones, and its own choice, 128, is more than
-many a prompt has: a sweep of the demo's student took 1.6 times as long with it."""
+"""The smallest block size of vLLM on a CPU. Its prefix cache keeps whole blocks only, and its default, 128, exceeds
+many prompts: a sweep of the demo's student took 1.6 times as long with it."""
 CPU_CACHE_DIVISOR = 4
-"""The share of a CPU's free memory that becomes the cache. vLLM would take 92 % of all there is, or refuse to start."""
+"""On a CPU, the KV cache gets the free memory divided by this. vLLM's default is 92 % of all memory, or it fails."""
 _ROWS: dict[int, ForcedRow] = {}
 _TICKETS = itertools.count()
 
 
 class ForcingArgs(BaseModel):
-    """What a request may say of its forcing, each key with `tenner_` before it."""
+    """The forcing arguments of a request; in the request each key has the prefix `tenner_`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,35 +74,35 @@ class ForcingArgs(BaseModel):
     waits: int = Field(default=0, ge=0)
     wait_text: str = Field(default=WAIT_TEXT, min_length=1)
     answer_tokens_max: int = Field(default=ANSWER_TOKENS_MAX, gt=0)
-    """Kept free for the answer, whatever the thinking takes of max_tokens."""
+    """The part of max_tokens that is reserved for the answer."""
 
     @classmethod
     def of(cls, params: SamplingParams) -> Self | None:
-        """Raise ValueError, which vLLM answers with a 400, where forcing is asked for in a way it cannot be had."""
-        said = {key: value for key, value in (params.extra_args or {}).items() if key.startswith(KEY)}
-        if not said or said.get(TICKET) in _ROWS:
+        """Those of a request; None without forcing. Raise ValueError, which vLLM turns into a 400, if invalid."""
+        given = {key: value for key, value in (params.extra_args or {}).items() if key.startswith(KEY)}
+        if not given or given.get(TICKET) in _ROWS:
             return None
         try:
-            args = cls.model_validate({key.removeprefix(KEY): value for key, value in said.items()})
+            args = cls.model_validate({key.removeprefix(KEY): value for key, value in given.items()})
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{KEY}{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         if args.format not in FORMATS:
-            raise ValueError(f"{KEY}format: {args.format!r} is none of {', '.join(FORMATS)}")
-        unheard = {
+            raise ValueError(f"{KEY}format: {args.format!r} is not one of {', '.join(FORMATS)}")
+        unsupported = {
             "top_k": params.top_k > 0, "min_p": params.min_p > 0, "ignore_eos": params.ignore_eos,
             "min_tokens": params.min_tokens > 0, "presence_penalty": params.presence_penalty != 0,
             "frequency_penalty": params.frequency_penalty != 0, "repetition_penalty": params.repetition_penalty != 1,
             "structured_outputs": params.structured_outputs is not None, "n": params.n != 1,
             "thinking_token_budget": params.thinking_token_budget is not None,
         }  # fmt: skip
-        if asked := [name for name, is_set in unheard.items() if is_set]:
-            raise ValueError(f"{', '.join(asked)}: not to be had together with {KEY}format")
+        if conflicts := [name for name, is_set in unsupported.items() if is_set]:
+            raise ValueError(f"{', '.join(conflicts)}: not supported together with {KEY}format")
         return args
 
 
 class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
-    """Draws the tokens of forced requests by their machine and masks all others; leaves other requests alone."""
+    """Samples the tokens of forced requests itself and masks all others; leaves other requests unchanged."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         del device, is_pin_memory
@@ -123,7 +125,8 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         process_dict_updates(self._rows, batch_update, self._row)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Leave one token each to the rows that are forced or sampled. `logits` is (rows of the batch, vocabulary)."""
+        """Mask all tokens but one in the rows that are forced or sampled here. `logits` is (R, V)."""
+        # 1. Which rows must emit an injected id (forced), and which sample one (drawing)?
         forced: dict[int, int] = {}
         drawing: list[int] = []
         for i, (row, out) in self._rows.items():
@@ -132,35 +135,38 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
                 drawing.append(i)
             else:
                 forced[i] = due
+        # 2. Sample, and let each machine replace the token, as an end of thinking that is held.
         if drawing:
             for i, token in zip(drawing, self._draw(logits, drawing), strict=True):
                 row, _ = self._rows[i]
                 following = row.take(token)
                 if following != token or row.rng.sampling.temperature > 0:
                     forced[i] = following
-            logits[drawing, self._vocabulary :] = -torch.inf  # what is left alone is the most likely token for vLLM too
+            # Without padding, the most likely token of an unmasked row is vLLM's choice, too.
+            logits[drawing, self._vocabulary :] = -torch.inf
+        # 3. Mask the rows whose token is not simply the most likely one.
         if forced:
             logits[list(forced)] = -torch.inf
             logits[list(forced), list(forced.values())] = 0.0
         return logits
 
     def _draw(self, logits_RV: Tensor, drawing: list[int]) -> list[int]:
-        """A token for each of these rows of the batch."""
-        logits_RV = logits_RV[:, : self._vocabulary]
+        """A token for each of the rows `drawing`."""
+        logits_RV = logits_RV[:, : self._vocabulary]  # without padding
         rows = [self._rows[i][0] for i in drawing]
         if any(row.rng.sampling.temperature > 0 for row in rows):
             return draw(logits_RV[drawing], [row.rng.sampling for row in rows], [row.uniform() for row in rows])
-        likeliest = Sampler.greedy_sample(logits_RV).tolist()  # on a CPU in a fifth of torch's time
-        return [likeliest[i] for i in drawing]
+        most_likely = Sampler.greedy_sample(logits_RV).tolist()  # on a CPU in a fifth of the time of torch.argmax
+        return [most_likely[i] for i in drawing]
 
     def _row(
         self, params: SamplingParams, prompt_ids: list[int] | None, out: list[int]
     ) -> tuple[ForcedRow, list[int]] | None:
-        """`out` is vLLM's own list, which grows."""
+        """The row of a new request. `out` is vLLM's own list of output ids, which grows."""
         arguments = params.extra_args or {}
         if (ours := _ROWS.get(arguments.get(TICKET, -1))) is not None:
             return ours, out
-        if (known := arguments.get(ROW)) is not None:  # vLLM had put it off and takes it up again
+        if (known := arguments.get(ROW)) is not None:  # resumed after a preemption
             return known, out
         args = ForcingArgs.of(params)
         if args is None:
@@ -185,7 +191,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
 
 
 class VLLMBatch:
-    """The jobs under way in a vLLM engine of this process. What they have in common its prefix cache keeps."""
+    """The running jobs of a vLLM engine in this process; common prefixes are shared by its prefix cache."""
 
     def __init__(self, llm: LLM) -> None:
         self._engine = llm.llm_engine
@@ -193,11 +199,11 @@ class VLLMBatch:
         self._running: dict[str, tuple[Job, ForcedRow]] = {}
 
     def submit(self, job: Job) -> None:
-        """Start with the policy that may think longest: it passes where the others leave it."""
+        """Start the policy with the largest budget: the others share its thinking up to their own cuts."""
         self._start(job, max(job.waiting, key=lambda machine: machine.budget))
 
     def cancel(self, job: Job) -> None:
-        """Forget a job and free its rows at once; nothing happens where it is done already."""
+        """Drop a job and free its rows at once; no effect on a job that is done."""
         job.waiting.clear()
         tickets = [ticket for ticket, (of, _) in self._running.items() if of is job]
         self._engine.abort_request(tickets)
@@ -205,7 +211,7 @@ class VLLMBatch:
             self._forget(ticket)
 
     def step(self) -> list[tuple[Prompt, ForcingMachine]] | None:
-        """Decode a token for every row. Give the completions that this has finished; None where there is no work."""
+        """Decode a token for every row. Return the completions that finished; None where there is no work."""
         if not self._running:
             return None
         finished = []
@@ -220,7 +226,7 @@ class VLLMBatch:
         return finished
 
     def _start_others(self, job: Job) -> None:
-        """Start the policies that no row is working for: one with the same ids samples the same tokens."""
+        """Start the waiting policies whose ids no other row has: a row with the same ids samples the same tokens."""
         for machine in list(job.waiting):
             machine.recall()
             if machine.phase is not Phase.DONE and not any(
@@ -233,14 +239,14 @@ class VLLMBatch:
         number = next(_TICKETS)
         row = _ROWS[number] = ForcedRow(machine, job.rng, prompted=len(machine.ids))
         prompt_ids = [*job.prompt_ids, *machine.ids]
-        coming = machine.answer_tokens_max - machine.answer_tokens
-        if machine.phase is Phase.THINKING:  # and one more, for the end of text
-            coming += machine.budget - machine.thinking_tokens + machine.format_ids.injected_tokens_max + 1
+        tokens_max = machine.answer_tokens_max - machine.answer_tokens
+        if machine.phase is Phase.THINKING:  # plus one for the end of text
+            tokens_max += machine.budget - machine.thinking_tokens + machine.format_ids.injected_tokens_max + 1
         params = SamplingParams(
-            temperature=0.0,  # the processor draws
-            max_tokens=min(coming, self._context - len(prompt_ids)),
+            temperature=0.0,  # the processor samples
+            max_tokens=min(tokens_max, self._context - len(prompt_ids)),
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,  # the machines know what came before
+            output_kind=RequestOutputKind.FINAL_ONLY,  # the machines have the ids
             extra_args={TICKET: number},
         )
         self._running[str(number)] = job, row
@@ -252,7 +258,7 @@ class VLLMBatch:
 
 
 class VLLMEngine(LocalEngine):
-    """A student in a vLLM engine of this process."""
+    """Decodes a student in a vLLM engine of this process."""
 
     def __init__(self, llm: LLM, tokenizer: Tokenizer, *, wait_text: str) -> None:
         context: int = llm.llm_engine.model_config.max_model_len
@@ -261,14 +267,14 @@ class VLLMEngine(LocalEngine):
 
     @property
     def info(self) -> EngineInfo:
-        """What it is."""
+        """What it computes with."""
         config = self._llm.llm_engine.vllm_config
         device = config.device_config.device_type
         return EngineInfo("vllm", str(config.model_config.dtype).removeprefix("torch."), device, ("vllm",))
 
     def batch(self) -> VLLMBatch:
-        """The engine has one batch at a time."""
-        assert not self._llm.llm_engine.has_unfinished_requests(), "another batch is under way"
+        """A new batch; an engine has one at a time."""
+        assert not self._llm.llm_engine.has_unfinished_requests(), "another batch is running"
         return VLLMBatch(self._llm)
 
     @classmethod
@@ -291,18 +297,18 @@ class VLLMEngine(LocalEngine):
                 hint="give the folder that save_pretrained wrote, or run the train stage first",
             )
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the machines are in this process
-        usual: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
         if current_platform.is_cpu():
             cache_bytes = psutil.virtual_memory().available // CPU_CACHE_DIVISOR
-            # Eager, else it compiles for more than a minute before the first word.
-            usual = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes, "enforce_eager": True}
+            # Eager: compiling takes more than a minute before the first token.
+            defaults = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes, "enforce_eager": True}
         try:
             llm = LLM(
                 model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
-                enable_prefix_caching=True, logits_processors=[ForcingProcessor], **usual | options,
+                enable_prefix_caching=True, logits_processors=[ForcingProcessor], **defaults | options,
             )  # fmt: skip
         except TypeError as e:
             if not options:
                 raise
-            raise TennerError(f"vLLM does not take its options: {e}", hint="they are arguments of vllm.LLM") from e
+            raise TennerError(f"vLLM rejects evaluate.vllm: {e}", hint="its keys are arguments of vllm.LLM") from e
         return cls(llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tenner.clients import registry, replies
+from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import Bought
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
@@ -14,7 +16,7 @@ from tenner.core.provenance import provenance
 from tenner.core.recipe import Measurement
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
 from tenner.core.run import AnyRun
-from tenner.core.sections import ApiModel
+from tenner.core.sections import ApiModel, Endpoint
 from tenner.core.seeds import derived
 from tenner.data import sources
 from tenner.evaluation import benchmarks
@@ -25,9 +27,14 @@ from tenner.inference import engines
 from tenner.inference.engine import LocalEngine
 from tenner.inference.job import GREEDY
 
+if TYPE_CHECKING:
+    from tenner.inference.api import ApiEngine
+
 TASK = "heldout"
 AS_IT_IS = "chat"
 """The prompt form of a model behind an API: the question is all of its first turn."""
+NO_KEY = "none"
+"""Sent to a server that needs no key: the client requires one."""
 UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type")
 
 
@@ -38,6 +45,12 @@ def check(described: Measurement) -> None:
     if described.student is None:
         return
     engines.check(wanted.engine, wanted.vllm)
+    if wanted.api is not None:
+        key_in_environment(wanted.api.api_key_env)
+        if described.machine.device != "auto":
+            raise TennerError(
+                "machine.device has no effect with engine api: the server computes", hint="leave the device out"
+            )
     if described.machine.device != "auto":
         hardware.device_kind(described.machine.device)
     if wanted.samples > 1 and wanted.sampling.temperature == 0:
@@ -68,9 +81,24 @@ def load_engine(run: AnyRun, stage: str, folder: Path) -> LocalEngine:
     """The engine of an evaluation with the student in `folder`, as the stage computes."""
     wanted, chosen = run.recipe.evaluate, run.hardware(stage, run.recipe.evaluate.precision)
     assert chosen.precision != "pure-bf16", "it is for training"
+    assert wanted.engine != "api", "see api_engine"
     return engines.load(
         wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=chosen.precision,
         device=run.recipe.machine.device, options=wanted.vllm,
+    )  # fmt: skip
+
+
+def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
+    """The engine of a student behind a URL; `folder` holds its tokenizer. Raises TennerError if the key is missing."""
+    from transformers import AutoTokenizer
+
+    from tenner.inference.api import ApiEngine
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    wanted = run.recipe.evaluate
+    return ApiEngine(
+        endpoint.base_url, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
+        api_key=key_in_environment(endpoint.api_key_env) or NO_KEY, requests=wanted.rows, wait_text=wanted.wait_text,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.run import stored_recipe
 from tenner.core.run_folder import RunFolder
-from tenner.core.sections import Device, EngineName, Precision
+from tenner.core.sections import Device, LocalEngineName, Precision
 from tenner.inference import engines
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, WAIT_TEXT
 
@@ -59,7 +59,7 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
 
 
 def load(
-    student: "ServedStudent", options: StudentOptions, *, rows: int, engine: EngineName | None = None
+    student: "ServedStudent", options: StudentOptions, *, rows: int, engine: LocalEngineName | None = None
 ) -> "LocalEngine":
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 

@@ -1,4 +1,4 @@
-"""Forcing by continuation over real HTTP, against a machine that is pushed by the very same student."""
+"""Forcing by continuation over real HTTP, compared with a machine that the same student drives directly."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,21 +57,21 @@ def test_rounds_by_ids_are_the_machine_step_by_step(
     tokenizer: Any, student: Callable[[list[int]], int], fmt: ThinkFormat
 ) -> None:
     with CompletionsServer(tokenizer, student) as server:
-        said = list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, fmt, answer_tokens_max=ANSWER_MAX))
-    assert len(said) == len(PROMPTS) * len(POLICIES)
-    for g in said:
+        generations = list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, fmt, answer_tokens_max=ANSWER_MAX))
+    assert len(generations) == len(PROMPTS) * len(POLICIES)
+    for g in generations:
         expected = alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, fmt)
         assert list(g.token_ids) == expected.ids
         assert g.interventions == expected.interventions
         assert g.truncated == expected.truncated
-    assert len(server.requests) < 4.5 * len(said)
+    assert len(server.requests) < 4.5 * len(generations)
 
 
-def test_rounds_by_text_say_the_same(tokenizer: Any, student: Callable[[list[int]], int]) -> None:
+def test_rounds_by_text_give_the_same_ids(tokenizer: Any, student: Callable[[list[int]], int]) -> None:
     with CompletionsServer(tokenizer, student, gives_ids=False) as server:
         engine = engine_for(server, tokenizer, speaks="text")
-        said = list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
-    for g in said:
+        generations = list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+    for g in generations:
         assert list(g.token_ids) == alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT).ids
 
 
@@ -105,24 +105,24 @@ def test_the_servers_own_budget_is_counted(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        ({"gives_ids": False}, "gives no token ids"),
-        ({"heeds_max_tokens": False}, r"gave \d+ tokens where \d+ were allowed"),
-        ({"choices": 0}, "came back without a choice"),
+        ({"gives_ids": False}, "returns no token ids"),
+        ({"heeds_max_tokens": False}, r"returned \d+ tokens where \d+ were allowed"),
+        ({"choices": 0}, "returned no choice"),
     ],
 )
-def test_what_a_server_owes_is_checked(
-    tokenizer: Any, student: Callable[[list[int]], int], fault: dict[str, Any], said: str
+def test_responses_are_checked(
+    tokenizer: Any, student: Callable[[list[int]], int], fault: dict[str, Any], message: str
 ) -> None:
     with (
         CompletionsServer(tokenizer, lambda ids: min(student(ids), 100) + 3, **fault) as server,
-        pytest.raises(TennerError, match=said),
+        pytest.raises(TennerError, match=message),
     ):
         list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
 
 
-def test_nobody_there_and_no_room(tokenizer: Any) -> None:
+def test_no_server_and_no_room(tokenizer: Any) -> None:
     engine = ApiEngine("http://127.0.0.1:9/v1", "m", tokenizer, context_tokens=40, speaks="ids")
     with pytest.raises(TennerError, match="Connection error"):
         list(engine.sweep([Prompt("p", "?")], [Policy()], FORMAT, answer_tokens_max=ANSWER_MAX))

@@ -1,4 +1,4 @@
-"""The paper's baselines on a tiny random student: what they accept, what they count, what they ask for."""
+"""The paper's baselines on a tiny random student: what they accept, count and append to the question."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from test_sampling import HOT, SHORT, ending_model_dir  # noqa: F401 a fixture
 
 from tenner.core.records import Policy, Sampling
 from tenner.inference import baselines
-from tenner.inference.baselines import Told
+from tenner.inference.baselines import LengthInstruction
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
 
@@ -21,16 +21,17 @@ def engine(ending_model_dir: Path) -> HFEngine:  # noqa: F811
     return HFEngine.load(ending_model_dir, dtype=torch.float32)
 
 
-def test_what_a_question_is_told_and_measured_against() -> None:
-    assert Told("tokens", 2048).suffix == "\n\nThink for up to 2048 tokens."
-    assert Told("steps", 64).suffix == "\n\nThink for up to 64 steps."
-    assert [Told("tokens", 2048).thinking_tokens_max, Told("steps", 64).thinking_tokens_max] == [2048, 6400]
-    assert Told("class", "short").thinking_tokens_max is None
-    assert "short" in Told("class", "short").suffix
-    assert "double-check" in Told("class", "long").suffix
+def test_length_instructions_and_their_limits() -> None:
+    assert LengthInstruction("tokens", 2048).suffix == "\n\nThink for up to 2048 tokens."
+    assert LengthInstruction("steps", 64).suffix == "\n\nThink for up to 64 steps."
+    assert LengthInstruction("tokens", 2048).thinking_tokens_max == 2048
+    assert LengthInstruction("steps", 64).thinking_tokens_max == 6400
+    assert LengthInstruction("class", "short").thinking_tokens_max is None
+    assert "short" in LengthInstruction("class", "short").suffix
+    assert "double-check" in LengthInstruction("class", "long").suffix
 
 
-def test_rejection_accepts_only_what_ends_by_itself_and_counts_what_it_threw_away(engine: HFEngine) -> None:
+def test_rejection_accepts_only_ended_thinking_and_counts_rejected_tokens(engine: HFEngine) -> None:
     results = {
         r.prompt_id: r
         for r in baselines.reject(engine, PROMPTS, 12, SHORT, answer_tokens_max=3, sampling=WILD, tries_max=4)

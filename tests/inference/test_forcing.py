@@ -151,19 +151,19 @@ def test_a_replay_of_any_other_policy_is_a_run_from_scratch(
 
 
 def test_one_pass_serves_all_budgets() -> None:
-    """Replays sample thinking once: only what no policy has yet sampled after the same ids is asked of the model."""
-    asked: list[tuple[int, ...]] = []
+    """Replays sample thinking once: only what no policy has yet sampled after the same ids is sampled by the model."""
+    sampled_after: list[tuple[int, ...]] = []
     model = hashed_model(3)
     first = machine_for(FORMAT_IDS["two tokens"], POLICIES[-1])
     for policy in POLICIES:
         machine = first.replay(policy)
         while machine.phase is not Phase.DONE:
-            asked.append(tuple(machine.ids))
+            sampled_after.append(tuple(machine.ids))
             machine.push(model(machine.ids))
             machine.recall()
-    assert len(asked) == len(set(asked)), "nothing is sampled twice"
+    assert len(sampled_after) == len(set(sampled_after)), "nothing is sampled twice"
     alone = sum(len(finish(machine_for(first.format_ids, policy), model).ids) for policy in POLICIES)
-    assert len(asked) < alone / 5
+    assert len(sampled_after) < alone / 5
 
 
 def test_a_replay_of_the_same_policy_is_done_and_one_in_progress_stands_at_the_same_ids() -> None:
@@ -187,7 +187,7 @@ def test_siblings_recall_what_either_has_sampled() -> None:
     parent.push(2)
     assert parent.phase is Phase.ANSWERING
     twin.recall()
-    assert twin.ids == [OPEN, 8, 3, WAIT], "what comes after the wait nobody has sampled"
+    assert twin.ids == [OPEN, 8, 3, WAIT], "what comes after the wait has not been sampled"
 
 
 def test_without_limit_and_waits_it_is_plain_generation() -> None:

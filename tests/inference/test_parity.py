@@ -43,8 +43,8 @@ POLICIES = [
     Policy(thinking_tokens_max=32, thinking_tokens_min=24),
 ]
 HOT = Sampling(temperature=0.7, top_p=0.9, seed=5)
-Told = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, int], ...]]]
-"""Of each prompt and policy the ids and the log."""
+Results = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, int], ...]]]
+"""The ids and the interventions of each prompt and policy."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def hf(model_dir: Path) -> HFEngine:
     return HFEngine.load(model_dir, dtype=torch.float32, rows=64)
 
 
-def told(generations: Iterable[Generation]) -> Told:
+def results_of(generations: Iterable[Generation]) -> Results:
     return {
         (g.prompt_id, g.policy): (g.token_ids, tuple((i.kind, i.position, i.tokens) for i in g.interventions))
         for g in generations
@@ -72,12 +72,12 @@ def told(generations: Iterable[Generation]) -> Told:
 
 
 @pytest.fixture(scope="module")
-def embedded(hf: HFEngine, prompts: list[Prompt]) -> Told:
-    return told(hf.sweep(prompts, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+def embedded(hf: HFEngine, prompts: list[Prompt]) -> Results:
+    return results_of(hf.sweep(prompts, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
 
 
-def by_vllm(model_dir: Path, prompts: list[Prompt], out: Path, sampling: Sampling) -> Told:
-    said: list[dict[str, Any]] = vllm_sweep.run(
+def by_vllm(model_dir: Path, prompts: list[Prompt], out: Path, sampling: Sampling) -> Results:
+    generations: list[dict[str, Any]] = vllm_sweep.run(
         {
             "model": str(model_dir), "prompts": [p.text for p in prompts],
             "policies": [p.model_dump() for p in POLICIES], "format": "s1", "rows": 32, "dtype": "float32",
@@ -90,11 +90,11 @@ def by_vllm(model_dir: Path, prompts: list[Prompt], out: Path, sampling: Samplin
             tuple(g["token_ids"]),
             tuple((i["kind"], i["position"], i["tokens"]) for i in g["interventions"]),
         )
-        for g in said
+        for g in generations
     }
 
 
-def compare(name: str, ours: Told, theirs: Told, model_dir: Path, prompts: list[Prompt]) -> None:
+def compare(name: str, ours: Results, theirs: Results, model_dir: Path, prompts: list[Prompt]) -> None:
     """Print how many are the same, and of each that is not the gap between the two tokens where they part."""
     assert set(ours) == set(theirs)
     kinds = Counter(kind for _, log in ours.values() for kind, _, _ in log)
@@ -124,7 +124,7 @@ def test_vllm_has_loaded_the_kernels_of_this_processor() -> None:
 
 
 def test_vllm_gives_the_ids_of_the_embedded_engine(
-    embedded: Told, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+    embedded: Results, model_dir: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     compare("vllm", embedded, by_vllm(model_dir, prompts, tmp_path / "out", Sampling()), model_dir, prompts)
 
@@ -133,7 +133,7 @@ def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
     hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     few = prompts[:24]
-    ours = told(hf.sweep(few, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX, sampling=HOT))
+    ours = results_of(hf.sweep(few, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX, sampling=HOT))
     theirs = by_vllm(model_dir, few, tmp_path / "out", HOT)
     assert set(ours) == set(theirs)
     same = sum(ours[key] == theirs[key] for key in ours)
@@ -157,17 +157,17 @@ def api(server: VLLMServer, hf: HFEngine) -> ApiEngine:
 
 
 def test_a_server_continued_round_by_round_gives_them_too(
-    api: ApiEngine, embedded: Told, model_dir: Path, prompts: list[Prompt]
+    api: ApiEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
 ) -> None:
-    theirs = told(api.sweep(prompts[:40], POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+    theirs = results_of(api.sweep(prompts[:40], POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
     compare("api", {key: embedded[key] for key in theirs}, theirs, model_dir, prompts)
 
 
 def test_the_processor_alone_forces_what_a_request_asks_for(
-    api: ApiEngine, embedded: Told, model_dir: Path, prompts: list[Prompt]
+    api: ApiEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
 ) -> None:
     """One plain request a completion, `vllm serve` and nothing else of tenner between."""
-    theirs: Told = {}
+    theirs: Results = {}
     for prompt in prompts[:6]:
         for policy in POLICIES:
             forcing_args = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
@@ -184,20 +184,20 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("forcing_args", "said"),
+    ("forcing_args", "message"),
     [
         ({"tenner_waits": 1}, "tenner_format: Field required"),
-        ({"tenner_format": "s2"}, "'s2' is none of"),
+        ({"tenner_format": "s2"}, "'s2' is not one of"),
         ({"tenner_format": "s1", "tenner_wait": 1}, "tenner_wait: Extra inputs are not permitted"),
         ({"tenner_ticket": 0}, "tenner_format: Field required"),
         ({"tenner_format": "s1", "tenner_row": 1}, "tenner_row: Extra inputs are not permitted"),
         ({"tenner_format": "s1", "tenner_waits": -1}, "tenner_waits: Input should be greater"),
     ],
 )
-def test_invalid_forcing_arguments_are_refused(api: ApiEngine, forcing_args: dict[str, Any], said: str) -> None:
+def test_invalid_forcing_arguments_are_refused(api: ApiEngine, forcing_args: dict[str, Any], message: str) -> None:
     import openai
 
-    with pytest.raises(openai.BadRequestError, match=said):
+    with pytest.raises(openai.BadRequestError, match=message):
         api._client.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": forcing_args})
 
 

@@ -160,8 +160,8 @@ def test_suppression_inside_an_engine_is_sample_then_replace_and_a_naive_mask_is
         machine, rng = start(held, seed)
         rows.append(ForcedRow(machine, rng, prompted=len(machine.ids)))
     tokens = drawn(held.logits, [row.uniform() for row in rows])
-    said = Counter(row.take(token) for row, token in zip(rows, tokens, strict=True))
-    assert p_value(said, held.replaced) > 0.01
+    counts = Counter(row.take(token) for row, token in zip(rows, tokens, strict=True))
+    assert p_value(counts, held.replaced) > 0.01
 
     masked = held.logits.clone()
     masked[list(held.ends)] = -torch.inf
@@ -169,7 +169,7 @@ def test_suppression_inside_an_engine_is_sample_then_replace_and_a_naive_mask_is
     assert p_value(naive, held.replaced) < 1e-6
     wait = held.format_ids.wait[0]
     rest = {t: p / (1 - held.replaced[wait]) for t, p in held.replaced.items() if t != wait}
-    assert p_value(Counter({t: n for t, n in said.items() if t != wait}), rest) > 0.01
+    assert p_value(Counter({t: n for t, n in counts.items() if t != wait}), rest) > 0.01
     assert p_value(naive, rest) < 1e-6, "nor is it right of the others: top-p has reached for more of them"
 
 

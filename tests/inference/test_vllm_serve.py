@@ -29,7 +29,7 @@ QUESTION = "What is 2 + 2? Think step by step."
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Of a server whose standard output holds its address and nothing else, and which ends when it is told to."""
+    """Of a server whose standard output holds its address and nothing else, and which ends at a signal."""
     command = [
         Path(PROGRAM).parent / "python", "-m", "tenner", "serve", student.resolve(recipe.load("demo").student.model),
         "--engine", "vllm", "--format", "s1", "--name", "m", "--thinking", str(BUDGET),
@@ -87,22 +87,22 @@ def test_the_requested_policy_is_applied_and_a_stream_agrees(
     client: openai.OpenAI, options: dict[str, Any], least: int, most: int
 ) -> None:
     whole = ask(client, **options)
-    message, told = whole.choices[0].message, whole.model_extra["tenner"]
-    assert told["policy"]["thinking_tokens_max"] == most
-    assert least <= told["thinking_tokens"] <= most
-    assert whole.usage.completion_tokens_details.reasoning_tokens == told["thinking_tokens"]
-    assert told["answer_tokens"] <= ANSWER_TOKENS_MAX
-    kinds = [i["kind"] for i in told["interventions"]]
+    message, report = whole.choices[0].message, whole.model_extra["tenner"]
+    assert report["policy"]["thinking_tokens_max"] == most
+    assert least <= report["thinking_tokens"] <= most
+    assert whole.usage.completion_tokens_details.reasoning_tokens == report["thinking_tokens"]
+    assert report["answer_tokens"] <= ANSWER_TOKENS_MAX
+    kinds = [i["kind"] for i in report["interventions"]]
     assert kinds[0] == "open"
-    assert "cut" in kinds or told["thinking_tokens"] < most
-    assert kinds.count("wait") <= told["policy"]["waits"] + told["policy"]["thinking_tokens_min"]
-    assert told["cost_usd"] == pytest.approx(told["machine_seconds"] * 0.36 / 3600)
+    assert "cut" in kinds or report["thinking_tokens"] < most
+    assert kinds.count("wait") <= report["policy"]["waits"] + report["policy"]["thinking_tokens_min"]
+    assert report["cost_usd"] == pytest.approx(report["machine_seconds"] * 0.36 / 3600)
 
     chunks = list(ask(client, stream=True, **options))
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert "".join(delta.content or "" for delta in deltas) == message.content
     assert "".join(getattr(delta, "reasoning", None) or "" for delta in deltas) == message.reasoning
-    assert chunks[-1].model_extra["tenner"]["interventions"] == told["interventions"]
+    assert chunks[-1].model_extra["tenner"]["interventions"] == report["interventions"]
 
 
 def test_mistakes_are_refused(client: openai.OpenAI) -> None:

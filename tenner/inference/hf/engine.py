@@ -1,4 +1,4 @@
-"""The embedded engine: a Hugging Face model that decodes many completions at once under forcing, on CPU or GPU."""
+"""The embedded engine: decodes a Hugging Face model in a continuous batch under forcing, on CPU or GPU."""
 
 from pathlib import Path
 from typing import Self, cast
@@ -20,9 +20,9 @@ from tenner.inference.hf.packed_linear import can_pack, pack_linears
 
 
 class HFEngine(LocalEngine):
-    """A causal language model of any family that goes through transformers' registry of attention functions.
+    """Decodes any causal language model that uses transformers' registry of attention functions.
 
-    The same prompts, policies and sampling, in the same order, give the same tokens bit by bit.
+    The same prompts, policies and sampling, in the same order, give the same tokens, bit for bit.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class HFEngine(LocalEngine):
 
     @property
     def info(self) -> EngineInfo:
-        """What it is."""
+        """What it computes with."""
         return EngineInfo("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
 
     @classmethod
@@ -50,9 +50,9 @@ class HFEngine(LocalEngine):
     ) -> Self:
         """Load a model folder onto a device. `rows` completions are decoded at a time.
 
-        `dtype` None is what the device computes fastest in.
+        `dtype` None: the dtype that the device computes fastest in.
 
-        Raise TennerError where the folder holds no model, or one that this engine would decode wrongly.
+        Raise TennerError where the folder holds no model, or one that this engine cannot decode correctly.
         """
         if not (model_dir / "config.json").is_file():
             raise TennerError(
@@ -64,8 +64,8 @@ class HFEngine(LocalEngine):
         limited = set(kinds) != {"full_attention"} if kinds else getattr(config, "sliding_window", None) is not None
         if limited:
             raise TennerError(
-                f"{model_dir}: not every layer of a {config.model_type} model attends to the whole text, "
-                "which the embedded engine takes for granted",
+                f"{model_dir}: not every layer of a {config.model_type} model has full attention, "
+                "which the embedded engine requires",
                 hint="use a model with full attention, such as Llama or Qwen2.5",
             )
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
@@ -88,5 +88,5 @@ class HFEngine(LocalEngine):
         return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)
 
     def batch(self) -> ContinuousBatch:
-        """A continuous batch with a cache of its own."""
+        """A new continuous batch with its own cache."""
         return ContinuousBatch(self._model, rows_max=self._rows, vocabulary=self._vocabulary)

@@ -1,4 +1,4 @@
-"""Linear layers whose weights oneDNN has laid out beforehand, for bf16 on a CPU."""
+"""Linear layers with weights packed by oneDNN, for bf16 on a CPU."""
 
 from typing import cast
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 PACKED_ROWS = 64
-"""The number of rows that packed weights are laid out for; others are as right, a little slower."""
+"""The number of input rows that the packing is optimized for; other numbers work, a little slower."""
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight oneDNN has laid out once, instead of anew for every product.
+    """A linear layer whose weight is packed once instead of for every product.
 
-    In bf16 this takes half the time for 8 rows and three quarters for 64. It is what torch.compile does when it
-    freezes a model for a CPU, without the compiler.
+    In bf16 it takes half the time for 8 rows and three quarters for 64. torch.compile does the same when it freezes a
+    model for a CPU.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -26,7 +26,7 @@ class PackedLinear(nn.Module):
 
 
 def can_pack() -> bool:
-    """Whether this build of PyTorch has oneDNN's operators (they are private to it) and this CPU computes in bf16."""
+    """Whether this build of PyTorch has the (private) oneDNN operators, and the CPU supports bf16."""
     names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
     return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

@@ -96,13 +96,13 @@ def test_unforced_decoding_is_plain_generation(lively_model_dir: Path) -> None:
         if [i.kind for i in generation.interventions] != ["open"]:
             continue
         start = torch.tensor([tokenizer.encode(prompt.text + SHORT.open, add_special_tokens=False)])
-        said = model.generate(
+        completion = model.generate(
             start, attention_mask=torch.ones_like(start), do_sample=False, max_new_tokens=140, pad_token_id=0
         )[0, start.shape[1] :].tolist()
         opened = generation.interventions[0].tokens
-        expected = said[: said.index(2)] if 2 in said else said
+        expected = completion[: completion.index(2)] if 2 in completion else completion
         assert list(generation.token_ids[opened:]) == expected[: len(generation.token_ids) - opened]
-        assert generation.truncated or 2 in said
+        assert generation.truncated or 2 in completion
         compared += 1
     assert compared >= 3
 
@@ -185,7 +185,7 @@ def test_refused_at_the_door(tiny_model_dir: Path, tmp_path: Path) -> None:
         HFEngine.load(folder)
     mistral = config | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
     (folder / "config.json").write_text(json.dumps(mistral))
-    with pytest.raises(TennerError, match="attends to the whole text"):
+    with pytest.raises(TennerError, match="has full attention"):
         HFEngine.load(folder)
 
 

@@ -118,14 +118,14 @@ def test_the_requested_policy_is_the_one_applied(engine: HFEngine, student: Serv
             assert choice.message.content == expected.answer
             assert choice.message.reasoning_content == choice.message.reasoning == expected.thinking
             assert choice.finish_reason == ("length" if expected.truncated else "stop")
-            usage, told = completion.usage, extra(completion)
+            usage, report = completion.usage, extra(completion)
             assert usage.completion_tokens_details.reasoning_tokens == expected.thinking_tokens
             assert usage.completion_tokens == len(expected.token_ids)
             assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-            assert told["policy"] == policy.model_dump()
-            assert [(i["kind"], i["text"]) for i in told["interventions"]] == forced_text(expected, engine)
-            assert told["cost_usd"] == pytest.approx(told["machine_seconds"] * 0.36 / 3600)
-            assert told["machine_seconds"] > 0
+            assert report["policy"] == policy.model_dump()
+            assert [(i["kind"], i["text"]) for i in report["interventions"]] == forced_text(expected, engine)
+            assert report["cost_usd"] == pytest.approx(report["machine_seconds"] * 0.36 / 3600)
+            assert report["machine_seconds"] > 0
 
     talk(engine, student, conversation)
     kinds = {i.kind for _, policy in POLICIES for i in generated(engine, policy).interventions}
@@ -163,13 +163,13 @@ def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, student: ServedS
 
 def test_sampling_is_by_temperature_and_seed(engine: HFEngine, student: ServedStudent) -> None:
     async def conversation(client: Client, _: Serving) -> None:
-        async def said(**options: Any) -> str:
+        async def text(**options: Any) -> str:
             message = (await ask(client, temperature=1.0, **options)).choices[0].message
             return f"{message.reasoning}|{message.content}"
 
-        assert await said(seed=1) == await said(seed=1)
-        assert len({await said(seed=seed) for seed in range(5)}) > 1
-        assert len({await said() for _ in range(5)}) > 1, "without a seed every request has its own"
+        assert await text(seed=1) == await text(seed=1)
+        assert len({await text(seed=seed) for seed in range(5)}) > 1
+        assert len({await text() for _ in range(5)}) > 1, "without a seed every request has its own"
 
     talk(engine, student, conversation)
 
@@ -216,9 +216,9 @@ def test_conversations_are_rendered_by_the_chat_template(engine: HFEngine, stude
             own = {"role": role, "content": "Sing."}
             assert await tokens(client, own, user) == count(("system", "Sing."), ("user", "Hi"))
         first = (await ask(client, "Hi")).choices[0].message
-        said = first.model_dump()  # with all the fields that are null, and the thinking
+        earlier_answer = first.model_dump()  # with all the fields that are null, and the thinking
         expected = count(("system", "Be brief."), ("user", "Hi"), ("assistant", first.content), ("user", "Hi"))
-        assert await tokens(client, user, said, user) == expected
+        assert await tokens(client, user, earlier_answer, user) == expected
 
     talk(engine, student, conversation)
 
