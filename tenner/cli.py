@@ -1,6 +1,7 @@
 """The door: parse, call one verb, print."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -270,8 +271,8 @@ def _go(
 
 
 def _check_budget(budget_usd: float | None) -> None:
-    if budget_usd is not None and budget_usd < 0:
-        raise TennerError(f"--budget-usd {budget_usd:g} is negative")
+    if budget_usd is not None and not 0 <= budget_usd < math.inf:
+        raise TennerError(f"--budget-usd {budget_usd:g} is no amount of dollars", hint="give a number from 0 on")
 
 
 def _trace_options(verb: argparse.ArgumentParser) -> None:
@@ -314,6 +315,7 @@ def _trace_options(verb: argparse.ArgumentParser) -> None:
 
 def _trace(args: argparse.Namespace) -> None:
     if args.run.is_dir():
+        _refuse_file_options(args)
         args.stage = "trace"
         _stage(args)
         return
@@ -322,13 +324,27 @@ def _trace(args: argparse.Namespace) -> None:
     print(tracejob.run(args.run, args.out, tracejob.settings(args)))
 
 
+def _refuse_file_options(args: argparse.Namespace) -> None:
+    """A run is traced as its recipe says: what is an option for a file of questions would have no effect."""
+    usual = vars(_parser().parse_args(["trace", str(args.run)]))
+    given = [name for name, value in vars(args).items() if value != usual[name] and name != "budget_usd"]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise TennerError(
+            f"{option} has no effect on a run: {args.run} is traced as its recipe says",
+            hint="change the recipe and give `tenner run` again, or trace a file of questions",
+        )
+
+
 def _show(args: argparse.Namespace) -> None:
     from tenner.commands import show
 
+    if args.sample and args.why:
+        raise TennerError("--sample and --why are two questions", hint="ask one of them at a time")
     if args.sample:
-        show.print_sample(args.run, args.sample)
+        show.print_sample(args.run, args.sample, as_json=args.json)
     elif args.why:
-        print(show.why(args.run, args.why))
+        print(show.why(args.run, args.why, as_json=args.json))
     else:
         print(show.as_json(args.run) if args.json else show.summary(args.run))
 

@@ -127,9 +127,38 @@ def test_a_question_tells_why_it_is_in_or_out(unbroken, capsys):
     told = show.why(unbroken.path, fallen.id)
     assert f"select: dropped, {fallen.reason}: {fallen.evidence}" in told
     assert told.endswith("not trained on")
+    as_json = json.loads(show.why(unbroken.path, kept.question_id, as_json=True))
+    assert (as_json["id"], as_json["trained_on"]) == (kept.question_id, [kept.id])
+    assert any(line.startswith("select: picked as number") for line in as_json["told"])
     with pytest.raises(SystemExit) as e:
         cli.main(["show", str(unbroken.path), "--why", "nobody"])
     assert (e.value.code, "has no question nobody" in capsys.readouterr().err) == (2, True)
+
+
+def test_a_sample_is_shown_as_json_too(unbroken, capsys):
+    sample = unbroken.read("samples", Sample)[0]
+    show.print_sample(unbroken.path, sample.id, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["id"] == sample.id
+    trained = "".join(piece["text"] for piece in shown["pieces"] if piece["trained_on"])
+    assert sample.thinking in trained
+    assert sample.question in "".join(piece["text"] for piece in shown["pieces"] if not piece["trained_on"])
+    assert 0 < shown["trained_tokens"] < shown["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["trace", "RUN", "--model", "new", "--concurrency", "64"], "--model has no effect on a run"),
+        (["trace", "RUN", "--batch"], "--batch has no effect on a run"),
+        (["trace", "RUN", "--budget-usd", "nan"], "--budget-usd nan is no amount of dollars"),
+        (["show", "RUN", "--sample", "a", "--why", "b"], "--sample and --why are two questions"),
+    ],
+)
+def test_an_option_without_effect_is_refused(unbroken, options, said, capsys):
+    with pytest.raises(SystemExit) as e:
+        cli.main([str(unbroken.path) if word == "RUN" else word for word in options])
+    assert (e.value.code, said in capsys.readouterr().err) == (2, True)
 
 
 def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_says(

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
@@ -124,7 +126,11 @@ def _set_benchmark(asked: dict[str, Any], args: argparse.Namespace) -> None:
     if not benchmarks:
         raise TennerError("no questions are named", hint="give --task NAME, or --data FILE, or both")
     if args.task is not None or args.data is not None:
-        sources.check([tasks.resolve(Benchmark.model_validate(table))])
+        try:
+            named = Benchmark.model_validate(benchmarks[0])
+        except ValidationError as e:
+            raise recipes.explain(e, text="", where="the command line", root=Benchmark) from e
+        sources.check([tasks.resolve(named)])
 
 
 def _unfetched(data: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

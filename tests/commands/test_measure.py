@@ -116,6 +116,16 @@ def test_compare_export_and_grade_read_it(sampled, tmp_path, capsys):
         (["--data", "none.jsonl"], "none.jsonl"),
         ([], "no questions are named"),
         (["--data", "DATA", "--samples", "2"], "evaluate.samples is 2 at temperature 0"),
+        (
+            ["--data", "DATA", "--questions", "0"],
+            "sample: Input should be greater than 0 (got 0)",
+        ),
+        (["--data", "DATA", "--budget-usd", "nan"], "--budget-usd nan is no amount of dollars"),
+        (["--data", "DATA", "--price-usd-per-hour", "inf", "--budget-usd", "1"], "inf"),
+        (
+            ["--data", "DATA", "--temperature", "nan", "--samples", "2"],
+            "evaluate.sampling.temperature: ",
+        ),
         (["--data", "DATA", "--thinking", "much"], "--thinking much is no list of numbers"),
         (["--data", "DATA", "--thinking", "4,0"], "thinking_tokens_max must ascend"),
         (["--data", "DATA", "--price-usd-per-hour", "1"], "--budget-usd is missing"),
@@ -196,6 +206,15 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
     assert all("thinking_tokens" not in (*row, *row["metrics"]) for row in rows)  # it did not tell, and that is not 0
     assert "sk-right-key-345" not in "".join(p.read_text(errors="ignore") for p in folder.path.iterdir() if p.is_file())
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("bound", ["evaluate.waits=[1]", "evaluate.thinking_tokens_min=5"])
+def test_models_behind_apis_are_not_forced(bound, data, tmp_path, capsys):
+    with TeacherServer() as server:
+        measured(described(server, data, tmp_path), "--run-dir", tmp_path / "run", "--set", bound, code=2)
+    key = bound.partition("=")[0].removeprefix("evaluate.")
+    assert f"{key} goes with thinking_tokens_max" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_key_is_found_before_anything_is_asked(data, tmp_path, monkeypatch, capsys):
