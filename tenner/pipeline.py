@@ -53,13 +53,13 @@ def gather(run: Run) -> tuple[int, int]:
                 source="puzzles", where=where, license="apache-2.0", rows=count, questions=count, published=None
             )
         )  # fmt: skip
-    judges = benchmarks.asked(recipe.evaluate.benchmarks, partial(sources.gather, seed=seed))
+    held_out = benchmarks.asked(recipe.evaluate.benchmarks, partial(sources.gather, seed=seed))
     asked = recipe.evaluate.questions
-    judges += puzzles.generate(asked, families=families, split="heldout", seed=seed, distinct=True)
+    held_out += puzzles.generate(asked, families=families, split="heldout", seed=seed, distinct=True)
     run.folder.write("questions", pool)
     run.folder.write("dropped-gather", named.dropped)
     run.folder.write("sources", counts)
-    run.folder.write("benchmark", judges)
+    run.folder.write("benchmark", held_out)
     return len(pool) + len(named.dropped), len(pool)
 
 
