@@ -433,6 +433,8 @@ class Evaluate(Section):
     """Held-out questions, generated from the same families."""
     thinking_tokens_max: list[NotNegative] = []
     """The budgets of the sweep; they share one thinking pass. Only where no student is asked there may be none."""
+    thinking_tokens_min: NotNegative = 0
+    """The fewest tokens a student must think; an earlier end is replaced by `wait_text`."""
     waits: list[Positive] = []
     """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
