@@ -16,7 +16,7 @@ from tenner.core.run import AnyRun, open_run
 from tenner.core.sections import Benchmark, Device, EngineName, Precision
 from tenner.data import sources
 from tenner.evaluation import benchmarks as tasks
-from tenner.evaluation.evaluate import Asked
+from tenner.evaluation.evaluate import EvaluatedStudent
 from tenner.evaluation.report import measurement
 from tenner.inference.engine import LocalEngine
 from tenner.stages import evaluation, resolve_student
@@ -111,7 +111,7 @@ def run(path: Path, described: Measurement, *, budget_usd: float | None = None) 
 
 def gather(run: AnyRun) -> tuple[int, int]:
     """Read the questions."""
-    asked = tasks.asked(run.recipe.evaluate.benchmarks, partial(sources.gather, seed=run.recipe.seed))
+    asked = tasks.load_questions(run.recipe.evaluate.benchmarks, partial(sources.gather, seed=run.recipe.seed))
     run.folder.write("benchmark", asked)
     return len(asked), len(asked)
 
@@ -127,7 +127,7 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
 
         return evaluation.load_engine(run, "evaluate", resolve(student.model))
 
-    return evaluation.answer(run, [Asked(run.recipe.name, student.model, student.form, load_engine)])
+    return evaluation.answer(run, [EvaluatedStudent(run.recipe.name, student.model, student.form, load_engine)])
 
 
 def write_report(run: AnyRun) -> tuple[int, int]:

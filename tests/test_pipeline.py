@@ -43,7 +43,7 @@ from tenner.evaluation import benchmarks
 
 KINDS = {
     "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
-    "traces": Trace, "samples": Sample, "training": TrainStep, "heldout": Completion, "scores": Score,
+    "traces": Trace, "samples": Sample, "training": TrainStep, "completions": Completion, "scores": Score,
     "hardware": StageHardware, "forecast": StageForecast,
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_every_stage_leaves_its_records_and_its_marker(unbroken):
     assert all(unbroken.done(stage) for stage in pipeline.STAGES)
     assert {name: len(unbroken.read(name, kind)) > 0 for name, kind in KINDS.items()} == dict.fromkeys(KINDS, True)
     assert len(unbroken.read("samples", Sample)) == 24
-    assert len(unbroken.read("heldout", Completion)) == 12 * 5 * 2
+    assert len(unbroken.read("completions", Completion)) == 12 * 5 * 2
     for name in ("report.html", "report.md", "accuracy.svg", "student/README.md", "student/model.safetensors"):
         assert (unbroken.path / name).stat().st_size > 500
     assert not (unbroken.path / "checkpoint").exists()
@@ -73,7 +73,7 @@ def test_every_stage_leaves_its_records_and_its_marker(unbroken):
 
 
 def test_the_budget_is_exact_and_every_cut_closed(unbroken):
-    for c in unbroken.read("heldout", Completion):
+    for c in unbroken.read("completions", Completion):
         assert c.thinking_tokens <= c.policy.thinking_tokens_max
         kinds = [i.kind for i in c.interventions]
         assert ("cut" in kinds) == ("cue" in kinds) or c.student == "base"
@@ -342,7 +342,7 @@ def test_the_answers_export_as_they_were_given(unbroken, tmp_path):
         for path in exportjob.run(unbroken.path, tmp_path).splitlines()
         for line in Path(path).read_text("utf-8").splitlines()
     ]
-    completions = unbroken.read("heldout", Completion)
+    completions = unbroken.read("completions", Completion)
     said = Counter(tokenizer.decode(list(c.token_ids), skip_special_tokens=False) for c in completions)
     assert Counter(row["resps"][0][0] for row in rows) == said
     assert sum(row["exact_match"] for row in rows) == sum(c.grade.verdict == "correct" for c in completions)
@@ -418,7 +418,7 @@ SIGN_OF_WORK = {
     "attempt": "attempts.jsonl",
     "trace": "traces.jsonl",
     "train": "training.jsonl",
-    "evaluate": "heldout.jsonl",
+    "evaluate": "completions.jsonl",
 }
 """A file that is not empty as soon as the stage is at work."""
 

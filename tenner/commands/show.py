@@ -164,12 +164,13 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
 
 def _score_table(scores: list[Score]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
-        is_name = column == "student"
+    for column in ("benchmark", "student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
+        is_name = column in ("benchmark", "student")
         table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for s in scores:
         limit = s.policy.thinking_tokens_max
         table.add_row(
+            s.task,
             s.student,
             "free" if limit is None else f"≤ {limit}",
             str(s.policy.waits),
