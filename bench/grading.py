@@ -1,9 +1,9 @@
-"""How fast answers are graded: 10,000 different pairs, half of them right; and how long what hangs algebra may take.
+"""The speed of grading: 10,000 different pairs, half of them right; and the time of answers that hang computer algebra.
 
     python bench/grading.py > bench/results/grading.txt
 
-Answers are made from templates, so that few rows are alike. The second judge hears all of which the first is not
-certain. The last line is one JSON object.
+Answers are made from templates, so that few rows are alike. math-verify compares all pairs of which the exact
+verifier is not certain. The last line is one JSON object.
 """
 
 import json
@@ -13,8 +13,8 @@ import time
 from collections import Counter
 
 from tenner.evaluation.grading.extraction import stated_answers
-from tenner.evaluation.grading.grader import Asked, Grader
-from tenner.evaluation.grading.maths.exact import judge
+from tenner.evaluation.grading.grader import Grader, GradingRequest
+from tenner.evaluation.grading.maths.exact import verify
 
 ROWS = 10_000
 HOSTILE = [
@@ -25,7 +25,7 @@ HOSTILE = [
 ]
 
 
-def rows(count: int) -> list[tuple[Asked, bool]]:
+def rows(count: int) -> list[tuple[GradingRequest, bool]]:
     """As benchmarks mix them: two thirds integers, the rest fractions, radicals, tuples, intervals, polynomials."""
     r, made = random.Random(0), []
     for i in range(count):
@@ -42,7 +42,7 @@ def rows(count: int) -> list[tuple[Asked, bool]]:
             (rf"{b}\pi", rf"{b + off} * pi"),
         ]
         reference, answer = forms[0] if i % 3 else forms[1 + i // 3 % 6]
-        made.append((Asked(rf"Thus the answer is $\boxed{{{answer}}}$.", reference, "maths"), right))
+        made.append((GradingRequest(rf"Thus the answer is $\boxed{{{answer}}}$.", reference, "maths"), right))
     return made
 
 
@@ -60,19 +60,20 @@ def main() -> None:
             slowest = max(slowest, time.perf_counter() - began)
     wrong = sum((grade.verdict == "correct") != right for grade, (_, right) in zip(grades, asked, strict=True))
     verdicts = Counter(grade.verdict for grade in grades)
-    heard = sum(not judge(a.reference, stated_answers(a.response)[0].text).certain for a, _ in asked)
+    by_both = sum(not verify(a.reference, stated_answers(a.response)[0].text).certain for a, _ in asked)
     disputed = sum("disagree" in (grade.reason or "") for grade in grades)
     print(
-        f"{ROWS:,} verdicts on {cores} cores: {seconds:.1f} s, {ROWS / seconds:,.0f} a second; {heard:,} by both judges"
+        f"{ROWS:,} verdicts on {cores} cores: {seconds:.1f} s, {ROWS / seconds:,.0f} a second; "
+        f"{by_both:,} by both verifiers"
     )
     print(f"{verdicts['correct']:,} correct, {verdicts['wrong']:,} wrong; {wrong} not as made; {disputed:,} disputed")
     print(f"power towers and factorials that hang computer algebra: at most {slowest:.2f} s each")
     result = {
         "rows": ROWS,
         "cores": cores,
-        "by_both": heard,
+        "by_both": by_both,
         "seconds": round(seconds, 1),
-        "misjudged": wrong,
+        "misgraded": wrong,
         "disputed": disputed,
     }
     print(json.dumps(result | {"slowest_hostile_seconds": round(slowest, 2)}))

@@ -1,6 +1,7 @@
 """The door: parse, call one verb, print."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tenner import __version__
+from tenner.commands import measure as measure_command
+from tenner.commands import trace as trace_command
 from tenner.core.errors import TennerError
 from tenner.core.stage_names import COMPUTED, SELECT_FIRST
 
@@ -60,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     for stage in SELECT_FIRST:
         verb = verbs.add_parser(stage, help=f"do the stage `{stage}` of a run")
         if stage == "trace":
-            _trace_options(verb)
+            trace_command.add_options(verb)
+            _budget(verb)
+            verb.set_defaults(verb=_trace)
             continue
         verb.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
         _budget(verb)
@@ -128,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "who", metavar="MODEL|RUN|FILE.toml",
         help="a run's folder, a model's, hf:org/name, wheel:…, or a file that describes a measurement",
     )  # fmt: skip
-    _measure_options(measure)
+    measure_command.add_options(measure)
     _device(measure)
     _precision(measure)
     _overrides(measure)
@@ -184,29 +189,6 @@ def _precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "bf16", "fp32"), help="default: bf16 where it is native, else fp32"
     )
-
-
-def _measure_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--task", metavar="NAME", help="AIME24, AIME25, AMC23, MATH500, GSM8K or GPQA Diamond")
-    verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a task of your own")
-    verb.add_argument("--questions", metavar="N", type=int, help="so many of them, by seeded hash (default: all)")
-    verb.add_argument("--run-dir", metavar="DIR", type=Path, help="where it goes (default: runs/NAME-TASK)")
-    verb.add_argument("--format", metavar="NAME", help="how a model thinks: s1, think or plain (a run knows)")
-    verb.add_argument("--thinking", metavar="N,…", help="the most tokens it may think; several are a sweep")
-    verb.add_argument("--waits", metavar="N,…", help="how often it must think on, at the largest of these")
-    verb.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer")
-    verb.add_argument("--samples", metavar="K", type=int, help="answers to each question (default: 1)")
-    verb.add_argument("--temperature", metavar="X", type=float, help="default: 0, the most likely tokens")
-    verb.add_argument("--top-p", metavar="X", type=float, help="draw from so much of the probability (default: 1)")
-    verb.add_argument("--seed", metavar="N", type=int, help="of draws and of --questions (default: 0)")
-    verb.add_argument("--engine", choices=("hf", "vllm", "api"), help="default: hf, the embedded one")
-    verb.add_argument("--base-url", metavar="URL", help="of engine api: a server of /v1/completions with the model")
-    verb.add_argument("--served-model", metavar="NAME", help="of engine api: the model's name on the server")
-    verb.add_argument("--api-key-env", metavar="NAME", help="of engine api: the variable that holds its key")
-    verb.add_argument("--context-tokens", metavar="N", type=int, help="of engine api: the server's context length")
-    verb.add_argument("--speaks", choices=("ids", "text"), help="of engine api: token ids (default) or text")
-    verb.add_argument("--rows", metavar="N", type=int, help="completions decoded side by side (default: 64)")
-    verb.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 
 
 def _overrides(parser: argparse.ArgumentParser) -> None:
@@ -275,65 +257,28 @@ def _go(
 
 
 def _check_budget(budget_usd: float | None) -> None:
-    if budget_usd is not None and budget_usd < 0:
-        raise TennerError(f"--budget-usd {budget_usd:g} is negative")
-
-
-def _trace_options(verb: argparse.ArgumentParser) -> None:
-    verb.description = "Buy reasoning traces: for the selected questions of a run, or for a file of questions."
-    verb.add_argument("run", metavar="RUN|QUESTIONS.jsonl", type=Path, help="a run's folder, or a file of questions")
-    _budget(verb)
-    file = verb.add_argument_group(
-        "for a file of questions",
-        "each line an object with id, question and, where known, answer, kind and domain",
-    )
-    file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
-    file.add_argument(
-        "--client", choices=("openai", "gemini", "replay"), help="openai: any server with chat completions"
-    )
-    file.add_argument("--preset", metavar="NAME", help="a known provider: deepseek, openrouter, qwen, glm, kimi, local")
-    file.add_argument("--model", metavar="NAME")
-    file.add_argument("--base-url", metavar="URL")
-    file.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key")
-    file.add_argument("--price-in", metavar="X", type=float, help="dollars per million input tokens")
-    file.add_argument("--price-out", metavar="Y", type=float, help="dollars per million output tokens")
-    file.add_argument(
-        "--batch-multiplier", metavar="Z", type=float, help="what batch mode takes of these prices (0.5: half)"
-    )
-    file.add_argument("--system-prompt", metavar="TEXT")
-    file.add_argument("--suffix", metavar="TEXT", help="put behind every question")
-    file.add_argument("--parameter", metavar="KEY=VALUE", action="append", default=[], help="as temperature=0.6")
-    file.add_argument("--max-output-tokens", metavar="N", type=int, help="thinking and answer together")
-    file.add_argument("--longer-output-tokens", metavar="N", type=int, help="buy what was cut once more, up to N")
-    file.add_argument("--samples", metavar="K", type=int, help="responses per question (default: 1)")
-    file.add_argument("--keep", choices=("first-correct", "shortest-correct", "all-correct"))
-    file.add_argument("--concurrency", metavar="N", type=int, help="calls in flight (default: 8)")
-    file.add_argument("--requests-per-minute", metavar="N", type=int)
-    file.add_argument("--tokens-per-minute", metavar="N", type=int)
-    file.add_argument("--attempts", metavar="N", type=int, help="how often a call is tried (default: 6)")
-    file.add_argument("--deadline-seconds", metavar="S", type=float, help="for one attempt (default: 1800)")
-    file.add_argument("--batch", action="store_true", default=None, help="by the provider's batch endpoint")
-    file.add_argument("--replay-from", metavar="DIR", help="the run whose responses are used again")
-    verb.set_defaults(verb=_trace)
+    if budget_usd is not None and not 0 <= budget_usd < math.inf:
+        raise TennerError(f"--budget-usd {budget_usd:g} is no amount of dollars", hint="give a number from 0 on")
 
 
 def _trace(args: argparse.Namespace) -> None:
     if args.run.is_dir():
+        trace_command.refuse_file_options(args)
         args.stage = "trace"
         _stage(args)
         return
-    from tenner.commands import trace as tracejob
-
-    print(tracejob.run(args.run, args.out, tracejob.settings(args)))
+    trace_command.run(args)
 
 
 def _show(args: argparse.Namespace) -> None:
     from tenner.commands import show
 
+    if args.sample and args.why:
+        raise TennerError("--sample and --why are two questions", hint="ask one of them at a time")
     if args.sample:
-        show.print_sample(args.run, args.sample)
+        show.print_sample(args.run, args.sample, as_json=args.json)
     elif args.why:
-        print(show.why(args.run, args.why))
+        print(show.why(args.run, args.why, as_json=args.json))
     else:
         print(show.as_json(args.run) if args.json else show.summary(args.run))
 
@@ -362,14 +307,8 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    from tenner.commands import measure as measurejob
-    from tenner.commands import show
-
     _check_budget(args.budget_usd)
-    described = measurejob.settings(args)
-    path = args.run_dir or measurejob.folder_of(described)
-    measurejob.run(path, described, budget_usd=args.budget_usd)
-    print(show.as_json(path) if args.json else show.summary(path))
+    measure_command.run(args)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -30,9 +30,8 @@ from tenner.core.suggest import did_you_mean
 from tenner.data import domains, overlap, puzzles, quality_filters, sources
 from tenner.data.workers import workers_for
 from tenner.evaluation import benchmarks
-from tenner.evaluation.evaluate import Asked, complete
-from tenner.evaluation.report import facts, model_card
-from tenner.evaluation.report import pages as report
+from tenner.evaluation.evaluate import EvaluatedStudent, complete
+from tenner.evaluation.report import charts, facts, html, markdown, model_card, sentences
 from tenner.inference.engine import LocalEngine
 from tenner.stages import evaluation, resource_check, selection, time_estimate
 from tenner.training import optional_libraries
@@ -40,7 +39,7 @@ from tenner.training.allocator import ask_for_huge_pages
 
 
 def gather(run: Run) -> tuple[int, int]:
-    """Fill the pool, and set the questions apart that the student will be judged by."""
+    """Fill the pool, and set the benchmark questions apart."""
     recipe, seed = run.recipe, run.recipe.seed
     families, count = recipe.gather.families, recipe.gather.questions
     named = sources.gather(recipe.gather.sources, seed=seed)
@@ -53,13 +52,13 @@ def gather(run: Run) -> tuple[int, int]:
                 source="puzzles", where=where, license="apache-2.0", rows=count, questions=count, published=None
             )
         )  # fmt: skip
-    judges = benchmarks.asked(recipe.evaluate.benchmarks, partial(sources.gather, seed=seed))
+    benchmark = benchmarks.load_questions(recipe.evaluate.benchmarks, partial(sources.gather, seed=seed))
     asked = recipe.evaluate.questions
-    judges += puzzles.generate(asked, families=families, split="heldout", seed=seed, distinct=True)
+    benchmark += puzzles.generate(asked, families=families, split="heldout", seed=seed, distinct=True)
     run.folder.write("questions", pool)
     run.folder.write("dropped-gather", named.dropped)
     run.folder.write("sources", counts)
-    run.folder.write("benchmark", judges)
+    run.folder.write("benchmark", benchmark)
     return len(pool) + len(named.dropped), len(pool)
 
 
@@ -90,9 +89,9 @@ def attempt(run: Run) -> tuple[int, int]:
         if name == "base" and sample and not run.folder.read("attempts", Completion):
             _foresee(run, load_engine)
         for form in recipe.attempt.prompts:
-            asked = Asked(name, _model_of(run, name), form, load_engine)
+            asked = EvaluatedStudent(name, _model_of(run, name), form, load_engine)
             complete(
-                run, sample, asked, policies, stage="attempt", task="attempts",
+                run, {"attempts": sample}, asked, policies, stage="attempt", file="attempts",
                 answer_tokens_max=recipe.attempt.answer_tokens_max,
             )  # fmt: skip
     tries: dict[str, list[Completion]] = {}
@@ -162,7 +161,7 @@ def evaluate(run: Run) -> tuple[int, int]:
     """
     forms: dict[StudentName, PromptForm] = {"base": best_prompt(run), "distilled": run.recipe.student.form}
     students = [
-        Asked(name, _model_of(run, name), form, partial(engine_for, run, name, "evaluate"))
+        EvaluatedStudent(name, _model_of(run, name), form, partial(engine_for, run, name, "evaluate"))
         for name, form in forms.items()
     ]
     return evaluation.answer(run, students)
@@ -175,9 +174,9 @@ def write_report(run: Run) -> tuple[int, int]:
     tokenizer = student.load_tokenizer(run.folder.path / "student")
     known = facts.collect(run.folder, run.recipe, tokenizer, stages=run.recipe.stages)
     pages = {
-        "report.html": report.render_html(known),
-        "report.md": report.render_markdown(known),
-        "accuracy.svg": report.accuracy_svg(known),
+        "report.html": html.render_html(known),
+        "report.md": markdown.render_markdown(known),
+        "accuracy.svg": charts.accuracy_chart(sentences.charted_scores(known)),
         "student/README.md": model_card.model_card(known),
     }
     for name, text in pages.items():

@@ -17,7 +17,8 @@ LAYERS = (
     {"core", "budget"},
     {"data", "clients", "distill", "training", "inference", "evaluation"},
     {"stages"},
-    {"pipeline", "launch"},
+    {"pipeline", "measurement", "tracing", "launch"},
+    {"api"},
     {"commands"},
     {"cli", "__main__"},
 )

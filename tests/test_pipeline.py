@@ -43,7 +43,7 @@ from tenner.evaluation import benchmarks
 
 KINDS = {
     "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
-    "traces": Trace, "samples": Sample, "training": TrainStep, "heldout": Completion, "scores": Score,
+    "traces": Trace, "samples": Sample, "training": TrainStep, "completions": Completion, "scores": Score,
     "hardware": StageHardware, "forecast": StageForecast,
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_every_stage_leaves_its_records_and_its_marker(unbroken):
     assert all(unbroken.done(stage) for stage in pipeline.STAGES)
     assert {name: len(unbroken.read(name, kind)) > 0 for name, kind in KINDS.items()} == dict.fromkeys(KINDS, True)
     assert len(unbroken.read("samples", Sample)) == 24
-    assert len(unbroken.read("heldout", Completion)) == 12 * 5 * 2
+    assert len(unbroken.read("completions", Completion)) == 12 * 5 * 2
     for name in ("report.html", "report.md", "accuracy.svg", "student/README.md", "student/model.safetensors"):
         assert (unbroken.path / name).stat().st_size > 500
     assert not (unbroken.path / "checkpoint").exists()
@@ -73,7 +73,7 @@ def test_every_stage_leaves_its_records_and_its_marker(unbroken):
 
 
 def test_the_budget_is_exact_and_every_cut_closed(unbroken):
-    for c in unbroken.read("heldout", Completion):
+    for c in unbroken.read("completions", Completion):
         assert c.thinking_tokens <= c.policy.thinking_tokens_max
         kinds = [i.kind for i in c.interventions]
         assert ("cut" in kinds) == ("cue" in kinds) or c.student == "base"
@@ -127,9 +127,38 @@ def test_a_question_tells_why_it_is_in_or_out(unbroken, capsys):
     told = show.why(unbroken.path, fallen.id)
     assert f"select: dropped, {fallen.reason}: {fallen.evidence}" in told
     assert told.endswith("not trained on")
+    as_json = json.loads(show.why(unbroken.path, kept.question_id, as_json=True))
+    assert (as_json["id"], as_json["trained_on"]) == (kept.question_id, [kept.id])
+    assert any(line.startswith("select: picked as number") for line in as_json["told"])
     with pytest.raises(SystemExit) as e:
         cli.main(["show", str(unbroken.path), "--why", "nobody"])
     assert (e.value.code, "has no question nobody" in capsys.readouterr().err) == (2, True)
+
+
+def test_a_sample_is_shown_as_json_too(unbroken, capsys):
+    sample = unbroken.read("samples", Sample)[0]
+    show.print_sample(unbroken.path, sample.id, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["id"] == sample.id
+    trained = "".join(piece["text"] for piece in shown["pieces"] if piece["trained_on"])
+    assert sample.thinking in trained
+    assert sample.question in "".join(piece["text"] for piece in shown["pieces"] if not piece["trained_on"])
+    assert 0 < shown["trained_tokens"] < shown["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["trace", "RUN", "--model", "new", "--concurrency", "64"], "--model has no effect on a run"),
+        (["trace", "RUN", "--batch"], "--batch has no effect on a run"),
+        (["trace", "RUN", "--budget-usd", "nan"], "--budget-usd nan is no amount of dollars"),
+        (["show", "RUN", "--sample", "a", "--why", "b"], "--sample and --why are two questions"),
+    ],
+)
+def test_an_option_without_effect_is_refused(unbroken, options, said, capsys):
+    with pytest.raises(SystemExit) as e:
+        cli.main([str(unbroken.path) if word == "RUN" else word for word in options])
+    assert (e.value.code, said in capsys.readouterr().err) == (2, True)
 
 
 def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_says(
@@ -313,7 +342,7 @@ def test_the_answers_export_as_they_were_given(unbroken, tmp_path):
         for path in exportjob.run(unbroken.path, tmp_path).splitlines()
         for line in Path(path).read_text("utf-8").splitlines()
     ]
-    completions = unbroken.read("heldout", Completion)
+    completions = unbroken.read("completions", Completion)
     said = Counter(tokenizer.decode(list(c.token_ids), skip_special_tokens=False) for c in completions)
     assert Counter(row["resps"][0][0] for row in rows) == said
     assert sum(row["exact_match"] for row in rows) == sum(c.grade.verdict == "correct" for c in completions)
@@ -389,7 +418,7 @@ SIGN_OF_WORK = {
     "attempt": "attempts.jsonl",
     "trace": "traces.jsonl",
     "train": "training.jsonl",
-    "evaluate": "heldout.jsonl",
+    "evaluate": "completions.jsonl",
 }
 """A file that is not empty as soon as the stage is at work."""
 

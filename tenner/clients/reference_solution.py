@@ -30,7 +30,7 @@ class ReferenceSolutionClient:
         question = call.question
         if question.solution is None or question.answer is None:
             raise TennerError(
-                f"question {question.id} has no worked solution", hint="the worked teacher answers generated questions"
+                f"question {question.id} has no reference solution", hint="this client answers generated questions"
             )
         body = {"thinking": question.solution, "answer": question.answer, "usage": _usage(call).model_dump()}
         return Response(json.dumps(body, ensure_ascii=False).encode(), "application/json")

@@ -19,7 +19,7 @@ POLICY = re.compile(r"(?P<limit>[0-9]+|none)(?:\+(?P<waits>[0-9]+))?")
 
 
 class Side(NamedTuple):
-    """One run's answers under one policy to the questions of one task."""
+    """One run's answers under one policy to the questions of one benchmark."""
 
     run: Path
     student: str
@@ -30,7 +30,7 @@ class Side(NamedTuple):
 
 
 def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | None, as_json: bool) -> str:
-    """The comparison of every task that both runs have, as text or as one JSON object.
+    """The comparison of every benchmark that both runs have, as text or as one JSON object.
 
     `students` are who answered, in A and in B; one is meant for both, none is the distilled one or the only one there.
     `policy` is "64", "64+1" for one wait, or "none" for no limit; by default each run's largest limit without waits.
@@ -73,7 +73,7 @@ def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, 
     folder = RunFolder.existing(path)
     asked = {q.id: digest(q.id, q.question, q.answer) for q in folder.stream("benchmark", Question)}
     by_student: dict[str, dict[str, list[Completion]]] = {}
-    for c in folder.stream("heldout", Completion):
+    for c in folder.stream("completions", Completion):
         by_student.setdefault(c.student, {}).setdefault(c.task, []).append(c)
     if student is None:
         student = next(iter(by_student)) if len(by_student) == 1 else "distilled"

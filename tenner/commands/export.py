@@ -12,32 +12,33 @@ from tenner.core.recipe import Measurement, Recipe
 from tenner.core.records import Completion, Policy, Question
 from tenner.core.run import render, stored
 from tenner.core.run_folder import RunFolder
+from tenner.evaluation.benchmarks import by_benchmark
 from tenner.evaluation.report import lm_eval_log
 from tenner.evaluation.statistics.scores import by_question
 
 
 def run(path: Path, out: Path) -> str:
-    """Write a file for every student, prompt and policy; return their paths, one a line.
+    """Write a file for every benchmark, student, prompt and policy; return their paths, one a line.
 
     Raises:
-        TennerError: no run, one whose held-out questions are not answered, or a folder that cannot be written.
+        TennerError: no run, one without completions, or a folder that cannot be written.
     """
     folder = RunFolder.existing(path)
     described = stored(folder)
     assert described is not None, "RunFolder.existing has seen it"
     groups: dict[tuple[str, str, str, Policy], list[Completion]] = {}
-    for c in folder.stream("heldout", Completion):
+    for c in folder.stream("completions", Completion):
         groups.setdefault((c.task, c.student, c.prompt, c.policy), []).append(c)
     if not groups:
         raise TennerError(f"{path} has no answers to export", hint=f"tenner evaluate {path}")
-    asked = folder.read("benchmark", Question)
-    places = {q.id: place for place, q in enumerate(asked)}
-    answered = datetime.datetime.fromtimestamp((path / "heldout.jsonl").stat().st_mtime, datetime.UTC)
+    benchmarks = by_benchmark(folder.stream("benchmark", Question))
+    answered = datetime.datetime.fromtimestamp((path / "completions.jsonl").stat().st_mtime, datetime.UTC)
     moment = answered.replace(tzinfo=None).isoformat()
     written = []
     for (task, who, prompt, policy), completions in groups.items():
         asking = _asking(path, described, who, prompt, has_thinking=any(c.thinking for c in completions))
-        lines = []
+        asked, lines = benchmarks[task], []
+        places = {q.id: place for place, q in enumerate(asked)}
         for question_id, answers in sorted(by_question(completions).items(), key=lambda item: places[item[0]]):
             place = places[question_id]
             row = lm_eval_log.row(

@@ -14,7 +14,7 @@ from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
 from tenner.core.records import AnswerKind, Completion, Grade, Question
 from tenner.core.run_folder import RunFolder
-from tenner.evaluation.grading.grader import Asked, Grader, check_reference
+from tenner.evaluation.grading.grader import Grader, GradingRequest, check_reference
 from tenner.evaluation.grading.maths import symbolic
 from tenner.evaluation.report.tables import limit
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     """A line of the file. Several may have one id: the samples of a question."""
 
     id: str
-    asked: Asked
+    asked: GradingRequest
 
 
 def run(path: Path) -> Iterator[tuple[str, Grade]]:
@@ -67,15 +67,15 @@ def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
         disputed = sum(_is_disputed(grade) for _, grade in graded)
         console.print(
             f"{len(graded):,} rows: {counts['correct']:,} correct, {counts['wrong']:,} wrong, "
-            f"{counts['unparsed']:,} unparsed; the judges disagree on {disputed:,}"
+            f"{counts['unparsed']:,} unparsed; the verifiers disagree on {disputed:,}"
         )
         if not symbolic.is_available():
-            console.print("one judge alone: math-verify is not installed (pip install 'tenner\\[maths]')")
+            console.print("by the exact verifier alone: math-verify is not installed (pip install 'tenner\\[maths]')")
     return captured.get().rstrip()
 
 
 def _is_disputed(grade: Grade) -> bool:
-    return (grade.reason or "").startswith("the judges disagree")
+    return (grade.reason or "").startswith("the verifiers disagree")
 
 
 def kept_rows(path: Path) -> list[Row]:
@@ -83,15 +83,15 @@ def kept_rows(path: Path) -> list[Row]:
     folder = RunFolder.existing(path)
     asked = {q.id: q for q in folder.stream("benchmark", Question)}
     rows = []
-    for c in folder.stream("heldout", Completion):
+    for c in folder.stream("completions", Completion):
         q = asked[c.question_id]
         if q.kind is None:
             raise TennerError(
                 f"{path}: its generated questions are graded by the words after the cue, when they are answered",
                 hint="`tenner show` tells the verdicts",
             )
-        name = f"{c.student}/{limit(c.policy)}+{c.policy.waits}/{c.question_id}/{c.sample_index}"
-        rows.append(Row(name, Asked(c.answer, q.answer or "", q.kind)))
+        name = f"{c.task}/{c.student}/{limit(c.policy)}+{c.policy.waits}/{c.question_id}/{c.sample_index}"
+        rows.append(Row(name, GradingRequest(c.answer, q.answer or "", q.kind)))
     if not rows:
         raise TennerError(f"{path} has no answers to grade", hint=f"tenner evaluate {path}")
     return rows
@@ -120,4 +120,4 @@ def _row(row: dict[str, Any], where: str) -> Row:
         check_reference(answer, kind)
     except TennerError as e:
         raise TennerError(f"{where}: {e}", hint=e.hint) from e
-    return Row(str(row["id"]), Asked(row["response"], answer, kind))
+    return Row(str(row["id"]), GradingRequest(row["response"], answer, kind))

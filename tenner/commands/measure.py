@@ -1,179 +1,68 @@
-"""`tenner measure MODEL|RUN|FILE.toml`: a benchmark asked of who is there already; nothing is trained."""
+"""`tenner measure MODEL|RUN|FILE.toml`: its options, and what they ask for."""
 
 import argparse
-import re
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
-from tenner.core.progress import Screen
-from tenner.core.recipe import Measurement
-from tenner.core.run import AnyRun, open_run
-from tenner.core.sections import Benchmark
-from tenner.data import sources
-from tenner.evaluation import benchmarks as tasks
-from tenner.evaluation.evaluate import Asked
-from tenner.evaluation.report import measurement
-from tenner.inference.engine import JobEngine
-from tenner.stages import evaluation, resolve_student
-from tenner.training.allocator import ask_for_huge_pages
 
 
-def settings(args: argparse.Namespace) -> Measurement:
-    """The measurement that the command line describes: who answers by an address or a file, the rest by options.
-
-    Raises TennerError for one that cannot be, before a model is fetched or loaded.
-    """
-    is_file = args.who.endswith(".toml")
-    text = recipes.read_text(Path(args.who)) if is_file else ""
-    data = recipes.tables(text, where=args.who)
-    asked: dict[str, Any] = data.setdefault("evaluate", {})
-    _set_benchmark(asked, args)
-    sampling = {"temperature": args.temperature, "top_p": args.top_p}
-    wishes = {
-        "thinking_tokens_max": _numbers("--thinking", args.thinking),
-        "waits": _numbers("--waits", args.waits),
-        "answer_tokens_max": args.answer,
-        "samples": args.samples,
-        "rows": args.rows,
-        "engine": args.engine,
-        "precision": args.precision,
-        "sampling": asked.get("sampling", {}) | _given(sampling) or None,
-    }
-    asked |= _given(wishes)
-    endpoint = {
-        "base_url": args.base_url,
-        "model": args.served_model,
-        "api_key_env": args.api_key_env,
-        "speaks": args.speaks,
-        "context_tokens": args.context_tokens,
-    }
-    if given := _given(endpoint):
-        asked["api"] = asked.get("api", {}) | given
-    data |= _given({"seed": args.seed, "budget_usd": args.budget_usd})
-    machine = _given({"price_usd_per_hour": args.price_usd_per_hour, "device": args.device})
-    if machine:
-        data["machine"] = {"price_usd_per_hour": 0.0} | data.get("machine", {}) | machine
-    where = args.who if is_file else "the command line"
-    if not is_file:
-        unfetched = _unfetched(data, args)
-        evaluation.check(recipes.validate(Measurement, unfetched, text=text, where=where, overrides=args.overrides))
-        _introduce(data, args)
-    elif args.format is not None:
-        raise TennerError("--format goes with a model, not with a file", hint="say it in the file: student.format")
-    described = recipes.validate(Measurement, data, text=text, where=where, overrides=args.overrides)
-    evaluation.check(described)
-    return described
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """The options beside those that other verbs have too."""
+    verb.add_argument("--task", metavar="NAME", help="AIME24, AIME25, AMC23, MATH500, GSM8K or GPQA Diamond")
+    verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a task of your own")
+    verb.add_argument("--questions", metavar="N", type=int, help="so many of them, by seeded hash (default: all)")
+    verb.add_argument("--run-dir", metavar="DIR", type=Path, help="where it goes (default: runs/NAME-TASK)")
+    verb.add_argument("--format", metavar="NAME", help="how a model thinks: s1, think or plain (a run knows)")
+    verb.add_argument("--thinking", metavar="N,…", help="the most tokens it may think; several are a sweep")
+    verb.add_argument("--waits", metavar="N,…", help="how often it must think on, at the largest of these")
+    verb.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer")
+    verb.add_argument("--samples", metavar="K", type=int, help="answers to each question (default: 1)")
+    verb.add_argument("--temperature", metavar="X", type=float, help="default: 0, the most likely tokens")
+    verb.add_argument("--top-p", metavar="X", type=float, help="draw from so much of the probability (default: 1)")
+    verb.add_argument("--seed", metavar="N", type=int, help="of draws and of --questions (default: 0)")
+    verb.add_argument("--engine", choices=("hf", "vllm", "api"), help="default: hf, the embedded one")
+    verb.add_argument("--base-url", metavar="URL", help="of engine api: a server of /v1/completions with the model")
+    verb.add_argument("--served-model", metavar="NAME", help="of engine api: the model's name on the server")
+    verb.add_argument("--api-key-env", metavar="NAME", help="of engine api: the variable that holds its key")
+    verb.add_argument("--context-tokens", metavar="N", type=int, help="of engine api: the server's context length")
+    verb.add_argument("--speaks", choices=("ids", "text"), help="of engine api: token ids (default) or text")
+    verb.add_argument("--rows", metavar="N", type=int, help="completions decoded side by side (default: 64)")
+    verb.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 
 
-def folder_of(described: Measurement) -> Path:
-    """Where a measurement goes if nobody says where."""
-    (benchmark,) = described.evaluate.benchmarks
-    return Path("runs") / f"{described.name}-{_slug(tasks.resolve(benchmark).name)}"
+def run(args: argparse.Namespace) -> None:
+    """Measure, and print what it came to."""
+    from tenner import measurement
+    from tenner.commands import show
 
-
-def run(path: Path, described: Measurement, *, budget_usd: float | None) -> None:
-    """Ask what has not been answered yet, and write the report.
-
-    Raises:
-        TennerError: the folder holds something else, the questions cannot be read, or somebody cannot be asked.
-        BudgetReached, Incomplete: see `answering.answer`.
-    """
-    ask_for_huge_pages()
-    screen = Screen()
-    with open_run(path, described, screen, budget_usd=budget_usd) as measuring:
-        if not measuring.folder.done("evaluate"):
-            evaluation.check_connections(described, screen)
-        measuring.go_through(described.stages, STAGES)
-
-
-def gather(run: AnyRun) -> tuple[int, int]:
-    """Read the questions."""
-    asked = tasks.asked(run.recipe.evaluate.benchmarks, partial(sources.gather, seed=run.recipe.seed))
-    run.folder.write("benchmark", asked)
-    return len(asked), len(asked)
-
-
-def evaluate(run: AnyRun) -> tuple[int, int]:
-    """Have them answered, by the student if there is one and by the models behind APIs."""
-    student = run.recipe.student
-    if student is None:
-        return evaluation.answer(run, [])
-
-    endpoint = run.recipe.evaluate.api
-
-    def load_engine() -> JobEngine:
-        from tenner.training.student import resolve
-
-        folder = resolve(student.model)
-        if endpoint is not None:
-            return evaluation.api_engine(run, endpoint, folder)
-        return evaluation.load_engine(run, "evaluate", folder)
-
-    model = student.model if endpoint is None else f"{student.model} as {endpoint.model} at {endpoint.base_url}"
-    return evaluation.answer(run, [Asked(run.recipe.name, model, student.form, load_engine)])
-
-
-def write_report(run: AnyRun) -> tuple[int, int]:
-    """Write the tables: a pure reader of the folder."""
-    known = measurement.collect(run.folder, run.recipe)
-    run.folder.write_text("report.md", measurement.render_markdown(known))
-    return len(known.scores), 1
-
-
-STAGES = {"gather": gather, "evaluate": evaluate, "report": write_report}
-
-
-def _set_benchmark(asked: dict[str, Any], args: argparse.Namespace) -> None:
-    """The questions that the options name, in the place of a file's; or so many of the file's."""
-    if args.task is not None or args.data is not None:
-        table: dict[str, Any] = _given({"task": args.task, "file": None if args.data is None else str(args.data)})
-        if args.task is None:
-            table["name"] = args.data.stem
-        asked["benchmarks"] = [table]
-    benchmarks = asked.get("benchmarks", [])
-    if args.questions is not None and len(benchmarks) == 1:
-        benchmarks[0]["sample"] = args.questions
-    if not benchmarks:
-        raise TennerError("no questions are named", hint="give --task NAME, or --data FILE, or both")
-    if args.task is not None or args.data is not None:
-        sources.check([tasks.resolve(Benchmark.model_validate(table))])
-
-
-def _unfetched(data: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """What is known before the model is there, so that all else is refused before it is fetched."""
-    student = {"model": args.who, "format": args.format or "plain"}
-    usual = {"name": "unfetched", "seed": 0, "budget_usd": 0.0, "student": student}
-    return usual | data | {"evaluate": {"thinking_tokens_max": [0]} | data["evaluate"]}
-
-
-def _introduce(data: dict[str, Any], args: argparse.Namespace) -> None:
-    """Who answers, by address, and what is usual for it where the options say nothing."""
-    _refuse_without_cap(data, args.price_usd_per_hour)  # before anything is fetched; a run knows its price
-    wishes = resolve_student.StudentOptions(format=args.format, price_usd_per_hour=args.price_usd_per_hour)
-    speaker, price_usd_per_hour = resolve_student.resolve_student(args.who, wishes)
-    is_run = (Path(args.who) / "recipe.toml").is_file()
-    student = {"model": str(speaker.model_dir) if is_run else args.who, "format": speaker.fmt.name}
-    data["student"] = student | _given({"system_prompt": speaker.system_prompt})
-    data["name"] = _slug(speaker.name)
-    data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": price_usd_per_hour or 0.0}
-    data.setdefault("seed", 0)
-    _refuse_without_cap(data, price_usd_per_hour)
-    data.setdefault("budget_usd", 0.0)
-    asked = data["evaluate"]
-    asked.setdefault("thinking_tokens_max", [speaker.thinking_tokens_max])
-    asked.setdefault("answer_tokens_max", speaker.answer_tokens_max)
-    asked.setdefault("wait_text", speaker.wait_text)
-
-
-def _refuse_without_cap(data: dict[str, Any], price_usd_per_hour: float | None) -> None:
-    if price_usd_per_hour and "budget_usd" not in data:
-        raise TennerError(
-            "--budget-usd is missing",
-            hint=f"this machine costs ${price_usd_per_hour:g} an hour: say what it may come to",
-        )
+    options = measurement.MeasureOptions(
+        task=args.task,
+        data=args.data,
+        questions=args.questions,
+        format=args.format,
+        thinking_tokens_max=_numbers("--thinking", args.thinking),
+        waits=_numbers("--waits", args.waits),
+        answer_tokens_max=args.answer,
+        samples=args.samples,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        engine=args.engine,
+        rows=args.rows,
+        base_url=args.base_url,
+        served_model=args.served_model,
+        api_key_env=args.api_key_env,
+        context_tokens=args.context_tokens,
+        speaks=args.speaks,
+        device=args.device,
+        precision=args.precision,
+        price_usd_per_hour=args.price_usd_per_hour,
+        budget_usd=args.budget_usd,
+    )
+    described = measurement.describe(args.who, options, overrides=args.overrides)
+    path = args.run_dir or measurement.folder_of(described)
+    measurement.run(path, described, budget_usd=args.budget_usd)
+    print(show.as_json(path) if args.json else show.summary(path))
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:
@@ -184,11 +73,3 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise TennerError(f"{option} {text} is no list of numbers", hint=f"write {option} 0,256,512") from None
-
-
-def _given(wishes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in wishes.items() if value is not None}
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "-", name.casefold()).strip("-._") or "model"

@@ -70,14 +70,25 @@ def recipes(*, as_json: bool) -> str:
     return "\n".join(f"{r.name}: {r.description} (cap ${r.budget_usd:g})" for r in found)
 
 
-def why(path: Path, question_id: str) -> str:
-    """The way of a question through a run: what was found out about it, and where it stayed or fell."""
+def why(path: Path, question_id: str, *, as_json: bool = False) -> str:
+    """The way of a question through a run: what was found out about it, and where it was dropped, if it was.
+
+    A line each, or `{"id", "told": [...], "trained_on": [...]}`. Raises TennerError for an unknown question.
+    """
+    told, kept = _told_of(path, question_id)
+    if as_json:
+        return json.dumps({"id": question_id, "told": told, "trained_on": kept}, ensure_ascii=False)
+    return "\n".join([*told, f"trained on: {', '.join(kept)}" if kept else "not trained on"])
+
+
+def _told_of(path: Path, question_id: str) -> tuple[list[str], list[str]]:
+    """What each stage knows of a question, a line each, and the samples that are made of it."""
     folder = RunFolder.existing(path)
     recipe = _recipe(folder)
     asked = next((q for q in folder.stream("questions", Question) if q.id == question_id), None)
     if asked is None and (drop := _no_question(folder, question_id)):
         fell = f"gather: dropped, {drop.reason}: {drop.evidence}"
-        return f"{question_id}: a row that is no question\n{fell}\nnot trained on"
+        return [f"{question_id}: a row that is no question", fell], []
     if asked is None:
         raise TennerError(f"{path} has no question {question_id}", hint=f"the ids are in {path / 'questions.jsonl'}")
     trace_ids = {trace_id(question_id, i) for i in range(recipe.trace.samples_per_question)}
@@ -98,9 +109,7 @@ def why(path: Path, question_id: str) -> str:
             if t.question_id == question_id:
                 verdict = f", {t.grade.verdict}" if t.grade else ""
                 told.append(f"trace: {t.id} by {t.teacher}, {t.outcome}{verdict}, ${t.cost_usd:.6f}")
-    kept = [s.id for s in folder.stream("samples", Sample) if s.question_id == question_id]
-    told.append(f"trained on: {', '.join(kept)}" if kept else "not trained on")
-    return "\n".join(told)
+    return told, [s.id for s in folder.stream("samples", Sample) if s.question_id == question_id]
 
 
 def _no_question(folder: RunFolder, row_id: str) -> Drop | None:
@@ -108,8 +117,11 @@ def _no_question(folder: RunFolder, row_id: str) -> Drop | None:
     return next((drop for drop in folder.stream("dropped-gather", Drop) if drop.id == row_id), None)
 
 
-def print_sample(path: Path, sample_id: str) -> None:
-    """Print a training sample: what is trained on in colour, or between ⟦ ⟧ where there is none; the rest dim."""
+def print_sample(path: Path, sample_id: str, *, as_json: bool = False) -> None:
+    """Print a training sample: what is trained on in colour, or between ⟦ ⟧ where there is none; the rest dim.
+
+    As JSON: `{"id", "pieces": [{"text", "trained_on"}], "tokens", "trained_tokens"}`.
+    """
     from tenner.training import loss_mask, student
 
     folder = RunFolder.existing(path)
@@ -121,13 +133,18 @@ def print_sample(path: Path, sample_id: str) -> None:
     encoded = loss_mask.encode(
         tokenizer, found[0], FORMATS[recipe.student.format], system_prompt=recipe.student.system_prompt
     )
+    pieces, trained = loss_mask.runs(tokenizer, encoded), sum(encoded.loss_mask)
+    if as_json:
+        shown_pieces = [{"text": words, "trained_on": is_trained} for words, is_trained in pieces]
+        facts = {"id": found[0].id, "pieces": shown_pieces, "tokens": len(encoded.ids), "trained_tokens": trained}
+        print(json.dumps(facts, ensure_ascii=False))
+        return
     console = Console(highlight=False)
     text = Text()
-    for words, is_trained in loss_mask.runs(tokenizer, encoded):
+    for words, is_trained in pieces:
         shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
         text.append(shown, style="bold green" if is_trained else "dim")
     console.print(text, soft_wrap=True)
-    trained = sum(encoded.loss_mask)
     Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
 
 
@@ -147,12 +164,13 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
 
 def _score_table(scores: list[Score]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
-        is_name = column == "student"
+    for column in ("benchmark", "student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
+        is_name = column in ("benchmark", "student")
         table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for s in scores:
         limit = s.policy.thinking_tokens_max
         table.add_row(
+            s.task,
             s.student,
             "free" if limit is None else f"≤ {limit}",
             str(s.policy.waits),

@@ -1,40 +1,73 @@
-"""`tenner trace QUESTIONS.jsonl`: traces for whoever wants only those, with the same store, ledger and cap as a run."""
+"""`tenner trace QUESTIONS.jsonl`: its options, and the job that they describe."""
 
 import argparse
 import tomllib
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 
-import tomli_w
-from pydantic import ValidationError
-
-from tenner.budget.ledger import Ledger, read_spend
-from tenner.clients import registry
-from tenner.clients.registry import CallContext
 from tenner.core.errors import TennerError
-from tenner.core.jsonl import read_objects
-from tenner.core.progress import Screen
-from tenner.core.recipe import explain
-from tenner.core.records import AnswerKind, FailedCall, Question, Trace
-from tenner.core.run import differences
-from tenner.core.run_folder import RunFolder
-from tenner.core.sections import FREE, NotNegativeNumber, Section, TraceSection
-from tenner.distill import traces
-from tenner.distill.traces import TracePurchase
-from tenner.evaluation.grading.grader import grade_trace
 
 
-class TraceJob(Section):
-    """What `trace.toml` holds."""
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """The options; all but the cap are for a file of questions."""
+    verb.description = "Buy reasoning traces: for the selected questions of a run, or for a file of questions."
+    verb.add_argument("run", metavar="RUN|QUESTIONS.jsonl", type=Path, help="a run's folder, or a file of questions")
+    file = verb.add_argument_group(
+        "for a file of questions",
+        "each line an object with id, question and, where known, answer, kind and domain",
+    )
+    file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
+    file.add_argument(
+        "--client", choices=("openai", "gemini", "replay"), help="openai: any server with chat completions"
+    )
+    file.add_argument("--preset", metavar="NAME", help="a known provider: deepseek, openrouter, qwen, glm, kimi, local")
+    file.add_argument("--model", metavar="NAME")
+    file.add_argument("--base-url", metavar="URL")
+    file.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key")
+    file.add_argument("--price-in", metavar="X", type=float, help="dollars per million input tokens")
+    file.add_argument("--price-out", metavar="Y", type=float, help="dollars per million output tokens")
+    file.add_argument(
+        "--batch-multiplier", metavar="Z", type=float, help="what batch mode takes of these prices (0.5: half)"
+    )
+    file.add_argument("--system-prompt", metavar="TEXT")
+    file.add_argument("--suffix", metavar="TEXT", help="put behind every question")
+    file.add_argument("--parameter", metavar="KEY=VALUE", action="append", default=[], help="as temperature=0.6")
+    file.add_argument("--max-output-tokens", metavar="N", type=int, help="thinking and answer together")
+    file.add_argument("--longer-output-tokens", metavar="N", type=int, help="buy what was cut once more, up to N")
+    file.add_argument("--samples", metavar="K", type=int, help="responses per question (default: 1)")
+    file.add_argument("--keep", choices=("first-correct", "shortest-correct", "all-correct"))
+    file.add_argument("--concurrency", metavar="N", type=int, help="calls in flight (default: 8)")
+    file.add_argument("--requests-per-minute", metavar="N", type=int)
+    file.add_argument("--tokens-per-minute", metavar="N", type=int)
+    file.add_argument("--attempts", metavar="N", type=int, help="how often a call is tried (default: 6)")
+    file.add_argument("--deadline-seconds", metavar="S", type=float, help="for one attempt (default: 1800)")
+    file.add_argument("--batch", action="store_true", default=None, help="by the provider's batch endpoint")
+    file.add_argument("--replay-from", metavar="DIR", help="the run whose responses are used again")
 
-    budget_usd: Annotated[NotNegativeNumber, FREE]
-    trace: TraceSection
+
+def run(args: argparse.Namespace) -> None:
+    """Buy traces for a file of questions, and print what they came to."""
+    from tenner import tracing
+
+    section = _section(args)
+    print(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
 
 
-def settings(args: argparse.Namespace) -> TraceJob:
-    """The job that the command line describes. Raises TennerError for one that cannot be done."""
+def refuse_file_options(args: argparse.Namespace) -> None:
+    """A run is traced as its recipe says: an option for a file of questions would have no effect."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    usual = vars(parser.parse_args([str(args.run)]))
+    given = [name for name, value in usual.items() if getattr(args, name) != value and name != "run"]
+    if given:
+        raise TennerError(
+            f"--{given[0].replace('_', '-')} has no effect on a run: {args.run} is traced as its recipe says",
+            hint="change the recipe and give `tenner run` again, or trace a file of questions",
+        )
+
+
+def _section(args: argparse.Namespace) -> dict[str, Any]:
+    """The section `trace` that the options describe. Raises TennerError where one is missing or alone."""
     if args.out is None:
         raise TennerError("--out is missing", hint="name the folder that traces.jsonl shall go to")
     if args.budget_usd is None:
@@ -69,98 +102,7 @@ def settings(args: argparse.Namespace) -> TraceJob:
         section["price"] = {"input_usd_per_mtok": args.price_in, "output_usd_per_mtok": args.price_out}
         if args.batch_multiplier is not None:
             section["price"]["batch_multiplier"] = args.batch_multiplier
-    try:
-        return TraceJob.model_validate({"budget_usd": args.budget_usd, "trace": section})
-    except ValidationError as e:
-        raise explain(e, text="", where="the command line") from e
-
-
-def run(questions_path: Path, out: Path, job: TraceJob) -> str:
-    """Buy what is not there yet, and say what it came to.
-
-    Raises:
-        TennerError: questions that cannot be read, a folder of another job, or a teacher that cannot be asked.
-        BudgetReached, Incomplete: see `traces.buy_traces`.
-    """
-    check_questions(questions_path)
-    screen = Screen()
-    folder = RunFolder(out)
-    registry.check(job.trace, screen)
-    with folder.writing():
-        stored = _stored(folder)
-        if stored and (differing := differences(stored, job)):
-            raise TennerError(f"{out} holds traces of another job: {differing}", hint="choose another --out")
-        folder.write_text("trace.toml", tomli_w.dumps(job.model_dump(exclude_none=True)))
-        ledger = Ledger(out / "run.db", budget_usd=job.budget_usd)
-        try:
-            if lost := ledger.lose_orphans():
-                screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
-            context = CallContext(ledger, screen, stage="trace")
-            traces.buy_traces(
-                TracePurchase(job.trace, lambda: read_questions(questions_path), folder, context, grade_trace)
-            )
-        finally:
-            ledger.close()
-    return summary(folder)
-
-
-def check_questions(path: Path) -> None:
-    """Read every line once. Raises TennerError for a file, a line or an id that cannot be used."""
-    seen: set[str] = set()
-    for q in read_questions(path):
-        if q.id in seen:
-            raise TennerError(f"{path}: the id {q.id} occurs more than once", hint="every question needs its own id")
-        seen.add(q.id)
-    if not seen:
-        raise TennerError(f"{path} holds no questions")
-
-
-def read_questions(path: Path) -> Iterator[Question]:
-    """The questions of a JSONL file; other columns than id, question, answer, kind and domain are left alone."""
-    for line in read_objects(path, hint="give a run folder or a JSONL file"):
-        yield _question(line.fields, line.where, path.name)
-
-
-def summary(folder: RunFolder) -> str:
-    """Traces by outcome and verdict, and the bill."""
-    outcomes: Counter[str] = Counter()
-    verdicts: Counter[str] = Counter()
-    for t in folder.stream("traces", Trace):
-        outcomes[t.outcome] += 1
-        verdicts[t.grade.verdict if t.grade else "no reference"] += 1
-    spend = read_spend(folder.path / "run.db")
-    cost_usd, unsettled_usd = sum(r.cost_usd for r in spend), sum(r.unsettled_usd for r in spend)
-    lines = [
-        f"{outcomes.total():,} traces: " + ", ".join(f"{name} {count}" for name, count in outcomes.most_common()),
-        "answers: " + ", ".join(f"{name} {count}" for name, count in verdicts.most_common()),
-        *_failures(folder),
-        f"${cost_usd:.6f} spent" + (f", of it ${unsettled_usd:.6f} at worst case" if unsettled_usd else ""),
-        str(folder.path / "traces.jsonl"),
-    ]
-    return "\n".join(lines)
-
-
-def _failures(folder: RunFolder) -> list[str]:
-    failed = Counter(f.kind for f in folder.stream("failed", FailedCall))
-    calls = "call" if failed.total() == 1 else "calls"
-    kinds = ", ".join(f"{kind} {count}" for kind, count in failed.most_common())
-    return [f"{failed.total():,} {calls} failed for good: {kinds}"] if failed else []
-
-
-def _question(row: dict[str, Any], where: str, source: str) -> Question:
-    fields = {}
-    for name in ("id", "question", "answer", "domain"):
-        value = row.get(name)
-        if value is None and name in ("id", "question"):
-            raise TennerError(f"{where} has no {name}", hint="every line needs id and question")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
-            raise TennerError(f"{where}: {name} is neither text nor a number")
-        fields[name] = None if value is None else str(value)
-    if not str(fields["question"]).strip():
-        raise TennerError(f"{where}: the question is empty")
-    if (kind := row.get("kind")) is not None and kind not in get_args(AnswerKind):
-        raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(get_args(AnswerKind))}")
-    return Question(source=source, kind=kind, **fields)
+    return section
 
 
 def _parameter(text: str) -> tuple[str, object]:
@@ -171,10 +113,3 @@ def _parameter(text: str) -> tuple[str, object]:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name.strip(), value
-
-
-def _stored(folder: RunFolder) -> TraceJob | None:
-    path = folder.path / "trace.toml"
-    if not path.exists():
-        return None
-    return TraceJob.model_validate(tomllib.loads(path.read_text("utf-8")))

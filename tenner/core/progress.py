@@ -33,9 +33,9 @@ class Screen:
     @contextmanager
     def bar(self, label: str, total: int, *, expected_seconds: float | None = None) -> Iterator[Bar]:
         """Show the way to `total`, and how long it is, at first by what was expected; gone when the block ends."""
-        pace = _Pace(expected_seconds)
+        time_left = _TimeLeft(expected_seconds)
         if not self.console.is_terminal:
-            yield _LineBar(label, total, pace)
+            yield _LineBar(label, total, time_left)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -47,19 +47,19 @@ class Screen:
             TextColumn("{task.fields[note]}", style="dim"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(label, total=total, note="", left=pace.left(0, total))
-            yield _RichBar(progress, task, total, pace)
+            task = progress.add_task(label, total=total, note="", left=time_left.left(0, total))
+            yield _RichBar(progress, task, total, time_left)
 
 
-class _Pace:
-    """The time that is left: at first as it was expected, and the more is done, the more by the pace so far."""
+class _TimeLeft:
+    """The time that is left: at first as it was expected, and the more is done, the more by the speed so far."""
 
     def __init__(self, expected_seconds: float | None) -> None:
         self._expected_seconds, self._began = expected_seconds, time.monotonic()
         self._first: tuple[int, float] | None = None
 
     def left(self, done: int, total: int) -> str:
-        """For people; empty while nothing is known. What was done before this session is no part of the pace."""
+        """For people; empty while nothing is known. What was done before this session does not count."""
         now = time.monotonic()
         if self._first is None and done:
             self._first = done, now
@@ -67,31 +67,31 @@ class _Pace:
         if done >= total or (done <= before and self._expected_seconds is None):
             return ""
         share = (done - before) / (total - before)
-        by_pace = (now - since) / share * (1 - share) if share > 0 else 0.0
-        expected = by_pace
+        by_speed = (now - since) / share * (1 - share) if share > 0 else 0.0
+        expected = by_speed
         if self._expected_seconds is not None:
             expected = max(0.0, self._expected_seconds - (now - self._began))
-        return f"{((1 - share) * expected + share * by_pace) / 60:.1f} min left"
+        return f"{((1 - share) * expected + share * by_speed) / 60:.1f} min left"
 
 
 class _RichBar:
-    def __init__(self, progress: "Progress", task: "TaskID", total: int, pace: _Pace) -> None:
-        self._progress, self._task, self._total, self._pace = progress, task, total, pace
+    def __init__(self, progress: "Progress", task: "TaskID", total: int, time_left: _TimeLeft) -> None:
+        self._progress, self._task, self._total, self._time_left = progress, task, total, time_left
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
         self._total = total or self._total
-        left = self._pace.left(done, self._total)
+        left = self._time_left.left(done, self._total)
         self._progress.update(self._task, completed=done, note=note, total=self._total, left=left)
 
 
 class _LineBar:
-    def __init__(self, label: str, total: int, pace: _Pace) -> None:
-        self._label, self._total, self._pace = label, total, pace
+    def __init__(self, label: str, total: int, time_left: _TimeLeft) -> None:
+        self._label, self._total, self._time_left = label, total, time_left
         self._next = time.monotonic() + LINE_EVERY_SECONDS
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
         self._total = total or self._total
-        left = self._pace.left(done, self._total)
+        left = self._time_left.left(done, self._total)
         if (now := time.monotonic()) >= self._next:
             said = f"{self._label} {done}/{self._total} {note}".rstrip()
             print(f"{said}  {left}".rstrip(), file=sys.stderr, flush=True)

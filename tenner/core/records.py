@@ -33,7 +33,7 @@ class Question(Record):
     domain: str | None = None
     source: str
     solution: str | None = None
-    """A reference solution; what the embedded `worked` teacher thinks aloud."""
+    """A reference solution; what the `reference-solution` client answers with."""
     origin: str | None = None
     """Where the source itself has it from: a contest, a website, another dataset."""
     license: str | None = None
@@ -144,7 +144,7 @@ class Grade(Record):
     verdict: Literal["correct", "wrong", "unparsed"]
     extracted: str | None
     reason: str | None = None
-    """Why, and what each judge said where two were heard; None where text was compared."""
+    """Why, and what each verifier said where both were asked; None where text was compared."""
 
 
 TraceOutcome = Literal[

@@ -35,7 +35,7 @@ def _http_url(url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return url
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an impossible port or IPv6 address
         pass
     raise ValueError("not a URL such as https://host:8000/v1")
 
@@ -405,7 +405,7 @@ class Train(Section):
     tokens_max: Positive
     """The longest sample that is accepted; none is cut."""
     longer: Literal["stop", "drop"] = "stop"
-    """What a longer one does: it stops the run before anything is trained, or is left out and told of."""
+    """What a longer one does: it stops the run before anything is trained, or is left out and reported."""
     tokens_per_row: Annotated[Positive, FREE] = 1024
     """Tokens that go through the model at once on one device (a longer sample goes alone); more costs memory."""
     precision: TrainPrecision = "auto"
@@ -413,7 +413,7 @@ class Train(Section):
     (see `training/optimizer.py`)."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     activations: Annotated[Literal["all", "products", "inputs"], FREE] = "all"
-    """What is kept for the way back: everything, matrix products only, or what goes into each layer only."""
+    """What is kept for backward: everything, matrix products only, or what goes into each layer only."""
     offload_activations: Annotated[bool, FREE] = False
     """What is kept waits in the host's memory (GPUs)."""
     shard_over: Annotated[Positive | None, FREE] = None

@@ -1,4 +1,4 @@
-"""Generated questions with worked solutions: families that a small model fails at once and solves step by step.
+"""Generated questions with reference solutions: families that a small model fails at once and solves step by step.
 
 Every family is a function of a private generator that returns an `Item`: the question, the thinking that leads to
 the answer, and the answer. To add a family, write one such function and put it into `FAMILIES`.
@@ -13,6 +13,8 @@ from tenner.core.records import Question
 from tenner.core.seeds import digest, rng
 
 Split = Literal["train", "heldout"]
+SALT = "worked"
+"""In the hash of every question: another word would make other questions."""
 
 NAMES = (
     "Anna", "Ben", "Carl", "Dora", "Emil", "Frank", "Greta", "Hugo", "Ivan", "Jack", "Karen", "Leo",
@@ -156,7 +158,7 @@ def generate(
     seen: set[str] = set()
     for i in range(count):
         family = families[i % len(families)]
-        r = rng(seed, f"worked/{family}/{split}", str(i))
+        r = rng(seed, f"{SALT}/{family}/{split}", str(i))
         item = FAMILIES[family](r)
         for _ in range(REDRAWS_MAX):
             if split_of(item.question) == split and not (distinct and item.question in seen):
@@ -170,7 +172,7 @@ def generate(
         seen.add(item.question)
         thinking = f"{item.steps}\nWait, check: {item.check}" if r.random() < CHECK_RATE else item.steps
         yield Question(
-            id=digest("worked", family, seed, split, i)[:16],
+            id=digest(SALT, family, seed, split, i)[:16],
             question=item.question,
             answer=item.answer,
             domain=family,

@@ -32,7 +32,7 @@ class Selection(NamedTuple):
     steps: list[SelectStep]
 
 
-Judge = Callable[[Question], str | None]
+Reason = Callable[[Question], str | None]
 """The evidence against a question, None for one that may stay."""
 
 
@@ -75,11 +75,11 @@ class _Sifter:
         self.dropped: list[Drop] = []
         self.steps: list[SelectStep] = []
 
-    def sift(self, name: str, judge: Judge) -> list[Question]:
+    def sift(self, name: str, reason: Reason) -> list[Question]:
         """Drop the questions against which there is evidence; the name of the step is their reason."""
         left, size = [], len(self.left)
         for q in self.left:
-            if (evidence := judge(q)) is None:
+            if (evidence := reason(q)) is None:
                 left.append(q)
             else:
                 self.dropped.append(Drop(id=q.id, reason=name, evidence=evidence))

@@ -1,9 +1,11 @@
-"""The benchmarks that tenner knows: where their questions are, what is put behind these, and how answers are graded.
+"""The known benchmarks: where their questions are, the suffix of each question, and how answers are graded.
 
-No question comes with tenner. Each task reads a dataset of the Hugging Face hub, or with `file` in the recipe a file.
+No questions ship with tenner. Each benchmark reads a dataset of the Hugging Face hub, or a `file` that the recipe
+names.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from tenner.core.errors import TennerError
@@ -12,14 +14,18 @@ from tenner.core.sections import Benchmark, Columns
 from tenner.core.suggest import did_you_mean
 from tenner.evaluation.grading.grader import check_reference
 
+HELD_OUT = "heldout"
+"""The benchmark of the generated questions that are held out of training."""
+GENERATED = "puzzles:"
+"""How the `source` of a generated question begins."""
 IN_A_BOX = "\n\nPut your final answer in \\boxed{}."
 LETTER_IN_A_BOX = "\n\nPut the letter of your choice in \\boxed{}."
 
 
 class Task(NamedTuple):
-    """A benchmark. `questions` is how many it has; a table with another number of them is another benchmark.
+    """A known benchmark. `questions` is the number it has; a table of another length is refused.
 
-    `revision` None: its dataset has none that was known when this was written; the recipe may name one.
+    `revision` None: no revision of its dataset is pinned here; the recipe may name one.
     """
 
     kind: AnswerKind
@@ -64,7 +70,7 @@ TASKS = {
 
 
 class Gathered(Protocol):
-    """What comes of reading tables."""
+    """The result of reading tables."""
 
     @property
     def questions(self) -> list[Question]: ...
@@ -73,7 +79,7 @@ class Gathered(Protocol):
 
 
 def resolve(benchmark: Benchmark) -> Benchmark:
-    """The benchmark with all that its task says and the recipe leaves out. Raises TennerError for an unknown task.
+    """The benchmark with the fields that its task sets and the recipe leaves out. Raises TennerError for unknown tasks.
 
     A file or another dataset has the columns that the recipe names, or `question` and `answer`; a sample or conditions
     leave the number of questions open.
@@ -96,16 +102,17 @@ def resolve(benchmark: Benchmark) -> Benchmark:
     return benchmark.model_copy(update=known)
 
 
-def asked(benchmarks: Sequence[Benchmark], gather: Callable[[Sequence[Benchmark]], Gathered]) -> list[Question]:
-    """The questions of all benchmarks, as they will be asked.
+def load_questions(
+    benchmarks: Sequence[Benchmark], gather: Callable[[Sequence[Benchmark]], Gathered]
+) -> list[Question]:
+    """The questions of all benchmarks, each with its suffix.
 
     Raises:
-        TennerError: an unknown task, a table that cannot be read, or a reference answer by which nothing can be graded.
+        TennerError: an unknown task, a table that cannot be read, or a reference answer that cannot be graded against.
     """
     resolved = [resolve(benchmark) for benchmark in benchmarks]
+    check_names([benchmark.name for benchmark in resolved], has_generated=False)
     suffixes = {benchmark.name: benchmark.suffix or "" for benchmark in resolved}
-    if len(suffixes) < len(resolved):
-        raise TennerError("evaluate.benchmarks: two of them have one name")
     gathered = gather(resolved)
     if gathered.dropped:
         first = gathered.dropped[0]
@@ -120,6 +127,40 @@ def asked(benchmarks: Sequence[Benchmark], gather: Callable[[Sequence[Benchmark]
         except TennerError as e:
             raise TennerError(f"benchmark {q.source}, question {q.id}: {e}", hint=e.hint) from e
     return [q.model_copy(update={"suffix": suffixes[q.source]}) for q in gathered.questions]
+
+
+def check_names(names: Iterable[str], *, has_generated: bool) -> None:
+    """Raise TennerError for two benchmarks whose scores could not be told apart.
+
+    Names that differ only in case or punctuation are the same name: files are named after benchmarks.
+    """
+    seen: dict[str, str] = {_folded(HELD_OUT): HELD_OUT} if has_generated else {}
+    for name in names:
+        if name.startswith(GENERATED):
+            raise TennerError(f"evaluate.benchmarks: a name cannot begin with {GENERATED}", hint="choose another name")
+        if (other := seen.get(_folded(name))) is not None:
+            which = "the generated questions are called" if other == HELD_OUT and has_generated else "another is called"
+            raise TennerError(
+                f"evaluate.benchmarks: {name} is not a name of its own: {which} {other}", hint="set its name"
+            )
+        seen[_folded(name)] = name
+
+
+def benchmark_of(question: Question) -> str:
+    """The name of the benchmark that a question of `benchmark.jsonl` belongs to."""
+    return HELD_OUT if question.source.startswith(GENERATED) else question.source
+
+
+def by_benchmark(questions: Iterable[Question]) -> dict[str, list[Question]]:
+    """The questions of each benchmark by its name, benchmarks and questions in the order in which they come."""
+    found: dict[str, list[Question]] = {}
+    for q in questions:
+        found.setdefault(benchmark_of(q), []).append(q)
+    return found
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "-", name).casefold()
 
 
 def _kind_of(benchmark: Benchmark) -> AnswerKind:

@@ -1,6 +1,6 @@
-"""Put questions to a student under thinking policies, grade what comes back, and keep every completion."""
+"""Generate a student's completions under thinking policies, grade them, and append them to the run folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tenner.core.formats import FORMATS
@@ -14,57 +14,63 @@ from tenner.inference.engine import Generation, JobEngine
 from tenner.inference.job import GREEDY, Prompt
 
 
-class Asked(NamedTuple):
-    """A student, and how it is asked."""
+class EvaluatedStudent(NamedTuple):
+    """A student, its prompt form, and how its engine is loaded."""
 
     name: str
     model: str
-    """Its address."""
+    """The address of its weights."""
     form: PromptForm
     load_engine: Callable[[], JobEngine]
 
 
 def complete(
     run: AnyRun,
-    questions: Sequence[Question],
-    asked: Asked,
+    tasks: Mapping[str, Sequence[Question]],
+    student: EvaluatedStudent,
     policies: Sequence[Policy],
     *,
     stage: str,
-    task: str,
+    file: str,
     answer_tokens_max: int,
     samplings: Sequence[Sampling] = (GREEDY,),
 ) -> None:
-    """Append to `TASK.jsonl` a graded completion of every question under every policy that is not there yet.
+    """Append to `FILE.jsonl` a graded completion of every question under every policy that is not there yet.
 
-    A question is answered once for each of the samplings. Questions go in fixed groups, each appended as a whole: an
-    interrupted run decodes the same batches again, and so gets the same tokens. The engine is loaded only if something
-    is missing, and how it answers is written down in `settings.jsonl`.
+    `tasks` are the questions of each task by its name; ids are unique over all of them. Tasks are decoded one after the
+    other, and each question once for each of the samplings. The questions of a task are decoded in fixed groups, each
+    appended as a whole: an interrupted run decodes the same batches again, and so gets the same tokens. The engine is
+    loaded only if a completion is missing. `settings.jsonl` records how the completions of each task were made.
     """
-    form, fmt, rows = asked.form, FORMATS[asked.form.format], run.recipe.evaluate.rows
+    form, fmt, rows = student.form, FORMATS[student.form.format], run.recipe.evaluate.rows
 
     def key(question_id: str, policy: Policy, sample_index: int) -> tuple[str, str, str, Policy, int]:
-        return (question_id, asked.name, form.name, policy, sample_index)
+        return (question_id, student.name, form.name, policy, sample_index)
 
-    have = {(c.question_id, c.student, c.prompt, c.policy, c.sample_index) for c in run.folder.read(task, Completion)}
-    groups = [(k, questions[i : i + rows]) for k in range(len(samplings)) for i in range(0, len(questions), rows)]
-    missing = [(k, g) for k, g in groups if not all(key(q.id, p, k) in have for q in g for p in policies)]
+    have = {(c.question_id, c.student, c.prompt, c.policy, c.sample_index) for c in run.folder.read(file, Completion)}
+    groups = [
+        (task, k, questions[first : first + rows])
+        for task, questions in tasks.items()
+        for k in range(len(samplings))
+        for first in range(0, len(questions), rows)
+    ]
+    missing = [(task, k, g) for task, k, g in groups if not all(key(q.id, p, k) in have for q in g for p in policies)]
     if not missing:
         return
 
-    def graded(generation: Generation, question: Question, sample_index: int) -> Completion:
+    def graded(generation: Generation, question: Question, task: str, sample_index: int) -> Completion:
         return Completion(
             **{name: value for name, value in generation._asdict().items() if name != "prompt_id"},
             question_id=question.id,
             task=task,
-            student=asked.name,
+            student=student.name,
             prompt=form.name,
             sample_index=sample_index,
             grade=grade(grader, generation.answer, question, cue=fmt.cue),
         )
 
-    part, total = f"{asked.name}, {form.name}", len(questions) * len(policies) * len(samplings)
-    done = total - len(policies) * sum(len(group) for _, group in missing)
+    part, total = f"{student.name}, {form.name}", sum(map(len, tasks.values())) * len(policies) * len(samplings)
+    done = total - len(policies) * sum(len(group) for _, _, group in missing)
     expected = run.expected_seconds(stage, part)
     expected = expected and expected * (total - done) / total
     with (
@@ -72,9 +78,11 @@ def complete(
         run.screen.bar(f"{stage}: {part}", total, expected_seconds=expected) as bar,
         Grader(processes=1) as grader,
     ):
-        engine = asked.load_engine()
-        remember(run, _setting(run, asked, engine, task, policies, samplings, answer_tokens_max, len(questions)))
-        for sample_index, group in missing:
+        engine = student.load_engine()
+        for task in dict.fromkeys(task for task, _, _ in missing):
+            count = len(tasks[task])
+            remember(run, _setting(run, student, engine, task, policies, samplings, answer_tokens_max, count))
+        for task, sample_index, group in missing:
             by_id = {q.id: q for q in group}
             prompts = [Prompt(q.id, render(engine.tokenizer, q, form, run.recipe)) for q in group]
             sampling = samplings[sample_index]
@@ -82,16 +90,16 @@ def complete(
             for generation in engine.sweep(
                 prompts, policies, fmt, answer_tokens_max=answer_tokens_max, sampling=sampling
             ):
-                finished.append(graded(generation, by_id[generation.prompt_id], sample_index))
+                finished.append(graded(generation, by_id[generation.prompt_id], task, sample_index))
                 bar.update(done + len(finished), run.spent())
             done += len(finished)
-            run.folder.append(task, [c for c in finished if key(c.question_id, c.policy, sample_index) not in have])
+            run.folder.append(file, [c for c in finished if key(c.question_id, c.policy, sample_index) not in have])
             meter.tick()
             meter.check()
 
 
 def grade(grader: Grader, answer: str, question: Question, *, cue: str | None) -> Grade:
-    """Text counts only after the cue, where there is one; what has another kind is looked for in the whole answer."""
+    """Grade an answer: as text after the cue where there is one, else by the question's kind anywhere in the answer."""
     reference, kind = question.answer or "", question.kind or "text"
     if kind == "text" and cue is not None:
         return grade_after_cue(answer, reference, cue=cue)
@@ -99,24 +107,24 @@ def grade(grader: Grader, answer: str, question: Question, *, cue: str | None) -
 
 
 def remember(run: AnyRun, setting: Setting) -> None:
-    """Write down how a student is asked, unless it is written there."""
+    """Append a setting to `settings.jsonl`, unless it is there."""
     if setting not in run.folder.read("settings", Setting):
         run.folder.append("settings", [setting])
 
 
 def _setting(
-    run: AnyRun, asked: Asked, engine: JobEngine, task: str, policies: Sequence[Policy],
+    run: AnyRun, student: EvaluatedStudent, engine: JobEngine, task: str, policies: Sequence[Policy],
     samplings: Sequence[Sampling], answer_tokens_max: int, questions: int,
 ) -> Setting:  # fmt: skip
-    student, about = run.recipe.student, engine.info
-    assert student is not None, "it is asked"
+    section, about = run.recipe.student, engine.info
+    assert section is not None, "a student is evaluated"
     hot = samplings[0].temperature > 0
     template = getattr(engine.tokenizer, "chat_template", None)
     return Setting(
         task=task,
-        student=asked.name,
-        prompt=asked.form.name,
-        model=asked.model,
+        student=student.name,
+        prompt=student.form.name,
+        model=student.model,
         engine=about.name,
         precision=about.precision,
         device=about.device,
@@ -124,8 +132,8 @@ def _setting(
         parameters=samplings[0].model_dump(exclude={"seed"}),
         seeds=tuple(s.seed for s in samplings) if hot else (),
         template_sha256=None if template is None else digest(template),
-        system_prompt=student.system_prompt,
-        suffix=asked.form.suffix,
+        system_prompt=section.system_prompt,
+        suffix=student.form.suffix,
         policies=tuple(policies),
         wait_text=run.recipe.evaluate.wait_text,
         answer_tokens_max=answer_tokens_max,

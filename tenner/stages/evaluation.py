@@ -1,6 +1,6 @@
-"""Who answers the benchmark: students in an engine and models behind APIs, graded and scored alike."""
+"""The evaluate stage: students in an engine and models behind APIs answer the benchmarks, and are scored alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,11 @@ from tenner.core.provenance import provenance
 from tenner.core.recipe import Measurement
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
 from tenner.core.run import AnyRun
-from tenner.core.sections import ApiModel, Endpoint
+from tenner.core.sections import ApiModel, Endpoint, Evaluate
 from tenner.core.seeds import derived
 from tenner.data import sources
 from tenner.evaluation import benchmarks
-from tenner.evaluation.evaluate import Asked, complete, grade, remember
+from tenner.evaluation.evaluate import EvaluatedStudent, complete, grade, remember
 from tenner.evaluation.grading.grader import Grader
 from tenner.evaluation.statistics import scores
 from tenner.inference import engines
@@ -30,18 +30,21 @@ from tenner.inference.job import GREEDY
 if TYPE_CHECKING:
     from tenner.inference.api import ApiEngine
 
-TASK = "heldout"
+COMPLETIONS = "completions"
+"""The file of all completions of the evaluation; each names its benchmark in `task`."""
 AS_IT_IS = "chat"
-"""The prompt form of a model behind an API: the question is all of its first turn."""
+"""The prompt form of a model behind an API: the first turn is the question alone."""
 NO_KEY = "none"
 """Sent to a server that needs no key: the client requires one."""
 UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type")
 
 
 def check(described: Measurement) -> None:
-    """Refuse, before anything is spent, an evaluation that cannot be. Raises TennerError."""
+    """Refuse an evaluation that cannot run, before anything is spent. Raises TennerError."""
     wanted = described.evaluate
-    sources.check([benchmarks.resolve(benchmark) for benchmark in wanted.benchmarks])
+    resolved = [benchmarks.resolve(benchmark) for benchmark in wanted.benchmarks]
+    benchmarks.check_names([benchmark.name for benchmark in resolved], has_generated=wanted.questions > 0)
+    sources.check(resolved)
     if described.student is None:
         return
     engines.check(wanted.engine, wanted.vllm)
@@ -61,7 +64,7 @@ def check(described: Measurement) -> None:
 
 
 def check_connections(described: Measurement, screen: Screen) -> None:
-    """Find out, before anything is paid, whether engine and APIs can be asked. Raises TennerError if not."""
+    """Check that the engine and the APIs are available, before anything is paid. Raises TennerError if not."""
     if described.student is not None:
         engines.check(described.evaluate.engine, described.evaluate.vllm)
     for model in described.evaluate.models:
@@ -69,7 +72,7 @@ def check_connections(described: Measurement, screen: Screen) -> None:
 
 
 def samplings(described: Measurement) -> list[Sampling]:
-    """How each of a student's answers to a question is drawn."""
+    """The sampling of each of a student's answers to a question."""
     draws = described.evaluate.sampling
     if draws.temperature == 0:
         return [GREEDY]
@@ -78,7 +81,7 @@ def samplings(described: Measurement) -> list[Sampling]:
 
 
 def load_engine(run: AnyRun, stage: str, folder: Path) -> LocalEngine:
-    """The engine of an evaluation with the student in `folder`, as the stage computes."""
+    """The evaluation's engine with the student in `folder`, on the hardware of the stage."""
     wanted, chosen = run.recipe.evaluate, run.hardware(stage, run.recipe.evaluate.precision)
     assert chosen.precision != "pure-bf16", "it is for training"
     assert wanted.engine != "api", "see api_engine"
@@ -102,39 +105,52 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
     )  # fmt: skip
 
 
-def answer(run: AnyRun, students: Sequence[Asked]) -> tuple[int, int]:
-    """Have everybody answer the benchmark, and score it; give how many questions there are and how many answers."""
-    wanted, benchmark = run.recipe.evaluate, run.folder.read("benchmark", Question)
-    budgets = wanted.thinking_tokens_max
-    policies = [Policy(thinking_tokens_max=budget) for budget in budgets]
-    policies += [Policy(thinking_tokens_max=budgets[-1], waits=waits) for waits in wanted.waits]
+def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]:
+    """Let all students and models answer all benchmarks, and score each benchmark by itself.
+
+    Returns the number of questions and of answers.
+    """
+    wanted, questions = run.recipe.evaluate, run.folder.read("benchmark", Question)
+    tasks = benchmarks.by_benchmark(questions)
     for student in students:
         complete(
-            run, benchmark, student, policies, stage="evaluate", task=TASK,
+            run, tasks, student, policies(wanted), stage="evaluate", file=COMPLETIONS,
             answer_tokens_max=wanted.answer_tokens_max, samplings=samplings(run.recipe),
         )  # fmt: skip
     for model in wanted.models:
-        _ask(run, model, benchmark)
-    domain_of = {q.id: q.domain for q in benchmark}
-    completions = run.folder.read(TASK, Completion)
-    run.folder.write("scores", scores.score(completions, domain_of, samples=wanted.samples))
-    return len(benchmark), len(completions)
+        _answer_by_api(run, model, tasks)
+    completions = run.folder.read(COMPLETIONS, Completion)
+    run.folder.write("scores", scores.score_benchmarks(completions, tasks, samples=wanted.samples))
+    return len(questions), len(completions)
 
 
-def _ask(run: AnyRun, model: ApiModel, benchmark: Sequence[Question]) -> None:
+def policies(wanted: Evaluate) -> list[Policy]:
+    """The thinking policies of a sweep. Below the least number of thinking tokens a budget is the least itself."""
+    budgets, least = wanted.thinking_tokens_max, wanted.thinking_tokens_min
+    found = [Policy(thinking_tokens_max=budget, thinking_tokens_min=min(least, budget)) for budget in budgets]
+    found += [
+        Policy(thinking_tokens_max=budgets[-1], thinking_tokens_min=min(least, budgets[-1]), waits=waits)
+        for waits in wanted.waits
+    ]
+    return found
+
+
+def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> None:
     """Append a graded completion of every question that the model has not answered yet.
 
     Raises:
-        BudgetReached, Incomplete, TennerError: see `answers.buy_replies`. What was bought until then is kept.
+        BudgetReached, Incomplete, TennerError: see `replies.buy_replies`. What was bought until then is kept.
     """
-    completions = run.folder.read(TASK, Completion)
+    completions = run.folder.read(COMPLETIONS, Completion)
     have = {(c.question_id, c.sample_index) for c in completions if c.student == model.name}
-    asked = {q.id: q for q in benchmark}
-    wanted = [(q, k) for k in range(run.recipe.evaluate.samples) for q in benchmark if (q.id, k) not in have]
+    by_id = {q.id: q for questions in tasks.values() for q in questions}
+    samples = range(run.recipe.evaluate.samples)
+    wanted = [(q, k) for questions in tasks.values() for k in samples for q in questions if (q.id, k) not in have]
     if not wanted:
         return
     calls = [Call(q.model_copy(update={"question": q.question + q.suffix}), k) for q, k in wanted]
-    remember(run, _setting(run, model, len(benchmark)))
+    for task in dict.fromkeys(benchmarks.benchmark_of(q) for q, _ in wanted):
+        remember(run, _setting(run, model, task, len(tasks[task])))
     bought: list[Bought] = []
     refused: list[FailedCall] = []
     context = CallContext(run.ledger, run.screen, stage="evaluate")
@@ -143,7 +159,7 @@ def _ask(run: AnyRun, model: ApiModel, benchmark: Sequence[Question]) -> None:
     finally:
         with Grader() as grader:
             read = [b for b in bought if b.reply.outcome not in UNREADABLE]
-            run.folder.append(TASK, [_completion(grader, model, asked[b.call.question.id], b) for b in read])
+            run.folder.append(COMPLETIONS, [_completion(grader, model, by_id[b.call.question.id], b) for b in read])
     if lost := [f"{f.question_id}: {f.kind}" for f in refused] + [
         f"{b.call.question.id}: {b.reply.outcome}" for b in bought if b.reply.outcome in UNREADABLE
     ]:
@@ -160,7 +176,7 @@ def _completion(grader: Grader, model: ApiModel, question: Question, bought: Bou
         thinking_tokens = 0
     return Completion(
         question_id=question.id,
-        task=TASK,
+        task=benchmarks.benchmark_of(question),
         student=model.name,
         prompt=AS_IT_IS,
         policy=Policy(),
@@ -177,9 +193,9 @@ def _completion(grader: Grader, model: ApiModel, question: Question, bought: Bou
     )
 
 
-def _setting(run: AnyRun, model: ApiModel, questions: int) -> Setting:
+def _setting(run: AnyRun, model: ApiModel, task: str, questions: int) -> Setting:
     return Setting(
-        task=TASK,
+        task=task,
         student=model.name,
         prompt=AS_IT_IS,
         model=f"{model.preset or model.base_url or model.client}/{model.model}",

@@ -1,4 +1,4 @@
-"""What is kept between the way forward and the way back: all of it, the products, or only what goes into each layer."""
+"""Which activations are kept between forward and backward: all, the products, or only each layer's inputs."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ products inside of attention (bmm): they are as large as its scores, and changed
 
 
 def apply_activation_checkpointing(layers: Sequence[nn.Module], settings: Train, device: torch.device) -> None:
-    """Have each layer keep what the recipe says; the rest is computed again on the way back, to the same bits.
+    """Have each layer keep what the recipe says; the rest is computed again in backward, to the same bits.
 
     Raises TennerError where it shall wait in the host's memory, and the device has no other.
     """
@@ -41,7 +41,7 @@ def apply_activation_checkpointing(layers: Sequence[nn.Module], settings: Train,
 
 
 def offloaded(settings: Train) -> AbstractContextManager[Any]:
-    """Within the block, if the recipe says so, what is kept for the way back waits in the host's memory; the weights
+    """Within the block, if the recipe says so, what is kept for backward waits in the host's memory; the weights
     stay where they are.
     """
     if not settings.offload_activations:

@@ -133,7 +133,7 @@ class _ShortAttention(torch.autograd.Function):
 class _BlockAttention(torch.autograd.Function):
     """Causal attention block of queries by block, each against the keys up to its end, for longer documents on a CPU.
 
-    Nothing as large as L x L is ever held: the way back computes each block's scores again. PyTorch's fused kernel
+    Nothing as large as L x L is ever held: backward computes each block's scores again. PyTorch's fused kernel
     takes 1.7 to 2.7 times as long on a CPU, there and back, from 320 to 4,096 tokens.
     """
 

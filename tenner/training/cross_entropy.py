@@ -13,7 +13,7 @@ from tenner.training.memory_plan import BLOCK_LOGITS, CHUNK_LOGITS
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """The gradients are made on the way forward, while a chunk's logits are at hand; backward only hands them out."""
+    """The gradients are made in forward, while a chunk's logits are at hand; backward only hands them out."""
 
     @staticmethod
     def forward(ctx: Any, hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, weight: float, chunk: int) -> Tensor:

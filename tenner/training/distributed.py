@@ -91,7 +91,7 @@ class World:
                 module.set_force_sum_reduction_for_comms(True)
 
     def forget_gathered(self, root: nn.Module) -> None:
-        """Have the parameters of `root` gathered anew: after a way forward without a way back FSDP keeps some whole."""
+        """Have the parameters of `root` gathered anew: after a forward without a backward FSDP keeps some whole."""
         if self.mesh is None:
             return
         from torch.distributed.fsdp import FSDPModule

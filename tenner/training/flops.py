@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 
 class Arithmetic(NamedTuple):
-    """What one token, one trained position and one pair of tokens cost in a model, way back included."""
+    """What one token, one trained position and one pair of tokens cost in a model, backward pass included."""
 
     per_token: float
     per_trained: float

@@ -1,4 +1,4 @@
-"""A layer's norms and gates in fewer passes over memory, keeping less for the way back.
+"""A layer's norms and gates in fewer passes over memory, keeping less for the backward pass.
 
 transformers writes them as chains of small operations, each of which reads and writes all activations and most of
 which keep theirs, some in float32. Here a norm keeps its input and a number a token, and a gate its two inputs.

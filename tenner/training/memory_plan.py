@@ -3,7 +3,7 @@
 Letters in formulas: D hidden size, I intermediate size, H query heads, K key heads, S head size, V vocabulary, T tokens
 of a row, b bytes of a number in the precision that products are computed in.
 
-For the way back autograd keeps, of each token in each layer,
+For backward autograd keeps, of each token in each layer,
 
     b (4 D + 2 H S + 2 K S + 3 I) + 8 bytes:
 
@@ -26,7 +26,7 @@ a guess between the two: they share the memory of the machine."""
 BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26, "mps": 1 << 24}
 """Of these in float32 at a time: few enough to stay in a CPU's cache."""
 SHORT_LENGTH_MAX = 256
-"""Up to here, on a CPU, the L x L scores are kept for the way back; beyond it they cost too much memory."""
+"""Up to here, on a CPU, the L x L scores are kept for backward; beyond it they cost too much memory."""
 BLOCK_NUMBERS = 1 << 24
 """Of one tensor in float32 at a time, in a step in pure bfloat16: an embedding of half a billion numbers would want
 13 GB of intermediate ones."""
@@ -99,12 +99,12 @@ def forecast(
     head = a.vocabulary * a.hidden * (b if row_tokens <= chunk_tokens else 8) if head_is_trained else 0
     step = 4 * STEP_COPIES * min(BLOCK_NUMBERS, a.vocabulary * a.hidden) if pure else 0
     loss = {"activations": kept, "logits": logits, "the head's gradient": head}
-    back = {"activations": kept, "a layer's way back": at_work, "the head's gradient": min(head, b * tables)}
+    back = {"activations": kept, "a layer's backward": at_work, "the head's gradient": min(head, b * tables)}
     if not on_gpu:  # the second finds few holes that the first has left
         loss = back = back | loss
     moments_of_a_step = {
         "at the loss": loss,
-        "on the way back": back,
+        "in backward": back,
         "at its end": {"gradients of the tables": (b + 4) * tables if head_is_trained and shards > 1 else 0},
         "in the optimizer": {"optimizer at work": step},
     }
@@ -131,7 +131,7 @@ def frozen_parameters(architecture: Architecture, frozen_layers: int) -> int:
 def _activations(
     a: Architecture, train: Train, b: int, row_tokens: int, longest_tokens: int, *, on_gpu: bool
 ) -> tuple[int, int]:
-    """What is kept of a row at the end of the way forward, and what the way back through one layer adds."""
+    """What is kept of a row at the end of forward, and what backward through one layer adds."""
     queries, keys = a.heads * a.head_size, a.key_heads * a.head_size
     layer = b * (4 * a.hidden + 2 * queries + 2 * keys + 3 * a.intermediate) + 8
     if train.method == "lora":

@@ -82,8 +82,8 @@ def deal(rows: Sequence[tuple[int, ...]], lengths: Sequence[int], ranks: int) ->
     order += [()] * (-len(order) % ranks)
     dealt: list[list[tuple[int, ...]]] = [[] for _ in range(ranks)]
     for place, row in enumerate(order):
-        turn, seat = divmod(place, ranks)
-        dealt[seat if turn % 2 == 0 else ranks - 1 - seat].append(row)
+        turn, index = divmod(place, ranks)
+        dealt[index if turn % 2 == 0 else ranks - 1 - index].append(row)
     return dealt
 
 

@@ -37,7 +37,7 @@ def test_the_worked_teacher_goes_through_store_and_ledger_at_no_price(ledger):
 
 
 def test_a_question_without_a_solution_is_refused(ledger):
-    with pytest.raises(TennerError, match="has no worked solution"):
+    with pytest.raises(TennerError, match="has no reference solution"):
         buy(ReferenceSolutionClient(), ledger, questions("1+1?"))
     assert (ledger.spent_usd(), ledger.reserved_usd()) == (0, 0)
 

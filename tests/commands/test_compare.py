@@ -31,7 +31,7 @@ def run_folder(path, verdicts, *, samples=1, text="What is {}?"):
         done = completion(str(i), verdict, student="distilled", policy=policy)
         return done.model_copy(update={"sample_index": k})
 
-    folder.append("heldout", [
+    folder.append("completions", [
         answer(i, v, policy, k)
         for policy in (SHORT, LONG, WAIT) for i, v in enumerate(verdicts) if v != "-" for k in range(samples)
     ])  # fmt: skip

@@ -28,10 +28,10 @@ def run_dir(tiny_recipe, tiny_model_dir, tmp_path_factory):
     folder.write_text("recipe.toml", recipe.load(str(tiny_recipe)).to_toml())
     (path / "student").symlink_to(tiny_model_dir)
     folder.write("benchmark", [
-        Question(id=i, question=f"How many are “{i}”?", answer="1", source="made up") for i in ("z", "a")
+        Question(id=i, question=f"How many are “{i}”?", answer="1", source="puzzles:numbers") for i in ("z", "a")
     ])  # fmt: skip
     none = Grade(verdict="unparsed", extracted=None)
-    folder.append("heldout", [
+    folder.append("completions", [
         completion("a", "wrong", prompt="step by step"),
         completion("z", "correct", prompt="step by step"),
         *(completion("a", "correct", student="distilled", policy=p) for p in (LONG, WAIT)),

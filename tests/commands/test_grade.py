@@ -39,17 +39,17 @@ def test_one_object_a_row_with_its_verdict_and_why(file):
     assert [row["id"] for row in rows] == ["a", "b", "c", "d", "e", "6"]
     assert {tuple(row) for row in rows} == {("id", "verdict", "extracted", "reason")}
     assert [row["extracted"] for row in rows[:4]] == ["0.5", "25", "D", None]
-    assert rows[5]["reason"].startswith("the judges disagree")
+    assert rows[5]["reason"].startswith("the verifiers disagree")
 
 
 def test_counts_and_what_is_not_correct_as_text(file, capsys, monkeypatch):
     assert grade(file) == 0
     out = capsys.readouterr().out
-    assert "6 rows: 3 correct, 2 wrong, 1 unparsed; the judges disagree on 1" in out
+    assert "6 rows: 3 correct, 2 wrong, 1 unparsed; the verifiers disagree on 1" in out
     assert "Tuesday" not in out
     monkeypatch.setattr(symbolic, "is_available", lambda: False)
     assert grade(file) == 0
-    assert "one judge alone" in capsys.readouterr().out
+    assert "by the exact verifier alone" in capsys.readouterr().out
 
 
 BAD = [

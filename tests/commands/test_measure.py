@@ -55,7 +55,7 @@ def sampled(tiny_model_dir, data, tmp_path_factory):
 
 
 def test_each_question_is_answered_so_often_under_every_policy_and_scored_as_one_cluster(sampled):
-    done = sampled.read("heldout", Completion)
+    done = sampled.read("completions", Completion)
     assert len({(c.question_id, c.policy, c.sample_index) for c in done}) == len(done) == QUESTIONS * 3 * 3
     assert {c.student for c in done} == {"model"}
     first, second = ([c.token_ids for c in done if c.sample_index == k] for k in (0, 1))
@@ -79,12 +79,12 @@ def test_each_question_is_answered_so_often_under_every_policy_and_scored_as_one
 
 def test_the_same_command_goes_on_and_repeats_nothing(sampled, tiny_model_dir, data, capsys):
     """As after a kill between two groups: what is missing is answered with the same tokens, what is there is kept."""
-    whole = (sampled.path / "heldout.jsonl").read_text().splitlines(keepends=True)
-    (sampled.path / "heldout.jsonl").write_text("".join(whole[:12]))  # the first group
+    whole = (sampled.path / "completions.jsonl").read_text().splitlines(keepends=True)
+    (sampled.path / "completions.jsonl").write_text("".join(whole[:12]))  # the first group
     (sampled.path / "stages" / "evaluate.json").unlink()
     command = [tiny_model_dir, *options(data, sampled.path, samples=3, temperature=0.9, waits=1), "--json"]
     measured(*command)
-    assert (sampled.path / "heldout.jsonl").read_text() == "".join(whole)
+    assert (sampled.path / "completions.jsonl").read_text() == "".join(whole)
     assert len(sampled.read("settings", Setting)) == 1
     said = json.loads(capsys.readouterr().out)
     assert [s["name"] for s in said["stages"]] == ["gather", "evaluate", "report"]
@@ -102,7 +102,7 @@ def test_compare_export_and_grade_read_it(sampled, tmp_path, capsys):
     again = {id_: grade.verdict for id_, grade in gradejob.run(sampled.path)}
     assert len(again) == QUESTIONS * 9
     assert sum(v == "correct" for v in again.values()) == sum(
-        c.grade.verdict == "correct" for c in sampled.read("heldout", Completion)
+        c.grade.verdict == "correct" for c in sampled.read("completions", Completion)
     )
     with pytest.raises(SystemExit) as refused:
         cli.main(["train", str(sampled.path)])
@@ -116,6 +116,16 @@ def test_compare_export_and_grade_read_it(sampled, tmp_path, capsys):
         (["--data", "none.jsonl"], "none.jsonl"),
         ([], "no questions are named"),
         (["--data", "DATA", "--samples", "2"], "evaluate.samples is 2 at temperature 0"),
+        (
+            ["--data", "DATA", "--questions", "0"],
+            "sample: Input should be greater than 0 (got 0)",
+        ),
+        (["--data", "DATA", "--budget-usd", "nan"], "--budget-usd nan is no amount of dollars"),
+        (["--data", "DATA", "--price-usd-per-hour", "inf", "--budget-usd", "1"], "inf"),
+        (
+            ["--data", "DATA", "--temperature", "nan", "--samples", "2"],
+            "evaluate.sampling.temperature: ",
+        ),
         (["--data", "DATA", "--thinking", "much"], "--thinking much is no list of numbers"),
         (["--data", "DATA", "--thinking", "4,0"], "thinking_tokens_max must ascend"),
         (["--data", "DATA", "--price-usd-per-hour", "1"], "--budget-usd is missing"),
@@ -168,13 +178,13 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
     with TeacherServer(key="sk-right-key-345") as server:
         file = described(server, data, tmp_path, api_key_env="THE_KEY")
         measured(file, "--run-dir", folder.path, "--budget-usd", "0.0017", code=3)
-        first = folder.read("heldout", Completion)
+        first = folder.read("completions", Completion)
         assert 0 < len(first) < QUESTIONS  # what the cap let through is kept
         measured(file, "--run-dir", folder.path, "--budget-usd", "1")
         asked = [a.question for a in server.asked]
     questions = {q.id: q.question + q.suffix for q in folder.read("benchmark", Question)}
     assert sorted(asked) == sorted(questions.values())  # each once
-    done = folder.read("heldout", Completion)
+    done = folder.read("completions", Completion)
     wrong = [questions[c.question_id] for c in done if c.grade.verdict != "correct"]
     assert wrong == ["What is 9 plus 9? In a box."]
     assert all(c.answer and c.thinking and c.thinking_tokens is None for c in done)
@@ -196,6 +206,15 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
     assert all("thinking_tokens" not in (*row, *row["metrics"]) for row in rows)  # it did not tell, and that is not 0
     assert "sk-right-key-345" not in "".join(p.read_text(errors="ignore") for p in folder.path.iterdir() if p.is_file())
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("bound", ["evaluate.waits=[1]", "evaluate.thinking_tokens_min=5"])
+def test_models_behind_apis_are_not_forced(bound, data, tmp_path, capsys):
+    with TeacherServer() as server:
+        measured(described(server, data, tmp_path), "--run-dir", tmp_path / "run", "--set", bound, code=2)
+    key = bound.partition("=")[0].removeprefix("evaluate.")
+    assert f"{key} goes with thinking_tokens_max" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_key_is_found_before_anything_is_asked(data, tmp_path, monkeypatch, capsys):
@@ -222,7 +241,7 @@ def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path
     with TeacherServer(scripts=scripts) as server:
         measured(described(server, data, tmp_path), "--run-dir", folder.path)
     questions = {q.id: q.question + q.suffix for q in folder.read("benchmark", Question)}
-    verdicts = {questions[c.question_id]: c.grade.verdict for c in folder.read("heldout", Completion)}
+    verdicts = {questions[c.question_id]: c.grade.verdict for c in folder.read("completions", Completion)}
     assert [verdicts.get(question) for question in scripts] == [None, "unparsed", None]
     (score,) = folder.read("scores", Score)
     assert (score.n, score.missing, score.unparsed) == (8, 2, 1)

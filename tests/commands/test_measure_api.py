@@ -62,7 +62,7 @@ def test_a_measurement_through_a_server_forces_every_policy(
     with CompletionsServer(tokenizer, student, gives_ids=speaks == "ids") as server:
         measure(tiny_model_dir, *options(data, tmp_path / "run", server.url, speaks=speaks))
     folder = RunFolder(tmp_path / "run")
-    completions = folder.read("heldout", Completion)
+    completions = folder.read("completions", Completion)
     assert len(completions) == QUESTIONS * 3
     assert {r["model"] for r in server.requests} == {"m"}
     for c in completions:
@@ -85,12 +85,12 @@ def test_the_completions_are_those_of_the_machine(
     prompts = {tuple(r["prompt"][: r["prompt"].index(format_ids.open[0])]) for r in server.requests}
     expected = set()
     for prompt in prompts:
-        for c in RunFolder(tmp_path / "run").read("heldout", Completion):
+        for c in RunFolder(tmp_path / "run").read("completions", Completion):
             machine = ForcingMachine(format_ids, c.policy, answer_tokens_max=4, thinking_room=100)
             while machine.phase is not Phase.DONE:
                 machine.push(student([*prompt, *machine.ids]))
             expected.add((c.policy, tuple(machine.ids)))
-    assert {(c.policy, c.token_ids) for c in RunFolder(tmp_path / "run").read("heldout", Completion)} <= expected
+    assert {(c.policy, c.token_ids) for c in RunFolder(tmp_path / "run").read("completions", Completion)} <= expected
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_traces_are_flat_and_chats_and_graded(file):
     assert (row["outcome"], row["domain"], row["grade"]) == (
         "complete",
         "sums",
-        {"verdict": "correct", "extracted": "4", "reason": "first judge: the same text"},
+        {"verdict": "correct", "extracted": "4", "reason": "exact verifier: the same text"},
     )
     assert row["usage"]["output_tokens"] == usage["completion_tokens"]
     assert round(row["cost_usd"] * 1e6) == usage["prompt_tokens"] + 2 * usage["completion_tokens"]

@@ -61,6 +61,14 @@ def test_a_misspelt_section():
             "trace.base_url: not a URL such as https://",
         ),
         ("epochs = 1", "epochs = 1.5", "train.epochs: Input should be a valid integer"),
+        ("budget_usd = 0.05", "budget_usd = nan", "budget_usd: Input should be a finite number"),
+        ("budget_usd = 0.05", "budget_usd = 1e400", "budget_usd: Input should be a finite number"),
+        (
+            "price_usd_per_hour = 0.10",
+            "price_usd_per_hour = inf",
+            "machine.price_usd_per_hour: Input should be a",
+        ),
+        ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min is above the largest"),
     ],
 )
 def test_wrong_types_and_impossible_values(old, new, message):

@@ -14,7 +14,7 @@ from tenner.core.run import open_run
 from tenner.core.sections import Benchmark, Columns
 from tenner.data import sources
 from tenner.evaluation import benchmarks as tasks
-from tenner.evaluation.evaluate import Asked, complete
+from tenner.evaluation.evaluate import EvaluatedStudent, complete
 
 FILES = {
     "AIME24": ("aime24", Columns(id="id", question="problem", answer="answer")),
@@ -26,7 +26,7 @@ FILES = {
 
 
 def asked(*benchmarks, seed=0):
-    return tasks.asked(benchmarks, lambda tables: sources.gather(tables, seed=seed))
+    return tasks.load_questions(benchmarks, lambda tables: sources.gather(tables, seed=seed))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -108,9 +108,9 @@ def test_answers_to_a_task_are_graded_by_its_kind(tiny_recipe, tmp_path):
     with open_run(tmp_path / "run", recipe.load(str(tiny_recipe)), Screen(), budget_usd=None) as run:
         form, policy = run.recipe.attempt.prompts[0], Policy(thinking_tokens_max=4)
         complete(
-            run, asked(benchmark), Asked("base", "tiny", form, partial(pipeline.engine_for, run, "base", "attempt")),
-            [policy],
-            stage="attempt", task="attempts", answer_tokens_max=8,
+            run, {"attempts": asked(benchmark)},
+            EvaluatedStudent("base", "tiny", form, partial(pipeline.engine_for, run, "base", "attempt")), [policy],
+            stage="attempt", file="attempts", answer_tokens_max=8,
         )  # fmt: skip
         completions = run.folder.read("attempts", Completion)
     assert len(completions) == 4

@@ -72,7 +72,7 @@ def killed_after(command: list[object], heldout: Path, count: int) -> bytes:
 
 
 def completions(folder: RunFolder) -> dict[tuple[object, ...], Completion]:
-    done = folder.read("heldout", Completion)
+    done = folder.read("completions", Completion)
     by_key = {(c.question_id, c.policy): c for c in done}
     assert len(by_key) == len(done) == 2 * len(IDS)
     return by_key
@@ -94,10 +94,10 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     ]
     for option in ("enforce_eager=true", "max_model_len=2048", f"kv_cache_memory_bytes={1 << 30}"):
         command += ["--set", f"evaluate.vllm.{option}"]
-    kept = killed_after(command, vllm.path / "heldout.jsonl", 8)
+    kept = killed_after(command, vllm.path / "completions.jsonl", 8)
     done = subprocess.run([*command, "--json"], check=True, env=environment(), stdout=subprocess.PIPE)
     assert {s["n"] for s in json.loads(done.stdout)["scores"] if s["domain"] is None} == {len(IDS)}
-    assert (vllm.path / "heldout.jsonl").read_bytes().startswith(kept)
+    assert (vllm.path / "completions.jsonl").read_bytes().startswith(kept)
     assert 8 <= kept.count(b"\n") < 2 * len(IDS)
 
     (by_hf,), (by_vllm,) = hf.read("settings", Setting), vllm.read("settings", Setting)
@@ -143,7 +143,7 @@ def test_a_server_s_own_count_is_what_its_answers_are_paid_by(tmp_path: Path) ->
     (spend,) = read_spend(folder.path / "run.db")
     assert (spend.stage, spend.calls) == ("evaluate", len(IDS))
     assert (spend.input_tokens, spend.output_tokens) == (counted.prompt, counted.generated)
-    done = folder.read("heldout", Completion)
+    done = folder.read("completions", Completion)
     assert sum(c.answer_tokens for c in done) == counted.generated
     assert round(sum(c.cost_usd or 0 for c in done), 6) == spend.cost_usd
     exact_microusd = (counted.prompt + 4 * counted.generated) / 10

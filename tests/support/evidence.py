@@ -5,9 +5,8 @@ import random
 from tenner.budget.ledger import SpendRow
 from tenner.core.formats import FORMATS
 from tenner.core.records import Completion, Grade, Policy, Setting, SourceCount, StudentName, TrainStep
-from tenner.evaluation.report.pages import Example, FunnelRow, RunFacts, Segment, SourceRow
-from tenner.evaluation.statistics.scores import before_and_after, compare, score
-from tenner.evaluation.statistics.test_time_compute import answer_prices, sweeps
+from tenner.evaluation.report.facts import Example, FunnelRow, RunFacts, Segment, SourceRow, benchmark_facts
+from tenner.evaluation.statistics.scores import score
 
 FAMILIES = ("bills", "coin_flips", "last_letters", "running_sum", "sequences", "shopping", "sorting", "weekdays")
 ACCURACY = {0: 0.05, 8: 0.12, 16: 0.27, 32: 0.62, 64: 0.90, 128: 0.94}
@@ -17,10 +16,10 @@ POLICIES += [Policy(thinking_tokens_max=128, waits=waits) for waits in (1, 2)]
 
 def completion(
     question_id: str, verdict: str, *, student: StudentName = "base", prompt: str = "s1", policy: Policy | None = None,
-    thinking_tokens: int = 10, truncated: bool = False,
+    thinking_tokens: int = 10, truncated: bool = False, task: str = "heldout",
 ) -> Completion:  # fmt: skip
     return Completion(
-        question_id=question_id, task="heldout", student=student, prompt=prompt, policy=policy or Policy(),
+        question_id=question_id, task=task, student=student, prompt=prompt, policy=policy or Policy(),
         thinking="…", answer="Answer: 1", token_ids=(1, 2), thinking_tokens=thinking_tokens, answer_tokens=2,
         truncated=truncated, interventions=(), grade=Grade.model_validate({"verdict": verdict, "extracted": "1"}),
     )  # fmt: skip
@@ -87,11 +86,7 @@ def run_facts() -> RunFacts:
         budget_usd=0.05,
         seconds=421.0,
         samples_count=996,
-        scores=scores,
-        comparison=compare(completions, *before_and_after(scores)),
-        sweeps=sweeps(scores),
-        answer_prices=answer_prices(completions, scores, 0.004467),
-        votes=[],
+        benchmarks=[benchmark_facts("heldout", scores, completions, machine_usd=0.004467)],
         published=[],
         settings=[
             Setting(task="heldout", student="distilled", prompt="s1", model="runs/demo/student", engine="hf",

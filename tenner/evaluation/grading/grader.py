@@ -1,9 +1,9 @@
-"""The grader: is the answer that a response states the reference answer?
+"""The grader: compares the answer that a response states with the reference answer.
 
-Maths is judged twice. The first judge (`exact`) reads all of an answer or nothing of it, and computes exactly; where it
-decides, its word stands. The second (`algebra`: math-verify) is heard unless the first is beyond doubt; it decides
-only what the first cannot read, and its "same" counts only if both answers were parsed whole. Where the two disagree,
-the reason of the verdict says what each of them said.
+Maths has two verifiers. The exact verifier (`maths/exact.py`) reads an answer whole or not at all, and computes
+exactly; where it decides, its result stands. math-verify (`maths/symbolic.py`) is consulted unless the exact verifier
+is certain; it decides only what the exact verifier cannot, and its "same" counts only if both answers were parsed
+whole. Where the two disagree, the reason of the grade gives both results.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,23 +18,23 @@ from tenner.evaluation.grading.choice import canonical_choice
 from tenner.evaluation.grading.extraction import Stated, shortened, stated_answers, unboxed
 from tenner.evaluation.grading.integer import canonical_integer
 from tenner.evaluation.grading.maths import symbolic
-from tenner.evaluation.grading.maths.exact import Opinion, judge, read
+from tenner.evaluation.grading.maths.exact import Verification, read, verify
 from tenner.evaluation.grading.maths.shapes import Listing, Words
 from tenner.evaluation.grading.sandboxed_workers import Failure, SandboxedWorkers
 from tenner.evaluation.grading.text import bare, first_line, same_answer
 
-SECOND_JUDGE_SECONDS = 2.5
-SECOND_JUDGE_BYTES = 2 * 1024**3
+MATH_VERIFY_SECONDS = 2.5
+MATH_VERIFY_BYTES = 2 * 1024**3
 BARE_WORDS_MAX = 2
 UNPARSED = Grade(verdict="unparsed", extracted=None, reason="no answer is stated")
 
 
 Canonical = Callable[[str], str | None]
-"""Reads the canonical form of an answer out of a text; None if there is none."""
+"""The canonical form of the answer in a text, or None."""
 
 
-class Asked(NamedTuple):
-    """A response to be graded."""
+class GradingRequest(NamedTuple):
+    """A response to grade against a reference answer."""
 
     response: str
     reference: str
@@ -42,11 +42,11 @@ class Asked(NamedTuple):
 
 
 class _Case(NamedTuple):
-    """A maths answer about which the second judge is to be heard."""
+    """A maths answer that math-verify should compare too."""
 
     stated: str
     reference: str
-    first: Opinion
+    exact: Verification
 
 
 def grade_after_cue(response: str, reference: str, *, cue: str) -> Grade:
@@ -63,14 +63,14 @@ def grade_after_cue(response: str, reference: str, *, cue: str) -> Grade:
 
 
 def grade_trace(response: str, question: Question) -> Grade:
-    """Grade a teacher's response by the first judge alone: it neither waits nor starts a process."""
+    """Grade a teacher's response with the exact verifier alone, which starts no process."""
     assert question.answer is not None, "without a reference there is nothing to grade"
-    prepared = _prepare(Asked(response, question.answer, question.kind or "maths"))
+    prepared = _prepare(GradingRequest(response, question.answer, question.kind or "maths"))
     return prepared if isinstance(prepared, Grade) else _settle(prepared, None)
 
 
 def check_reference(reference: str, kind: AnswerKind) -> None:
-    """Raises TennerError for a reference answer that is none of its kind: nothing could be graded by it."""
+    """Raise TennerError for a reference answer that is not of its kind: nothing could be graded against it."""
     if kind == "integer" and canonical_integer(unboxed(reference)) is None:
         raise TennerError(f"the answer {reference!r} is no integer", hint='grade it with kind = "maths"')
     if kind == "choice" and canonical_choice(unboxed(reference)) is None:
@@ -80,17 +80,17 @@ def check_reference(reference: str, kind: AnswerKind) -> None:
 
 
 class Grader:
-    """Grades responses, with a second judge for maths in processes of its own where math-verify is installed."""
+    """Grades responses; maths also with math-verify, in separate processes, where it is installed."""
 
     def __init__(self, *, processes: int | None = None) -> None:
-        self._second: SandboxedWorkers[tuple[str, str], Opinion] | None = None
+        self._math_verify: SandboxedWorkers[tuple[str, str], Verification] | None = None
         if symbolic.is_available():
-            self._second = SandboxedWorkers(
-                symbolic.opinion,
+            self._math_verify = SandboxedWorkers(
+                symbolic.verify_pair,
                 prepare=symbolic.prepare,
                 processes=processes or cores(),
-                deadline_seconds=SECOND_JUDGE_SECONDS,
-                memory_bytes=SECOND_JUDGE_BYTES,
+                deadline_seconds=MATH_VERIFY_SECONDS,
+                memory_bytes=MATH_VERIFY_BYTES,
             )
 
     def __enter__(self) -> "Grader":
@@ -99,52 +99,52 @@ class Grader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._second is not None:
-            self._second.close()
+        if self._math_verify is not None:
+            self._math_verify.close()
 
     def grade(self, response: str, reference: str, kind: AnswerKind) -> Grade:
         """Grade one response. Unparsed: no answer is stated, or it breaks off."""
-        return self.grade_all([Asked(response, reference, kind)])[0]
+        return self.grade_all([GradingRequest(response, reference, kind)])[0]
 
-    def grade_all(self, asked: Iterable[Asked]) -> list[Grade]:
-        """Grade many, in their order. The second judge hears each pair of answers once."""
-        prepared = [_prepare(a) for a in asked]
+    def grade_all(self, requests: Iterable[GradingRequest]) -> list[Grade]:
+        """Grade many, in their order. math-verify compares each distinct pair of answers once."""
+        prepared = [_prepare(request) for request in requests]
         pairs: dict[tuple[str, str], None] = {}
         for case in prepared:
-            if isinstance(case, _Case) and self._second is not None and _is_hearable(case):
+            if isinstance(case, _Case) and self._math_verify is not None and _is_safe(case):
                 pairs[case.stated, case.reference] = None
-        said: dict[tuple[str, str], Opinion | Failure] = {}
-        if self._second is not None and pairs:
+        results: dict[tuple[str, str], Verification | Failure] = {}
+        if self._math_verify is not None and pairs:
             order = list(pairs)
-            said = {order[number]: opinion for number, opinion in self._second.map(order)}
+            results = {order[number]: result for number, result in self._math_verify.map(order)}
         return [
-            case if isinstance(case, Grade) else _settle(case, said.get((case.stated, case.reference)))
+            case if isinstance(case, Grade) else _settle(case, results.get((case.stated, case.reference)))
             for case in prepared
         ]
 
 
-def _is_hearable(case: _Case) -> bool:
+def _is_safe(case: _Case) -> bool:
     return symbolic.refusal(case.stated) is None and symbolic.refusal(case.reference) is None
 
 
-def _prepare(asked: Asked) -> Grade | _Case:
-    """The grade, or the case that is left for the second judge."""
-    found = stated_answers(asked.response)
+def _prepare(request: GradingRequest) -> Grade | _Case:
+    """The grade, or the case that needs math-verify."""
+    found = stated_answers(request.response)
     if not found:
         return UNPARSED
-    stated, reference = found[0], unboxed(asked.reference)
-    if asked.kind == "integer":
+    stated, reference = found[0], unboxed(request.reference)
+    if request.kind == "integer":
         return _grade_canonical(found, canonical_integer(reference), canonical_integer, "integer")
-    if asked.kind == "choice":
+    if request.kind == "choice":
         return _grade_canonical(found, canonical_choice(reference), canonical_choice, "choice")
-    if asked.kind == "text":
+    if request.kind == "text":
         same = same_answer(stated.text, reference)
         return Grade(verdict="correct" if same else "wrong", extracted=stated.text, reason="by text")
     return _maths(stated, reference)
 
 
 def _grade_canonical(found: list[Stated], reference: str | None, canonical: Canonical, noun: str) -> Grade:
-    """By the first of the stated answers that is of the kind."""
+    """Grade the first of the stated answers that is of the kind."""
     for stated in found:
         for text in (stated.text, shortened(stated.text)):
             if (answer := canonical(text)) is not None:
@@ -161,10 +161,10 @@ def _maths(stated: Stated, reference: str) -> Grade | _Case:
     if stated.place == "bare" and not _is_bare_answer(text):
         return UNPARSED
     if stated.place != "box" and stated.text.rstrip(". ") == reference.rstrip(". "):
-        return Grade(verdict="correct", extracted=stated.text, reason="first judge: the same text")
-    opinion = judge(text, reference)
-    case = _Case(text, reference, opinion)
-    return _settle(case, None) if opinion.certain else case
+        return Grade(verdict="correct", extracted=stated.text, reason="exact verifier: the same text")
+    exact = verify(text, reference)
+    case = _Case(text, reference, exact)
+    return _settle(case, None) if exact.certain else case
 
 
 def _is_bare_answer(text: str) -> bool:
@@ -177,20 +177,20 @@ def _is_bare_answer(text: str) -> bool:
     return not isinstance(shape, Words) or len(shape.text.split()) <= BARE_WORDS_MAX
 
 
-def _settle(case: _Case, second: Opinion | Failure | None) -> Grade:
-    """The verdict by both judges, and the reason for it."""
-    first = case.first
-    heard = second if isinstance(second, Opinion) and second.agreement != "undecided" else None
-    if first.agreement != "undecided":
-        same, reason = first.agreement == "same", f"first judge: {first.reason}"
-        if heard is not None and heard.agreement != first.agreement:
-            said = f"first {first.agreement} ({first.reason}), second {heard.agreement} ({heard.reason})"
-            reason = f"the judges disagree: {said}"
-    elif heard is not None:
-        same = heard.agreement == "same" and heard.certain
-        reason = f"first judge: undecided ({first.reason}); second: {heard.agreement} ({heard.reason})"
+def _settle(case: _Case, symbolic_result: Verification | Failure | None) -> Grade:
+    """The verdict of both verifiers, and its reason. None: math-verify was not consulted."""
+    exact, other = case.exact, symbolic_result
+    decided = other if isinstance(other, Verification) and other.agreement != "undecided" else None
+    if exact.agreement != "undecided":
+        same, reason = exact.agreement == "same", f"exact verifier: {exact.reason}"
+        if decided is not None and decided.agreement != exact.agreement:
+            results = f"exact {exact.agreement} ({exact.reason}), math-verify {decided.agreement} ({decided.reason})"
+            reason = f"the verifiers disagree: {results}"
+    elif decided is not None:
+        same = decided.agreement == "same" and decided.certain
+        reason = f"exact verifier: undecided ({exact.reason}); math-verify: {decided.agreement} ({decided.reason})"
     else:
         same = False
-        why = f"no verdict ({second.reason})" if second is not None else "not heard"
-        reason = f"first judge: undecided ({first.reason}); second: {why}"
+        why = f"no result ({other.reason})" if other is not None else "not consulted"
+        reason = f"exact verifier: undecided ({exact.reason}); math-verify: {why}"
     return Grade(verdict="correct" if same else "wrong", extracted=case.stated, reason=reason)

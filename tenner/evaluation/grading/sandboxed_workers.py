@@ -1,4 +1,4 @@
-"""Processes that work through requests one at a time, and are killed when one takes too long or too much memory."""
+"""Worker processes with a deadline and a memory limit for each request; a worker that exceeds them is killed."""
 
 import importlib
 import resource
@@ -27,7 +27,7 @@ class Failure(NamedTuple):
 
 
 class _Worker(Generic[Item, Result]):
-    """One process, and the request that it works on."""
+    """One process, and the number of the request that it works on."""
 
     def __init__(self, work: Callable[[Item], Result], prepare: Callable[[], object], memory_bytes: int) -> None:
         self.connection, theirs = Pipe()
@@ -39,11 +39,11 @@ class _Worker(Generic[Item, Result]):
         )  # fmt: skip
         theirs.close()
         self.number: int | None = None
-        self.give_up_at = time.monotonic() + START_SECONDS_MAX
+        self.deadline_at = time.monotonic() + START_SECONDS_MAX
         self.ready = False
 
-    def ask(self, number: int, item: Item, deadline_seconds: float) -> None:
-        self.number, self.give_up_at = number, time.monotonic() + deadline_seconds
+    def send(self, number: int, item: Item, deadline_seconds: float) -> None:
+        self.number, self.deadline_at = number, time.monotonic() + deadline_seconds
         self.connection.send(item)
 
     def kill(self) -> None:
@@ -53,7 +53,7 @@ class _Worker(Generic[Item, Result]):
 
 
 def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_bytes: str) -> None:
-    """The life of a worker process, until the other end of its connection closes."""
+    """The main loop of a worker process, until the other end of its connection closes."""
     connection = Connection(int(handle))
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     work: Callable[[Any], Any] = getattr(importlib.import_module(module), work_name)
@@ -68,15 +68,15 @@ def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_by
             result = work(item)
         except MemoryError:
             result = Failure("out of memory")
-        except Exception as e:  # noqa: BLE001  # whatever a stranger's library throws is its answer
+        except Exception as e:  # noqa: BLE001  # any error of the library is the result of the request
             result = Failure(type(e).__name__)
         connection.send(result)
 
 
 class SandboxedWorkers(Generic[Item, Result]):
-    """So many processes that do `work`, a function that is importable by name. They start when they are needed.
+    """Processes that call `work`, a function that can be imported by name. They start when they are needed.
 
-    `prepare`, of the same module, is what they do first (slow imports); no deadline runs meanwhile.
+    Each first calls `prepare` of the same module (slow imports), which the deadline does not cover.
     """
 
     def __init__(
@@ -93,48 +93,48 @@ class SandboxedWorkers(Generic[Item, Result]):
         self._workers: list[_Worker[Item, Result]] = []
 
     def map(self, items: Iterable[Item]) -> Iterator[tuple[int, Result | Failure]]:
-        """The number of each request with its result, as they come."""
+        """Yield the number of each request with its result, in the order of completion."""
         waiting = deque(enumerate(items))
         while waiting or any(w.number is not None for w in self._workers):
             while len(self._workers) < min(self._processes, len(waiting)):
                 self._workers.append(_Worker(self._work, self._prepare, self._memory_bytes))
             for worker in [w for w in self._workers if w.ready and w.number is None]:
                 if worker.process.poll() is not None:  # killed from outside while it waited
-                    self._bury(worker)
+                    self._remove(worker)
                 elif waiting:
-                    worker.ask(*waiting.popleft(), self._deadline_seconds)
+                    worker.send(*waiting.popleft(), self._deadline_seconds)
             yield from self._results()
 
     def _results(self) -> Iterator[tuple[int, Result | Failure]]:
-        """Wait until a worker says something, dies, or is to be given up."""
+        """Wait until a worker sends a result, dies, or exceeds its deadline."""
         busy = [w for w in self._workers if w.number is not None or not w.ready]
-        patience = max(0.0, min((w.give_up_at for w in busy), default=0.0) - time.monotonic())
-        wait([w.connection for w in busy], timeout=patience)
+        timeout_seconds = max(0.0, min((w.deadline_at for w in busy), default=0.0) - time.monotonic())
+        wait([w.connection for w in busy], timeout=timeout_seconds)
         for worker in busy:
-            said: Result | Failure
+            result: Result | Failure
             if worker.connection.poll():
                 try:
-                    said = worker.connection.recv()
+                    result = worker.connection.recv()
                 except (EOFError, ConnectionError):
-                    said = Failure("died")
-                    self._bury(worker)
-            elif time.monotonic() >= worker.give_up_at:
-                said = Failure("too slow")
-                self._bury(worker)
+                    result = Failure("died")
+                    self._remove(worker)
+            elif time.monotonic() >= worker.deadline_at:
+                result = Failure("too slow")
+                self._remove(worker)
             else:
                 continue
             number, worker.number = worker.number, None
-            if not worker.ready and isinstance(said, Failure):
-                raise TennerError(f"a process for {self._work.__module__} could not start: {said.reason}")
+            if not worker.ready and isinstance(result, Failure):
+                raise TennerError(f"a process for {self._work.__module__} could not start: {result.reason}")
             worker.ready = True
             if number is not None:
-                yield number, said
+                yield number, result
 
-    def _bury(self, worker: _Worker[Item, Result]) -> None:
+    def _remove(self, worker: _Worker[Item, Result]) -> None:
         worker.kill()
         self._workers.remove(worker)
 
     def close(self) -> None:
         """End the processes."""
         for worker in list(self._workers):
-            self._bury(worker)
+            self._remove(worker)

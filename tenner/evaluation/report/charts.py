@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from io import StringIO
 from typing import Any, Literal, NamedTuple
@@ -56,47 +57,59 @@ STYLE: dict[Any, Any] = {
 
 
 def accuracy_chart(scores: Sequence[Score], *, width: Width = "wide") -> str:
-    """Accuracy with its 95 % interval at every thinking budget, one line a student, and apart from it with waits.
+    """Accuracy with its 95 % interval at every thinking budget: a panel for each benchmark, a line for each student.
 
-    `scores` are of one task, whole, and one prompt a student. Budgets stand at equal distances, for they are usually
-    doubled, and 0 has a place among them.
+    `scores` are of whole benchmarks, with one prompt for each student. Budgets stand at equal distances, since they
+    usually double and may begin at 0. Policies with waits stand apart, to the right.
     """
+    panels = {task: [s for s in scores if s.task == task] for task in dict.fromkeys(s.task for s in scores)}
+    titles = ["accuracy, %"] if len(panels) == 1 else [f"{task}: accuracy, %" for task in panels]
+    draws = [partial(_draw_accuracy, shown, title) for shown, title in zip(panels.values(), titles, strict=True)]
+    facts = [
+        (f"{task}, " if len(panels) > 1 else "") + _described(s)
+        for task, shown in panels.items()
+        for s in sorted(shown, key=lambda s: (s.student, policy_order(s.policy)))
+    ]
+    title = "Accuracy by thinking budget, untrained and distilled student"
+    return _svg(f"accuracy-{width}", draws, WIDTH_PT[width], 260, title=title, description="; ".join(facts) + ".")
+
+
+def _described(score: Score) -> str:
+    """A point of the chart in words, for screen readers."""
+    return (
+        f"{NAMES[score.student]}, {_spoken(score.policy)}: {100 * score.accuracy:.1f} % "
+        f"(95 % interval {100 * score.ci_low:.1f} to {100 * score.ci_high:.1f}, n = {score.n})"
+    )
+
+
+def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
     policies = sorted({s.policy for s in scores}, key=policy_order)
     budgets, waits = [p for p in policies if not p.waits], [p for p in policies if p.waits]
     place = {policy: float(i) for i, policy in enumerate(budgets)}
     place |= {policy: len(budgets) + 0.4 + i for i, policy in enumerate(waits)}  # a gap sets waits apart
 
-    def draw(axes: Axes) -> None:
-        axes.set_ylim(0, 104)
-        axes.set_yticks(range(0, 101, 25))
-        axes.yaxis.grid(True, color=RULE.light, linewidth=0.8)
-        axes.set_xlim(-0.4, max(place.values()) + 0.4)
-        axes.set_xticks(list(place.values()), [_tick(policy) for policy in place])
-        axes.set_title("accuracy, %", loc="left", fontsize=10, x=0)
-        for part, label in ((budgets, "limit of thinking tokens"), (waits, "waits")):
-            if part:
-                middle = (place[part[0]] + place[part[-1]]) / 2
-                axes.annotate(label, (middle, 0), (0, -20), textcoords="offset points", ha="center", va="top")
-        ends = {}
-        for student in ("base", "distilled"):
-            run = {s.policy: s for s in scores if s.student == student}
-            assert len(run) == sum(s.student == student for s in scores), f"two scores of one policy for {student}"
-            for part, style in ((budgets, "-"), (waits, "none")):
-                _draw_run(axes, place, [run[p] for p in part if p in run], style)
-            last = max(run, key=place.__getitem__)
-            ends[student] = 100 * run[last].accuracy
-        for student, y in _apart(ends, 9).items():
-            name, beside = NAMES[student], ("axes fraction", "data")
-            colour = STUDENT_INKS[student].light
-            axes.annotate(name, (1, y), (2, 0), beside, "offset points", color=colour, va="center", fontweight="bold")
-
-    facts = "; ".join(
-        f"{NAMES[s.student]}, {_spoken(s.policy)}: {100 * s.accuracy:.1f} % "
-        f"(95 % interval {100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}, n = {s.n})"
-        for s in sorted(scores, key=lambda s: (s.student, place[s.policy]))
-    )
-    title = "Accuracy by thinking budget, untrained and distilled student"
-    return _svg(f"accuracy-{width}", draw, WIDTH_PT[width], 260, title=title, description=facts + ".")
+    axes.set_ylim(0, 104)
+    axes.set_yticks(range(0, 101, 25))
+    axes.yaxis.grid(True, color=RULE.light, linewidth=0.8)
+    axes.set_xlim(-0.4, max(place.values()) + 0.4)
+    axes.set_xticks(list(place.values()), [_tick(policy) for policy in place])
+    axes.set_title(title, loc="left", fontsize=10, x=0)
+    for part, label in ((budgets, "limit of thinking tokens"), (waits, "waits")):
+        if part:
+            middle = (place[part[0]] + place[part[-1]]) / 2
+            axes.annotate(label, (middle, 0), (0, -20), textcoords="offset points", ha="center", va="top")
+    ends = {}
+    for student in ("base", "distilled"):
+        run = {s.policy: s for s in scores if s.student == student}
+        assert len(run) == sum(s.student == student for s in scores), f"two scores of one policy for {student}"
+        for part, style in ((budgets, "-"), (waits, "none")):
+            _draw_run(axes, place, [run[p] for p in part if p in run], style)
+        last = max(run, key=place.__getitem__)
+        ends[student] = 100 * run[last].accuracy
+    for student, y in _apart(ends, 9).items():
+        name, beside = NAMES[student], ("axes fraction", "data")
+        colour = STUDENT_INKS[student].light
+        axes.annotate(name, (1, y), (2, 0), beside, "offset points", color=colour, va="center", fontweight="bold")
 
 
 def training_chart(training: Sequence[TrainStep], *, width: Width = "wide") -> str:
@@ -116,11 +129,11 @@ def training_chart(training: Sequence[TrainStep], *, width: Width = "wide") -> s
         axes.annotate(last, end, (5, 0), textcoords="offset points", color=colour, va="center", fontweight="bold")
 
     facts = f"From {losses[0]:.3f} at step {steps[0]} to {losses[-1]:.3f} at step {steps[-1]}."
-    return _svg(f"training-{width}", draw, WIDTH_PT[width], 170, title="Training loss by step", description=facts)
+    return _svg(f"training-{width}", [draw], WIDTH_PT[width], 170, title="Training loss by step", description=facts)
 
 
 def _draw_run(axes: Axes, place: Mapping[Policy, float], run: Sequence[Score], line_style: str) -> None:
-    """One student's points with their intervals; the students stand a little beside each other, so that none hides."""
+    """One student's points with their intervals; the students are a little apart, so that neither hides the other."""
     if not run:
         return
     student = run[0].student
@@ -147,12 +160,15 @@ def _apart(ends: Mapping[str, float], least: float) -> dict[str, float]:
 
 
 def _svg(
-    name: str, draw: Callable[[Axes], None], width_pt: float, height_pt: float, *, title: str, description: str
-) -> str:
-    """Draw one axes into an SVG that scales, follows the reader's light or dark mode, and can be read aloud."""
+    name: str, draws: Sequence[Callable[[Axes], None]], width_pt: float, panel_height_pt: float, *, title: str,
+    description: str,
+) -> str:  # fmt: skip
+    """Draw panels below each other into an SVG that scales, follows the light or dark mode, and can be read aloud."""
+    height_pt = panel_height_pt * len(draws)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width_pt / 72, height_pt / 72), layout="constrained")
-        draw(figure.add_subplot())
+        for number, draw in enumerate(draws, 1):
+            draw(figure.add_subplot(len(draws), 1, number))
         out = StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata=NO_METADATA)
     drawing = out.getvalue()

@@ -1,12 +1,12 @@
-"""Everything that the report says, read from the run folder: nothing is written, nothing computed twice."""
+"""The facts that the report of a run states, and how they are read from the run folder."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from tenner.budget.ledger import read_spend
-from tenner.core.formats import FORMATS, Tokenizer
+from tenner.budget.ledger import SpendRow, read_spend
+from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.provenance import recorded
 from tenner.core.recipe import Recipe
 from tenner.core.records import (
@@ -22,19 +22,132 @@ from tenner.core.records import (
 )
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.report import published
-from tenner.evaluation.report.pages import Example, FunnelRow, RunFacts, Segment, SourceRow
 from tenner.evaluation.report.score_tables import evaluation_usd
+from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
-from tenner.evaluation.statistics.test_time_compute import answer_prices, sweeps, votes_at_equal_compute
 
 ORIGINS_SHOWN = 8
 FUNNEL = {"gather", "clean", "select", "trace", "verify"}
 
 
+class FunnelRow(NamedTuple):
+    """The items in and out of a stage, and how many were dropped for which reason."""
+
+    stage: str
+    items_in: int
+    items_out: int
+    reasons: Mapping[str, int]
+
+
+class Segment(NamedTuple):
+    """A stretch of a completion; `forced` was put in by the forcing machine and not chosen by the student."""
+
+    text: str
+    part: Literal["thinking", "answer"]
+    forced: bool
+
+
+class Example(NamedTuple):
+    """One completion to look at."""
+
+    question: str
+    reference: str
+    segments: Sequence[Segment]
+    verdict: str
+    policy_label: str
+
+
+class SourceRow(NamedTuple):
+    """A source of questions, and what of it is trained on."""
+
+    source: SourceCount
+    trained_on: int
+    origins: Mapping[str, int]
+    """Of the questions that are trained on: where the source has them from."""
+
+
+class BenchmarkFacts(NamedTuple):
+    """What was measured on one benchmark."""
+
+    name: str
+    scores: Sequence[Score]
+    """As a whole and by domain."""
+    comparison: Comparison
+    """Of the scores `before` and `after`."""
+    sweeps: Sequence[test_time_compute.Sweep]
+    answer_prices: Sequence[test_time_compute.AnswerPrice]
+    votes: Sequence[test_time_compute.Vote]
+    """Empty where each question was answered once."""
+
+    @property
+    def before(self) -> Score:
+        """The untrained student's score in the headline."""
+        return before_and_after(self.scores)[0]
+
+    @property
+    def after(self) -> Score:
+        """The distilled student's score in the headline."""
+        return before_and_after(self.scores)[1]
+
+
+class RunFacts(NamedTuple):
+    """Everything that the report and the model card say."""
+
+    title: str
+    """The name of the recipe."""
+    base_model: str
+    """The untrained student's public name: a hub id."""
+    license: str
+    """The base model's, as an SPDX-like identifier of the hub (`apache-2.0`): the student inherits it."""
+    think_format: ThinkFormat
+    system_prompt: str | None
+    recipe_toml: str
+    provenance: Mapping[str, str]
+    funnel: Sequence[FunnelRow]
+    counterfactual: str
+    """What the other order of selecting and buying would have cost, in a sentence."""
+    sources: Sequence[SourceRow]
+    spend: Sequence[SpendRow]
+    budget_usd: float | None
+    seconds: float
+    """Wall-clock time of all stages."""
+    samples_count: int
+    benchmarks: Sequence[BenchmarkFacts]
+    """In the order in which they were asked; never empty."""
+    published: Sequence[published.Beside]
+    """Benchmarks with published results, or that a model behind an API answered too."""
+    settings: Sequence[Setting]
+    """How the answers were generated, by benchmark and student."""
+    training: Sequence[TrainStep]
+    examples: Sequence[Example]
+
+    @property
+    def scores(self) -> list[Score]:
+        """The scores of all benchmarks."""
+        return [score for benchmark in self.benchmarks for score in benchmark.scores]
+
+
+def benchmark_facts(
+    name: str, scores: Sequence[Score], completions: Sequence[Completion], machine_usd: float
+) -> BenchmarkFacts:
+    """The facts of one benchmark. `scores` are its own; `completions` are those of all benchmarks, which share what
+    the evaluation cost in machine time.
+    """
+    own = [c for c in completions if c.task == name]
+    return BenchmarkFacts(
+        name,
+        scores,
+        comparison=compare(own, *before_and_after(scores)),
+        sweeps=test_time_compute.sweeps(scores),
+        answer_prices=test_time_compute.answer_prices(completions, scores, machine_usd),
+        votes=test_time_compute.votes_at_equal_compute(own),
+    )
+
+
 def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: tuple[str, ...]) -> RunFacts:
-    """The facts of a run whose evaluation is done; `tokenizer` is the student's, to show its tokens."""
-    scores, completions = folder.read("scores", Score), folder.read("heldout", Completion)
-    before, after = before_and_after(scores)
+    """The facts of a run whose evaluation is done; `tokenizer` is the student's, to decode its tokens."""
+    scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     spend = read_spend(folder.path / "run.db")
     machine_usd = evaluation_usd(spend)
     return RunFacts(
@@ -52,11 +165,10 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
         samples_count=len(folder.read("samples", Sample)),
-        scores=scores,
-        comparison=compare(completions, before, after),
-        sweeps=sweeps(scores),
-        answer_prices=answer_prices(completions, scores, machine_usd),
-        votes=votes_at_equal_compute(completions),
+        benchmarks=[
+            benchmark_facts(task, [s for s in scores if s.task == task], completions, machine_usd)
+            for task in dict.fromkeys(s.task for s in scores)
+        ],
         published=published.beside(
             folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples, machine_usd=machine_usd
         ),
@@ -74,7 +186,7 @@ def _funnel_row(folder: RunFolder, stage: str) -> FunnelRow:
 
 
 def _sources(folder: RunFolder) -> list[SourceRow]:
-    """The sources with what of them is trained on, and its most frequent origins."""
+    """The sources, the number of their questions that are trained on, and the most frequent origins of these."""
     trained = {s.question_id for s in folder.stream("samples", Sample)}
     origins: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for q in folder.stream("questions", Question):
@@ -91,7 +203,7 @@ def _sources(folder: RunFolder) -> list[SourceRow]:
 def _examples(
     folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
 ) -> Iterator[Example]:
-    """One held-out question of each of three domains: cut short, thinking freely, and made to think on."""
+    """Up to three questions of different domains: one cut short, one that ended its thinking, one with a wait."""
     asked = {q.id: q for q in folder.read("benchmark", Question)}
     distilled = [c for c in completions if c.student == "distilled"]
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
@@ -102,13 +214,13 @@ def _examples(
     )
     place = {question_id: i for i, question_id in enumerate(asked)}
     close_tokens = len(tokenizer.encode(FORMATS[recipe.student.format].close, add_special_tokens=False))
-    used: set[str | None] = set()
+    used: set[tuple[str, str | None]] = set()
     for candidates in wanted:
         # In the order of the benchmark: an example is not picked for its verdict.
         for c in sorted(candidates, key=lambda c: place[c.question_id]):
             question = asked[c.question_id]
-            if question.domain not in used:
-                used.add(question.domain)
+            if (c.task, question.domain) not in used:
+                used.add((c.task, question.domain))
                 yield Example(
                     question=question.question,
                     reference=question.answer or "",

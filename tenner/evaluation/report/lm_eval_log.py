@@ -22,8 +22,9 @@ def row(
 ) -> dict[str, object]:  # fmt: skip
     """One line of the log: all answers to one question under one policy, by sample index.
 
-    `doc_id` is the question's place in the benchmark, from 0, and `prompt` the rendered chat up to where the student
-    speaks. `resps` hold what the student said, delimiters and what was forced too; `filtered_resps` what was graded.
+    `doc_id` is the question's place in the benchmark, from 0, and `prompt` the rendered chat up to the
+    student's turn. `resps` hold the whole completion, with delimiters and forced tokens; `filtered_resps` the graded
+    answers.
     With one answer it is a list of texts, with several a list of lists, as the harness has it.
     """
     doc, target = question.model_dump(), question.answer or ""
@@ -34,7 +35,7 @@ def row(
         "truncated": _mean([c.truncated for c in completions]),
     }
     thinking_tokens = [c.thinking_tokens for c in completions if c.thinking_tokens is not None]
-    if len(thinking_tokens) == len(completions):  # a model behind an API may not tell
+    if len(thinking_tokens) == len(completions):  # an API may not report them
         metrics["thinking_tokens"] = _mean(thinking_tokens)
     settings = {"until": [], **completions[0].policy.model_dump(), "answer_tokens_max": answer_tokens_max}
     return {
@@ -54,7 +55,7 @@ def row(
 
 
 def file_name(task: str, prompt: str, policy: Policy, moment: str) -> str:
-    """`samples_TASK_MOMENT.jsonl`, where a policy makes a task of its own."""
+    """`samples_TASK_MOMENT.jsonl`; the task is the benchmark with its prompt and policy."""
     limit = "none" if policy.thinking_tokens_max is None else policy.thinking_tokens_max
     least = f" least {policy.thinking_tokens_min}" if policy.thinking_tokens_min else ""
     waits = f" waits {policy.waits}" if policy.waits else ""

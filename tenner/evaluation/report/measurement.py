@@ -1,4 +1,4 @@
-"""The report of a measurement, as Markdown: the tables of a run's report that need no training."""
+"""The report of a measurement as Markdown: its scores, cost and settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from tenner.core.provenance import recorded
 from tenner.core.recipe import Measurement
 from tenner.core.records import Completion, Question, Score, Setting
 from tenner.core.run_folder import RunFolder
+from tenner.evaluation.benchmarks import benchmark_of
 from tenner.evaluation.report import published
+from tenner.evaluation.report.markdown import fenced, markdown_table
 from tenner.evaluation.report.score_tables import (
     evaluation_usd,
-    fenced,
-    markdown_table,
     provenance_table,
     published_tables,
     score_tables,
@@ -22,11 +22,11 @@ from tenner.evaluation.report.score_tables import (
 
 
 class MeasurementFacts(NamedTuple):
-    """Everything that the report says."""
+    """Everything that the report states."""
 
     title: str
     base_model: str
-    """The student's address; empty where only models behind APIs were asked."""
+    """The student's address; empty where only models behind APIs answered."""
     measurement_toml: str
     questions: int
     benchmark: str
@@ -39,14 +39,14 @@ class MeasurementFacts(NamedTuple):
 
 def collect(folder: RunFolder, described: Measurement) -> MeasurementFacts:
     """The facts of a measurement whose questions are answered."""
-    benchmark, completions = folder.read("benchmark", Question), folder.read("heldout", Completion)
+    benchmark, completions = folder.read("benchmark", Question), folder.read("completions", Completion)
     spend = read_spend(folder.path / "run.db")
     return MeasurementFacts(
         title=described.name,
         base_model=described.student.model if described.student else "",
         measurement_toml=described.to_toml(),
         questions=len(benchmark),
-        benchmark=benchmark[0].source,
+        benchmark=benchmark_of(benchmark[0]),
         scores=folder.read("scores", Score),
         published=published.beside(
             benchmark, completions, samples=described.evaluate.samples, machine_usd=evaluation_usd(spend)
@@ -63,7 +63,7 @@ def render_markdown(facts: MeasurementFacts) -> str:
         f"# tenner: {facts.title}",
         f"{facts.questions:,} questions of {facts.benchmark}. Intervals are 95 %, with questions as clusters; unparsed "
         "answers count as not correct, missing ones as neither.",
-        *(("## Who was asked", published.NOTE) if facts.published else ()),
+        *(("## Beside other models", published.NOTE) if facts.published else ()),
         *map(markdown_table, published_tables(facts)),
         "## Scores",
         *map(markdown_table, score_tables(facts)),

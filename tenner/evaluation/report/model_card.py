@@ -1,35 +1,31 @@
-"""The model card: the README that makes the student's folder a citizen of the Hugging Face hub."""
+"""The model card: the README of the student's folder, as the Hugging Face hub reads it."""
 
 import json
 
 from tenner.core.formats import ThinkFormat
-from tenner.evaluation.report.pages import (
-    RunFacts,
-    comparison_note,
-    family_table,
-    headline,
-    spend_note,
-)
-from tenner.evaluation.report.score_tables import fenced, markdown_table, score_tables
+from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
+from tenner.evaluation.report.markdown import fenced, markdown_table
+from tenner.evaluation.report.run_tables import family_tables
+from tenner.evaluation.report.score_tables import score_tables
+from tenner.evaluation.report.sentences import comparison_note, headline, spend_note
 
 
 def model_card(facts: RunFacts) -> str:
     """`student/README.md`: YAML front matter, use, scores, limits and spend."""
-    families = sorted({s.domain for s in facts.scores if s.domain is not None})
     parts = [
         _front_matter(facts),
         f"# {_name(facts)} that thinks, by tenner ({facts.title})",
         f"{headline(facts)} {comparison_note(facts)}",
-        _speech(facts.think_format),
+        _think_format(facts.think_format),
         "## Use",
         fenced(_usage(facts), "python"),
         "## Scores",
         *map(markdown_table, score_tables(facts)),
-        markdown_table(family_table(facts)),
+        *map(markdown_table, family_tables(facts)),
         "## Limits",
-        f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of the same kinds only: "
-        f"{', '.join(families)}. Nothing is known about any other question, about other languages, or about safety; "
-        f"its size and all other weaknesses are those of {facts.base_model}.",
+        f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
+        f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other languages "
+        f"or safety; its size and all other weaknesses are those of {facts.base_model}.",
         "## Spend",
         spend_note(facts),
     ]
@@ -53,7 +49,13 @@ def _name(facts: RunFacts) -> str:
     return facts.base_model.rsplit("/", 1)[-1]
 
 
-def _speech(fmt: ThinkFormat) -> str:
+def _with_domains(benchmark: BenchmarkFacts) -> str:
+    """A benchmark's name, and the domains of its questions where they have any."""
+    domains = sorted({s.domain for s in benchmark.scores if s.domain is not None})
+    return f"{benchmark.name} ({', '.join(domains)})" if domains else benchmark.name
+
+
+def _think_format(fmt: ThinkFormat) -> str:
     answer = f"the answer follows `{fmt.cue.strip()}`."
     if not fmt.close:
         return answer.capitalize()

@@ -1,4 +1,4 @@
-"""Published results of known models, dated and sourced, to stand beside measured ones and never among them."""
+"""Published results of known models, with date and source, shown beside measured ones."""
 
 import datetime
 import re
@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Literal, NamedTuple
 
 from tenner.core.records import Completion, Question, Score
+from tenner.evaluation.benchmarks import by_benchmark
 from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, percent
 from tenner.evaluation.statistics import scores as stats
 from tenner.evaluation.statistics import test_time_compute
@@ -31,7 +32,7 @@ class Published(NamedTuple):
     accuracy: float
     """Of 1."""
     standing: Standing
-    """Whether those who made the model, or compare themselves with it, say so, or somebody who had no part in it."""
+    """`published`: by the makers of the model or of a competitor; `third party`: by anyone else."""
     source: str
     date: datetime.date
 
@@ -43,11 +44,11 @@ class Measured(NamedTuple):
     tokens_mean: float
     """Of an answer with its thinking."""
     usd: float
-    """What all of its answers took."""
+    """The cost of all of its answers."""
 
 
 class Beside(NamedTuple):
-    """One benchmark: what was measured here, and what others have published; the latter may be nothing."""
+    """One benchmark of the run: what was measured here, and what others have published, if anything."""
 
     benchmark: str
     measured: Sequence[Measured]
@@ -71,23 +72,20 @@ def load() -> tuple[Published, ...]:
 def beside(
     benchmark: Iterable[Question], completions: Sequence[Completion], *, samples: int, machine_usd: float = 0.0
 ) -> list[Beside]:
-    """The benchmarks that others have published results of, by name (capitals and hyphens do not matter), and those
-    that a model beside the run's students was asked.
+    """The benchmarks that have published results (case and punctuation of their names do not matter), and those that a
+    model behind an API answered too.
 
-    Each is scored on the questions of that benchmark alone, and by the headline's rule. `machine_usd` is what the
-    evaluation took in machine time.
+    Each is scored on its own questions, and by the headline's rule. `machine_usd` is the cost of the evaluation's
+    machine time.
     """
-    known = {_plain(row.benchmark): row.benchmark for row in load()}
-    asked: dict[str, dict[str, str | None]] = {}
-    for q in benchmark:
-        asked.setdefault(known.get(_plain(q.source)) or q.source.partition(":")[0], {})[q.id] = None
     per_token = test_time_compute.usd_per_token(completions, machine_usd)
     found = []
-    for name, ids in asked.items():
-        here = [c for c in completions if c.question_id in ids]
-        rows = sorted((r for r in load() if r.benchmark == name), key=lambda r: (-r.accuracy, r.model))
+    for name, questions in by_benchmark(benchmark).items():
+        here = [c for c in completions if c.task == name]
+        rows = [r for r in load() if _plain(r.benchmark) == _plain(name)]
+        rows.sort(key=lambda r: (-r.accuracy, r.model))
         if rows or any(c.student not in NAMES for c in here):
-            scores = stats.measured(stats.score(here, ids, samples=samples))
+            scores = stats.measured(stats.score(here, dict.fromkeys(q.id for q in questions), samples=samples))
             found.append(Beside(name, [_measured(s, here, per_token) for s in scores], rows))
     return found
 
@@ -110,13 +108,13 @@ def table(found: Beside, *, student: str) -> Table:
         for r in found.published
     ]  # fmt: skip
     header = ("model", "accuracy", "95 % interval", "n", "tokens", "spend", "standing", "source")
-    caption = f"{found.benchmark}, beside what is published" if published else f"{found.benchmark}: who was asked"
+    caption = f"{found.benchmark}, beside what is published" if published else f"{found.benchmark}: all models"
     return Table(caption, "lrrrrrll", header, [*measured, *published])
 
 
 def _measured(score: Score, completions: Iterable[Completion], usd_per_token: float) -> Measured:
-    asked = score.student, score.prompt, score.policy
-    given = [c for c in completions if (c.student, c.prompt, c.policy) == asked]
+    scored = score.student, score.prompt, score.policy
+    given = [c for c in completions if (c.student, c.prompt, c.policy) == scored]
     tokens_mean = sum(map(test_time_compute.generated, given)) / len(given)
     return Measured(score, tokens_mean, test_time_compute.spent_usd(given, usd_per_token))
 

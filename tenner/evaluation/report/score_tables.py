@@ -1,7 +1,6 @@
-"""The tables of whatever was measured: scores, who was asked, what it cost, and how the answers came about."""
+"""The tables that a run and a measurement have in common: scores, published results, settings, versions, spend."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -10,11 +9,11 @@ from tenner.core.records import Score, Setting, Share
 from tenner.evaluation.report import published
 from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, limit, mean_tokens, percent, usd
 
-MACHINE = "machine"  # the ledger's provider of time on one's own computer
+MACHINE = "machine"  # the ledger's provider of machine time
 
 
 class Facts(Protocol):
-    """What is known of everything that was measured, with or without a training."""
+    """What a run and a measurement both know."""
 
     @property
     def base_model(self) -> str: ...
@@ -30,8 +29,16 @@ class Facts(Protocol):
     def provenance(self) -> Mapping[str, str]: ...
 
 
+def benchmark_caption(facts: Facts, benchmark: str, caption: str) -> str:
+    """The caption of a table about one benchmark, which is named where there are several."""
+    return f"{benchmark}: {caption[0].lower()}{caption[1:]}" if len({s.task for s in facts.scores}) > 1 else caption
+
+
 def score_tables(facts: Facts) -> list[Table]:
-    """Every thinking policy on the whole task, for each student and prompt; and, where there are several, votes."""
+    """A table for each benchmark, student and prompt, with a row for each thinking policy.
+
+    Where questions were answered several times, a second one with pass@k and the majority vote.
+    """
     whole = [s for s in facts.scores if s.domain is None]
     gaps = any(s.missing for s in whole)
     header = (
@@ -39,8 +46,8 @@ def score_tables(facts: Facts) -> list[Table]:
         *(("missing",) if gaps else ()),
     )  # fmt: skip
     tables = []
-    for student, prompt in dict.fromkeys((s.student, s.prompt) for s in whole):
-        shown = [s for s in whole if (s.student, s.prompt) == (student, prompt)]
+    for benchmark, student, prompt in dict.fromkeys((s.task, s.student, s.prompt) for s in whole):
+        shown = [s for s in whole if (s.task, s.student, s.prompt) == (benchmark, student, prompt)]
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
@@ -51,23 +58,31 @@ def score_tables(facts: Facts) -> list[Table]:
         ]  # fmt: skip
         name = called(student)
         caption = f"{name.capitalize() if student in NAMES else name}, prompt “{prompt}”"
+        if len({s.task for s in whole}) > 1:
+            caption = f"{benchmark}: {name}, prompt “{prompt}”"
         tables.append(Table(caption, "l" + "r" * (len(header) - 1), header, rows))
         if repeated := [s for s in shown if s.samples > 1]:
-            tables.append(_repeats_table(caption, repeated))
+            tables.append(_samples_table(caption, repeated))
     return tables
 
 
 def settings_table(facts: Facts) -> Table:
-    """How the answers that are scored came about, a column for everybody who was asked."""
+    """How the scored answers were generated, a column for each benchmark, student and prompt."""
     scored = {s.task for s in facts.scores}
-    asked = [_setting_cells(s, facts.provenance) for s in facts.settings if s.task in scored]
-    rows = [(what, *(cells[what] for cells in asked)) for what in (asked[0] if asked else ())]
-    header = ("", *(f"{called(s.student)}, {s.prompt}" for s in facts.settings if s.task in scored))
+    settings = [s for s in facts.settings if s.task in scored]
+    columns = [_setting_cells(s, facts.provenance) for s in settings]
+    rows = [(name, *(cells[name] for cells in columns)) for name in (columns[0] if columns else ())]
+    header = ("", *(_column_name(facts, s) for s in settings))
     return Table("How the answers came about", "l" * len(header), header, rows)
 
 
+def _column_name(facts: Facts, setting: Setting) -> str:
+    name = f"{called(setting.student)}, {setting.prompt}"
+    return name if len({s.task for s in facts.scores}) == 1 else f"{setting.task}: {name}"
+
+
 def _setting_cells(setting: Setting, run_versions: Mapping[str, str]) -> dict[str, str]:
-    """Versions only where they are not those of the run, which stand above."""
+    """The rows of one column. Versions are given only where they differ from those of the run."""
     others = {k: v for k, v in setting.versions.items() if run_versions.get(k) != v}
     return {
         "model": _short(setting.model),
@@ -84,7 +99,7 @@ def _setting_cells(setting: Setting, run_versions: Mapping[str, str]) -> dict[st
 
 
 def _short(model: str) -> str:
-    """An address without its checksum; a folder of this machine by its name."""
+    """An address without its checksum, or the name of a local folder."""
     name = model.partition("#")[0]
     return Path(name).name if Path(name).is_absolute() else name
 
@@ -93,8 +108,8 @@ def _listed(pairs: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in pairs.items()) or DASH
 
 
-def _repeats_table(caption: str, scores: Sequence[Score]) -> Table:
-    """The majority of all answers to a question, and whether one of them is right."""
+def _samples_table(caption: str, scores: Sequence[Score]) -> Table:
+    """maj@k and pass@k over all answers to each question."""
     rows = [
         (limit(s.policy), str(s.policy.waits), str(s.samples), *_share_cells(s.majority), *_share_cells(s.solved))
         for s in scores
@@ -105,7 +120,7 @@ def _repeats_table(caption: str, scores: Sequence[Score]) -> Table:
 
 
 def published_tables(facts: Facts) -> list[Table]:
-    """Who was asked beside published results, a table for each benchmark that has any."""
+    """Measured beside published results, a table for each benchmark that has any."""
     name = facts.base_model.rsplit("/", 1)[-1]
     return [published.table(found, student=name) for found in facts.published]
 
@@ -129,44 +144,21 @@ def spend_table(facts: Facts) -> Table:
     return Table("Spend by stage", "llrrrrrl", header, rows, total)
 
 
-def markdown_table(table: Table) -> str:
-    """A table in GitHub's Markdown, under its caption."""
-    rule = ["---:" if a == "r" else "---" for a in table.align]
-    rows = [[inline(cell) for cell in row] for row in (table.header, *table.rows)]
-    total = [[f"**{inline(cell)}**" if cell else "" for cell in table.total]] if table.total else []
-    lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:], *total)]
-    return "\n".join((f"{inline(table.caption)}:", "", *lines))
-
-
 def _share_cells(share: Share | None) -> tuple[str, str, str]:
-    """Where every question misses an answer there is no vote of all of them."""
+    """There is no share where every question lacks an answer."""
     return (DASH, DASH, "0") if share is None else (percent(share.mean), interval(share), str(share.n))
 
 
 def evaluation_usd(spend: Sequence[SpendRow]) -> float:
-    """What answering took in machine time."""
+    """The cost of the evaluation's machine time."""
     return sum(row.cost_usd for row in spend if row.stage == "evaluate" and is_own(row))
 
 
 def is_own(row: SpendRow) -> bool:
-    """Whether it is time on one's own computer."""
+    """Whether the row is machine time and no paid call."""
     return row.provider == MACHINE
 
 
 def payee(row: SpendRow) -> str:
     """Who was paid."""
     return row.provider if is_own(row) or row.provider == row.model else f"{row.provider}/{row.model}"
-
-
-def fenced(text: str, language: str = "") -> str:
-    """A Markdown code block that no text can break out of."""
-    longest = max((len(list(run)) for char, run in groupby(text) if char == "`"), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def inline(text: str) -> str:
-    """Text as Markdown that stays on its line and in its cell, and is no markup."""
-    for char in "\\`*_[]|~$":
-        text = text.replace(char, f"\\{char}")
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").splitlines())

@@ -7,7 +7,7 @@ from tenner.core.records import Policy, Score, Share
 
 NBSP, DASH = "\u00a0", "\u2013"
 NAMES = {"base": "untrained", "distilled": "distilled"}
-"""The students of a run, for people."""
+"""The display names of a run's students."""
 
 
 class Table(NamedTuple):
@@ -21,12 +21,12 @@ class Table(NamedTuple):
 
 
 def name_of(student: str) -> str:
-    """Who answered, for people: a student of the run by its part in it, anybody else by name."""
+    """The display name of a student; models behind APIs have their own."""
     return NAMES.get(student, student)
 
 
 def called(student: str) -> str:
-    """The same in a sentence."""
+    """The display name within a sentence."""
     return f"{NAMES[student]} student" if student in NAMES else student
 
 
@@ -51,7 +51,7 @@ def points(difference: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value; what is below a thousandth is that."""
+    """A p-value, or "< 0.001"."""
     return f"p{NBSP}<{NBSP}0.001" if p < 0.001 else f"p{NBSP}={NBSP}{p:.3f}"
 
 

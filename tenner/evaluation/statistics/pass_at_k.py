@@ -1,4 +1,4 @@
-"""Several answers to one question: whether one of k is right (pass@k), and whether the most frequent is (maj@k)."""
+"""pass@k and maj@k: the chance that one of k answers is right, and that the most frequent of k is."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -15,7 +15,7 @@ def pass_at(k: int, *, correct: int, n: int) -> float:
     """The chance that at least one of k answers is right, without bias from n ≥ k answers of which `correct` are.
 
     Source: M. Chen et al., Evaluating large language models trained on code (arXiv 2107.03374), equation 1:
-    1 - C(n - correct, k) / C(n, k). Raises ValueError where n answers cannot tell.
+    1 - C(n - correct, k) / C(n, k). Raises ValueError for k outside 1 to n.
     """
     _check(k, n)
     if not 0 <= correct <= n:
@@ -28,19 +28,23 @@ def majority_at(k: int, votes: Sequence[Hashable | None], right: Hashable) -> fl
 
     Exact: the mean over all C(n, k) choices of k answers, not over the first k. Equally frequent answers share the
     vote. None is an answer that could not be read: it takes one of the k places and votes for nothing. Where nothing
-    was voted for, nothing is right. Raises ValueError where n answers cannot tell.
+    was voted for, nothing is right. Raises ValueError for k outside 1 to n.
     """
     n = len(votes)
     _check(k, n)
+    # 1. Count the answers: right, wrong by what they state, unread.
     counts = Counter(vote for vote in votes if vote is not None)
     mine = counts.pop(right, 0)
     unread = n - mine - counts.total()
     won = 0.0
+    # 2. For each number `got` of right answers among the k drawn:
     for got in range(1, min(mine, k) + 1):
-        # ways[t][d]: choices of d of the other answers in which no answer has more than `got` and t have as many.
+        # 2a. ways[t][d]: the choices of d wrong answers in which none has more than `got` votes and t have exactly as
+        # many. It starts with nothing drawn, and takes in one kind of wrong answer at a time.
         ways = [[1] + [0] * (k - got)]
         for count in counts.values():
             ways = _with_another(ways, count, got)
+        # 2b. Unread answers fill the other places; with t ties the right answer wins one time in t + 1.
         for tied, by_drawn in enumerate(ways):
             rest = sum(w * comb(unread, k - got - drawn) for drawn, w in enumerate(by_drawn))
             won += comb(mine, got) * rest / comb(n, k) / (tied + 1)
@@ -48,7 +52,7 @@ def majority_at(k: int, votes: Sequence[Hashable | None], right: Hashable) -> fl
 
 
 def votes(grades: Iterable[Grade]) -> list[str | tuple[str] | None]:
-    """What each answer votes for: RIGHT, a wrong answer (the same ones vote together), or None for nothing."""
+    """The vote of each answer: RIGHT, a wrong answer (equal ones vote together), or None where it is unread."""
     wrong: list[str] = []
     found: list[str | tuple[str] | None] = []
     for grade in grades:

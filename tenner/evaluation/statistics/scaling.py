@@ -18,7 +18,7 @@ class Point(NamedTuple):
 
 
 class Bounded(NamedTuple):
-    """What a setting came to, in thinking tokens, and between which bounds it was told to stay."""
+    """The mean thinking tokens of a setting, and the bounds that its policy set."""
 
     thinking_tokens: float
     most: float = inf

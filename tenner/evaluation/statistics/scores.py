@@ -6,7 +6,7 @@ from math import inf
 from statistics import fmean
 from typing import NamedTuple
 
-from tenner.core.records import Completion, Policy, Score, Share
+from tenner.core.records import Completion, Policy, Question, Score, Share
 from tenner.evaluation.statistics import paired, pass_at_k
 from tenner.evaluation.statistics.intervals import clustered
 
@@ -21,12 +21,23 @@ class _Group(NamedTuple):
     domain: str | None
 
 
-def score(completions: Iterable[Completion], domains: Mapping[str, str | None], *, samples: int = 1) -> list[Score]:
-    """Score each (task, student, prompt, policy), whole and by domain.
+def score_benchmarks(
+    completions: Sequence[Completion], benchmarks: Mapping[str, Sequence[Question]], *, samples: int = 1
+) -> list[Score]:
+    """The scores of each benchmark, one after the other; `benchmarks` are the questions that were asked, by name."""
+    found = []
+    for name, questions in benchmarks.items():
+        found += score([c for c in completions if c.task == name], {q.id: q.domain for q in questions}, samples=samples)
+    return found
 
-    `domains` maps the id of every question that was asked to its domain, and `samples` is how many answers to each were
-    asked for: what is not there is missing, not wrong. Unparsed is not correct, and counted apart. The order does not
-    depend on the order of the completions: base first, whole before domains, budgets upwards.
+
+def score(completions: Iterable[Completion], domains: Mapping[str, str | None], *, samples: int = 1) -> list[Score]:
+    """Score each (student, prompt, policy) on one benchmark, as a whole and by domain.
+
+    `domains` maps the id of each of its questions to their domain, and `samples` is the number of answers requested for
+    each: an absent answer is missing, not wrong. Unparsed is not correct, and counted apart. Completions of another
+    benchmark are an error. The order of the scores does not depend on that of the completions: base first, the whole
+    before domains, budgets upwards.
     """
     groups: defaultdict[_Group, list[Completion]] = defaultdict(list)
     for completion in completions:
@@ -36,6 +47,7 @@ def score(completions: Iterable[Completion], domains: Mapping[str, str | None], 
             groups[whole._replace(domain=domain)].append(completion)
     asked = Counter(domains.values())
     asked[None] = len(domains)
+    assert len({group.task for group in groups}) <= 1, "benchmarks are scored one by one"
     return [_score(group, groups[group], asked[group.domain], samples) for group in sorted(groups, key=_order)]
 
 

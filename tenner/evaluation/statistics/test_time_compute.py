@@ -1,4 +1,4 @@
-"""What thinking buys: s1's three numbers of a sweep, the price of a right answer, and votes for as many tokens."""
+"""Test-time compute: s1's three numbers of a sweep, the price of a right answer, and votes at equal compute."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ class Sweep(NamedTuple):
 
 
 class AnswerPrice(NamedTuple):
-    """What a right answer took under one policy; None where there was none."""
+    """The tokens and dollars for each right answer under one policy; None where no answer was right."""
 
     score: Score
     correct: int
@@ -70,9 +70,9 @@ class Vote(NamedTuple):
 
 
 def sweeps(scores: Iterable[Score]) -> list[Sweep]:
-    """A sweep for every student and prompt of one task; one answer without any limit is none.
+    """A sweep for every student and prompt on one benchmark; a single policy without limits is no sweep.
 
-    What came to no tokens cannot be doubled: it is in no slope.
+    Settings without thinking tokens have no logarithm, and are in no slope.
     """
     groups: defaultdict[tuple[str, str], list[Score]] = defaultdict(list)
     for s in scores:
@@ -91,13 +91,13 @@ def sweeps(scores: Iterable[Score]) -> list[Sweep]:
 
 
 def usd_per_token(completions: Iterable[Completion], machine_usd: float) -> float:
-    """What the evaluation's machine time comes to for each token that was generated in it."""
+    """The cost of the evaluation's machine time for each token generated in it."""
     tokens = sum(generated(c) for c in completions if c.cost_usd is None)
     return machine_usd / tokens if tokens else 0.0
 
 
 def spent_usd(completions: Iterable[Completion], usd_per_token: float) -> float:
-    """What these answers took: the price of those that were bought, and their share of machine time for the others."""
+    """The cost of these answers: the price of those that were bought, and a share of machine time for the others."""
     return sum(generated(c) * usd_per_token if c.cost_usd is None else c.cost_usd for c in completions)
 
 
@@ -121,7 +121,7 @@ def answer_prices(completions: Sequence[Completion], scores: Iterable[Score], ma
 def votes_at_equal_compute(completions: Iterable[Completion]) -> list[Vote]:
     """Every policy of the distilled student against the vote of those that took so much less that several fit.
 
-    The vote is over as many answers as fit and were given, any of them (see `repeats.majority_at`). Empty where each
+    The vote is over as many answers as fit and were given, any of them (see `pass_at_k.majority_at`). Empty where each
     question was answered once.
     """
     groups: defaultdict[Policy, list[Completion]] = defaultdict(list)
@@ -142,7 +142,7 @@ def votes_at_equal_compute(completions: Iterable[Completion]) -> list[Vote]:
 
 def note(votes: Sequence[Vote]) -> str:
     """What the three numbers mean, and how the evaluation's spend is shared out."""
-    said = (
+    text = (
         "Control is the share of the settings that kept within their limits; scaling is the mean slope between all "
         "pairs of settings, in percentage points per doubling of the thinking tokens (what thinks nothing is in no "
         "pair, and a pair that hardly differs in tokens weighs as much as any); performance is the best accuracy of "
@@ -151,8 +151,8 @@ def note(votes: Sequence[Vote]) -> str:
         "its limits."
     )
     if votes:
-        said += " A vote is the majority of several answers that together take no more than the longer one."
-    return said
+        text += " A vote is the majority of several answers that together take no more than the longer one."
+    return text
 
 
 def tables(sweeps: Sequence[Sweep], prices: Sequence[AnswerPrice], votes: Sequence[Vote]) -> list[Table]:
@@ -242,5 +242,5 @@ def _bounded(score: Score) -> scaling.Bounded:
 
 
 def generated(c: Completion) -> int:
-    """All that was generated for an answer."""
+    """The tokens generated for an answer, thinking included."""
     return (c.thinking_tokens or 0) + c.answer_tokens

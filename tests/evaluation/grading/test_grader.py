@@ -1,4 +1,4 @@
-"""Whole verdicts: the cases that graders are known to fail on, from their issue trackers, and what the judges say."""
+"""Whole verdicts: the cases that graders are known to fail on, from their issue trackers; and both verifiers."""
 
 import json
 import re
@@ -9,9 +9,9 @@ from paths import DATA
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Question
-from tenner.evaluation.grading.grader import Asked, Grader, check_reference, grade_trace
+from tenner.evaluation.grading.grader import Grader, GradingRequest, check_reference, grade_trace
 from tenner.evaluation.grading.maths import symbolic
-from tenner.evaluation.grading.maths.exact import judge
+from tenner.evaluation.grading.maths.exact import verify
 
 TOWER = r"\boxed{\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}}"
 GARBAGE = "{@Neillier 1276915 4951077 … {1,1-3-10…);5个_GENERAL2… Orchestra}"
@@ -151,7 +151,9 @@ def grader():
 
 
 def test_known_failures_of_graders(grader):
-    grades = grader.grade_all(Asked(response, reference, kind) for reference, response, _, kind in CASES.values())
+    grades = grader.grade_all(
+        GradingRequest(response, reference, kind) for reference, response, _, kind in CASES.values()
+    )
     found = {name: grade.verdict for name, grade in zip(CASES, grades, strict=True)}
     assert found == {name: verdict for name, (_, _, verdict, _) in CASES.items()}
 
@@ -160,35 +162,40 @@ def test_known_failures_of_graders(grader):
     ("step", "swapped"),
     [(6, False), pytest.param(1, False, marks=pytest.mark.slow), pytest.param(1, True, marks=pytest.mark.slow)],
 )
-def test_both_judges_on_the_pairs_checked_by_hand(grader, step, swapped):
+def test_both_verifiers_on_the_pairs_checked_by_hand(grader, step, swapped):
     pairs = [(a, b, same) for of in PAIRS.values() for a, b, same in of][::step]
-    asked = [Asked(rf"Thus \boxed{{{a if swapped else b}}}.", b if swapped else a, "maths") for a, b, _ in pairs]
+    asked = [
+        GradingRequest(rf"Thus \boxed{{{a if swapped else b}}}.", b if swapped else a, "maths") for a, b, _ in pairs
+    ]
     correct = [grade.verdict == "correct" for grade in grader.grade_all(asked)]
-    misjudged = [row for row, c in zip(pairs, correct, strict=True) if c != row[2]]
-    assert [row for row in misjudged if not row[2]] == []  # false positives
-    assert {row[:2] for row in misjudged} == FALSE_NEGATIVES & {row[:2] for row in pairs}
+    misgraded = [row for row, c in zip(pairs, correct, strict=True) if c != row[2]]
+    assert [row for row in misgraded if not row[2]] == []  # false positives
+    assert {row[:2] for row in misgraded} == FALSE_NEGATIVES & {row[:2] for row in pairs}
     assert len(FALSE_NEGATIVES) <= 0.02 * sum(map(len, PAIRS.values()))
 
 
-def test_the_second_judge_decides_only_what_it_read_whole(grader):
+def test_math_verify_decides_only_what_it_read_whole(grader):
     assert grader.grade(r"\boxed{\sum_{k=1}^{4} k}", "10", "maths").verdict == "correct"
     assert grader.grade(r"\boxed{\int_0^1 2x dx}", "2", "maths").verdict == "wrong"
-    half = symbolic.opinion(("f(x) = 0", r"\forall x>0, f(x) = 0"))
+    half = symbolic.verify_pair(("f(x) = 0", r"\forall x>0, f(x) = 0"))
     assert not (half.agreement == "same" and half.certain)
 
 
-def test_disagreements_are_told_with_both_verdicts(grader):
+def test_the_reason_of_a_disagreement_gives_both_results(grader):
     grade = grader.grade(r"\boxed{2, 9, 9}", "2, 9", "maths")
     assert grade.verdict == "wrong"
-    assert grade.reason == "the judges disagree: first different (different values), second same (equal)"
+    assert grade.reason == "the verifiers disagree: exact different (different values), math-verify same (equal)"
 
 
-def test_without_the_second_judge_the_first_decides_alone(monkeypatch):
+def test_without_math_verify_the_exact_verifier_decides_alone(monkeypatch):
     monkeypatch.setattr(symbolic, "is_available", lambda: False)
     with Grader() as grader:
         assert grader.grade(r"\boxed{2\sqrt5}", r"\sqrt{20}", "maths").verdict == "correct"
         alone = grader.grade(r"\boxed{\sum_{k=1}^{4} k}", "10", "maths")
-    assert (alone.verdict, alone.reason) == ("wrong", "first judge: undecided (not read: \\sum); second: not heard")
+    assert (alone.verdict, alone.reason) == (
+        "wrong",
+        "exact verifier: undecided (not read: \\sum); math-verify: not consulted",
+    )
 
 
 def test_traces_are_graded_by_the_kind_of_their_question():
@@ -238,7 +245,7 @@ def references(name):
 def check_forms(grader, name, answers):
     written = {(a, write(a)) for a in answers for write in (WRITTEN if FILES[name] == "maths" else WRITTEN[:1])}
     rows = [(a, form.replace("@", w)) for a, w in sorted(written) for form in FORMS]
-    grades = grader.grade_all(Asked(response, reference, FILES[name]) for reference, response in rows)
+    grades = grader.grade_all(GradingRequest(response, reference, FILES[name]) for reference, response in rows)
     assert [row for row, grade in zip(rows, grades, strict=True) if grade.verdict != "correct"] == []
 
 
@@ -268,7 +275,7 @@ def check_against_each_other(grader, name, answers):
     rows = [(a, b) for i, a in enumerate(distinct) for b in distinct[:i]]
     if FILES[name] == "integer":
         rows = [(a, b) for a, b in rows if int(a) != int(b)]
-    asked = [Asked(rf"\boxed{{{b}}}", a, FILES[name]) for a, b in rows]
+    asked = [GradingRequest(rf"\boxed{{{b}}}", a, FILES[name]) for a, b in rows]
     correct = {frozenset(row) for row, g in zip(rows, grader.grade_all(asked), strict=True) if g.verdict != "wrong"}
     assert correct == {pair for pair in SAME_VALUE if pair <= set(distinct)}
 
@@ -280,11 +287,11 @@ def test_another_digit_sign_or_bracket_is_another_answer():
     answers = sorted(set(references("math500")))[::2]
     others = [(a, a[:i] + NEXT[c] + a[i + 1 :]) for a in answers for i, c in enumerate(a) if c in NEXT]
     assert len(others) > 500
-    assert [pair for pair in others if judge(*pair).agreement == "same"] == []
+    assert [pair for pair in others if verify(*pair).agreement == "same"] == []
 
 
 @pytest.fixture(scope="module")
-def first_judge_alone():
+def exact_verifier_alone():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(symbolic, "is_available", lambda: False)
         with Grader() as grader:
@@ -292,16 +299,16 @@ def first_judge_alone():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_references_are_wrong_answers_to_other_questions(first_judge_alone, name):
-    check_against_each_other(first_judge_alone, name, references(name)[::3])
+def test_references_are_wrong_answers_to_other_questions(exact_verifier_alone, name):
+    check_against_each_other(exact_verifier_alone, name, references(name)[::3])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_all_references_are_wrong_answers_to_other_questions(first_judge_alone, name):
-    check_against_each_other(first_judge_alone, name, references(name))
+def test_all_references_are_wrong_answers_to_other_questions(exact_verifier_alone, name):
+    check_against_each_other(exact_verifier_alone, name, references(name))
 
 
 @pytest.mark.slow
-def test_both_judges_say_so_too(grader):
+def test_both_verifiers_say_so_too(grader):
     check_against_each_other(grader, "math500", references("math500")[::6])

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from evidence import FAMILIES, run_facts
+from evidence import FAMILIES, completion, run_facts
 
 from tenner.core.formats import FORMATS
+from tenner.evaluation.report.facts import benchmark_facts
 from tenner.evaluation.report.model_card import model_card
-from tenner.evaluation.report.pages import headline
+from tenner.evaluation.report.sentences import headline
+from tenner.evaluation.statistics.scores import score
 
 
 def _snippet(card: str) -> str:
@@ -32,6 +34,17 @@ def test_scores_families_limits_and_spend_are_said() -> None:
     assert all(family in card for family in FAMILIES)
     assert "nobody is paid" in card
     assert "| ≤ 128 | 2 |" in card
+
+
+def test_questions_without_domains_are_named_by_their_benchmark_alone() -> None:
+    done = [completion("a", "wrong", student=student, task="AIME24") for student in ("base", "distilled")]
+    aime = benchmark_facts("AIME24", score(done, {"a": None}), done, machine_usd=0.0)
+    facts = run_facts()
+    (heldout,) = facts.benchmarks
+    alone, beside = (model_card(facts._replace(benchmarks=b)) for b in ([aime], [heldout, aime]))
+    assert "measured on unseen questions of these only: AIME24. Nothing" in alone
+    assert f"of these only: heldout ({', '.join(FAMILIES)}); AIME24. Nothing" in beside
+    assert "Accuracy by family" not in alone
 
 
 @pytest.mark.parametrize("format_name", ["s1", "think", "plain"])

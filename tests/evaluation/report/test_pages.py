@@ -12,20 +12,14 @@ from evidence import FAMILIES, completion, run_facts
 
 from tenner.budget.ledger import SpendRow
 from tenner.core.records import Completion
-from tenner.evaluation.report.pages import (
-    RunFacts,
-    accuracy_svg,
-    comparison_note,
-    fenced,
-    headline,
-    render_html,
-    render_markdown,
-    score_tables,
-    spend_note,
-    spend_table,
-    usd,
-)
-from tenner.evaluation.statistics.scores import before_and_after, compare, score
+from tenner.evaluation.report.charts import accuracy_chart
+from tenner.evaluation.report.facts import RunFacts, benchmark_facts
+from tenner.evaluation.report.html import render_html
+from tenner.evaluation.report.markdown import fenced, render_markdown
+from tenner.evaluation.report.score_tables import score_tables, spend_table
+from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note
+from tenner.evaluation.report.tables import usd
+from tenner.evaluation.statistics.scores import before_and_after, score
 
 NBSP = "\u00a0"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -138,7 +132,7 @@ def test_several_answers_and_missing_ones_are_told_with_their_intervals(facts: R
         for i, v in enumerate(verdicts)
     ]
     scores = score(done, dict.fromkeys("abc"), samples=3)
-    repeated = facts._replace(scores=scores, comparison=compare(done, *before_and_after(scores)))
+    repeated = facts._replace(benchmarks=[benchmark_facts("heldout", scores, done, machine_usd=0.0)])
     single, together = score_tables(repeated)[:2]
     assert single.header[-1] == "missing"
     assert single.rows[0][-1] == "2"
@@ -166,7 +160,7 @@ def test_markdown_marks_forced_tokens_and_no_text_breaks_out(facts: RunFacts) ->
     assert "````\n```<script>" in text  # a longer fence around a fence
     assert "<b>" not in text
     assert "](accuracy.svg)" in text
-    assert accuracy_svg(facts).startswith("<svg")
+    assert accuracy_chart(charted_scores(facts)).startswith("<svg")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
     assert set(widths) == {3, 5, 7, 8, 9}  # by width of table: no cell is split
@@ -190,14 +184,15 @@ def test_a_free_teacher_is_said_to_be_free_and_a_paid_one_is_not(facts: RunFacts
 
 def test_a_family_that_one_student_has_not_met_has_no_number(facts: RunFacts) -> None:
     scores = [s for s in facts.scores if not (s.student == "base" and s.domain == "bills")]
-    assert re.search(r"\| bills \| \u2013 \| \u2013 \| 0 \| \d", render_markdown(facts._replace(scores=scores)))
+    changed = facts._replace(benchmarks=[facts.benchmarks[0]._replace(scores=scores)])
+    assert re.search(r"\| bills \| \u2013 \| \u2013 \| 0 \| \d", render_markdown(changed))
 
 
 def test_one_question_alone_makes_a_report(facts: RunFacts) -> None:
     done: list[Completion] = [completion("a", "wrong"), completion("a", "unparsed", student="distilled")]
     scores = score(done, {"a": None})
     small = facts._replace(
-        scores=scores, comparison=compare(done, *before_and_after(scores)), training=facts.training[:1], examples=[]
+        benchmarks=[benchmark_facts("heldout", scores, done, machine_usd=0.0)], training=facts.training[:1], examples=[]
     )
     assert "n\u00a0=\u00a01" in render_html(small)
     assert "p\u00a0=\u00a01.000" in render_markdown(small)

@@ -1,4 +1,4 @@
-"""The first judge: whether two answers are the same by their shape and by exact arithmetic; it guesses nothing."""
+"""The exact verifier: compares two maths answers by their shape and by exact arithmetic, without approximations."""
 
 import re
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from tenner.evaluation.grading.maths.units import Unit
 from tenner.evaluation.grading.maths.values import Agreement, compare, proportional, rounds_to
 
 
-class Opinion(NamedTuple):
-    """What a judge says, and why. `certain`: a second opinion could say nothing else."""
+class Verification(NamedTuple):
+    """Whether two answers agree, and why. `certain`: a second verifier could not find anything else."""
 
     agreement: Agreement
     reason: str
@@ -35,7 +35,7 @@ class Opinion(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """An answer as the judge reads it: its tokens and its shape; None where it cannot be read, for a `reason`."""
+    """An answer as tokens and as a shape; each is None where it cannot be read, for a `reason`."""
 
     tokens: tuple[Token, ...] | None
     shape: Shape | None
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> Reading:
-    """Read an answer."""
+    """The reading of an answer; never raises."""
     try:
         tokens = tuple(tokens_of(text))
     except Unreadable as e:
@@ -55,26 +55,26 @@ def read(text: str) -> Reading:
         return Reading(tokens, None, str(e))
 
 
-def judge(a: str, b: str) -> Opinion:
+def verify(a: str, b: str) -> Verification:
     """Whether two answers are the same. Symmetric; undecided where one of them cannot be read to its end."""
     x, y = read(a), read(b)
     if _unspaced(a) == _unspaced(b):
-        return Opinion("same", "the same text", certain=True)
+        return Verification("same", "the same text", certain=True)
     if x.tokens is not None and y.tokens is not None and _written(x.tokens) == _written(y.tokens):
-        return Opinion("same", "the same notation", certain=True)
+        return Verification("same", "the same notation", certain=True)
     for reading in (x, y):
         if reading.shape is None:
-            return Opinion("undecided", f"not read: {reading.reason}")
+            return Verification("undecided", f"not read: {reading.reason}")
     assert x.shape is not None
     assert y.shape is not None
     agreement = agree(x.shape, y.shape)
-    return Opinion(
+    return Verification(
         agreement, REASONS[agreement], certain=agreement != "undecided" and _plain(x.shape) and _plain(y.shape)
     )
 
 
 def _unspaced(text: str) -> str:
-    """Without the spaces behind commas: "1, 234" may be the number "1,234", and a list may be written closely."""
+    """The text without spaces after commas: "1, 234" may be the number "1,234", and lists are written both ways."""
     return re.sub(r",\s+", ",", " ".join(text.split()))
 
 
@@ -104,7 +104,7 @@ ALGEBRAIC = frozenset(("number", "symbol", "constant", "+", "*", "/", "neg", "^"
 
 
 def _plain(shape: Shape) -> bool:
-    """Algebra without units and functions, and words: about these there is nothing to be argued."""
+    """Words, and algebra without units and functions: comparing these is beyond doubt."""
     if isinstance(shape, Quantity):
         return shape.unit is None and _is_algebraic(shape.node)
     return isinstance(shape, Words)
@@ -145,14 +145,14 @@ def agree(a: Shape, b: Shape) -> Agreement:
 
 
 def _column(matrix: Matrix, other: Shape) -> Agreement:
-    """A column is a tuple of its components."""
+    """A column vector equals the tuple of its components."""
     if isinstance(other, Listing) and other.bracket == "(" and all(len(row) == 1 for row in matrix.rows):
         return _ordered([row[0] for row in matrix.rows], other.items)
     return "different"
 
 
 def _quantities(a: Quantity, b: Quantity) -> Agreement:
-    """By value. A unit may be left out on one side; two units must be of one dimension, and are converted."""
+    """By value. One side may lack the unit; two units must have the same dimension, and are converted."""
     if a.unit is not None and b.unit is not None:
         if a.unit.dimension != b.unit.dimension:
             return "different"
@@ -223,7 +223,7 @@ def _ordered(a: Sequence[Shape], b: Sequence[Shape]) -> Agreement:
 
 
 def _unordered(a: Sequence[Shape], b: Sequence[Shape]) -> Agreement:
-    """Whether each of one has its like in the other."""
+    """Whether each item of one side is the same as a different item of the other."""
     if len(a) != len(b):
         return "different"
     left, undecided = list(b), False
@@ -240,7 +240,7 @@ def _unordered(a: Sequence[Shape], b: Sequence[Shape]) -> Agreement:
 
 
 def _equations(a: Shape, b: Shape) -> Agreement:
-    """x = 5 is 5, and what a name stands for counts; other equations are the same if one is a multiple of the other."""
+    """x = 5 is the answer 5; other equations are the same if one is a multiple of the other."""
     if not isinstance(a, Equation) or not isinstance(b, Equation):
         equation, other = (a, b) if isinstance(a, Equation) else (b, a)
         assert isinstance(equation, Equation)

@@ -42,7 +42,7 @@ IN_RADIANS = Node("/", (Node("constant", name="pi"), number(180)))
 
 
 def parse(tokens: Sequence[Token]) -> Node:
-    """The expression that all of the tokens make. Raises Unreadable if they do not make one."""
+    """The expression that the tokens form as a whole. Raises Unreadable if they form none."""
     reader = _Reader(tokens)
     node = reader.sum()
     if reader.at < len(reader.tokens):

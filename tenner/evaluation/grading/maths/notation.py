@@ -4,7 +4,7 @@ import re
 from typing import Literal, NamedTuple
 
 TEXT_CHARS_MAX = 2_000
-"""A longer answer is no answer that could be computed."""
+"""Longer answers are not read."""
 
 Kind = Literal["number", "symbol", "word", "command", "sign"]
 
@@ -18,7 +18,7 @@ class Token(NamedTuple):
 
 
 class Unreadable(Exception):
-    """The text is not in a notation that is understood to its last character."""
+    """The text cannot be read to its last character."""
 
 
 UNICODE = {

@@ -1,4 +1,4 @@
-"""What an answer is as a whole: a quantity, a list, a tuple, a set, an interval, a matrix, an equation, or words."""
+"""The shape of an answer: a quantity, a list, a tuple, a set, an interval, a matrix, an equation, or words."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -20,7 +20,7 @@ class Listing(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """From one end to the other; `brackets` are those that say whether the ends are in it."""
+    """An interval; `brackets` say whether its ends belong to it."""
 
     low: Node
     high: Node
@@ -28,13 +28,13 @@ class Interval(NamedTuple):
 
 
 class Union(NamedTuple):
-    """Of intervals and sets."""
+    """A union of intervals and sets."""
 
     parts: tuple["Shape", ...]
 
 
 class Matrix(NamedTuple):
-    """By rows."""
+    """A matrix by its rows."""
 
     rows: tuple[tuple["Shape", ...], ...]
 
@@ -48,7 +48,7 @@ class Equation(NamedTuple):
 
 
 class Words(NamedTuple):
-    """Text that is no mathematics."""
+    """Text without mathematics."""
 
     text: str
 

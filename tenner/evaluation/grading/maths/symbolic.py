@@ -1,11 +1,11 @@
-"""The second judge: math-verify, which computes with algebra and may hang; `killable` runs it."""
+"""math-verify, a verifier with computer algebra; it may hang, so it runs in sandboxed workers."""
 
 import importlib.util
 import logging
 import re
 from typing import Any
 
-from tenner.evaluation.grading.maths.exact import Opinion
+from tenner.evaluation.grading.maths.exact import Verification
 
 CHARS_MAX = 400
 EXPONENT_DIGITS_MAX = 3
@@ -23,7 +23,7 @@ READ_COMMANDS = frozenset(
         "delta theta lambda mu phi omega to setminus mathbb circ"
     ).split()
 )
-"""Commands of whose meaning nothing is lost when math-verify reads them."""
+"""Commands that math-verify reads without losing anything of their meaning."""
 
 
 def is_available() -> bool:
@@ -32,12 +32,12 @@ def is_available() -> bool:
 
 
 def prepare() -> None:
-    """Import what takes long to import, and let the parser see its first formula."""
-    opinion((r"\frac{1}{2}", "(x, 3)"))
+    """Import the slow modules, and parse a first formula."""
+    verify_pair((r"\frac{1}{2}", "(x, 3)"))
 
 
 def refusal(text: str) -> str | None:
-    """Why a text is not given to an algebra system, None if it may be: what would fill the memory is known before."""
+    """The reason not to give a text to computer algebra, None if it is safe: some would exhaust the memory."""
     if len(text) > CHARS_MAX:
         return f"longer than {CHARS_MAX} characters"
     if BIG_POWER.search(text) or TOWER.search(text) or text.count("^") > POWERS_MAX * 4:
@@ -45,28 +45,28 @@ def refusal(text: str) -> str | None:
     return "factorials too large" if BIG_FACTORIAL.search(text) else None
 
 
-def opinion(pair: tuple[str, str]) -> Opinion:
-    """What math-verify says about two answers, in both directions: it is not symmetric.
+def verify_pair(pair: tuple[str, str]) -> Verification:
+    """Compare two answers with math-verify, in both directions: it is not symmetric.
 
     "Same" is certain only if both texts were read whole: it takes `\\forall x > 0, f(x) = 0` for f(x) = 0.
     """
     from math_verify import LatexExtractionConfig, parse, verify
 
-    logging.disable(logging.CRITICAL)  # it would say on every call that its own time limit is off
+    logging.disable(logging.CRITICAL)  # it would warn on every call that its own time limit is off
     config = [LatexExtractionConfig()]
     # Its limits use signals, which do not interrupt a big power; the process is killed instead.
     a, b = (parse(f"${text}$", extraction_config=config, parsing_timeout=None) for text in pair)
     if not a or not b:
-        return Opinion("undecided", "not parsed")
+        return Verification("undecided", "not parsed")
     precise = {"float_rounding": 30, "numeric_precision": 30, "timeout_seconds": None}
     if not (verify(a, b, **precise) and verify(b, a, **precise)):
-        return Opinion("different", "not equal")
+        return Verification("different", "not equal")
     whole = all(_read_whole(text, parsed[0]) for text, parsed in zip(pair, (a, b), strict=True))
-    return Opinion("same", "equal" if whole else "equal as far as it was parsed", certain=whole)
+    return Verification("same", "equal" if whole else "equal as far as it was parsed", certain=whole)
 
 
 def _read_whole(text: str, parsed: Any) -> bool:
-    """Whether every number, letter and command of a text is one that it reads, or is found in what it made of it."""
+    """Whether the parser understands every number, letter and command of a text, or kept it in its result."""
     shown = str(parsed)
     if set(NUMBER.findall(text)) - set(NUMBER.findall(shown)):
         return False

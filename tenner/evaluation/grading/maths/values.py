@@ -1,4 +1,4 @@
-"""What expressions are worth: exact where they are rational, else to as many digits as it takes to tell two apart."""
+"""Values of expressions: exact where they are rational, else with as many digits as a comparison needs."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -12,7 +12,7 @@ from tenner.evaluation.grading.maths.expressions import UNSAID_BASE, Node, symbo
 from tenner.evaluation.grading.maths.notation import Unreadable
 
 EXACT_BITS_MAX = 30_000
-"""Numbers of more bits are not computed: a power tower would fill the memory."""
+"""Numbers of more bits are not computed: a power tower would exhaust the memory."""
 FACTORIAL_MAX = 3_000
 MAGNITUDE_BITS_MAX = 4_000
 WORK_MAX = 2_000_000
@@ -207,7 +207,7 @@ def _function(name: str, args: list[Value]) -> Value:
 
 
 def exact_value(node: Node) -> Fraction | None:
-    """The value of a rational number, None of anything else."""
+    """The value of a rational number; None for anything else."""
     if symbols_in(node):
         return None
     try:
@@ -250,7 +250,7 @@ def _point(name: str, i: int) -> Fraction:
 
 
 def _same_at(a: Node, b: Node, at: Mapping[str, Fraction], *, complex_too: bool) -> bool | None:
-    """Whether both have the same value at a point; None where that says nothing about them."""
+    """Whether both have the same value at a point; None where a value is undefined or neither is real."""
     with mp.workprec(PRECISION_BITS):
         first = _Evaluation(at)
         try:

@@ -1,0 +1,109 @@
+"""The sentences of the report: what was reached, how surely, how to read the chart, what it cost."""
+
+from tenner.core.records import Score
+from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
+from tenner.evaluation.report.score_tables import is_own, payee
+from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd
+from tenner.evaluation.statistics import test_time_compute
+
+
+def headline(facts: RunFacts) -> str:
+    """The whole run in one sentence, with the accuracy on each benchmark before and after."""
+    cost = usd(sum(row.cost_usd for row in facts.spend))
+    accuracies = "; ".join(
+        f"{percent(b.before.accuracy)} of the {b.name} questions "
+        f"(95{NBSP}% interval {interval(b.before)}, n{NBSP}={NBSP}{b.before.n}) before and {percent(b.after.accuracy)} "
+        f"({interval(b.after)}, n{NBSP}={NBSP}{b.after.n}) after"
+        for b in facts.benchmarks
+    )
+    return (
+        f"{facts.base_model.rsplit('/', 1)[-1]} answered {accuracies} it had learned from {facts.samples_count:,} "
+        f"reasoning traces, for {cost} and in {facts.seconds / 60:.1f} minutes."
+    )
+
+
+def comparison_note(facts: RunFacts) -> str:
+    """The paired test behind each accuracy of the headline, and the difference that it could have detected."""
+    return " ".join(_named(facts, b, _comparison(b)) for b in facts.benchmarks)
+
+
+def chart_note(facts: RunFacts) -> str:
+    """How to read the chart, and by which rule the headline's scores were chosen."""
+    return " ".join(_named(facts, b, _chart_facts(b)) for b in facts.benchmarks) + (
+        " Unparsed answers count as not correct."
+    )
+
+
+def charted(benchmark: BenchmarkFacts) -> list[Score]:
+    """What the chart shows: scores of the whole benchmark, each student in the prompt form of the headline."""
+    chosen = {(s.student, s.prompt) for s in (benchmark.before, benchmark.after)}
+    return [s for s in benchmark.scores if s.domain is None and (s.student, s.prompt) in chosen]
+
+
+def charted_scores(facts: RunFacts) -> list[Score]:
+    """What the charts of all benchmarks show."""
+    return [score for b in facts.benchmarks for score in charted(b)]
+
+
+def compute_note(facts: RunFacts) -> str:
+    """How to read the tables of test-time compute."""
+    return test_time_compute.note([vote for b in facts.benchmarks for vote in b.votes])
+
+
+def _named(facts: RunFacts, benchmark: BenchmarkFacts, sentences: str) -> str:
+    """The sentences, after the benchmark's name where the run has several."""
+    return sentences if len(facts.benchmarks) == 1 else f"{benchmark.name}: {sentences}"
+
+
+def _comparison(benchmark: BenchmarkFacts) -> str:
+    c = benchmark.comparison
+    if c.test == "McNemar":
+        split = (
+            f"{c.both} were right both times, {c.more_after} only after, {c.more_before} only before and {c.neither} "
+            f"never (exact McNemar test, {p_value(c.p_value)})"
+        )
+    else:
+        split = (
+            f"{c.more_after} were right more often after and {c.more_before} more often before "
+            f"(bootstrap over questions, {p_value(c.p_value)})"
+        )
+    return (
+        f"Of the {c.n} questions that both answered, {split}. The difference is {points(c.difference)} points "
+        f"(95{NBSP}% interval {points(c.ci.low)} to {points(c.ci.high)}); one of {100 * c.least_seen:.1f} would have "
+        "been found four times out of five."
+    )
+
+
+def _chart_facts(benchmark: BenchmarkFacts) -> str:
+    before, after, shown = benchmark.before, benchmark.after, charted(benchmark)
+    counts = sorted(s.n for s in shown)
+    clusters = " with questions as clusters" if any(s.samples > 1 for s in shown) else ""
+    n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"Bars are 95{NBSP}% Wilson intervals{clusters}, n{NBSP}={NBSP}{n} questions at every point. Before is the "
+        f"untrained student at its best (prompt “{before.prompt}”, {limit(before.policy)} thinking tokens, "
+        f"{before.policy.waits} waits); after is the distilled one at its largest limit without waits "
+        f"({limit(after.policy)})."
+    )
+
+
+def spend_note(facts: RunFacts) -> str:
+    """The total against the cap, and openly what was free."""
+    cost, machine = (sum(r.cost_usd for r in rows) for rows in (facts.spend, [r for r in facts.spend if is_own(r)]))
+    cap = "There was no cap" if facts.budget_usd is None else f"The cap was {usd(facts.budget_usd)}"
+    free = [
+        f"The teacher {payee(r)} was free: {r.price}. Its {r.calls:,} traces tell nothing about what bought ones cost."
+        for r in facts.spend if not is_own(r) and r.cost_usd == 0
+    ]  # fmt: skip
+    return " ".join((f"{usd(cost)} in all, {usd(machine)} of it for machine time. {cap}.", *free))
+
+
+def training_note(facts: RunFacts) -> str:
+    """What training came to, in one sentence."""
+    rows = facts.training
+    tokens = sum(row.tokens for row in rows)
+    seconds = sum(row.tokens / row.tokens_per_second for row in rows)
+    return (
+        f"{len(rows)} steps over {facts.samples_count:,} samples: {tokens:,} tokens, {tokens / seconds:,.0f} a second; "
+        f"loss {rows[0].loss:.3f} at the first step and {rows[-1].loss:.3f} at the last."
+    )

@@ -1,0 +1,226 @@
+"""A measurement: a benchmark asked of a model as it is, of a run's student, or of models behind APIs."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from tenner.core import recipe as recipes
+from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
+from tenner.core.recipe import Measurement
+from tenner.core.run import AnyRun, open_run
+from tenner.core.sections import Benchmark, Device, EngineName, Precision, Speaks
+from tenner.data import sources
+from tenner.evaluation import benchmarks as tasks
+from tenner.evaluation.evaluate import EvaluatedStudent
+from tenner.evaluation.report import measurement
+from tenner.inference.engine import JobEngine
+from tenner.stages import evaluation, resolve_student
+from tenner.training.allocator import ask_for_huge_pages
+
+
+class MeasureOptions(NamedTuple):
+    """What is asked for beside who answers; None leaves it to the file, the run, or what is usual for a model."""
+
+    task: str | None = None
+    """A known benchmark (see `evaluation/benchmarks.py`)."""
+    data: Path | None = None
+    """Its questions in a file, or those of a benchmark of one's own."""
+    questions: int | None = None
+    """So many of them, by seeded hash."""
+    format: str | None = None
+    thinking_tokens_max: Sequence[int] | None = None
+    """The budgets of a sweep."""
+    waits: Sequence[int] | None = None
+    answer_tokens_max: int | None = None
+    samples: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    engine: EngineName | None = None
+    rows: int | None = None
+    base_url: str | None = None
+    """This and the next four describe the server of engine `api` (see `sections.Endpoint`)."""
+    served_model: str | None = None
+    api_key_env: str | None = None
+    context_tokens: int | None = None
+    speaks: Speaks | None = None
+    device: Device | None = None
+    precision: Precision | None = None
+    price_usd_per_hour: float | None = None
+    budget_usd: float | None = None
+
+
+def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()) -> Measurement:
+    """The measurement of `who`, a model's address, a run's folder, or a file that describes one, with options on top.
+
+    Raises TennerError for one that cannot be, before a model is fetched or loaded.
+    """
+    is_file = who.endswith(".toml")
+    text = recipes.read_text(Path(who)) if is_file else ""
+    data = recipes.tables(text, where=who)
+    evaluate: dict[str, Any] = data.setdefault("evaluate", {})
+    _set_benchmark(evaluate, options)
+    sampling = {"temperature": options.temperature, "top_p": options.top_p}
+    evaluate |= _given(
+        {
+            "thinking_tokens_max": None if options.thinking_tokens_max is None else list(options.thinking_tokens_max),
+            "waits": None if options.waits is None else list(options.waits),
+            "answer_tokens_max": options.answer_tokens_max,
+            "samples": options.samples,
+            "rows": options.rows,
+            "engine": options.engine,
+            "precision": options.precision,
+            "sampling": evaluate.get("sampling", {}) | _given(sampling) or None,
+        }
+    )
+    endpoint = {
+        "base_url": options.base_url,
+        "model": options.served_model,
+        "api_key_env": options.api_key_env,
+        "context_tokens": options.context_tokens,
+        "speaks": options.speaks,
+    }
+    if given := _given(endpoint):
+        evaluate["api"] = evaluate.get("api", {}) | given
+    data |= _given({"seed": options.seed, "budget_usd": options.budget_usd})
+    machine = _given({"price_usd_per_hour": options.price_usd_per_hour, "device": options.device})
+    if machine:
+        data["machine"] = {"price_usd_per_hour": 0.0} | data.get("machine", {}) | machine
+    where, changes = who if is_file else "the command line", list(overrides)
+    if not is_file:
+        unfetched = _unfetched(data, who, options.format)
+        evaluation.check(recipes.validate(Measurement, unfetched, text=text, where=where, overrides=changes))
+        _set_student(data, who, options)
+    elif options.format is not None:
+        raise TennerError("--format goes with a model, not with a file", hint="say it in the file: student.format")
+    described = recipes.validate(Measurement, data, text=text, where=where, overrides=changes)
+    evaluation.check(described)
+    return described
+
+
+def folder_of(described: Measurement) -> Path:
+    """Where a measurement goes if nobody says where."""
+    (benchmark,) = described.evaluate.benchmarks
+    return Path("runs") / f"{described.name}-{_slug(tasks.resolve(benchmark).name)}"
+
+
+def run(path: Path, described: Measurement, *, budget_usd: float | None = None) -> None:
+    """Ask what has not been answered yet, and write the report.
+
+    Raises:
+        TennerError: the folder holds something else, the questions cannot be read, or somebody cannot be asked.
+        BudgetReached, Incomplete: see `stages/evaluation.py`.
+    """
+    ask_for_huge_pages()
+    screen = Screen()
+    with open_run(path, described, screen, budget_usd=budget_usd) as measuring:
+        if not measuring.folder.done("evaluate"):
+            evaluation.check_connections(described, screen)
+        measuring.go_through(described.stages, STAGES)
+
+
+def gather(run: AnyRun) -> tuple[int, int]:
+    """Read the questions."""
+    asked = tasks.load_questions(run.recipe.evaluate.benchmarks, partial(sources.gather, seed=run.recipe.seed))
+    run.folder.write("benchmark", asked)
+    return len(asked), len(asked)
+
+
+def evaluate(run: AnyRun) -> tuple[int, int]:
+    """Have them answered, by the student if there is one and by the models behind APIs."""
+    student = run.recipe.student
+    if student is None:
+        return evaluation.answer(run, [])
+
+    endpoint = run.recipe.evaluate.api
+
+    def load_engine() -> JobEngine:
+        from tenner.training.student import resolve
+
+        folder = resolve(student.model)
+        if endpoint is not None:
+            return evaluation.api_engine(run, endpoint, folder)
+        return evaluation.load_engine(run, "evaluate", folder)
+
+    model = student.model if endpoint is None else f"{student.model} as {endpoint.model} at {endpoint.base_url}"
+    return evaluation.answer(run, [EvaluatedStudent(run.recipe.name, model, student.form, load_engine)])
+
+
+def write_report(run: AnyRun) -> tuple[int, int]:
+    """Write the tables: a pure reader of the folder."""
+    known = measurement.collect(run.folder, run.recipe)
+    run.folder.write_text("report.md", measurement.render_markdown(known))
+    return len(known.scores), 1
+
+
+STAGES = {"gather": gather, "evaluate": evaluate, "report": write_report}
+
+
+def _set_benchmark(evaluate: dict[str, Any], options: MeasureOptions) -> None:
+    """The questions that the options name, in the place of a file's; or so many of the file's."""
+    is_named = options.task is not None or options.data is not None
+    if is_named:
+        table = _given({"task": options.task, "file": None if options.data is None else str(options.data)})
+        if options.task is None and options.data is not None:
+            table["name"] = options.data.stem
+        evaluate["benchmarks"] = [table]
+    benchmarks = evaluate.get("benchmarks", [])
+    if options.questions is not None and len(benchmarks) == 1:
+        benchmarks[0]["sample"] = options.questions
+    if not benchmarks:
+        raise TennerError("no questions are named", hint="give --task NAME, or --data FILE, or both")
+    if is_named:
+        try:
+            named = Benchmark.model_validate(benchmarks[0])
+        except ValidationError as e:
+            raise recipes.explain(e, text="", where="the command line", root=Benchmark) from e
+        sources.check([tasks.resolve(named)])
+
+
+def _unfetched(data: dict[str, Any], who: str, format_name: str | None) -> dict[str, Any]:
+    """What is known before the model is there, so that all else is refused before it is fetched."""
+    student = {"model": who, "format": format_name or "plain"}
+    usual = {"name": "unfetched", "seed": 0, "budget_usd": 0.0, "student": student}
+    return usual | data | {"evaluate": {"thinking_tokens_max": [0]} | data["evaluate"]}
+
+
+def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> None:
+    """Who answers, by address, and what is usual for it where the options say nothing."""
+    _refuse_without_cap(data, options.price_usd_per_hour)  # before anything is fetched; a run knows its price
+    student_options = resolve_student.StudentOptions(
+        format=options.format, price_usd_per_hour=options.price_usd_per_hour
+    )
+    served, price_usd_per_hour = resolve_student.resolve_student(who, student_options)
+    is_run = (Path(who) / "recipe.toml").is_file()
+    student = {"model": str(served.model_dir) if is_run else who, "format": served.fmt.name}
+    data["student"] = student | _given({"system_prompt": served.system_prompt})
+    data["name"] = _slug(served.name)
+    data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": price_usd_per_hour or 0.0}
+    data.setdefault("seed", 0)
+    _refuse_without_cap(data, price_usd_per_hour)
+    data.setdefault("budget_usd", 0.0)
+    evaluate = data["evaluate"]
+    evaluate.setdefault("thinking_tokens_max", [served.thinking_tokens_max])
+    evaluate.setdefault("answer_tokens_max", served.answer_tokens_max)
+    evaluate.setdefault("wait_text", served.wait_text)
+
+
+def _refuse_without_cap(data: dict[str, Any], price_usd_per_hour: float | None) -> None:
+    if price_usd_per_hour and "budget_usd" not in data:
+        raise TennerError(
+            "--budget-usd is missing",
+            hint=f"this machine costs ${price_usd_per_hour:g} an hour: say what it may come to",
+        )
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.casefold()).strip("-._") or "model"

@@ -1,0 +1,157 @@
+"""Traces for a file of questions, without a run: the same store, ledger and cap."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args
+
+import tomli_w
+from pydantic import ValidationError
+
+from tenner.budget.ledger import Ledger, read_spend
+from tenner.clients import registry
+from tenner.clients.registry import CallContext
+from tenner.core.errors import TennerError
+from tenner.core.jsonl import read_objects
+from tenner.core.progress import Screen
+from tenner.core.recipe import explain
+from tenner.core.records import AnswerKind, FailedCall, Question, Trace
+from tenner.core.run import differences
+from tenner.core.run_folder import RunFolder
+from tenner.core.sections import FREE, NotNegativeNumber, Section, TraceSection
+from tenner.distill import traces
+from tenner.distill.traces import TracePurchase
+from tenner.evaluation.grading.grader import grade_trace
+
+
+class TraceJob(Section):
+    """What `trace.toml` holds."""
+
+    budget_usd: Annotated[NotNegativeNumber, FREE]
+    trace: TraceSection
+
+
+class TraceResult(NamedTuple):
+    """What a trace job has come to."""
+
+    path: Path
+    """`traces.jsonl`."""
+    outcomes: Counter[str]
+    """Traces by outcome (see `records.TraceOutcome`)."""
+    verdicts: Counter[str]
+    """Their answers by verdict; "no reference" where there is nothing to compare with."""
+    failures: Counter[str]
+    """Calls that failed for good, by the name of the fault."""
+    spent_usd: float
+    unsettled_usd: float
+    """Of that, what stands at its worst case."""
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = [f"{self.outcomes.total():,} traces: {_counts(self.outcomes)}", f"answers: {_counts(self.verdicts)}"]
+        if failed := self.failures.total():
+            calls = "call" if failed == 1 else "calls"
+            lines.append(f"{failed:,} {calls} failed for good: {_counts(self.failures)}")
+        unsettled = f", of it ${self.unsettled_usd:.6f} at worst case" if self.unsettled_usd else ""
+        lines += [f"${self.spent_usd:.6f} spent{unsettled}", str(self.path)]
+        return "\n".join(lines)
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def describe(section: Mapping[str, Any], *, budget_usd: float) -> TraceJob:
+    """A job by the fields of a recipe's section `trace`. Raises TennerError for one that cannot be done."""
+    try:
+        return TraceJob.model_validate({"budget_usd": budget_usd, "trace": dict(section)})
+    except ValidationError as e:
+        raise explain(e, text="", where="the command line", root=TraceJob) from e
+
+
+def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
+    """Buy what is not there yet, and give what it came to.
+
+    Raises:
+        TennerError: questions that cannot be read, a folder of another job, or a teacher that cannot be asked.
+        BudgetReached, Incomplete: see `traces.buy_traces`.
+    """
+    check_questions(questions_path)
+    screen = Screen()
+    folder = RunFolder(out)
+    registry.check(job.trace, screen)
+    with folder.writing():
+        stored = _stored(folder)
+        if stored and (differing := differences(stored, job)):
+            raise TennerError(f"{out} holds traces of another job: {differing}", hint="choose another --out")
+        folder.write_text("trace.toml", tomli_w.dumps(job.model_dump(exclude_none=True)))
+        ledger = Ledger(out / "run.db", budget_usd=job.budget_usd)
+        try:
+            if lost := ledger.lose_orphans():
+                screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
+            context = CallContext(ledger, screen, stage="trace")
+            traces.buy_traces(
+                TracePurchase(job.trace, lambda: read_questions(questions_path), folder, context, grade_trace)
+            )
+        finally:
+            ledger.close()
+    return result(folder)
+
+
+def check_questions(path: Path) -> None:
+    """Read every line once. Raises TennerError for a file, a line or an id that cannot be used."""
+    seen: set[str] = set()
+    for q in read_questions(path):
+        if q.id in seen:
+            raise TennerError(f"{path}: the id {q.id} occurs more than once", hint="every question needs its own id")
+        seen.add(q.id)
+    if not seen:
+        raise TennerError(f"{path} holds no questions")
+
+
+def read_questions(path: Path) -> Iterator[Question]:
+    """The questions of a JSONL file; other columns than id, question, answer, kind and domain are left alone."""
+    for line in read_objects(path, hint="give a run folder or a JSONL file"):
+        yield _question(line.fields, line.where, path.name)
+
+
+def result(folder: RunFolder) -> TraceResult:
+    """What is in the folder of a job."""
+    outcomes: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
+    for t in folder.stream("traces", Trace):
+        outcomes[t.outcome] += 1
+        verdicts[t.grade.verdict if t.grade else "no reference"] += 1
+    spend = read_spend(folder.path / "run.db")
+    return TraceResult(
+        path=folder.path / "traces.jsonl",
+        outcomes=outcomes,
+        verdicts=verdicts,
+        failures=Counter(f.kind for f in folder.stream("failed", FailedCall)),
+        spent_usd=sum(r.cost_usd for r in spend),
+        unsettled_usd=sum(r.unsettled_usd for r in spend),
+    )
+
+
+def _question(row: dict[str, Any], where: str, source: str) -> Question:
+    fields = {}
+    for name in ("id", "question", "answer", "domain"):
+        value = row.get(name)
+        if value is None and name in ("id", "question"):
+            raise TennerError(f"{where} has no {name}", hint="every line needs id and question")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            raise TennerError(f"{where}: {name} is neither text nor a number")
+        fields[name] = None if value is None else str(value)
+    if not str(fields["question"]).strip():
+        raise TennerError(f"{where}: the question is empty")
+    if (kind := row.get("kind")) is not None and kind not in get_args(AnswerKind):
+        raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(get_args(AnswerKind))}")
+    return Question(source=source, kind=kind, **fields)
+
+
+def _stored(folder: RunFolder) -> TraceJob | None:
+    path = folder.path / "trace.toml"
+    if not path.exists():
+        return None
+    return TraceJob.model_validate(tomllib.loads(path.read_text("utf-8")))
