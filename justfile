@@ -1,0 +1,38 @@
+# The commands of this project: `just` lists them (https://just.systems). Each is what CI runs, and can be typed by hand.
+
+default:
+    @just --list
+
+# everything that development needs, into the active environment
+install:
+    pip install -c constraints.txt -e '.[dev]'
+
+# linters and the type checker
+check:
+    ruff check .
+    ruff format --check .
+    mypy
+
+# offline, no GPU, under three minutes
+test *options:
+    pytest {{options}}
+
+# as on a processor without AVX-512
+test-avx2:
+    pytest --isa avx2
+
+# the real student, kills, a browser
+slow:
+    pytest -m slow --durations=15
+
+# a real vLLM; DIR is where scripts/install_vllm.sh has put it
+vllm DIR:
+    TENNER_VLLM={{DIR}}/bin/vllm pytest -m vllm --durations=10
+
+# one benchmark, as `just bench train_cpu --workloads short`
+bench name *options:
+    python bench/{{name}}.py {{options}}
+
+# all of it from nothing, with the README's commands
+ci:
+    .ci/run
