@@ -2,7 +2,7 @@ import json
 import random
 
 import pytest
-from evidence import completion
+from example_run import completion
 
 from tenner import cli
 from tenner.commands import compare as comparejob

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from evidence import completion
+from example_run import completion
 
 from tenner import cli
 from tenner.commands import export as exportjob

@@ -4,7 +4,7 @@ from itertools import chain
 
 import matplotlib as mpl
 import pytest
-from evidence import completion, run_facts
+from example_run import completion, run_facts
 
 from tenner.core.records import Score
 from tenner.evaluation.report.charts import Width, accuracy_chart, training_chart

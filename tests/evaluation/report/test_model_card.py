@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from evidence import FAMILIES, completion, run_facts
+from example_run import FAMILIES, completion, run_facts
 
 from tenner.core.formats import FORMATS
 from tenner.evaluation.report.facts import benchmark_facts

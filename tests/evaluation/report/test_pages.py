@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from evidence import FAMILIES, completion, run_facts
+from example_run import FAMILIES, completion, run_facts
 
 from tenner.budget.ledger import SpendRow
 from tenner.core.records import Completion

@@ -2,7 +2,7 @@ import datetime
 import re
 
 import pytest
-from evidence import completion, evaluation, run_facts
+from example_run import completion, evaluation, run_facts
 
 from tenner.core.records import Completion, Question
 from tenner.evaluation.benchmarks import benchmark_of

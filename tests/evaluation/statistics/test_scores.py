@@ -2,7 +2,7 @@ import random
 from itertools import product
 
 import pytest
-from evidence import completion, evaluation
+from example_run import completion, evaluation
 
 from tenner.core.records import Completion, Grade, Policy, Score
 from tenner.evaluation.statistics.intervals import clustered, wilson

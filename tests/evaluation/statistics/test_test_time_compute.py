@@ -1,5 +1,5 @@
 import pytest
-from evidence import POLICIES, completion, evaluation
+from example_run import POLICIES, completion, evaluation
 
 from tenner.core.records import Completion, Grade, Policy
 from tenner.evaluation.statistics.scaling import Point, scaling
