@@ -182,11 +182,15 @@ class Ledger:
         with _disk_errors(path):
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
             given_up = time.monotonic() + BUSY_SECONDS
-            while not _begin(self._db, path):
-                # Not every step of a beginning waits for others of its own accord.
-                if time.monotonic() > given_up:
-                    raise TennerError(f"{path} is locked by another process", hint="see what holds it open")
-                time.sleep(BUSY_RETRY_SECONDS)
+            try:
+                while not _begin(self._db, path):
+                    # Not every step of a beginning waits for others of its own accord.
+                    if time.monotonic() > given_up:
+                        raise TennerError(f"{path} is locked by another process", hint="see what holds it open")
+                    time.sleep(BUSY_RETRY_SECONDS)
+            except BaseException:
+                self._db.close()
+                raise
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file."""

@@ -1,5 +1,6 @@
 """`tenner chat`: talk to a student in the terminal, with its thinking dimmed and injected text underlined."""
 
+import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from tenner.commands import options
+from tenner.core.errors import TennerError
 from tenner.core.records import Message
 from tenner.core.sections import LocalEngineName
 from tenner.stages import resolve_student
@@ -16,6 +19,19 @@ from tenner.stages.resolve_student import StudentOptions
 if TYPE_CHECKING:
     from tenner.inference.job import Request
     from tenner.inference.server.admission import UsageReport
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    options.add_student(parser)
+    parser.add_argument("--waits", metavar="N", type=int, default=0, help="how often it must think on (default: 0)")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Talk until standard input ends."""
+    if args.waits < 0:
+        raise TennerError(f"--waits {args.waits} is negative")
+    talk(args.student, options.student_options(args), waits=args.waits, engine_name=args.engine)
 
 
 def talk(address: str, options: StudentOptions, *, waits: int, engine_name: LocalEngineName | None = None) -> None:

@@ -1,5 +1,6 @@
 """`tenner compare RUN_A RUN_B`: whether two runs differ on the questions that both have answered."""
 
+import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +17,26 @@ from tenner.evaluation.statistics.scores import policy_order, verdicts
 
 IDS_SHOWN = 5
 POLICY = re.compile(r"(?P<limit>[0-9]+|none)(?:\+(?P<waits>[0-9]+))?")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("run_a", metavar="RUN_A", type=Path, help="a run's folder")
+    parser.add_argument("run_b", metavar="RUN_B", type=Path, help="another's")
+    parser.add_argument(
+        "--student", metavar="NAME", action="append", default=[],
+        help="distilled, base, or a model by name; twice: in A and in B (default: distilled, or the only one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--policy", metavar="LIMIT[+WAITS]",
+        help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Compare, and print by how much they differ."""
+    print(run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
 
 
 class Side(NamedTuple):

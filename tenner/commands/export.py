@@ -1,5 +1,6 @@
 """`tenner export RUN --format lm-eval --out DIR`: a run's answers as another tool's log."""
 
+import argparse
 import datetime
 import json
 from collections.abc import Callable
@@ -15,6 +16,18 @@ from tenner.core.run_folder import RunFolder
 from tenner.evaluation.benchmarks import by_benchmark
 from tenner.evaluation.report import lm_eval_log
 from tenner.evaluation.statistics.scores import by_question
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    parser.add_argument("--format", choices=("lm-eval",), required=True, help="lm-eval: its log of samples")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the files, and print their paths."""
+    print(run(args.run, args.out))
 
 
 def run(path: Path, out: Path) -> str:

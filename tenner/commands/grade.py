@@ -1,5 +1,6 @@
 """`tenner grade FILE.jsonl|RUN`: verdicts on responses, from a file or on those that a run has kept."""
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,25 @@ from tenner.evaluation.report.tables import limit
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 SHOWN_CHARS = 60
 ROWS_AT_ONCE = 2_000
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument(
+        "file", metavar="FILE.jsonl|RUN", type=Path,
+        help="rows with id, response, answer and maybe kind; or a run's folder: its answers again",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Grade, and print the verdicts."""
+    graded = run(args.file)
+    if args.json:
+        for id_, grade in graded:
+            print(as_json(id_, grade))
+    else:
+        print(as_text(list(graded)))
 
 
 class Row(NamedTuple):

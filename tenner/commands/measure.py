@@ -3,11 +3,25 @@
 import argparse
 from pathlib import Path
 
+from tenner.commands import options
 from tenner.core.errors import TennerError
 
 
-def add_options(verb: argparse.ArgumentParser) -> None:
-    """The options beside those that other verbs have too."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument(
+        "who", metavar="MODEL|RUN|FILE.toml",
+        help="a run's folder, a model's, hf:org/name, wheel:…, or a file that describes a measurement",
+    )  # fmt: skip
+    _add_own(parser)
+    options.add_device(parser)
+    options.add_precision(parser)
+    options.add_overrides(parser)
+    options.add_budget(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_own(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", metavar="NAME", help="AIME24, AIME25, AMC23, MATH500, GSM8K or GPQA Diamond")
     verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a task of your own")
     verb.add_argument("--questions", metavar="N", type=int, help="so many of them, by seeded hash (default: all)")
@@ -30,12 +44,13 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
 
 
-def run(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     """Measure, and print what it came to."""
     from tenner import measurement
     from tenner.commands import show
 
-    options = measurement.MeasureOptions(
+    options.check_budget(args.budget_usd)
+    wanted = measurement.MeasureOptions(
         task=args.task,
         data=args.data,
         questions=args.questions,
@@ -59,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         price_usd_per_hour=args.price_usd_per_hour,
         budget_usd=args.budget_usd,
     )
-    described = measurement.describe(args.who, options, overrides=args.overrides)
+    described = measurement.describe(args.who, wanted, overrides=args.overrides)
     path = args.run_dir or measurement.folder_of(described)
     measurement.run(path, described, budget_usd=args.budget_usd)
     print(show.as_json(path) if args.json else show.summary(path))

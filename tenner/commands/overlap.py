@@ -1,5 +1,6 @@
 """`tenner overlap QUESTIONS.jsonl --against BENCHMARK.jsonl`: whether a file of questions holds a benchmark's."""
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,22 @@ MEANINGS = {
     "ngram": "words in a row that say what is asked",
     "boilerplate": "words in a row that say nothing: no leak",
 }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("questions", metavar="QUESTIONS.jsonl", type=Path, help="lines with a question, or a problem")
+    parser.add_argument(
+        "--against", metavar="BENCHMARK.jsonl", type=Path, action="append", required=True,
+        help="lines of the same kind; may be given more than once",
+    )  # fmt: skip
+    parser.add_argument("--ngram-words", metavar="N", type=int, help="shared words in a row that count (default: 8)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print what the file shares with the benchmarks."""
+    print(run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
 
 
 def run(questions: Path, against: Sequence[Path], *, ngram_words: int | None, as_json: bool) -> str:

@@ -1,14 +1,42 @@
 """`tenner serve MODEL_OR_RUN`: serve a student over HTTP until a signal stops it."""
 
+import argparse
 import asyncio
+import signal
 import sys
 
 from tenner.clients.api_keys import key_in_environment
+from tenner.commands import options
 from tenner.core.errors import TennerError
 from tenner.core.sections import LocalEngineName
 from tenner.stages import resolve_student
 
 PORT_MAX = 65535
+INTERRUPTED = 130
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    options.add_student(parser)
+    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    parser.add_argument("--port", metavar="N", type=int, default=8000, help="0: any that is free (default: 8000)")
+    parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key for clients")
+    parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: of recipe or folder)")
+    parser.add_argument(
+        "--concurrency-max", metavar="N", type=int, default=64, help="answers under way at once (default: 64)"
+    )
+    parser.add_argument(
+        "--request-bytes-max", metavar="N", type=int, default=1 << 20, help="the largest body (default: 1 MiB)"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Serve until a signal stops it, and exit as that signal asks."""
+    ended_by = run(
+        args.student, options.student_options(args), host=args.host, port=args.port, api_key_env=args.api_key_env,
+        concurrency_max=args.concurrency_max, request_bytes_max=args.request_bytes_max, engine_name=args.engine,
+    )  # fmt: skip
+    sys.exit(INTERRUPTED if ended_by == signal.SIGINT else 0)
 
 
 def run(

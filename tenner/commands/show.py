@@ -1,5 +1,6 @@
 """What a run has come to, printed: for people, or as one JSON object."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tenner.budget.ledger import read_spend
-from tenner.core import recipe as recipe_room
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe
@@ -17,6 +17,26 @@ from tenner.core.run import stored, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import mean_tokens
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--why", metavar="ID", help="why a question is trained on, or at which step it fell")
+    parser.add_argument("--sample", metavar="ID", help="one training sample, marked by what is trained on")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print what is asked for."""
+    if args.sample and args.why:
+        raise TennerError("--sample and --why are two questions", hint="ask one of them at a time")
+    if args.sample:
+        print_sample(args.run, args.sample, as_json=args.json)
+    elif args.why:
+        print(why(args.run, args.why, as_json=args.json))
+    else:
+        print(as_json(args.run) if args.json else summary(args.run))
 
 
 def as_json(path: Path) -> str:
@@ -60,14 +80,6 @@ def summary(path: Path) -> str:
         if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
             console.print(f"\n{reports[0]}", soft_wrap=True)
     return captured.get().rstrip()
-
-
-def recipes(*, as_json: bool) -> str:
-    """The built-in recipes with what they do."""
-    found = [recipe_room.load(name) for name in recipe_room.built_in()]
-    if as_json:
-        return json.dumps({r.name: r.description for r in found}, ensure_ascii=False)
-    return "\n".join(f"{r.name}: {r.description} (cap ${r.budget_usd:g})" for r in found)
 
 
 def why(path: Path, question_id: str, *, as_json: bool = False) -> str:

@@ -5,11 +5,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tenner.commands import options, stage
 from tenner.core.errors import TennerError
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
     """The options; all but the cap are for a file of questions."""
+    options.add_budget(verb)
     verb.description = "Buy reasoning traces: for the selected questions of a run, or for a file of questions."
     verb.add_argument("run", metavar="RUN|QUESTIONS.jsonl", type=Path, help="a run's folder, or a file of questions")
     file = verb.add_argument_group(
@@ -45,20 +47,26 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     file.add_argument("--replay-from", metavar="DIR", help="the run whose responses are used again")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Buy traces for a file of questions, and print what they came to."""
+def main(args: argparse.Namespace) -> None:
+    """Buy traces: for a run as its recipe says, or for a file of questions, and print what they came to."""
+    if args.run.is_dir():
+        _refuse_file_options(args)
+        stage.main(args)
+        return
     from tenner import tracing
 
     section = _section(args)
     print(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
 
 
-def refuse_file_options(args: argparse.Namespace) -> None:
+def _refuse_file_options(args: argparse.Namespace) -> None:
     """A run is traced as its recipe says: an option for a file of questions would have no effect."""
     parser = argparse.ArgumentParser()
     add_options(parser)
     usual = vars(parser.parse_args([str(args.run)]))
-    given = [name for name, value in usual.items() if getattr(args, name) != value and name != "run"]
+    given = [
+        name for name, value in usual.items() if getattr(args, name) != value and name not in ("run", "budget_usd")
+    ]
     if given:
         raise TennerError(
             f"--{given[0].replace('_', '-')} has no effect on a run: {args.run} is traced as its recipe says",

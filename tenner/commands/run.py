@@ -1,0 +1,26 @@
+"""`tenner run RECIPE`: a whole run, or what is left of it."""
+
+import argparse
+from pathlib import Path
+
+from tenner.commands import options
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a built-in recipe (see `tenner recipes`) or a .toml file")
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/NAME)")
+    options.add_overrides(parser)
+    options.add_budget(parser)
+    options.add_device(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the recipe, and print what it came to."""
+    from tenner import api
+    from tenner.commands import show
+
+    options.check_budget(args.budget_usd)
+    overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
+    done = api.run(args.recipe, run_dir=args.run_dir, overrides=overrides, budget_usd=args.budget_usd)
+    print(show.summary(done.path))
