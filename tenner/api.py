@@ -22,9 +22,9 @@ from tenner import measurement, pipeline, tracing
 from tenner.budget.ledger import read_spend
 from tenner.core import recipe as recipes
 from tenner.core.progress import Screen
-from tenner.core.recipe import Recipe
+from tenner.core.recipe import Recipe, stored
 from tenner.core.records import AnswerKind, Grade, Score
-from tenner.core.run import open_run, stored
+from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder, StageDone
 from tenner.core.sections import Device, LocalEngineName
 from tenner.measurement import MeasureOptions
@@ -86,10 +86,11 @@ def run(
         Incomplete: some calls failed in a way that may heal: the same call makes them again.
         TennerError: anything else that the caller can mend.
     """
-    described = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
+    cap_usd, others = recipes.split_cap(overrides, budget_usd)
+    described = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=others)
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
-    with open_run(path, described, Screen(), budget_usd=budget_usd, device=device) as opened:
+    with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
         pipeline.run_stages(opened, described.stages)
     return result(path)
 
@@ -102,9 +103,10 @@ def measure(
 
     `run_dir` is `runs/NAME-BENCHMARK` by default. Raises as `run` does.
     """
-    described = measurement.describe(str(who), options, overrides=overrides)
+    cap_usd, others = recipes.split_cap(overrides, options.budget_usd)
+    described = measurement.describe(str(who), options._replace(budget_usd=cap_usd), overrides=others)
     path = measurement.folder_of(described) if run_dir is None else Path(run_dir)
-    measurement.run(path, described, budget_usd=options.budget_usd)
+    measurement.run(path, described, budget_usd=cap_usd)
     return result(path)
 
 

@@ -1,35 +1,25 @@
 """Traces for a file of questions, without a run: the same store, ledger and cap."""
 
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-import tomli_w
 from pydantic import ValidationError
 
-from tenner.budget.ledger import Ledger, read_spend
+from tenner.budget.ledger import read_spend
 from tenner.clients import registry
 from tenner.clients.registry import CallContext
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
 from tenner.core.progress import Screen
-from tenner.core.recipe import explain
+from tenner.core.recipe import TraceJob, explain
 from tenner.core.records import AnswerKind, FailedCall, Question, Trace
-from tenner.core.run import differences
+from tenner.core.run import open_folder
 from tenner.core.run_folder import RunFolder
-from tenner.core.sections import FREE, NotNegativeNumber, Section, TraceSection
 from tenner.distill import traces
 from tenner.distill.traces import TracePurchase
 from tenner.evaluation.grading.grader import grade_trace
-
-
-class TraceJob(Section):
-    """What `trace.toml` holds."""
-
-    budget_usd: Annotated[NotNegativeNumber, FREE]
-    trace: TraceSection
 
 
 class TraceResult(NamedTuple):
@@ -79,24 +69,15 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
     """
     check_questions(questions_path)
     screen = Screen()
-    folder = RunFolder(out)
     registry.check(job.trace, screen)
-    with folder.writing():
-        stored = _stored(folder)
-        if stored and (differing := differences(stored, job)):
-            raise TennerError(f"{out} holds traces of another job: {differing}", hint="choose another --out")
-        folder.write_text("trace.toml", tomli_w.dumps(job.model_dump(exclude_none=True)))
-        ledger = Ledger(out / "run.db", budget_usd=job.budget_usd)
-        try:
-            if lost := ledger.lose_orphans():
-                screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
-            context = CallContext(ledger, screen, stage="trace")
-            traces.buy_traces(
-                TracePurchase(job.trace, lambda: read_questions(questions_path), folder, context, grade_trace)
+    with open_folder(out, TraceJob, job, screen, budget_usd=job.budget_usd) as opened:
+        context = CallContext(opened.ledger, screen, stage="trace")
+        traces.buy_traces(
+            TracePurchase(
+                opened.description.trace, lambda: read_questions(questions_path), opened.folder, context, grade_trace
             )
-        finally:
-            ledger.close()
-    return result(folder)
+        )
+    return result(RunFolder(out))
 
 
 def check_questions(path: Path) -> None:
@@ -148,10 +129,3 @@ def _question(row: dict[str, Any], where: str, source: str) -> Question:
     if (kind := row.get("kind")) is not None and kind not in get_args(AnswerKind):
         raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(get_args(AnswerKind))}")
     return Question(source=source, kind=kind, **fields)
-
-
-def _stored(folder: RunFolder) -> TraceJob | None:
-    path = folder.path / "trace.toml"
-    if not path.exists():
-        return None
-    return TraceJob.model_validate(tomllib.loads(path.read_text("utf-8")))

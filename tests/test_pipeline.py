@@ -151,7 +151,7 @@ def test_a_sample_is_shown_as_json_too(unbroken, capsys):
     [
         (["trace", "RUN", "--model", "new", "--concurrency", "64"], "--model has no effect on a run"),
         (["trace", "RUN", "--batch"], "--batch has no effect on a run"),
-        (["trace", "RUN", "--budget-usd", "nan"], "--budget-usd nan is no amount of dollars"),
+        (["trace", "RUN", "--budget-usd", "nan"], "--budget-usd nan is not an amount of dollars"),
         (["show", "RUN", "--sample", "a", "--why", "b"], "--sample and --why are two questions"),
     ],
 )

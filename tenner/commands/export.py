@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat
-from tenner.core.recipe import Measurement, Recipe
+from tenner.core.recipe import Experiment, Recipe
 from tenner.core.records import Completion, Policy, Question
-from tenner.core.run import render, stored
+from tenner.core.run import render, stored_as
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.benchmarks import by_benchmark
 from tenner.evaluation.report import lm_eval_log
@@ -37,7 +37,7 @@ def run(path: Path, out: Path) -> str:
         TennerError: no run, one without completions, or a folder that cannot be written.
     """
     folder = RunFolder.existing(path)
-    described = stored(folder)
+    described = stored_as(Experiment, folder)
     assert described is not None, "RunFolder.existing has seen it"
     groups: dict[tuple[str, str, str, Policy], list[Completion]] = {}
     for c in folder.stream("completions", Completion):
@@ -81,7 +81,7 @@ class _Asking(NamedTuple):
     answer_tokens_max: int
 
 
-def _asking(path: Path, described: Measurement, who: str, prompt: str, *, has_thinking: bool) -> _Asking:
+def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thinking: bool) -> _Asking:
     """A model behind an API was asked in a turn of a chat, and its thinking came apart; all others were rendered."""
     if (model := next((m for m in described.evaluate.models if m.name == who), None)) is not None:
         fmt = FORMATS["think" if has_thinking else "plain"]

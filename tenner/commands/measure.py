@@ -46,10 +46,9 @@ def _add_own(verb: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Measure, and print what it came to."""
-    from tenner import measurement
+    from tenner import api, measurement
     from tenner.commands import show
 
-    options.check_budget(args.budget_usd)
     wanted = measurement.MeasureOptions(
         task=args.task,
         data=args.data,
@@ -74,10 +73,8 @@ def main(args: argparse.Namespace) -> None:
         price_usd_per_hour=args.price_usd_per_hour,
         budget_usd=args.budget_usd,
     )
-    described = measurement.describe(args.who, wanted, overrides=args.overrides)
-    path = args.run_dir or measurement.folder_of(described)
-    measurement.run(path, described, budget_usd=args.budget_usd)
-    print(show.as_json(path) if args.json else show.summary(path))
+    done = api.measure(args.who, wanted, run_dir=args.run_dir, overrides=args.overrides)
+    print(show.as_json(done.path) if args.json else show.summary(done.path))
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

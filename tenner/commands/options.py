@@ -1,10 +1,7 @@
 """Options that several verbs have."""
 
 import argparse
-import math
 from typing import TYPE_CHECKING
-
-from tenner.core.errors import TennerError
 
 if TYPE_CHECKING:
     from tenner.stages.resolve_student import StudentOptions
@@ -47,12 +44,6 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_budget(parser: argparse.ArgumentParser) -> None:
     """The cap."""
     parser.add_argument("--budget-usd", metavar="X", type=float, help="the cap of the run, instead of the recipe's")
-
-
-def check_budget(budget_usd: float | None) -> None:
-    """Raise TennerError for a cap that is no amount."""
-    if budget_usd is not None and not 0 <= budget_usd < math.inf:
-        raise TennerError(f"--budget-usd {budget_usd:g} is no amount of dollars", hint="give a number from 0 on")
 
 
 def student_options(args: argparse.Namespace) -> "StudentOptions":

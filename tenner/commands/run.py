@@ -20,7 +20,6 @@ def main(args: argparse.Namespace) -> None:
     from tenner import api
     from tenner.commands import show
 
-    options.check_budget(args.budget_usd)
     overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
     done = api.run(args.recipe, run_dir=args.run_dir, overrides=overrides, budget_usd=args.budget_usd)
     print(show.summary(done.path))

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tenner import tracing
 from tenner.budget.ledger import read_spend
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
-from tenner.core.recipe import Recipe
+from tenner.core.recipe import Recipe, TraceJob, stored
 from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
-from tenner.core.run import stored, stored_recipe
+from tenner.core.run import stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import mean_tokens
@@ -40,8 +41,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def as_json(path: Path) -> str:
-    """Stages, spend and scores as one JSON object."""
+    """Stages, spend and scores as one JSON object; of a trace job what it has come to."""
     folder = RunFolder.existing(path)
+    if isinstance(stored(folder), TraceJob):
+        return json.dumps(tracing.result(folder)._asdict(), ensure_ascii=False, default=str)
     spend: dict[str, float] = {}
     for row in read_spend(path / "run.db"):
         spend[row.stage] = round(spend.get(row.stage, 0.0) + row.cost_usd, 6)
@@ -58,8 +61,10 @@ def as_json(path: Path) -> str:
 
 
 def summary(path: Path) -> str:
-    """Stages, spend and scores as text."""
+    """Stages, spend and scores as text; of a trace job what it has come to."""
     folder = RunFolder.existing(path)
+    if isinstance(stored(folder), TraceJob):
+        return tracing.result(folder).as_text()
     facts = json.loads(as_json(path))
     console = Console(width=min(Console().width, 100), highlight=False)
     with console.capture() as captured:

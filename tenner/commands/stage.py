@@ -39,7 +39,6 @@ def main(args: argparse.Namespace) -> None:
     from tenner.core.recipe import Recipe
     from tenner.core.run import open_run
 
-    options.check_budget(args.budget_usd)
     device = getattr(args, "device", None)
     recipe: Recipe | None = None  # the one in the folder
     with open_run(args.run, recipe, Screen(), budget_usd=args.budget_usd, device=device) as run:

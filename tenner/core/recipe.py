@@ -1,5 +1,6 @@
-"""A run described in full: a strict TOML file, `--set` overrides on top, nothing guessed."""
+"""What a run folder is made by: a recipe, a measurement or a trace job, read from strict TOML with overrides on top."""
 
+import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -11,16 +12,18 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import (
-    FREE,
+    DOLLARS_MAX,
     Attempt,
     Clean,
+    Dollars,
     Domains,
     Evaluate,
     Gather,
     Machine,
     Model,
-    NotNegativeNumber,
+    Resume,
     Section,
     Select,
     Student,
@@ -31,56 +34,96 @@ from tenner.core.stage_names import MEASURED, ORDERS
 from tenner.core.suggest import did_you_mean, fields_at
 
 
-class Measurement(Section):
-    """Questions, who answers them, and what that may cost: all that a run is without its training."""
+class Description(Section):
+    """What a run folder is made by, whatever its kind."""
 
-    FILE: ClassVar[str] = "measurement.toml"
-    """What it is called in its folder."""
+    FILE: ClassVar[str]
+    """Its file name in the folder."""
+    KIND: ClassVar[str]
+    """What a folder that holds it is called in messages."""
+    HINT: ClassVar[str]
+    """The commands for such a folder."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     """Of the folder, and of its student in tables."""
-    seed: int
-    budget_usd: Annotated[NotNegativeNumber, FREE]
+    budget_usd: Annotated[Dollars, Resume.FREE]
     """The cap over the whole: calls and machine time together."""
-    student: Model | None = None
-    """Left out: only `evaluate.models` are asked."""
-    machine: Machine = Machine(price_usd_per_hour=0.0)
-    """Left out: its time is not charged."""
-    evaluate: Evaluate
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages in their order."""
-        return MEASURED
-
-    @model_validator(mode="after")
-    def _somebody_answers(self) -> "Measurement":
-        if self.student is not None and not self.evaluate.thinking_tokens_max:
-            raise ValueError("evaluate.thinking_tokens_max names no budget")
-        if self.student is None and not self.evaluate.models:
-            raise ValueError("nobody is asked: there is neither a student nor one of evaluate.models")
-        return self
-
-    @model_validator(mode="after")
-    def _has_its_questions(self) -> "Measurement":
-        if self.evaluate.questions or len(self.evaluate.benchmarks) != 1:
-            raise ValueError("a measurement is of exactly one of evaluate.benchmarks")
-        if self.student is not None and any(model.name == self.name for model in self.evaluate.models):
-            raise ValueError(f"the name {self.name} belongs to the student")
-        return self
+        raise NotImplementedError
 
     def to_toml(self) -> str:
         """It with every default and override written out."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
+class TraceJob(Description):
+    """Traces for a file of questions, without a run."""
+
+    FILE: ClassVar[str] = "trace.toml"
+    KIND: ClassVar[str] = "the traces of a file of questions"
+    HINT: ClassVar[str] = "`tenner trace QUESTIONS.jsonl --out DIR` continues it"
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "trace"
+    trace: TraceSection
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Tracing alone."""
+        return ("trace",)
+
+
+class Experiment(Description):
+    """What a recipe and a measurement share: questions, the models that answer them, and the machine."""
+
+    seed: int
+    student: Model | None = None
+    """Left out: only `evaluate.models` are evaluated."""
+    machine: Machine = Machine(price_usd_per_hour=0.0)
+    """Left out: its time is not charged."""
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _has_models(self) -> "Experiment":
+        if self.student is not None and not self.evaluate.thinking_tokens_max:
+            raise ValueError("evaluate.thinking_tokens_max names no budget")
+        if self.student is None and not self.evaluate.models:
+            raise ValueError("no model is named: there is neither a student nor one of evaluate.models")
+        return self
+
+
+class Measurement(Experiment):
+    """Benchmark questions for models that exist already; nothing is trained."""
+
+    FILE: ClassVar[str] = "measurement.toml"
+    KIND: ClassVar[str] = "a measurement"
+    HINT: ClassVar[str] = "`tenner measure` continues it; show, compare, export and grade read it"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Questions, answers, report."""
+        return MEASURED
+
+    @model_validator(mode="after")
+    def _has_one_benchmark(self) -> "Measurement":
+        if self.evaluate.questions or len(self.evaluate.benchmarks) != 1:
+            raise ValueError("a measurement is of exactly one of evaluate.benchmarks")
+        if self.student is not None and any(model.name == self.name for model in self.evaluate.models):
+            raise ValueError(f"the name {self.name} belongs to the student")
+        return self
+
+
 Order = Literal["select-first", "trace-first"]
 
 
-class Recipe(Measurement):
+class Recipe(Experiment):
     """A whole run."""
 
     FILE: ClassVar[str] = "recipe.toml"
+    KIND: ClassVar[str] = "a run"
+    HINT: ClassVar[str] = "`tenner run RECIPE --run-dir DIR` continues it"
 
     description: str
     order: Order = "select-first"
@@ -120,14 +163,14 @@ class Recipe(Measurement):
         return self
 
     @model_validator(mode="after")
-    def _has_its_questions(self) -> "Recipe":
-        """In the place of a measurement's rule: a run has as many benchmarks as it likes."""
+    def _can_generate_questions(self) -> "Recipe":
         if self.evaluate.questions and not self.gather.families:
             raise ValueError("evaluate.questions are generated: they need gather.families")
         return self
 
 
-D = TypeVar("D", bound=Measurement)
+D = TypeVar("D", bound=Description)
+KINDS: tuple[type[Description], ...] = (Recipe, Measurement, TraceJob)
 
 
 def built_in() -> dict[str, str]:
@@ -176,10 +219,20 @@ def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, over
 
 
 def stored_trace_section(folder: Path) -> TraceSection | None:
-    """How a run asked its teacher, by the recipe in its folder; None where there is none."""
-    for name in ("recipe.toml", "trace.toml"):
-        if (path := folder / name).is_file():
-            return TraceSection.model_validate(tomllib.loads(path.read_text("utf-8"))["trace"])
+    """The trace section of the run or trace job in a folder; None where there is none. Raises as `stored` does."""
+    described = stored(RunFolder(folder))
+    return described.trace if isinstance(described, Recipe | TraceJob) else None
+
+
+def stored(folder: RunFolder) -> Description | None:
+    """The description that the folder holds, None where it holds none.
+
+    Raises TennerError for a folder of another schema, and for a file that is not valid.
+    """
+    for kind in KINDS:
+        if (path := folder.path / kind.FILE).is_file():
+            folder.check_schema()
+            return parse_as(kind, read_text(path), where=str(path))
     return None
 
 
@@ -190,6 +243,35 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
         raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
+
+
+def split_cap(overrides: Sequence[str], flag: float | None = None) -> tuple[float | None, list[str]]:
+    """The cap that a command line names, by `--set budget_usd=X` or `--budget-usd X`, and the other overrides.
+
+    None leaves the cap to the recipe and to what is in force. Raises TennerError for a cap that is no amount, or two.
+    """
+    others, named = [], [] if flag is None else [("--budget-usd", str(flag))]
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and key.strip() == "budget_usd":
+            named.append(("--set budget_usd", value.strip()))
+        else:
+            others.append(override)
+    if len(named) > 1:
+        raise TennerError("the cap is given twice", hint="give either --budget-usd X or --set budget_usd=X, once")
+    return next((parse_cap(value, option) for option, value in named), None), others
+
+
+def parse_cap(text: str, option: str = "--budget-usd") -> float:
+    """A cap in dollars. Raises TennerError for what is not a finite amount from 0 to `DOLLARS_MAX`."""
+    try:
+        cap_usd = float(text)
+    except ValueError:
+        cap_usd = math.nan
+    if not 0 <= cap_usd <= DOLLARS_MAX:
+        problem = "negative" if cap_usd < 0 else "not an amount of dollars"
+        raise TennerError(f"{option} {text} is {problem}", hint=f"give a number from 0 to {DOLLARS_MAX:,.0f}")
+    return cap_usd
 
 
 def _find(name_or_path: str) -> tuple[str, str]:

@@ -6,29 +6,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeAlias, cast
+from typing import Generic, NamedTuple, TypeAlias, cast
 
 from typing_extensions import TypeVar
 
 from tenner.budget.ledger import Ledger
 from tenner.core import hardware
 from tenner.core import recipe as recipes
-from tenner.core.errors import TennerError
+from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.formats import Tokenizer, render_prompt
 from tenner.core.hardware import Hardware
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
-from tenner.core.recipe import D, Measurement, Recipe
+from tenner.core.recipe import D, Description, Experiment, Recipe, stored
 from tenner.core.records import Question, StageForecast, StageHardware
-from tenner.core.run_folder import RunFolder
+from tenner.core.run_folder import FolderState, RunFolder
 from tenner.core.sections import Device, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
-CAP_FILE = "cap.json"
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
-Described = TypeVar("Described", bound=Measurement, covariant=True, default=Recipe)
-AnyRun: TypeAlias = "Run[Measurement]"
+Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
+E = TypeVar("E", bound=Experiment)
+AnyRun: TypeAlias = "Run[Experiment]"
 """A run with or without a training."""
 
 
@@ -121,121 +121,156 @@ class Meter:
         self._run.ledger.check_machine(self._stage, ahead_seconds, self._price)
 
 
-def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Measurement) -> str:
+def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Experiment) -> str:
     """A question as the student is asked it: with what its benchmark and the prompt form put behind it."""
     assert described.student is not None, "who has no student renders nothing"
     text = question.question + question.suffix + form.suffix
     return render_prompt(tokenizer, text, system_prompt=described.student.system_prompt)
 
 
+class Opened(NamedTuple, Generic[D]):
+    """A run folder under its lock, with its ledger open."""
+
+    folder: RunFolder
+    description: D
+    ledger: Ledger
+
+
 @contextmanager
 def open_run(
-    path: Path, recipe: D | None, screen: Screen, *, budget_usd: float | None, device: Device | None = None
-) -> Iterator[Run[D]]:
-    """Take the folder's lock and open the run: a new one by `recipe`, or the one that is there.
+    path: Path, recipe: E | None, screen: Screen, *, budget_usd: float | None, device: Device | None = None
+) -> Iterator[Run[E]]:
+    """Open a run or a measurement: `open_folder`, with what a stage is given. `device` overrides the recipe's."""
 
-    `budget_usd` and `device`, where they are given, take the place of the recipe's. A cap that was set so stays, until
-    another one is given or the recipe names another one than before.
+    def on_device(given: E) -> E:
+        return given.model_copy(update={"machine": given.machine.model_copy(update={"device": device})})
+
+    kind = cast("type[E]", Recipe) if recipe is None else type(recipe)
+    change = None if device is None else on_device
+    with open_folder(path, kind, recipe, screen, budget_usd=budget_usd, change=change) as opened:
+        yield Run(opened.folder, opened.description, opened.ledger, screen)
+
+
+@contextmanager
+def open_folder(
+    path: Path,
+    kind: type[D],
+    given: D | None,
+    screen: Screen,
+    *,
+    budget_usd: float | None,
+    change: Callable[[D], D] | None = None,
+) -> Iterator[Opened[D]]:
+    """Take the folder's lock, and continue what it holds, or start `given` in it.
+
+    `budget_usd` is a cap that the user names; see `cap_in_force`. `change` is applied to the description.
 
     Raises:
-        TennerError: the folder holds a run of another recipe, or none and no recipe is given.
+        TennerError: the folder holds something else, or nothing while nothing is given.
+        BudgetReached: the cap is lowered below what is spent already; it is not stored then.
     """
-    folder = RunFolder.existing(path) if recipe is None else RunFolder(path)
+    if budget_usd is not None:
+        recipes.parse_cap(str(budget_usd))
+    folder = RunFolder.existing(path) if given is None else RunFolder(path)
     with folder.writing():
-        stored = cast("D | None", stored_as(Recipe if recipe is None else type(recipe), folder))
-        if stored and recipe and (differing := differences(stored, recipe)):
+        found = stored_as(kind, folder)
+        if found and given and (differing := differences(found, given)):
             raise TennerError(
-                f"{path} holds a run of another recipe: {differing}",
-                hint="choose another --run-dir, or delete that one if it is not needed",
+                f"{path} holds {found.KIND} with other settings: {differing}",
+                hint=f"choose another {_option(kind)}, or delete that one if it is not needed",
             )
-        current = recipe or stored
+        current = given or found
         assert current is not None
-        if (cap_usd := _cap_usd(folder, recipe, stored, budget_usd)) != current.budget_usd:
-            current = current.model_copy(update={"budget_usd": cap_usd})
-        if device is not None:
-            current = current.model_copy(update={"machine": current.machine.model_copy(update={"device": device})})
-        if current != stored:
-            folder.write_text(current.FILE, current.to_toml())
-        if recipe is not None:
-            folder.write_text(CAP_FILE, json.dumps({"recipe_usd": recipe.budget_usd}))
-        if stored is None:
-            folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
-        ledger = Ledger(path / "run.db", budget_usd=current.budget_usd)
+        state = folder.state()
+        cap_usd = cap_in_force(found, given, state.recipe_budget_usd, named_usd=budget_usd)
+        current = current.model_copy(update={"budget_usd": cap_usd})
+        if change is not None:
+            current = change(current)
+        new_state = FolderState(recipe_budget_usd=given.budget_usd if given else state.recipe_budget_usd)
+        if found is None:
+            start(folder, current, new_state)
+        ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
-            ledger.lose_orphans()
-            yield Run(folder, current, ledger, screen)
+            if lost := ledger.lose_orphans():
+                screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
+            if found is not None:
+                _refuse_cap_below_spent(ledger, found.budget_usd, cap_usd)
+            if current != (found or current):
+                folder.write_text(current.FILE, current.to_toml())
+            if new_state != state and found is not None:
+                folder.write_state(new_state)
+            yield Opened(folder, current, ledger)
         finally:
             ledger.close()
 
 
-def _cap_usd(
-    folder: RunFolder, given: Measurement | None, stored: Measurement | None, asked_usd: float | None
-) -> float:
-    """The cap in force: the one asked for by itself, else the given recipe's where it is another than that recipe's
-    last time (by `--set`, or in the file), else the one that is stored.
+def start(folder: RunFolder, description: Description, state: FolderState | None = None) -> None:
+    """Write what makes a folder a run folder; its description last, for that is what it is recognised by."""
+    folder.write_state(state or FolderState(recipe_budget_usd=description.budget_usd))
+    folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
+    folder.write_text(description.FILE, description.to_toml())
 
-    What the recipe said last is kept in CAP_FILE: the stored recipe has the cap in force.
+
+def cap_in_force(
+    found: Description | None, given: Description | None, recipe_usd: float | None, *, named_usd: float | None
+) -> float:
+    """The cap of a folder that holds `found` and is opened with `given`.
+
+    A cap named on the command line wins; then the recipe's, where it is not what it was (`recipe_usd`) when the
+    folder was last opened; then the one in force, which an earlier command line may have changed.
     """
-    path = folder.path / CAP_FILE
-    before_usd = json.loads(path.read_text("utf-8"))["recipe_usd"] if path.exists() else None
-    if asked_usd is not None:
-        return asked_usd
-    if given is not None and (stored is None or given.budget_usd != before_usd):
+    if named_usd is not None:
+        return named_usd
+    if found is None or (given is not None and given.budget_usd != recipe_usd):
+        assert given is not None
         return given.budget_usd
-    assert stored is not None, "an existing folder has a recipe"
-    return stored.budget_usd
+    return found.budget_usd
+
+
+def _refuse_cap_below_spent(ledger: Ledger, before_usd: float, cap_usd: float) -> None:
+    if cap_usd < before_usd and cap_usd < (spent_usd := ledger.spent_usd()):
+        raise BudgetReached(
+            f"a cap of ${cap_usd:g} is below the ${spent_usd:.6g} that are spent already",
+            hint=f"nothing is lost, and the cap is still ${before_usd:g}: give a cap above what is spent",
+        )
+
+
+def _option(kind: type[Description]) -> str:
+    return "--run-dir" if issubclass(kind, Experiment) else "--out"
 
 
 def stored_recipe(folder: RunFolder) -> Recipe | None:
-    """The recipe that the run was started with, if it was. Raises TennerError where it is a measurement."""
+    """The recipe of the run in the folder, None where it is empty. Raises TennerError where it holds another kind."""
     return stored_as(Recipe, folder)
 
 
 def stored_as(kind: type[D], folder: RunFolder) -> D | None:
-    """What a run or a measurement was started with, if it was. Raises TennerError where it is the other of them."""
+    """What the folder was started with, None where it is empty. Raises TennerError where that is of another kind."""
     found = stored(folder)
-    if found is None or type(found) is kind:
+    if found is None or isinstance(found, kind):
         return found
-    if isinstance(found, Recipe):
-        raise TennerError(f"{folder.path} holds a run, not a measurement", hint="choose another --run-dir")
-    raise TennerError(
-        f"{folder.path} holds a measurement, not a run: nothing is trained in it",
-        hint="it goes on by `tenner measure`; show, compare, export and grade read it",
-    )
-
-
-def stored(folder: RunFolder) -> Measurement | None:
-    """What is in the folder: a recipe, a measurement, or nothing yet."""
-    for kind in (Recipe, Measurement):
-        if (path := folder.path / kind.FILE).exists():
-            return recipes.parse_as(kind, path.read_text("utf-8"), where=str(path))
-    return None
+    wanted = getattr(kind, "KIND", "a run or a measurement")
+    raise TennerError(f"{folder.path} holds {found.KIND}, not {wanted}", hint=found.HINT)
 
 
 def differences(stored: Section, given: Section) -> str:
-    """Where two descriptions of a run differ, apart from the fields that are free to change; empty where nowhere."""
-    found = list(_differences(stored, given, ""))
-    shown = [f"{key} is {old!r} there and {new!r} here" for key, old, new in found[:2]]
-    return "; ".join(shown) + (f"; and {len(found) - 2} more" if len(found) > 2 else "")
+    """Where two descriptions differ in settings that must not change on resume (see `sections.Resume`)."""
+    old, new = _fixed(stored), _fixed(given)
+    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    shown = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:2]]
+    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
 
 
-def _differences(old: object, new: object, key: str) -> Iterator[tuple[str, object, object]]:
-    """The dotted keys at which two values differ, with both; the sections of a list go by their number in it."""
-    if isinstance(old, Section) and type(old) is type(new):
-        for name in sorted(type(old).model_fields.keys() - type(old).free_fields()):
-            dotted = f"{key}.{name}" if key else name
-            yield from _differences(getattr(old, name), getattr(new, name), dotted)
-    elif (
-        isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and old and isinstance(old[0], Section)
-    ):
-        for i, (a, b) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(a, b, f"{key}.{i}")
-    elif old != new:
-        yield key, _plain(old), _plain(new)
-
-
-def _plain(value: object) -> object:
-    """A value as a recipe writes it."""
+def _fixed(value: object, key: str = "") -> dict[str, object]:
+    """The settings that must not change, by dotted keys; those in a list of sections by their number in it."""
+    parts: dict[str, object]
     if isinstance(value, Section):
-        return value.model_dump(exclude_defaults=True)
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        free = type(value).free_on_resume()
+        parts = {name: part for name, part in value if name not in free}
+    elif isinstance(value, list) and value and all(isinstance(item, dict | Section) for item in value):
+        parts = {str(number): item for number, item in enumerate(value)}
+    elif isinstance(value, dict) and value:
+        parts = value
+    else:
+        return {key: value}
+    return {k: v for name, part in parts.items() for k, v in _fixed(part, f"{key}.{name}" if key else name).items()}

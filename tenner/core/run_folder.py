@@ -1,6 +1,7 @@
 """The run folder: what the stages hand to each other, appended and never half-written, with one writer at a time.
 
-recipe.toml         the resolved recipe, or measurement.toml where nothing is trained
+recipe.toml         the resolved recipe; or measurement.toml, or trace.toml (see `recipe.py`)
+run.json            schema number of the folder, and the cap that the recipe names
 provenance.json     versions, commit and machine of the first run
 hardware.jsonl      device and precision of every stage that computes
 stages/NAME.json    a stage's marker, written last: its existence means that the stage is done
@@ -26,6 +27,16 @@ from tenner.core.errors import StorageFull, TennerError
 from tenner.core.records import Record
 
 R = TypeVar("R", bound=Record)
+SCHEMA = 1
+"""The layout of a run folder: a change after which an older folder cannot be continued raises it."""
+
+
+class FolderState(NamedTuple):
+    """What run.json holds."""
+
+    schema: int = SCHEMA
+    recipe_budget_usd: float | None = None
+    """The cap that the recipe named when the folder was last opened; the cap in force is in the stored recipe."""
 
 
 class StageDone(NamedTuple):
@@ -59,10 +70,39 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
-        """The run or the measurement at `path`. Raises TennerError where there is none."""
-        if not any((path / name).is_file() for name in ("recipe.toml", "measurement.toml")):
+        """The run, the measurement or the trace job at `path`. Raises TennerError where there is none to be read."""
+        if not any((path / name).is_file() for name in ("recipe.toml", "measurement.toml", "trace.toml")):
             raise TennerError(f"{path} is not a run folder", hint="tenner run RECIPE --run-dir DIR makes one")
-        return cls(path)
+        folder = cls(path)
+        folder.check_schema()
+        return folder
+
+    def check_schema(self) -> None:
+        """Raise TennerError for a folder that a tenner with another layout of the folder has written."""
+        schema = self.state().schema
+        if schema != SCHEMA:
+            writer = "an older tenner" if schema < SCHEMA else "a newer tenner"
+            raise TennerError(
+                f"{self.path} was written by {writer} (schema {schema}; this one reads {SCHEMA})",
+                hint="finish it with that version, or start a new run folder",
+            )
+
+    def state(self) -> "FolderState":
+        """What run.json holds; schema 0 where there is none. Raises TennerError for a damaged one."""
+        path = self.path / "run.json"
+        try:
+            state = FolderState(**json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            return FolderState(schema=0)
+        except (ValueError, TypeError) as e:
+            raise TennerError(f"{path} is damaged", hint="restore it from a copy, or start a new run folder") from e
+        if not isinstance(state.schema, int) or not isinstance(state.recipe_budget_usd, int | float | None):
+            raise TennerError(f"{path} is damaged", hint="restore it from a copy, or start a new run folder")
+        return state
+
+    def write_state(self, state: "FolderState") -> None:
+        """Write run.json."""
+        self.write_text("run.json", json.dumps(state._asdict()))
 
     @contextmanager
     def writing(self) -> Iterator[None]:

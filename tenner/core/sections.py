@@ -1,5 +1,6 @@
 """The sections of a recipe: every setting there is, with its type, its default and what it means."""
 
+from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -11,6 +12,10 @@ from tenner.core.records import AnswerKind, NamedPrecision, StudentName
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+DOLLARS_MAX = 1e9
+Dollars = Annotated[float, Field(ge=0, le=DOLLARS_MAX)]
+"""What the ledger can count in integer micro-dollars, with room to spare."""
 EngineName = Literal["hf", "vllm", "api"]
 """`hf` is the embedded engine, `vllm` a vLLM engine in this process, `api` a completions server (see `Endpoint`)."""
 LocalEngineName = Literal["hf", "vllm"]
@@ -44,24 +49,22 @@ FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
 
 
-class FreeOnResume:
-    """Marks a field whose value may change when a run goes on: it changes what something costs, how fast it goes or how
-    it is computed, but not what comes out. All other fields must stay as they were.
-    """
+class Resume(Enum):
+    """What a resumed run may do with a setting. One without this mark must stay as it was."""
 
-
-FREE = FreeOnResume()
+    FREE = auto()
+    """It may change: it decides how, how fast or at what cost something is computed, but not what."""
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no silent conversion of types, no number that is not finite."""
+    """Base of all sections: immutable, no unknown keys, no silent conversion of types, no infinity and no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def free_fields(cls) -> set[str]:
-        """The fields that may change on resume."""
-        return {name for name, field in cls.model_fields.items() if FREE in field.metadata}
+    def free_on_resume(cls) -> set[str]:
+        """The names of its fields that are marked `Resume.FREE`."""
+        return {name for name, field in cls.model_fields.items() if Resume.FREE in field.metadata}
 
 
 class Model(Section):
@@ -94,11 +97,11 @@ class Student(Model):
 class Machine(Section):
     """Where it runs."""
 
-    price_usd_per_hour: Annotated[NotNegativeNumber, FREE]
+    price_usd_per_hour: Annotated[NotNegativeNumber, Resume.FREE]
     """What an hour of this machine costs; every stage that computes is charged by it."""
-    device: Annotated[Device, FREE] = "auto"
+    device: Annotated[Device, Resume.FREE] = "auto"
     """What the student is trained and decoded on."""
-    peak_tflops: Annotated[Annotated[float, Field(gt=0)] | None, FREE] = None
+    peak_tflops: Annotated[PositiveNumber | None, Resume.FREE] = None
     """The best that one of its devices computes in bfloat16, for MFU; left out: known for common GPUs."""
 
 
@@ -137,8 +140,8 @@ class Condition(Section):
         return self
 
 
-class Source(Section):
-    """A table of questions: a dataset of the Hugging Face hub or on disk, or a file."""
+class Table(Section):
+    """What a source and a benchmark share: a dataset of the Hugging Face hub or on disk, or a file, and its columns."""
 
     name: str
     dataset: str | None = None
@@ -169,6 +172,10 @@ class Source(Section):
     published: Positive | None = None
     """How many its authors report; shown beside ours."""
 
+
+class Source(Table):
+    """A table of questions to learn from."""
+
     @model_validator(mode="after")
     def _is_one_table(self) -> "Source":
         if (self.dataset is None) == (self.file is None):
@@ -178,8 +185,8 @@ class Source(Section):
         return self
 
 
-class Benchmark(Source):
-    """A table of questions to be asked: a known task, or a table of one's own, and how its answers are graded."""
+class Benchmark(Table):
+    """A table of questions for the evaluation: a known task, or a table of one's own."""
 
     name: str = ""
     """Left out: the task's."""
@@ -298,7 +305,7 @@ class PaidModel(Section):
     api_key_env: str | None = None
     """The name of the environment variable that holds the key; left out for a server that wants none."""
     model: str | None = None
-    price: Annotated[PriceSection | None, FREE] = None
+    price: Annotated[PriceSection | None, Resume.FREE] = None
     system_prompt: str | None = None
     suffix: str = ""
     """Put behind every question."""
@@ -308,11 +315,11 @@ class PaidModel(Section):
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
-    concurrency: Annotated[Positive, FREE] = 8
-    requests_per_minute: Annotated[Positive | None, FREE] = None
-    tokens_per_minute: Annotated[Positive | None, FREE] = None
-    attempts_max: Annotated[Positive, FREE] = 6
-    deadline_seconds: Annotated[float, Field(gt=0), FREE] = 1800.0
+    concurrency: Annotated[Positive, Resume.FREE] = 8
+    requests_per_minute: Annotated[Positive | None, Resume.FREE] = None
+    tokens_per_minute: Annotated[Positive | None, Resume.FREE] = None
+    attempts_max: Annotated[Positive, Resume.FREE] = 6
+    deadline_seconds: Annotated[PositiveNumber, Resume.FREE] = 1800.0
     """Of one attempt."""
     replay_from: str | None = None
     """The run folder whose stored responses `replay` answers from."""
@@ -395,32 +402,32 @@ class Train(Section):
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
     epochs: Positive
-    lr: Annotated[float, Field(gt=0)]
+    lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
     weight_decay: NotNegativeNumber = 1e-4
     beta1: BelowOne = 0.9
     beta2: BelowOne = 0.95
-    grad_clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    grad_clip_norm: PositiveNumber = 1.0
     tokens_per_step: Positive
     tokens_max: Positive
     """The longest sample that is accepted; none is cut."""
     longer: Literal["stop", "drop"] = "stop"
-    """What a longer one does: it stops the run before anything is trained, or is left out and reported."""
-    tokens_per_row: Annotated[Positive, FREE] = 1024
+    """What happens to a longer one: it stops the run before anything is trained, or is dropped and reported."""
+    tokens_per_row: Annotated[Positive, Resume.FREE] = 1024
     """Tokens that go through the model at once on one device (a longer sample goes alone); more costs memory."""
     precision: TrainPrecision = "auto"
     """`bf16` computes in bfloat16 and keeps float32 weights; `pure-bf16` keeps none, and corrects what rounding loses
     (see `training/optimizer.py`)."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    activations: Annotated[Literal["all", "products", "inputs"], FREE] = "all"
-    """What is kept for backward: everything, matrix products only, or what goes into each layer only."""
-    offload_activations: Annotated[bool, FREE] = False
-    """What is kept waits in the host's memory (GPUs)."""
-    shard_over: Annotated[Positive | None, FREE] = None
+    activations: Annotated[Literal["all", "products", "inputs"], Resume.FREE] = "all"
+    """What is kept for the backward pass: everything, matrix products only, or each layer's input only."""
+    offload_activations: Annotated[bool, Resume.FREE] = False
+    """Keep it in the host's memory (GPUs)."""
+    shard_over: Annotated[Positive | None, Resume.FREE] = None
     """How many processes share one copy of the weights; left out: all that torchrun launched."""
-    checkpoint_seconds: Annotated[Positive, FREE] = 600
-    tracker: Annotated[Literal["none", "trackio", "wandb"], FREE] = "none"
-    """Where the curve is shown too, beside `training.jsonl`."""
+    checkpoint_seconds: Annotated[Positive, Resume.FREE] = 600
+    tracker: Annotated[Literal["none", "trackio", "wandb"], Resume.FREE] = "none"
+    """Where the loss curve is shown too, beside `training.jsonl`."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Train":
@@ -443,10 +450,10 @@ class Draws(Section):
 class Endpoint(Section):
     """A server of `/v1/completions` that serves the student. Only machine time is charged for it, not tokens."""
 
-    base_url: Annotated[BaseURL, FREE]
+    base_url: Annotated[BaseURL, Resume.FREE]
     model: str
     """The name of the student on the server."""
-    api_key_env: Annotated[str | None, FREE] = None
+    api_key_env: Annotated[str | None, Resume.FREE] = None
     """The environment variable that holds the key; left out: the server needs none."""
     speaks: Speaks = "ids"
     """`ids`: prompts and completions are token ids, as vLLM supports; `text`: text, which is encoded again."""
@@ -507,14 +514,12 @@ class Evaluate(Section):
         return self
 
     @model_validator(mode="after")
-    def _bounds_have_a_budget(self) -> "Evaluate":
-        for name in ("waits", "thinking_tokens_min"):
-            if getattr(self, name) and not self.thinking_tokens_max:
-                raise ValueError(
-                    f"{name} goes with thinking_tokens_max: it is held within the largest of these budgets"
-                )
-        if self.thinking_tokens_max and self.thinking_tokens_min > self.thinking_tokens_max[-1]:
-            raise ValueError("thinking_tokens_min is above the largest of thinking_tokens_max")
+    def _largest_budget_allows(self) -> "Evaluate":
+        largest = max(self.thinking_tokens_max, default=None)
+        if self.waits and largest is None:
+            raise ValueError("waits apply at the largest of thinking_tokens_max, which names no budget")
+        if self.thinking_tokens_min and (largest is None or self.thinking_tokens_min >= largest):
+            raise ValueError("thinking_tokens_min must be below the largest of thinking_tokens_max")
         return self
 
     @model_validator(mode="after")

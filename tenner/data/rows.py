@@ -9,7 +9,7 @@ from typing import Any
 
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
-from tenner.core.sections import Source
+from tenner.core.sections import Table
 from tenner.core.suggest import did_you_mean
 
 Row = dict[str, Any]
@@ -17,7 +17,7 @@ FILE_KINDS = (".jsonl", ".csv", ".parquet")
 DATA_HINT = "pip install 'tenner[data]'"
 
 
-def check(source: Source) -> None:
+def check(source: Table) -> None:
     """Find out without reading whether a source can be read. Raises TennerError if not."""
     if source.file is not None:
         path = Path(source.file)
@@ -30,7 +30,7 @@ def check(source: Source) -> None:
         raise _error(source, "the library datasets is not installed", hint=DATA_HINT)
 
 
-def read(source: Source) -> Iterator[Row]:
+def read(source: Table) -> Iterator[Row]:
     """The rows of all its configurations and splits. Raises TennerError, in one line that names the source."""
     if source.file is not None:
         path = Path(source.file)
@@ -47,7 +47,7 @@ def read(source: Source) -> Iterator[Row]:
             yield from _dataset(source, config, split)
 
 
-def value_of(source: Source, row: Row, column: str) -> Any:
+def value_of(source: Table, row: Row, column: str) -> Any:
     """The value of a column; `a.b.0` reaches into what is nested. Raises TennerError where there is none such."""
     if column in row:
         return row[column]
@@ -63,7 +63,7 @@ def value_of(source: Source, row: Row, column: str) -> Any:
     return value
 
 
-def _jsonl(source: Source, path: Path) -> Iterator[Row]:
+def _jsonl(source: Table, path: Path) -> Iterator[Row]:
     try:
         for line in read_objects(path):
             yield line.fields
@@ -71,7 +71,7 @@ def _jsonl(source: Source, path: Path) -> Iterator[Row]:
         raise _error(source, str(e), hint=e.hint) from e
 
 
-def _csv(source: Source, path: Path) -> Iterator[Row]:
+def _csv(source: Table, path: Path) -> Iterator[Row]:
     with open(path, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
         try:
@@ -83,7 +83,7 @@ def _csv(source: Source, path: Path) -> Iterator[Row]:
             raise _error(source, f"{path}, line {rows.line_num} is not CSV: {e}") from e
 
 
-def _parquet(source: Source, path: Path) -> Iterator[Row]:
+def _parquet(source: Table, path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -94,7 +94,7 @@ def _parquet(source: Source, path: Path) -> Iterator[Row]:
         raise _error(source, f"{path} is not Parquet: {str(e).splitlines()[0]}") from e
 
 
-def _dataset(source: Source, config: str | None, split: str) -> Iterator[Row]:
+def _dataset(source: Table, config: str | None, split: str) -> Iterator[Row]:
     import datasets
 
     assert source.dataset is not None, "the recipe has seen to it"
@@ -117,7 +117,7 @@ def _dataset(source: Source, config: str | None, split: str) -> Iterator[Row]:
 
 
 @contextmanager
-def _dataset_errors(source: Source, config: str | None, split: str) -> Iterator[None]:
+def _dataset_errors(source: Table, config: str | None, split: str) -> Iterator[None]:
     """The library's many errors, as one line that names the source."""
     from datasets import exceptions
     from huggingface_hub import errors
@@ -145,12 +145,12 @@ def _dataset_errors(source: Source, config: str | None, split: str) -> Iterator[
         ) from e
 
 
-def _gated(source: Source) -> TennerError:
+def _gated(source: Table) -> TennerError:
     return _error(
         source, f"{source.dataset} is gated",
         hint=f"accept its terms at https://huggingface.co/datasets/{source.dataset} and set HF_TOKEN",
     )  # fmt: skip
 
 
-def _error(source: Source, message: str, *, hint: str | None = None) -> TennerError:
+def _error(source: Table, message: str, *, hint: str | None = None) -> TennerError:
     return TennerError(f"source {source.name}: {message}", hint=hint)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Drop, Question, SourceCount
-from tenner.core.sections import Condition, Source
+from tenner.core.sections import Condition, Table
 from tenner.core.seeds import digest, rng
 from tenner.data import rows
 from tenner.data.rows import Row, value_of
@@ -23,13 +23,13 @@ class Gathered(NamedTuple):
     counts: list[SourceCount]
 
 
-def check(sources: Sequence[Source]) -> None:
+def check(sources: Sequence[Table]) -> None:
     """Find out, before anything is read, whether the sources can be. Raises TennerError if not."""
     for source in sources:
         rows.check(source)
 
 
-def gather(sources: Sequence[Source], *, seed: int) -> Gathered:
+def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
     """Read all sources. The first of two questions with one id stays.
 
     Raises:
@@ -63,7 +63,7 @@ def gather(sources: Sequence[Source], *, seed: int) -> Gathered:
     return Gathered(list(questions.values()), dropped, counts)
 
 
-def _questions(source: Source, seed: int, dropped: list[Drop]) -> tuple[list[Question], int]:
+def _questions(source: Table, seed: int, dropped: list[Drop]) -> tuple[list[Question], int]:
     """The questions of a source, and how many rows it has."""
     found: list[tuple[Question, tuple[str, ...]]] = []
     number = 0
@@ -83,7 +83,7 @@ def _questions(source: Source, seed: int, dropped: list[Drop]) -> tuple[list[Que
     return list(_sample(found, source, seed)), number
 
 
-def _sample(found: list[tuple[Question, tuple[str, ...]]], source: Source, seed: int) -> Iterator[Question]:
+def _sample(found: list[tuple[Question, tuple[str, ...]]], source: Table, seed: int) -> Iterator[Question]:
     """So many by seeded hash, the strata in proportion; the largest remainders get what rounding leaves."""
     assert source.sample is not None
     if source.sample > len(found):
@@ -100,7 +100,7 @@ def _sample(found: list[tuple[Question, tuple[str, ...]]], source: Source, seed:
         yield from strata[name][:count]
 
 
-def _question(source: Source, row: Row, text: str, seed: int) -> Question:
+def _question(source: Table, row: Row, text: str, seed: int) -> Question:
     columns = source.columns
 
     def optional(column: str | None) -> str | None:
@@ -126,7 +126,7 @@ def _question(source: Source, row: Row, text: str, seed: int) -> Question:
     )
 
 
-def _text(source: Source, row: Row) -> str:
+def _text(source: Table, row: Row) -> str:
     """The question: a column, or several put together by a template."""
     if source.columns.question is not None:
         return _as_text(source, value_of(source, row, source.columns.question), source.columns.question) or ""
@@ -139,7 +139,7 @@ def _text(source: Source, row: Row) -> str:
     return "".join(parts).strip()
 
 
-def _with_choices(source: Source, row: Row, text: str, seed: int) -> tuple[str, str]:
+def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, str]:
     """The choices in a seeded order behind the question, as s1 has them; the answer is the letter of the first."""
     choices = [_as_text(source, value_of(source, row, column), column) or "" for column in source.columns.choices]
     order = list(range(len(choices)))
@@ -148,7 +148,7 @@ def _with_choices(source: Source, row: Row, text: str, seed: int) -> tuple[str, 
     return f"{text}\nAnswer Choices:\n" + "\n".join(lines), string.ascii_uppercase[order.index(0)]
 
 
-def _as_text(source: Source, value: Any, column: str) -> str | None:
+def _as_text(source: Table, value: Any, column: str) -> str | None:
     """Text as it is, numbers as they are written, lists line by line."""
     if value is None or isinstance(value, str):
         return value
@@ -162,7 +162,7 @@ def _as_text(source: Source, value: Any, column: str) -> str | None:
     )
 
 
-def _holds(source: Source, row: Row, condition: Condition) -> bool:
+def _holds(source: Table, row: Row, condition: Condition) -> bool:
     value = value_of(source, row, condition.column)
     if condition.is_null is not None:
         return (value is None) == condition.is_null

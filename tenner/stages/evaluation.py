@@ -13,7 +13,7 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
-from tenner.core.recipe import Measurement
+from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
 from tenner.core.run import AnyRun
 from tenner.core.sections import ApiModel, Endpoint, Evaluate
@@ -39,7 +39,7 @@ NO_KEY = "none"
 UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type")
 
 
-def check(described: Measurement) -> None:
+def check(described: Experiment) -> None:
     """Refuse an evaluation that cannot run, before anything is spent. Raises TennerError."""
     wanted = described.evaluate
     resolved = [benchmarks.resolve(benchmark) for benchmark in wanted.benchmarks]
@@ -63,7 +63,7 @@ def check(described: Measurement) -> None:
         )
 
 
-def check_connections(described: Measurement, screen: Screen) -> None:
+def check_connections(described: Experiment, screen: Screen) -> None:
     """Check that the engine and the APIs are available, before anything is paid. Raises TennerError if not."""
     if described.student is not None:
         engines.check(described.evaluate.engine, described.evaluate.vllm)
@@ -71,7 +71,7 @@ def check_connections(described: Measurement, screen: Screen) -> None:
         registry.check(model, screen)
 
 
-def samplings(described: Measurement) -> list[Sampling]:
+def samplings(described: Experiment) -> list[Sampling]:
     """The sampling of each of a student's answers to a question."""
     draws = described.evaluate.sampling
     if draws.temperature == 0:

@@ -28,7 +28,7 @@ from tenner.clients.registry import CallContext
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.progress import Screen
 from tenner.core.records import FailedCall, Trace
-from tenner.core.run_folder import RunFolder
+from tenner.core.run_folder import FolderState, RunFolder
 from tenner.core.sections import PriceSection, TraceSection
 from tenner.distill import traces
 from tenner.distill.traces import TracePurchase
@@ -551,8 +551,9 @@ def test_teachers_without_batches_are_refused_before_anything_is_spent(monkeypat
     with TeacherServer() as server:
         other.mkdir()
         Ledger(other / "run.db", budget_usd=1).close()
+        RunFolder(other).write_state(FolderState())
         (other / "trace.toml").write_text(
-            f'[trace]\nclient = "openai"\nbase_url = "{server.url}"\nmodel = "m"\n'
+            f'budget_usd = 1.0\n[trace]\nclient = "openai"\nbase_url = "{server.url}"\nmodel = "m"\n'
             "price = { input_usd_per_mtok = 1.0, output_usd_per_mtok = 1.0 }\n"
         )
         keyed = {"model": "m", "api_key_env": "THE_KEY", "price": HALF}

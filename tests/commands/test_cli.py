@@ -77,7 +77,7 @@ def test_a_folder_that_is_no_run(verb, tmp_path):
 
 def test_the_run_folder_of_another_recipe(gathered, tiny_recipe):
     message = refused("run", tiny_recipe, "--run-dir", gathered, "--set", "train.lr=0.1")
-    assert "holds a run of another recipe: train.lr is 0.0005 there and 0.1 here" in message
+    assert "holds a run with other settings: train.lr is 0.0005 there and 0.1 here" in message
 
 
 def test_a_stage_whose_turn_has_not_come(gathered):

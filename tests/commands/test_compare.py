@@ -9,6 +9,7 @@ from tenner.commands import compare as comparejob
 from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.records import Policy, Question
+from tenner.core.run import start
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.statistics.paired import mcnemar
 
@@ -21,7 +22,7 @@ def run_folder(path, verdicts, *, samples=1, text="What is {}?"):
     """A run that has answered question 0, 1, … at its largest limit right (c), wrong (w) or not (-), else by chance."""
     path.mkdir()
     folder, r = RunFolder(path), random.Random(path.name)
-    folder.write_text("recipe.toml", recipe.load("demo").to_toml())
+    start(folder, recipe.load("demo"))
     folder.write("benchmark", [
         Question(id=str(i), question=text.format(i), answer="1", source="made up") for i in range(len(verdicts))
     ])  # fmt: skip

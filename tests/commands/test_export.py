@@ -9,6 +9,7 @@ from tenner import cli
 from tenner.commands import export as exportjob
 from tenner.core import recipe
 from tenner.core.records import Grade, Policy, Question
+from tenner.core.run import start
 from tenner.core.run_folder import RunFolder
 
 LONG, WAIT = Policy(thinking_tokens_max=64), Policy(thinking_tokens_max=64, waits=1)
@@ -25,7 +26,7 @@ def run_dir(tiny_recipe, tiny_model_dir, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
     path.mkdir()
     folder = RunFolder(path)
-    folder.write_text("recipe.toml", recipe.load(str(tiny_recipe)).to_toml())
+    start(folder, recipe.load(str(tiny_recipe)))
     (path / "student").symlink_to(tiny_model_dir)
     folder.write("benchmark", [
         Question(id=i, question=f"How many are “{i}”?", answer="1", source="puzzles:numbers") for i in ("z", "a")
@@ -108,7 +109,7 @@ def test_what_cannot_be_exported_is_refused(nothing, run_dir, tiny_recipe, tmp_p
         out.write_text("a file")
     elif nothing == "no answers":
         path = tmp_path / "begun"
-        RunFolder(path).write_text("recipe.toml", recipe.load(str(tiny_recipe)).to_toml())
+        start(RunFolder(path), recipe.load(str(tiny_recipe)))
     else:
         path = tmp_path
     with pytest.raises(SystemExit) as e:

@@ -120,7 +120,7 @@ def test_compare_export_and_grade_read_it(sampled, tmp_path, capsys):
             ["--data", "DATA", "--questions", "0"],
             "sample: Input should be greater than 0 (got 0)",
         ),
-        (["--data", "DATA", "--budget-usd", "nan"], "--budget-usd nan is no amount of dollars"),
+        (["--data", "DATA", "--budget-usd", "nan"], "--budget-usd nan is not an amount of dollars"),
         (["--data", "DATA", "--price-usd-per-hour", "inf", "--budget-usd", "1"], "inf"),
         (
             ["--data", "DATA", "--temperature", "nan", "--samples", "2"],
@@ -212,8 +212,7 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
 def test_models_behind_apis_are_not_forced(bound, data, tmp_path, capsys):
     with TeacherServer() as server:
         measured(described(server, data, tmp_path), "--run-dir", tmp_path / "run", "--set", bound, code=2)
-    key = bound.partition("=")[0].removeprefix("evaluate.")
-    assert f"{key} goes with thinking_tokens_max" in capsys.readouterr().err
+    assert "the largest of thinking_tokens_max" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -293,5 +293,8 @@ def test_the_folder_of_another_job(file):
     with TeacherServer() as server:
         assert trace(file, server).returncode == 0
         message = refused(trace(file, server, "--suffix", " Think."))
-        assert "holds traces of another job: trace.suffix is '' there and ' Think.' here" in message
+        assert (
+            "holds the traces of a file of questions with other settings: trace.suffix is '' there and ' Think.' here"
+            in message
+        )
         assert trace(file, server, "--concurrency", "2").returncode == 0  # how fast may change

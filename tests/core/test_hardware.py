@@ -46,9 +46,9 @@ def test_what_is_named_is_honoured():
     assert hardware.choose("cpu", "pure-bf16").precision == "pure-bf16"
 
 
-def test_a_trial_that_finds_bfloat16_slower_overrules_the_processor(monkeypatch):
+def test_a_trial_that_finds_bfloat16_far_slower_overrules_the_processor(monkeypatch):
     monkeypatch.setattr(hardware, "has_native_bf16", lambda _: True)
-    for bf16, precision in ((99.0, "fp32"), (101.0, "bf16")):
+    for bf16, precision in ((49.0, "fp32"), (51.0, "bf16")):
         monkeypatch.setattr(hardware, "speeds", lambda _, bf16=bf16: hardware.Speeds(bf16, 100.0))
         assert hardware.best_precision("cpu") == precision
 

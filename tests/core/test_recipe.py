@@ -1,7 +1,7 @@
 import pytest
 
 from tenner.core.errors import TennerError
-from tenner.core.recipe import built_in, load, parse
+from tenner.core.recipe import built_in, load, parse, split_cap
 
 DEMO = built_in()["demo"]
 
@@ -60,6 +60,7 @@ def test_a_misspelt_section():
             'client = "reference-solution"\nbase_url = "host/v1"',
             "trace.base_url: not a URL such as https://",
         ),
+        ("[0, 8, 16, 32, 64]", "[8]\nthinking_tokens_min = 8", "thinking_tokens_min must be below"),
         ("epochs = 1", "epochs = 1.5", "train.epochs: Input should be a valid integer"),
         ("budget_usd = 0.05", "budget_usd = nan", "budget_usd: Input should be a finite number"),
         ("budget_usd = 0.05", "budget_usd = 1e400", "budget_usd: Input should be a finite number"),
@@ -68,7 +69,7 @@ def test_a_misspelt_section():
             "price_usd_per_hour = inf",
             "machine.price_usd_per_hour: Input should be a",
         ),
-        ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min is above the largest"),
+        ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min must be below the largest"),
     ],
 )
 def test_wrong_types_and_impossible_values(old, new, message):
@@ -97,3 +98,25 @@ def test_a_recipe_that_is_not_there():
     assert caught.value.hint == "did you mean demo?"
     with pytest.raises(TennerError, match=r"recipe none\.toml cannot be read: No such file"):
         load("none.toml")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e400"])
+@pytest.mark.parametrize("key", ["budget_usd", "machine.price_usd_per_hour", "train.lr"])
+def test_every_number_is_finite(key, number):
+    error = refusal(DEMO, overrides=[f"{key}={number}"])
+    assert str(error).startswith(f"--set: {key}: Input should be ")
+
+
+def test_waits_need_a_budget_to_apply_at():
+    error = refusal(DEMO, overrides=["evaluate.thinking_tokens_max=[]", "evaluate.waits=[1]"])
+    assert "waits apply at the largest of thinking_tokens_max" in str(error)
+
+
+def test_the_command_line_names_one_cap_at_most():
+    assert split_cap(["seed=1"]) == (None, ["seed=1"])
+    assert split_cap(["seed=1", "budget_usd = 0.01"]) == (0.01, ["seed=1"])
+    assert split_cap([], 2.0) == (2.0, [])
+    for overrides, flag in ((["budget_usd=1"], 2.0), (["budget_usd=nan"], None), (["budget_usd=x"], None)):
+        with pytest.raises(TennerError) as caught:
+            split_cap(overrides, flag)
+        assert caught.value.hint

@@ -3,7 +3,10 @@ import pytest
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.progress import Screen
-from tenner.core.run import FIRST_STRETCH_SECONDS, open_run
+from tenner.core.recipe import Experiment, Measurement, Recipe, TraceJob
+from tenner.core.run import FIRST_STRETCH_SECONDS, open_folder, open_run, stored_as
+from tenner.core.run_folder import FolderState, RunFolder
+from tenner.core.sections import TraceSection, Train
 
 HOUR_USD = recipe.load("demo").machine.price_usd_per_hour
 
@@ -85,4 +88,61 @@ def test_what_changes_the_result_may_not(tmp_path, bound):
         pass
     key = bound.partition("=")[0]
     with pytest.raises(TennerError, match=f"{key} is .* there and .* here"), opened(tmp_path, overrides=[bound]):
+        pass
+
+
+def test_a_training_goes_on_with_the_same_settings_as_before():
+    assert Train.free_on_resume() == {
+        "checkpoint_seconds", "tokens_per_row", "activations", "offload_activations", "shard_over", "tracker",
+    }  # fmt: skip
+
+
+def test_a_cap_that_the_recipe_changed_wins_over_one_raised_earlier(tmp_path):
+    with opened(tmp_path, 0.5):
+        pass
+    with opened(tmp_path, overrides=["budget_usd=0.3"]) as run:
+        assert run.recipe.budget_usd == 0.3
+        assert run.ledger.cap_microusd == 300_000
+    with opened(tmp_path, overrides=["budget_usd=0.3"]) as run:
+        assert run.recipe.budget_usd == 0.3
+
+
+def test_a_cap_below_what_is_spent_is_refused_and_the_old_one_stays(tmp_path):
+    with opened(tmp_path, 1.0) as run:
+        run.ledger.charge_machine("train", 3600, 0.25)
+    with pytest.raises(BudgetReached, match=r"a cap of \$0.1 is below the \$0.25"), opened(tmp_path, 0.1):
+        pass
+    with opened(tmp_path) as run:
+        assert (run.recipe.budget_usd, run.ledger.spent_usd()) == (1.0, 0.25)
+
+
+@pytest.mark.parametrize("cap_usd", [float("nan"), float("inf"), 1e300, -1.0])
+def test_a_cap_that_is_no_amount_leaves_no_folder(cap_usd, tmp_path):
+    with pytest.raises(TennerError, match="--budget-usd"), opened(tmp_path / "run", cap_usd):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_job_opens_as_a_run_does_and_is_no_run(tmp_path):
+    job = TraceJob(budget_usd=1.0, trace=TraceSection(client="reference-solution"))
+    with open_folder(tmp_path, TraceJob, job, Screen(), budget_usd=None) as found:
+        assert found.description == job
+    folder = RunFolder.existing(tmp_path)
+    assert stored_as(TraceJob, folder) == job
+    for kind in (Recipe, Measurement, Experiment):
+        with pytest.raises(TennerError, match="holds the traces of a file of questions, not a"):
+            stored_as(kind, folder)
+
+
+@pytest.mark.parametrize(("schema", "writer"), [(None, "an older tenner"), (99, "a newer tenner")])
+def test_a_folder_of_another_schema_is_refused(schema, writer, tmp_path):
+    with opened(tmp_path):
+        pass
+    if schema is None:
+        (tmp_path / "run.json").unlink()
+    else:
+        RunFolder(tmp_path).write_state(FolderState(schema))
+    with pytest.raises(TennerError, match=f"was written by {writer}"):
+        RunFolder.existing(tmp_path)
+    with pytest.raises(TennerError, match=f"was written by {writer}"), opened(tmp_path):
         pass

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tenner.budget.ledger import SpendRow, read_spend
 from tenner.core.provenance import recorded
-from tenner.core.recipe import Measurement
+from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, Question, Score, Setting
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.benchmarks import benchmark_of
@@ -37,7 +37,7 @@ class MeasurementFacts(NamedTuple):
     provenance: Mapping[str, str]
 
 
-def collect(folder: RunFolder, described: Measurement) -> MeasurementFacts:
+def collect(folder: RunFolder, described: Experiment) -> MeasurementFacts:
     """The facts of a measurement whose questions are answered."""
     benchmark, completions = folder.read("benchmark", Question), folder.read("completions", Completion)
     spend = read_spend(folder.path / "run.db")
