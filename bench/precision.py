@@ -79,9 +79,9 @@ class Bench(NamedTuple):
 @contextmanager
 def speaking_turn(bench: Bench, precision: Precision, *, rows: int, answers: int) -> Iterator[Turn]:
     """`tenner chat` and `tenner serve`: so many answers at once."""
-    wishes = resolve_student.StudentOptions(format=bench.settings.student.format, precision=precision)
-    student = resolve_student.resolve_student(str(bench.folder), wishes).student
-    engine = resolve_student.load(student, wishes, rows=rows, engine="hf")
+    options = resolve_student.StudentOptions(format=bench.settings.student.format, precision=precision)
+    student = resolve_student.resolve_student(str(bench.folder), options).student
+    engine = resolve_student.load(student, options, rows=rows, engine="hf")
     with Scheduler(engine) as scheduler:
 
         def turn(amount: Amount) -> float:

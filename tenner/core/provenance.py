@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "pydantic")
 
 
 def provenance(*packages: str) -> dict[str, str]:
-    """The facts of this process; the recipe (with its seed) is kept beside them. `packages` are told of too."""
+    """The facts of this process; the recipe (with its seed) is kept beside them. `packages` are named, too."""
     return {
         "tenner": __version__,
         "commit": _commit(),
