@@ -35,6 +35,7 @@ class MeasureOptions(NamedTuple):
     format: str | None = None
     thinking_tokens_max: Sequence[int] | None = None
     """The budgets of a sweep."""
+    thinking_tokens_min: int | None = None
     waits: Sequence[int] | None = None
     answer_tokens_max: int | None = None
     samples: int | None = None
@@ -69,6 +70,7 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
     evaluate |= _given(
         {
             "thinking_tokens_max": None if options.thinking_tokens_max is None else list(options.thinking_tokens_max),
+            "thinking_tokens_min": options.thinking_tokens_min,
             "waits": None if options.waits is None else list(options.waits),
             "answer_tokens_max": options.answer_tokens_max,
             "samples": options.samples,

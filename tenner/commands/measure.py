@@ -5,6 +5,9 @@ from pathlib import Path
 
 from tenner.commands import options
 from tenner.core.errors import TennerError
+from tenner.core.recipe import Experiment
+from tenner.core.sections import Benchmark, Draws, Endpoint, Evaluate, Machine, Model
+from tenner.evaluation.benchmarks import TASKS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,26 +25,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_own(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--task", metavar="NAME", help="AIME24, AIME25, AMC23, MATH500, GSM8K or GPQA Diamond")
-    verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a task of your own")
-    verb.add_argument("--questions", metavar="N", type=int, help="so many of them, by seeded hash (default: all)")
+    verb.add_argument("--task", metavar="NAME", help=f"a known benchmark: {', '.join(TASKS)}")
+    verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a benchmark of your own")
+    options.add_field(verb, "--questions", Benchmark, "sample", default="all")
     verb.add_argument("--run-dir", metavar="DIR", type=Path, help="where it goes (default: runs/NAME-TASK)")
-    verb.add_argument("--format", metavar="NAME", help="how a model thinks: s1, think or plain (a run knows)")
-    verb.add_argument("--thinking", metavar="N,…", help="the most tokens it may think; several are a sweep")
-    verb.add_argument("--waits", metavar="N,…", help="how often it must think on, at the largest of these")
-    verb.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer")
-    verb.add_argument("--samples", metavar="K", type=int, help="answers to each question (default: 1)")
-    verb.add_argument("--temperature", metavar="X", type=float, help="default: 0, the most likely tokens")
-    verb.add_argument("--top-p", metavar="X", type=float, help="draw from so much of the probability (default: 1)")
-    verb.add_argument("--seed", metavar="N", type=int, help="of draws and of --questions (default: 0)")
-    verb.add_argument("--engine", choices=("hf", "vllm", "api"), help="default: hf, the embedded one")
-    verb.add_argument("--base-url", metavar="URL", help="of engine api: a server of /v1/completions with the model")
-    verb.add_argument("--served-model", metavar="NAME", help="of engine api: the model's name on the server")
-    verb.add_argument("--api-key-env", metavar="NAME", help="of engine api: the variable that holds its key")
-    verb.add_argument("--context-tokens", metavar="N", type=int, help="of engine api: the server's context length")
-    verb.add_argument("--speaks", choices=("ids", "text"), help="of engine api: token ids (default) or text")
-    verb.add_argument("--rows", metavar="N", type=int, help="completions decoded side by side (default: 64)")
-    verb.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
+    options.add_field(verb, "--format", Model, "format", default="the run's")
+    options.add_field(verb, "--thinking", Evaluate, "thinking_tokens_max", metavar="N,…")
+    options.add_field(verb, "--thinking-min", Evaluate, "thinking_tokens_min")
+    options.add_field(verb, "--waits", Evaluate, "waits", metavar="N,…")
+    options.add_field(verb, "--answer", Evaluate, "answer_tokens_max")
+    options.add_field(verb, "--samples", Evaluate, "samples")
+    options.add_field(verb, "--temperature", Draws, "temperature")
+    options.add_field(verb, "--top-p", Draws, "top_p")
+    options.add_field(verb, "--seed", Experiment, "seed", default="0")
+    options.add_field(verb, "--engine", Evaluate, "engine")
+    options.add_field(verb, "--rows", Evaluate, "rows")
+    options.add_field(verb, "--price-usd-per-hour", Machine, "price_usd_per_hour", default="the run's")
+    server = verb.add_argument_group("for engine api")
+    options.add_field(server, "--base-url", Endpoint, "base_url")
+    options.add_field(server, "--served-model", Endpoint, "model")
+    options.add_field(server, "--api-key-env", Endpoint, "api_key_env")
+    options.add_field(server, "--context-tokens", Endpoint, "context_tokens")
+    options.add_field(server, "--speaks", Endpoint, "speaks")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -55,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
         questions=args.questions,
         format=args.format,
         thinking_tokens_max=_numbers("--thinking", args.thinking),
+        thinking_tokens_min=args.thinking_min,
         waits=_numbers("--waits", args.waits),
         answer_tokens_max=args.answer,
         samples=args.samples,

@@ -1,36 +1,87 @@
 """Options that several verbs have."""
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from tenner.stages.resolve_student import StudentOptions
+
+
+def add_field(
+    parser: argparse._ActionsContainer,
+    option: str,
+    section: "type[BaseModel]",
+    field: str,
+    *,
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+    default: str | None = None,
+) -> None:
+    """An option for a field of a recipe's section: its type, its choices, its default and its help are the field's.
+
+    It is None where it is not given, so that the default stays the section's. `choices` are fewer than the field's;
+    `metavar` makes it text that the command reads itself; `default` is told where it is not the section's.
+    """
+    found = section.model_fields[field]
+    type_, own_choices = _plain(found.annotation)
+    values = choices or own_choices
+    told = default or ("" if found.default in (None, "", False, [], {}) or found.is_required() else str(found.default))
+    help_ = " ".join((found.description or "").split()).replace("%", "%%").rstrip(".")
+    help_ += f" (default: {told})" if told else ""
+    if type_ is bool:
+        parser.add_argument(option, action="store_true", default=None, help=help_)
+    elif values and metavar is None:
+        parser.add_argument(option, choices=values, help=help_)
+    else:
+        shown = metavar or {int: "N", float: "X"}.get(type_, "TEXT")
+        parser.add_argument(option, type=str if metavar == "N,…" else type_, metavar=shown, help=help_)
+
+
+def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
+    """The type of a setting as a word of the command line, and its choices where it has a few."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _plain(get_args(annotation)[0])
+    if origin is Literal:
+        return str, get_args(annotation)
+    if origin in (Union, UnionType):
+        found = [_plain(part) for part in get_args(annotation) if part is not NoneType]
+        return found[0][0], tuple(choice for _, choices in found for choice in choices)
+    return annotation if annotation in (bool, int, float) else str, ()
 
 
 def add_student(parser: argparse.ArgumentParser) -> None:
     """A student that answers, and how."""
+    from tenner.core.sections import Evaluate, Machine, Model
+
     parser.add_argument("student", metavar="RUN_OR_MODEL", help="a run's folder, a model's, hf:org/name, or wheel:…")
-    parser.add_argument("--format", metavar="NAME", help="how it thinks: s1, think or plain (a run knows)")
-    parser.add_argument("--engine", choices=("hf", "vllm"), help="default: vllm where it is installed")
-    parser.add_argument("--thinking", metavar="N", type=int, help="the most tokens it thinks where nobody says more")
-    parser.add_argument("--answer", metavar="N", type=int, help="the most tokens of an answer, likewise")
-    parser.add_argument("--price-usd-per-hour", metavar="X", type=float, help="of this machine (a run knows)")
+    add_field(parser, "--format", Model, "format", default="the run's")
+    add_field(parser, "--engine", Evaluate, "engine", choices=("hf", "vllm"), default="vllm where it is installed")
+    parser.add_argument(
+        "--thinking", metavar="N", type=int, help="the most thinking tokens of a request that sets none"
+    )
+    add_field(parser, "--answer", Evaluate, "answer_tokens_max", default="the run's, or 512")
+    add_field(parser, "--price-usd-per-hour", Machine, "price_usd_per_hour", default="the run's")
     add_device(parser)
     add_precision(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """What is computed on."""
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), help="default: CUDA, else Apple's MPS, else the CPU"
-    )
+    from tenner.core.sections import Machine
+
+    add_field(parser, "--device", Machine, "device", default="CUDA, else Apple's MPS, else the CPU")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """What weights and products are computed in."""
-    parser.add_argument(
-        "--precision", choices=("auto", "bf16", "fp32"), help="default: bf16 where it is native, else fp32"
-    )
+    from tenner.core.sections import Evaluate
+
+    add_field(parser, "--precision", Evaluate, "precision", default="bf16 where it is native, else fp32")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

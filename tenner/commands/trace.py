@@ -7,6 +7,28 @@ from typing import Any
 
 from tenner.commands import options, stage
 from tenner.core.errors import TennerError
+from tenner.core.sections import PriceSection, TraceSection
+
+FIELDS = {
+    "--preset": "preset",
+    "--model": "model",
+    "--base-url": "base_url",
+    "--api-key-env": "api_key_env",
+    "--system-prompt": "system_prompt",
+    "--suffix": "suffix",
+    "--max-output-tokens": "output_tokens_max",
+    "--longer-output-tokens": "longer_output_tokens_max",
+    "--samples": "samples_per_question",
+    "--keep": "keep",
+    "--concurrency": "concurrency",
+    "--requests-per-minute": "requests_per_minute",
+    "--tokens-per-minute": "tokens_per_minute",
+    "--attempts": "attempts_max",
+    "--deadline-seconds": "deadline_seconds",
+    "--batch": "batch",
+    "--replay-from": "replay_from",
+}
+"""The options that are fields of `sections.TraceSection`."""
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
@@ -19,32 +41,13 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "each line an object with id, question and, where known, answer, kind and domain",
     )
     file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
-    file.add_argument(
-        "--client", choices=("openai", "gemini", "replay"), help="openai: any server with chat completions"
-    )
-    file.add_argument("--preset", metavar="NAME", help="a known provider: deepseek, openrouter, qwen, glm, kimi, local")
-    file.add_argument("--model", metavar="NAME")
-    file.add_argument("--base-url", metavar="URL")
-    file.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key")
-    file.add_argument("--price-in", metavar="X", type=float, help="dollars per million input tokens")
-    file.add_argument("--price-out", metavar="Y", type=float, help="dollars per million output tokens")
-    file.add_argument(
-        "--batch-multiplier", metavar="Z", type=float, help="what batch mode takes of these prices (0.5: half)"
-    )
-    file.add_argument("--system-prompt", metavar="TEXT")
-    file.add_argument("--suffix", metavar="TEXT", help="put behind every question")
+    options.add_field(file, "--client", TraceSection, "client", choices=("openai", "gemini", "replay"))
+    for option, field in FIELDS.items():
+        options.add_field(file, option, TraceSection, field)
+    options.add_field(file, "--price-in", PriceSection, "input_usd_per_mtok")
+    options.add_field(file, "--price-out", PriceSection, "output_usd_per_mtok")
+    options.add_field(file, "--batch-multiplier", PriceSection, "batch_multiplier")
     file.add_argument("--parameter", metavar="KEY=VALUE", action="append", default=[], help="as temperature=0.6")
-    file.add_argument("--max-output-tokens", metavar="N", type=int, help="thinking and answer together")
-    file.add_argument("--longer-output-tokens", metavar="N", type=int, help="buy what was cut once more, up to N")
-    file.add_argument("--samples", metavar="K", type=int, help="responses per question (default: 1)")
-    file.add_argument("--keep", choices=("first-correct", "shortest-correct", "all-correct"))
-    file.add_argument("--concurrency", metavar="N", type=int, help="calls in flight (default: 8)")
-    file.add_argument("--requests-per-minute", metavar="N", type=int)
-    file.add_argument("--tokens-per-minute", metavar="N", type=int)
-    file.add_argument("--attempts", metavar="N", type=int, help="how often a call is tried (default: 6)")
-    file.add_argument("--deadline-seconds", metavar="S", type=float, help="for one attempt (default: 1800)")
-    file.add_argument("--batch", action="store_true", default=None, help="by the provider's batch endpoint")
-    file.add_argument("--replay-from", metavar="DIR", help="the run whose responses are used again")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -84,28 +87,12 @@ def _section(args: argparse.Namespace) -> dict[str, Any]:
         raise TennerError("--price-in and --price-out belong together")
     if args.batch_multiplier is not None and args.price_in is None:
         raise TennerError("--batch-multiplier goes with --price-in and --price-out")
-    given = {
-        "client": args.client or ("replay" if args.replay_from else "openai"),
-        "preset": args.preset,
-        "model": args.model,
-        "base_url": args.base_url,
-        "api_key_env": args.api_key_env,
-        "system_prompt": args.system_prompt,
-        "suffix": args.suffix,
-        "parameters": dict(map(_parameter, args.parameter)) or None,
-        "output_tokens_max": args.max_output_tokens,
-        "longer_output_tokens_max": args.longer_output_tokens,
-        "samples_per_question": args.samples,
-        "keep": args.keep,
-        "concurrency": args.concurrency,
-        "requests_per_minute": args.requests_per_minute,
-        "tokens_per_minute": args.tokens_per_minute,
-        "attempts_max": args.attempts,
-        "deadline_seconds": args.deadline_seconds,
-        "batch": args.batch,
-        "replay_from": args.replay_from,
-    }
-    section: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    section: dict[str, Any] = {"client": args.client or ("replay" if args.replay_from else "openai")}
+    for option, field in FIELDS.items():
+        if (value := getattr(args, option.removeprefix("--").replace("-", "_"))) is not None:
+            section[field] = value
+    if args.parameter:
+        section["parameters"] = dict(map(_parameter, args.parameter))
     if args.price_in is not None:
         section["price"] = {"input_usd_per_mtok": args.price_in, "output_usd_per_mtok": args.price_out}
         if args.batch_multiplier is not None:

@@ -79,6 +79,7 @@ class Experiment(Description):
     """What a recipe and a measurement share: questions, the models that answer them, and the machine."""
 
     seed: int
+    """Of all draws: selection, sampling, the choice of some questions."""
     student: Model | None = None
     """Left out: only `evaluate.models` are evaluated."""
     machine: Machine = Machine(price_usd_per_hour=0.0)

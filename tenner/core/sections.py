@@ -59,7 +59,9 @@ class Resume(Enum):
 class Section(BaseModel):
     """Base of all sections: immutable, no unknown keys, no silent conversion of types, no infinity and no NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def free_on_resume(cls) -> set[str]:
@@ -283,8 +285,11 @@ class PriceSection(Section):
     """What the teacher's tokens cost, in dollars per million; it overrides the table that comes with tenner."""
 
     input_usd_per_mtok: NotNegativeNumber
+    """Dollars per million input tokens."""
     output_usd_per_mtok: NotNegativeNumber
+    """Dollars per million output tokens, thinking included."""
     cached_input_usd_per_mtok: NotNegativeNumber | None = None
+    """Dollars per million input tokens that the provider has cached; left out: the input's price."""
     batch_multiplier: NotNegativeNumber | None = None
     """What batch mode takes of these prices (0.5 is half)."""
 
@@ -302,11 +307,15 @@ class PaidModel(Section):
     preset: str | None = None
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
+    """The server's address, as `http://localhost:8000/v1`."""
     api_key_env: str | None = None
     """The name of the environment variable that holds the key; left out for a server that wants none."""
     model: str | None = None
+    """The model's name at the provider."""
     price: Annotated[PriceSection | None, Resume.FREE] = None
+    """Left out: the table that comes with tenner."""
     system_prompt: str | None = None
+    """Sent before every question."""
     suffix: str = ""
     """Put behind every question."""
     parameters: dict[str, Any] = {}
@@ -316,11 +325,15 @@ class PaidModel(Section):
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Annotated[Positive, Resume.FREE] = 8
+    """Calls in flight at a time."""
     requests_per_minute: Annotated[Positive | None, Resume.FREE] = None
+    """The most calls that are sent in a minute."""
     tokens_per_minute: Annotated[Positive | None, Resume.FREE] = None
+    """The most tokens that are asked for in a minute, prompts included."""
     attempts_max: Annotated[Positive, Resume.FREE] = 6
+    """How often a call is tried."""
     deadline_seconds: Annotated[PositiveNumber, Resume.FREE] = 1800.0
-    """Of one attempt."""
+    """The longest that one attempt may take."""
     replay_from: str | None = None
     """The run folder whose stored responses `replay` answers from."""
 
@@ -344,6 +357,7 @@ class TraceSection(PaidModel):
     longer_output_tokens_max: Positive | None = None
     """Buy a truncated trace once more with this limit. Left out: never."""
     samples_per_question: Positive = 1
+    """Responses to each question."""
     keep: Literal["first-correct", "shortest-correct", "all-correct", "first"] = "first-correct"
     """Which of the samples of a question are learned from; `first` asks for no right answer, as s1 did."""
     truncated: Literal["drop", "keep"] = "drop"
@@ -444,7 +458,9 @@ class Draws(Section):
     """How an engine draws the next token; temperature 0 takes the most likely one."""
 
     temperature: NotNegativeNumber = 0.0
+    """0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the most likely tokens that have so much of the probability together."""
 
 
 class Endpoint(Section):
@@ -476,6 +492,7 @@ class Evaluate(Section):
     """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
     answer_tokens_max: Positive = 512
+    """The most tokens of an answer."""
     samples: Positive = 1
     """Answers to each question."""
     sampling: Draws = Draws()
@@ -483,6 +500,7 @@ class Evaluate(Section):
     rows: Positive = 64
     """How many completions are decoded side by side; of engine `api`, how many requests are made at a time."""
     engine: EngineName = "hf"
+    """`hf` is the embedded engine, `vllm` runs in this process, `api` is a server (see `evaluate.api`)."""
     precision: Precision = "auto"
     """Of weights and products, in the attempts too. Two engines round differently, and in bfloat16 part soon; in
     float32 hardly ever."""

@@ -1,0 +1,71 @@
+"""Options that are made of a section's fields: types, choices, defaults and help are the fields' own."""
+
+import argparse
+from typing import Annotated, Literal
+
+import pytest
+
+from tenner import cli
+from tenner.commands import options
+from tenner.core.sections import Evaluate, Section, TraceSection
+
+
+class Example(Section):
+    count: Annotated[int, "anything"] | None = 7
+    """How many
+    of them; 50 % is a half."""
+    kind: Literal["a", "b"] = "b"
+    """Which."""
+    fast: bool = False
+    """Whether."""
+    name: str
+    """What it is called."""
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser()
+    for field in Example.model_fields:
+        options.add_field(parser, f"--{field}", Example, field)
+    return parser
+
+
+def test_an_option_is_what_its_field_is(parser):
+    assert vars(parser.parse_args([])) == dict.fromkeys(Example.model_fields)
+    given = parser.parse_args(["--count", "3", "--kind", "a", "--fast", "--name", "x"])
+    assert vars(given) == {"count": 3, "kind": "a", "fast": True, "name": "x"}
+    help_ = " ".join(parser.format_help().split())
+    assert "--count N How many of them; 50 % is a half (default: 7)" in help_
+    assert "--kind {a,b} Which (default: b)" in help_
+    assert "--fast Whether --name TEXT What it is called" in help_
+
+
+@pytest.mark.parametrize("words", [["--count", "x"], ["--kind", "c"]])
+def test_what_the_field_is_not_is_refused(parser, words, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse_args(words)
+    assert "invalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "section", "field"),
+    [
+        ("trace", TraceSection, "concurrency"),
+        ("trace", TraceSection, "output_tokens_max"),
+        ("measure", Evaluate, "rows"),
+        ("measure", Evaluate, "answer_tokens_max"),
+    ],
+)
+def test_a_default_is_the_section_s(verb, section, field, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"(default: {section.model_fields[field].default})" in said
+
+
+@pytest.mark.parametrize("verb", sorted(cli.COMMANDS))
+def test_every_verb_tells_its_options(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: tenner {verb} ")
