@@ -145,12 +145,10 @@ def train(
                     step += 1
                 now = time.monotonic()
                 tokens_left -= doing.tokens
-                peak_flops = best_tflops and best_tflops * 1e12 * world.size * (now - began)
+                used, non_causal = _utilisation(doing.work, now - began, best_tflops, world)
                 report = StepReport(
                     step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
-                    doing.tokens / (now - began),
-                    peak_flops and doing.work.causal / peak_flops, peak_flops and doing.work.non_causal / peak_flops,
-                    _memory_bytes(world), now - reported,
+                    doing.tokens / (now - began), used, non_causal, _memory_bytes(world), now - reported,
                 )  # fmt: skip
                 reported = now
                 wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
@@ -165,6 +163,16 @@ def train(
             raise
     whole = model_loading.unsharded(learner, base, settings, world)
     return TrainResult(whole.model, whole.adapters, len(plan), first_step, loss)
+
+
+def _utilisation(
+    work: Work, seconds: float, device_tflops: float | None, world: World
+) -> tuple[float | None, float | None]:
+    """The share of the devices' best arithmetic (MFU), with causal and with full attention; None where unknown."""
+    if device_tflops is None:
+        return None, None
+    peak_flops = device_tflops * 1e12 * world.size * seconds
+    return work.causal / peak_flops, work.non_causal / peak_flops
 
 
 def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
