@@ -104,16 +104,13 @@ def train(
     Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
     whose packed loss is not its unpacked loss, and on a checkpoint that does not fit; Preempted on SIGTERM.
     """
-    assert encoded
-    assert all(len(e.ids) <= settings.tokens_max for e in encoded)  # mask.refuse_longer refuses them
+    assert 0 < max((len(e.ids) for e in encoded), default=0) <= settings.tokens_max
     world = world or here()
     settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
     reported = time.monotonic()
     learner = model_loading.load(base, settings, world, seed=seed)
-    compute = compute_dtype(settings)
-    check_packing(learner.loss, encoded, device=world.device, dtype=compute)
+    check_packing(learner.loss, encoded, device=world.device, dtype=compute_dtype(settings))
     optimizer = optimizer_of(learner.weights.moved, settings)
-
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
     shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
