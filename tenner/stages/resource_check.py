@@ -9,11 +9,11 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
-from tenner.training import plan as planjob
+from tenner.training import plan as training_plan
 from tenner.training.architecture import FAMILIES, Architecture
 from tenner.training.memory_plan import frozen_parameters, lora_parameters
 
-GB = planjob.GB
+GB = training_plan.GB
 OTHER_FILES_BYTES = 100_000_000
 """The tokenizer, the records and the database of a run."""
 
@@ -32,8 +32,8 @@ def check(recipe: Recipe, folder: Path, base: Path) -> None:
     architecture = Architecture.of(config)
     kind = hardware.device_kind(recipe.machine.device)
     if free_bytes := hardware.free_memory_bytes(kind):
-        machine = planjob.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
-        plan = planjob.plan(architecture, recipe.train, machine, longest_tokens=recipe.train.tokens_max)
+        machine = training_plan.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
+        plan = training_plan.plan(architecture, recipe.train, machine, longest_tokens=recipe.train.tokens_max)
         if plan.fits is False:
             where = "of memory are" if kind == "cpu" else f"of the {kind} device's memory are"
             raise TennerError(

@@ -95,7 +95,9 @@ def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
         distributed.launched_size(), on_gpu=own.type != "cpu", memory_gb=distributed.device_bytes(own) / plan.GB
     )
     longest_tokens = max(len(e.ids) for e in encoded)
-    return plan.plan(plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens)
+    return plan.plan(
+        plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens, run_exists=True
+    )
 
 
 def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:

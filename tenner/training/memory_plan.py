@@ -63,7 +63,7 @@ def forecast(
     `longest_tokens` is the longest sample, which goes through the model in one row; `ranks` processes train together,
     each with a device. Tokens of a row are counted as trained, and rows as full.
     """
-    assert train.precision != "auto", "`planjob.plan` has chosen one"
+    assert train.precision != "auto", "`plan.plan` has chosen one"
     a, b = architecture, 4 if train.precision == "fp32" else 2
     shards = (train.shard_over or ranks) if ranks > 1 else 1
     lora, pure = train.method == "lora", train.precision == "pure-bf16"

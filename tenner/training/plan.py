@@ -65,8 +65,13 @@ def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
     return plan(_architecture(recipe, config), recipe.train, machine, longest_tokens=recipe.train.tokens_max)
 
 
-def plan(architecture: Architecture, train: Train, machine: Machine, *, longest_tokens: int) -> Plan:
-    """The forecast, and what would help. Raises TennerError for a number of ranks or GB that cannot be."""
+def plan(
+    architecture: Architecture, train: Train, machine: Machine, *, longest_tokens: int, run_exists: bool = False
+) -> Plan:
+    """The forecast, and what would help; of a run that exists, which of it needs a new one.
+
+    Raises TennerError for a number of ranks or GB that cannot be.
+    """
     if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
     if machine.memory_gb is not None and not machine.memory_gb > 0:
@@ -95,6 +100,7 @@ def plan(architecture: Architecture, train: Train, machine: Machine, *, longest_
             [f"train.{key} = {json.dumps(value)}" for key, value in changes.items()]
             + [f"{ranks} ranks"] * (ranks > machine.ranks)
         )
+        + (", in a new run" if run_exists and changes.keys() - Train.free_on_resume() else "")
         for changes, ranks in found
     ]
     return Plan(of(train, machine.ranks), machine, longest_tokens, fits, remedies)

@@ -124,7 +124,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(ready, capsys):
 
 
 BOLD = """
-from tenner import cli, run
+from tenner import cli
+from tenner.core import run
 run.FIRST_STRETCH_SECONDS = 0.1
 cli.main()
 """
