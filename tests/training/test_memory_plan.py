@@ -115,6 +115,15 @@ def test_all_remedies_are_remedies():
         assert said_of_32b(ranks, **changes).total_bytes <= 80 * GB, remedy
 
 
+def test_what_a_run_cannot_change_is_said_to_need_a_new_one():
+    machine = Machine(8, on_gpu=True, memory_gb=80)
+    made = [plan(Architecture.of(QWEN_32B), SETTINGS, machine, longest_tokens=S1_TOKENS, run_exists=e) for e in (0, 1)]
+    in_new_run = {remedy.removesuffix(", in a new run") for remedy in made[1].remedies if remedy.endswith("new run")}
+    assert [remedy.removesuffix(", in a new run") for remedy in made[1].remedies] == made[0].remedies
+    assert in_new_run == {remedy for remedy in made[0].remedies if "optimizer" in remedy or "method" in remedy}
+    assert 0 < len(in_new_run) < len(made[0].remedies)
+
+
 @pytest.fixture
 def config_32b(tmp_path):
     path = tmp_path / "config.json"
