@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
-from tenner.clients.billing import CallBilling, CallProgress, OnResult, Overcharged, Receipt
+from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnResult, Overcharged
 from tenner.clients.faults import Fault
 from tenner.clients.paid_calls import RETRY_AFTER_MAX_SECONDS, Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, Stamped, stamp
@@ -127,8 +127,8 @@ class BatchCalls:
                 return
             request = self._client.request(call)
             text, key = stamp(self._client.price, request, call.sample_index)
-            if (receipt := self._billing.stored(key)) is not None:
-                on_result(self._billing.bought(call, receipt, reused=True))
+            if (billed := self._billing.stored(key)) is not None:
+                on_result(self._billing.bought(call, billed, reused=True))
             elif key in self._waiting:  # in a batch of an earlier session, or asked twice in the same words
                 self._waiting[key].append(call)
             else:
@@ -224,11 +224,11 @@ class BatchCalls:
                 line = waiting.pop(key)
                 try:
                     kept = self._billing.keep(line.reservation, Stamped(line.request, key), result)
-                    receipt = self._billing.read(kept, line.microusd)
+                    billed = self._billing.read(kept, line.microusd)
                 except Overcharged as e:
                     stop = stop or e
                 else:
-                    self._answer(key, receipt, on_result)
+                    self._answer(key, billed, on_result)
         self._ledger.close_batch(token)
         batch_id = self._open.pop(token).batch_id
         if status.refusal:
@@ -247,9 +247,9 @@ class BatchCalls:
         if stop is not None:
             raise stop
 
-    def _answer(self, key: str, receipt: Receipt, on_result: OnResult) -> None:
+    def _answer(self, key: str, billed: BilledReply, on_result: OnResult) -> None:
         for i, call in enumerate(self._waiting.pop(key)):
-            on_result(self._billing.bought(call, receipt, reused=i > 0))
+            on_result(self._billing.bought(call, billed, reused=i > 0))
 
     async def _results(self, file_id: str) -> AsyncIterator[BatchResult]:
         folder = self._ledger.path.parent  # on the disk that shall keep it all anyway

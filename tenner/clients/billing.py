@@ -21,7 +21,7 @@ class Overcharged(TennerError):
     """A call has cost more than it could."""
 
 
-class Receipt(NamedTuple):
+class BilledReply(NamedTuple):
     """A response that is paid for, read."""
 
     reply: Reply
@@ -30,7 +30,7 @@ class Receipt(NamedTuple):
     """False: the provider did not say how many tokens it was, and `microusd` is the worst case."""
 
 
-class Kept(NamedTuple):
+class StoredResponse(NamedTuple):
     """A response that is stored and not read yet."""
 
     spend_id: int
@@ -96,29 +96,29 @@ class CallBilling:
         """The price of so many tokens."""
         return self._client.price.microusd(usage, *moments, batch=self._batch)
 
-    def stored(self, key: str) -> Receipt | None:
+    def stored(self, key: str) -> BilledReply | None:
         """What was bought before under this key."""
         stored = self._ledger.response(key)
         if stored is None:
             return None
         reply = self._client.parse(Response(stored.body, stored.content_type))
         if stored.settled:
-            return Receipt(reply, stored.microusd, metered=True)
+            return BilledReply(reply, stored.microusd, metered=True)
         # The process ended between keeping and settling, or an older parser found no usage.
         received_at = datetime.datetime.fromtimestamp(stored.received_at, datetime.UTC)
         sent_at = received_at - datetime.timedelta(seconds=self._deadline_seconds)
         return self._settle(stored.spend_id, reply, stored.microusd, sent_at, received_at)
 
-    def keep(self, reservation: int, stamped: Stamped, response: Response) -> Kept:
+    def keep(self, reservation: int, stamped: Stamped, response: Response) -> StoredResponse:
         """Store a response that has come, unread, at its worst case."""
         secret = self._client.secret.encode()
         body = response.body.replace(secret, b"[key]") if secret else response.body
         spend_id = self._ledger.keep(
             reservation, key=stamped.key, request=stamped.text, body=body, content_type=response.content_type
         )
-        return Kept(spend_id, response._replace(body=body))
+        return StoredResponse(spend_id, response._replace(body=body))
 
-    def read(self, kept: Kept, worst_microusd: int, *moments: datetime.datetime) -> Receipt:
+    def read(self, kept: StoredResponse, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
         """Read a response that is kept, and put its real cost on the books.
 
         Raises:
@@ -126,15 +126,15 @@ class CallBilling:
         """
         return self._settle(kept.spend_id, self._client.parse(kept.response), worst_microusd, *moments)
 
-    def bought(self, call: Call, receipt: Receipt, *, reused: bool) -> Bought:
+    def bought(self, call: Call, billed: BilledReply, *, reused: bool) -> Bought:
         """The result of a call that has a response."""
         self.progress.done += 1
         self.progress.reused += reused
         if not reused:
             self.progress.bought += 1
-            self.progress.bought_microusd += receipt.microusd
-            self.progress.output_tokens += receipt.reply.usage.output_tokens or 0
-        return Bought(call, receipt.reply, receipt.microusd / MICROUSD_PER_USD, receipt.metered, reused)
+            self.progress.bought_microusd += billed.microusd
+            self.progress.output_tokens += billed.reply.usage.output_tokens or 0
+        return Bought(call, billed.reply, billed.microusd / MICROUSD_PER_USD, billed.metered, reused)
 
     def failed(self, call: Call, fault: Fault, *, attempts: int) -> FailedCall:
         """The result of a call that is given up.
@@ -181,9 +181,9 @@ class CallBilling:
         """What a server says, without the key: some repeat it."""
         return without_key(text, self._client.secret)
 
-    def _settle(self, spend_id: int, reply: Reply, worst_microusd: int, *moments: datetime.datetime) -> Receipt:
+    def _settle(self, spend_id: int, reply: Reply, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
         if reply.usage.input_tokens is None or reply.usage.output_tokens is None:
-            return Receipt(reply, worst_microusd, metered=False)
+            return BilledReply(reply, worst_microusd, metered=False)
         microusd = self.microusd(reply.usage, *moments)
         self._ledger.settle(spend_id, reply.usage, microusd, finish_reason=reply.finish_reason)
         if microusd > worst_microusd:
@@ -192,4 +192,4 @@ class CallBilling:
                 f"that could cost {worst_microusd} at most: it does not keep to the limit of output tokens",
                 hint="the response and its real cost are kept; use another server or model, or a higher limit",
             )
-        return Receipt(reply, microusd, metered=True)
+        return BilledReply(reply, microusd, metered=True)

@@ -95,8 +95,8 @@ class PaidCalls:
         stamped = stamp(self._client.price, request, call.sample_index)
         while (same := self._in_flight.get(stamped.key)) is not None:
             await same.wait()  # two questions in the same words are one call
-        if (receipt := self._billing.stored(stamped.key)) is not None:
-            return self._billing.bought(call, receipt, reused=True)
+        if (billed := self._billing.stored(stamped.key)) is not None:
+            return self._billing.bought(call, billed, reused=True)
         self._in_flight[stamped.key] = asyncio.Event()
         try:
             return await self._buy(call, request, stamped)
@@ -148,15 +148,15 @@ class PaidCalls:
             raise fault from None
         try:
             kept = await self._commits.do(partial(self._billing.keep, reservation, stamped, response))
-            receipt = await self._commits.do(partial(self._billing.read, kept, worst_microusd, sent_at, _now()))
+            billed = await self._commits.do(partial(self._billing.read, kept, worst_microusd, sent_at, _now()))
         finally:
             self._open_reservations -= 1
             self._freed.set()
-        usage = receipt.reply.usage
+        usage = billed.reply.usage
         used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._rate_limiter.correct(used - estimate)
         self._tokens_mean = used if self._tokens_mean is None else 0.9 * self._tokens_mean + 0.1 * used
-        return self._billing.bought(call, receipt, reused=False)
+        return self._billing.bought(call, billed, reused=False)
 
     async def _reserve(self, microusd: int) -> int | None:
         """A reservation, if need be after other calls have settled below their worst case; None if the loop stops."""
