@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tenner import measurement, pipeline, tracing
+from tenner import measurement, tracing
 from tenner.budget.ledger import read_spend
 from tenner.core import recipe as recipes
 from tenner.core.progress import Screen
@@ -86,6 +86,8 @@ def run(
         Incomplete: some calls failed in a way that may heal: the same call makes them again.
         TennerError: anything else that the caller can mend.
     """
+    from tenner import pipeline  # which draws charts: a measurement runs without that library
+
     cap_usd, others = recipes.split_cap(overrides, budget_usd)
     described = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=others)
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
