@@ -132,7 +132,7 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
     # The same requests by the provider's own client: the server tells it the same counts.
     told = asyncio.run(asked_by_openai(server.url, [json.loads(request) for request, *_ in rows]))
     assert [told_in for told_in, *_ in told] == [kept_in for kept_in, *_ in kept]
-    # Other requests in its batch round differently, and now and then it says something else, or the same in other tokens.
+    # Other requests in its batch round differently: now and then it says something else, or the same in other tokens.
     same = [told_out == kept_out for (_, told_out, a), (_, kept_out, b) in zip(told, kept, strict=True) if a == b]
     assert len(same) >= QUESTIONS // 2
     assert sum(same) >= 0.9 * len(same)
