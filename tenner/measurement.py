@@ -102,6 +102,7 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
         raise TennerError("--format goes with a model, not with a file", hint="say it in the file: student.format")
     described = recipes.validate(Measurement, data, text=text, where=where, overrides=changes)
     evaluation.check(described)
+    _refuse_without_effect(described, options, who)
     return described
 
 
@@ -161,6 +162,24 @@ def write_report(run: AnyRun) -> tuple[int, int]:
 
 
 STAGES = {"gather": gather, "evaluate": evaluate, "report": write_report}
+
+
+ENGINE_OPTIONS = {
+    "engine": "--engine", "rows": "--rows", "precision": "--precision", "device": "--device",
+    "answer_tokens_max": "--answer", "temperature": "--temperature", "top_p": "--top-p",
+}  # fmt: skip
+"""Options of the engine that a student is decoded in; a model behind an API has none."""
+
+
+def _refuse_without_effect(described: Measurement, options: MeasureOptions, who: str) -> None:
+    """Raise TennerError for an option that would change nothing."""
+    for field, option in ENGINE_OPTIONS.items():
+        if described.student is None and getattr(options, field) is not None:
+            raise TennerError(
+                f"{option} has no effect: {who} names no student", hint="set it in evaluate.models of the file"
+            )
+    if options.top_p is not None and described.evaluate.sampling.temperature == 0:
+        raise TennerError("--top-p has no effect at temperature 0", hint="give a --temperature above 0, too")
 
 
 def _set_benchmark(evaluate: dict[str, Any], options: MeasureOptions) -> None:

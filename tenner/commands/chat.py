@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     options.add_student(parser)
-    parser.add_argument("--waits", metavar="N", type=int, default=0, help="how often it must think on (default: 0)")
+    parser.add_argument(
+        "--waits", metavar="N", type=int, default=0, help="how often it must think on (default: %(default)s)"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -38,6 +40,8 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
     """Answer the lines of standard input until it ends. Raises TennerError where there is no student."""
     student, price_usd_per_hour = resolve_student.resolve_student(address, options)
     policy = student.policy(waits=waits)
+    if waits and policy.thinking_tokens_max == 0:
+        raise TennerError("--waits has no effect with a thinking budget of 0", hint="give a higher --thinking")
     from tenner.inference.scheduler import Scheduler
     from tenner.inference.server.admission import (
         AdmissionQueue,

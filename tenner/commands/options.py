@@ -64,7 +64,8 @@ def add_student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thinking", metavar="N", type=int, help="the most thinking tokens of a request that sets none"
     )
-    add_field(parser, "--answer", Evaluate, "answer_tokens_max", default="the run's, or 512")
+    usual = Evaluate.model_fields["answer_tokens_max"].default
+    add_field(parser, "--answer", Evaluate, "answer_tokens_max", default=f"the run's, or {usual}")
     add_field(parser, "--price-usd-per-hour", Machine, "price_usd_per_hour", default="the run's")
     add_device(parser)
     add_precision(parser)

@@ -34,7 +34,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--against", metavar="BENCHMARK.jsonl", type=Path, action="append", required=True,
         help="lines of the same kind; may be given more than once",
     )  # fmt: skip
-    parser.add_argument("--ngram-words", metavar="N", type=int, help="shared words in a row that count (default: 8)")
+    parser.add_argument(
+        "--ngram-words", metavar="N", type=int,
+        help=f"shared words in a row that count (default: {Clean.model_fields['ngram_words'].default})",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

@@ -11,7 +11,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in recipe or a .toml file")
     options.add_overrides(parser)
     parser.add_argument("--config", metavar="FILE", type=Path, help="the student's config.json (a local folder has it)")
-    parser.add_argument("--ranks", metavar="N", type=int, default=1, help="processes, one to a device (default: 1)")
+    parser.add_argument(
+        "--ranks", metavar="N", type=int, default=1, help="processes, one to a device (default: %(default)s)"
+    )
     parser.add_argument("--memory-gb", metavar="X", type=float, help="of each device; without it there is no verdict")
     parser.add_argument("--cpu", action="store_true", help="trained on a CPU instead of GPUs")
     parser.add_argument("--json", action="store_true", help="one JSON object")

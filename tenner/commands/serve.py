@@ -18,15 +18,17 @@ INTERRUPTED = 130
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     options.add_student(parser)
-    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--port", metavar="N", type=int, default=8000, help="0: any that is free (default: 8000)")
+    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="default: %(default)s, this machine only")
+    parser.add_argument(
+        "--port", metavar="N", type=int, default=8000, help="0: any that is free (default: %(default)s)"
+    )
     parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key for clients")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: of recipe or folder)")
     parser.add_argument(
-        "--concurrency-max", metavar="N", type=int, default=64, help="answers under way at once (default: 64)"
+        "--concurrency-max", metavar="N", type=int, default=64, help="answers under way at once (default: %(default)s)"
     )
     parser.add_argument(
-        "--request-bytes-max", metavar="N", type=int, default=1 << 20, help="the largest body (default: 1 MiB)"
+        "--request-bytes-max", metavar="N", type=int, default=1 << 20, help="the largest body (default: %(default)s)"
     )
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from tenner.commands import options
+from tenner.core.errors import TennerError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Do the stage; for `train` under torchrun, this process's part of it."""
+    if args.verb == "train" and args.dry_run and args.budget_usd is not None:
+        raise TennerError("--budget-usd has no effect with --dry-run: nothing is spent", hint="leave one of them out")
     is_first = os.environ.get("RANK", "0") == "0"
     if args.verb == "train" and args.dry_run:
         from tenner.stages import training

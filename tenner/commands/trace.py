@@ -87,6 +87,10 @@ def _section(args: argparse.Namespace) -> dict[str, Any]:
         raise TennerError("--price-in and --price-out belong together")
     if args.batch_multiplier is not None and args.price_in is None:
         raise TennerError("--batch-multiplier goes with --price-in and --price-out")
+    if args.replay_from is not None and args.client not in (None, "replay"):
+        raise TennerError(
+            f"--replay-from has no effect with --client {args.client}", hint="leave --client out, or give replay"
+        )
     section: dict[str, Any] = {"client": args.client or ("replay" if args.replay_from else "openai")}
     for option, field in FIELDS.items():
         if (value := getattr(args, option.removeprefix("--").replace("-", "_"))) is not None:

@@ -1,5 +1,6 @@
 """Resolve a run folder or a model to the student that `tenner serve` and `tenner chat` answer with."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,6 +53,8 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
     ):
         if value is not None and not value >= least:  # true for NaN, too
             raise TennerError(f"--{option} {value:g} is less than {least}")
+        if value is not None and math.isinf(value):
+            raise TennerError(f"--{option} {value:g} is not a finite number")
     if options.format is not None and options.format not in FORMATS:
         raise TennerError(f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)}")
     is_run = (Path(address) / "recipe.toml").is_file()

@@ -1,6 +1,7 @@
 """`tenner plan RECIPE` and `tenner train RUN --dry-run`: whether a training fits, before anything is loaded."""
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -74,8 +75,8 @@ def plan(
     """
     if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
-    if machine.memory_gb is not None and not machine.memory_gb > 0:
-        raise TennerError(f"--memory-gb {machine.memory_gb:g} is not above zero")
+    if machine.memory_gb is not None and not 0 < machine.memory_gb < math.inf:
+        raise TennerError(f"--memory-gb {machine.memory_gb:g} is not a number above zero")
     if train.precision == "auto":  # a GPU that is rented for this is of a generation that has bfloat16
         precision = "bf16" if machine.on_gpu else hardware.best_precision("cpu")
         train = train.model_copy(update={"precision": precision})
