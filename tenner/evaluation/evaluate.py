@@ -116,7 +116,7 @@ def _setting(
     run: AnyRun, student: EvaluatedStudent, engine: JobEngine, task: str, policies: Sequence[Policy],
     samplings: Sequence[Sampling], answer_tokens_max: int, questions: int,
 ) -> Setting:  # fmt: skip
-    section, about = run.recipe.student, engine.info
+    section, info = run.recipe.student, engine.info
     assert section is not None, "a student is evaluated"
     hot = samplings[0].temperature > 0
     template = getattr(engine.tokenizer, "chat_template", None)
@@ -125,10 +125,10 @@ def _setting(
         student=student.name,
         prompt=student.form.name,
         model=student.model,
-        engine=about.name,
-        precision=about.precision,
-        device=about.device,
-        versions=provenance(*about.packages),
+        engine=info.name,
+        precision=info.precision,
+        device=info.device,
+        versions=provenance(*info.packages),
         parameters=samplings[0].model_dump(exclude={"seed"}),
         seeds=tuple(s.seed for s in samplings) if hot else (),
         template_sha256=None if template is None else digest(template),

@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 import torch
+from paths import SUPPORT
 from tiny_training import SETTINGS, run, samples
 from torch.nn import functional
 from transformers import (
@@ -404,7 +405,7 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(tiny_model_dir
     assert same(weights(result), unbroken[1])
 
 
-JOB = os.path.join(os.path.dirname(__file__), "train_job.py")
+JOB = str(SUPPORT / "train_job.py")
 
 
 def job(model_dir, workdir, settings, pause=0.0):
@@ -621,7 +622,7 @@ def test_a_sample_of_32768_tokens_fits_in_4_gb_above_the_model(tmp_path):
         num_key_value_heads=1, max_position_embeddings=32_768, tie_word_embeddings=False,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
-    long_job = os.path.join(os.path.dirname(__file__), "long_sample_job.py")
+    long_job = str(SUPPORT / "long_sample_job.py")
     done = subprocess.run(
         [sys.executable, long_job, tmp_path / "model", tmp_path / "work", "32768"], capture_output=True, text=True
     )
