@@ -1,8 +1,8 @@
-"""The other side of `teacher_client.py`: the same questions, asked by bespokelabs-curator in its own environment.
+"""The curator side of `paid_calls.py`: the same questions, sent by bespokelabs-curator in its own environment.
 
     python bench/curator_client.py QUESTIONS.jsonl DIR --base-url URL --concurrency 64
 
-Prints one JSON object: how many answers came back, how many of them are right, and the versions.
+Prints one JSON object: the number of answers, of right ones, and the versions.
 """
 
 import argparse
@@ -18,9 +18,9 @@ UNBOUND = 10**12  # a limit that does not bind; left out, curator sends 200 requ
 
 
 def settings(cache: Path) -> dict[str, str]:
-    """The environment in which curator does the least beside its work.
+    """The environment in which curator does nothing but its work.
 
-    Its rich display stays on: where there is no terminal it draws nothing, and the plain one costs time.
+    Its rich display stays on: without a terminal it draws nothing, whereas the plain one costs time.
     """
     return {
         "CURATOR_CACHE_DIR": str(cache),
@@ -30,7 +30,7 @@ def settings(cache: Path) -> dict[str, str]:
         "HF_DATASETS_CACHE": str(cache / "datasets"),
         "HF_HUB_OFFLINE": "1",
         "TIKTOKEN_CACHE_DIR": str(_litellm() / "litellm_core_utils" / "tokenizers"),  # else it is fetched, too
-        "OPENAI_API_KEY": "none",  # it insists on one
+        "OPENAI_API_KEY": "none",  # it requires one
     }
 
 
@@ -41,11 +41,11 @@ def _litellm() -> Path:
 
 
 def ask(questions: list[dict[str, str]], *, backend: str, base_url: str, concurrency: int) -> dict:
-    """Ask all of them, and look at what has come back."""
+    """Send all questions and check the answers."""
     from bespokelabs import curator
 
-    class Teacher(curator.LLM):
-        """Asks a row's question and keeps the answer beside it."""
+    class Answers(curator.LLM):
+        """Sends a row's question and keeps the answer beside it."""
 
         def prompt(self, row: dict) -> str:
             return row["question"]
@@ -53,9 +53,9 @@ def ask(questions: list[dict[str, str]], *, backend: str, base_url: str, concurr
         def parse(self, row: dict, response: str) -> dict:
             return {"id": row["id"], "expected": row["answer"], "answer": response}
 
-    # Both are in its documentation: `openai` with a base_url, and `litellm` with the prefix for such a server.
+    # As documented: `openai` with a base_url, `litellm` with the prefix for such a server.
     model = {"openai": "m", "litellm": "hosted_vllm/m"}[backend]
-    teacher = Teacher(
+    answers = Answers(
         model_name=model,
         backend=backend,
         backend_params={
@@ -66,7 +66,7 @@ def ask(questions: list[dict[str, str]], *, backend: str, base_url: str, concurr
         },
     )
     started, cpu_started = time.monotonic(), time.process_time()
-    response = teacher(questions)
+    response = answers(questions)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     rows = list(response.dataset)
     return {

@@ -109,8 +109,8 @@ def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
     before_mb = _memory_mb()
     with _Peak() as peak:
         started = time.monotonic()
-        good, flawed = quality_filters.sift(pool, FILTERS, quality_filters.QUESTION_FILTERS)
-        sifted = time.monotonic()
+        good, flawed = quality_filters.apply(pool, FILTERS, quality_filters.QUESTION_FILTERS)
+        filtered = time.monotonic()
         cleaned = overlap.clean(good, benchmark, Clean())
         cleaned_at = time.monotonic()
         chosen = selection.select(cleaned.kept, difficulties, rules=Select(samples=1000), seed=0)
@@ -124,8 +124,8 @@ def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
     return {
         "size": size,
         "seconds": round(ended - started, 2),
-        "filter_seconds": round(sifted - started, 2),
-        "clean_seconds": round(cleaned_at - sifted, 2),
+        "filter_seconds": round(filtered - started, 2),
+        "clean_seconds": round(cleaned_at - filtered, 2),
         "select_seconds": round(ended - cleaned_at, 2),
         "compare_seconds": round(compared - ended, 2),
         "peak_mb": round(peak.mb),
@@ -169,7 +169,7 @@ def measure_s1(size: int, benchmarks: list[Path], functions: Path) -> dict[str, 
 
 
 class _Peak:
-    """The largest memory of this process and its children, looked at ten times a second."""
+    """The peak memory of this process and its children, sampled ten times a second."""
 
     def __enter__(self) -> "_Peak":
         self.mb, self._over = _memory_mb(), threading.Event()
@@ -198,7 +198,7 @@ def _memory_mb() -> float:
 
 
 def main() -> None:
-    """Measure, print, and judge."""
+    """Measure, print, and check the promises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmarks", type=Path, nargs="+", required=True)
     parser.add_argument("--s1-functions", type=Path, required=True)

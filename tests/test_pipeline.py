@@ -1,4 +1,4 @@
-"""The whole house on a tiny random student: every stage real, unbroken and killed."""
+"""The whole pipeline on a tiny random student: every stage real, uninterrupted and killed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import s1_tables
-from teacher_server import TeacherServer, usage_of
+from chat_server import ChatServer, usage_of
 
 from tenner import cli, pipeline
 from tenner.budget.ledger import read_spend
@@ -84,9 +84,9 @@ def test_held_out_questions_are_in_no_sample(unbroken):
     assert not heldout & {s.question for s in unbroken.read("samples", Sample)}
 
 
-def test_a_paid_teacher_takes_the_place_of_the_embedded_one(tiny_recipe, tmp_path, monkeypatch):
+def test_a_paid_teacher_replaces_the_reference_solutions(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("THE_KEY", key := "sk-right-key-789")
-    with TeacherServer(key=key) as server:
+    with ChatServer(key=key) as server:
         paid = recipe.load(
             str(tiny_recipe),
             overrides=[
@@ -165,7 +165,7 @@ def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_
     tiny_recipe, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("THE_KEY", key := "sk-right-key-012")
-    with TeacherServer(key=key, tells_headers=True) as server:
+    with ChatServer(key=key, tells_headers=True) as server:
         paid = recipe.load(
             str(tiny_recipe),
             overrides=[
@@ -254,8 +254,8 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
             for i, (a, b) in enumerate((10 * k, 1) for k in range(40))]  # fmt: skip
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = "{question = 'question', answer = 'answer'}"
-    with TeacherServer() as server:
-        teacher = (
+    with ChatServer() as server:
+        paid_model = (
             f"{{client = 'openai', base_url = '{server.url}', model = 'm', output_tokens_max = 500, "
             "price = {input_usd_per_mtok = 1.0, output_usd_per_mtok = 2.0}}"
         )
@@ -263,10 +263,10 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
             str(tiny_recipe),
             overrides=[
                 f"gather.sources=[{{name = 'bare', file = '{file}', columns = {columns}}}]", "gather.questions=0",
-                "gather.families=[]", "evaluate.questions=0", "select.samples=10", f"trace={teacher}",
+                "gather.families=[]", "evaluate.questions=0", "select.samples=10", f"trace={paid_model}",
                 f"evaluate.benchmarks=[{{name = 'judge', file = '{file}', columns = {columns}, sample = 4}}]",
                 "clean.near_similarity=1.0", "clean.benchmark_similarity=1.0",
-                f"domains.by={by}", *([f"domains.labeller={teacher}"] if by == "model" else ["domains.clusters=3"]),
+                f"domains.by={by}", *([f"domains.labeller={paid_model}"] if by == "model" else ["domains.clusters=3"]),
             ],
         )  # fmt: skip
         with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:

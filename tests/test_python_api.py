@@ -7,8 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
 from paths import ROOT
-from teacher_server import TeacherServer
 
 import tenner
 
@@ -45,7 +45,7 @@ def test_answers_are_graded(tmp_path: Path):
 
 
 def test_traces_are_bought_under_a_cap_and_once(tmp_path: Path):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         said = [example("buy_traces.py", server.url, "m", tmp_path / "out") for _ in range(2)]
         assert len(server.asked) == 2
     assert said[0] == said[1]

@@ -1,4 +1,4 @@
-"""Where a key comes from: the environment, and nowhere else, so that no file has to hold one."""
+"""API keys come from the environment alone, so that no file has to hold one."""
 
 import os
 
@@ -6,7 +6,7 @@ from tenner.core.errors import TennerError
 
 
 def key_in_environment(variable: str | None) -> str:
-    """The key in an environment variable; empty where none is named. Raises TennerError where it holds none."""
+    """The key in an environment variable; empty if `variable` is None. Raises TennerError if the variable is empty."""
     if variable is None:
         return ""
     key = os.environ.get(variable, "").strip()

@@ -1,4 +1,4 @@
-"""Calls handed in as batches, at the price of batches: reserve, submit, poll, collect, and go on after a kill."""
+"""Calls in batches, at the price of batches: reserve, submit, poll, collect, and continue after a kill."""
 
 import asyncio
 import itertools
@@ -13,49 +13,52 @@ from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
 from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnResult, Overcharged
 from tenner.clients.faults import Fault
 from tenner.clients.paid_calls import RETRY_AFTER_MAX_SECONDS, Limits
-from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, Stamped, stamp
+from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.run_folder import disk_errors
 from tenner.core.seeds import rng
 
-UNSENT = ("unreachable", "rate_limited")  # retried faults after which the provider has surely not done what was asked
+UNSENT = ("unreachable", "rate_limited")  # retried faults after which the request has certainly not been carried out
 
 T = TypeVar("T")
 
 
 class BatchLimits(NamedTuple):
-    """How large batches get, and how they are waited for."""
+    """The size of batches, and how they are polled."""
 
     lines_max: int = 10_000
     bytes_max: int = 100_000_000
-    """A batch takes no further line once it has so many."""
+    """A batch takes no further line once it has so many bytes."""
     poll_seconds: float = 2.0
-    """The wait before a second look; it doubles with every further one."""
+    """The wait before the second poll; it doubles with every further one."""
     poll_seconds_max: float = 60.0
     unlisted_seconds: float = 20.0
-    """How long after its submission a batch may be missing from the provider's list and exist all the same."""
+    """How long after its submission a batch may exist without being in the provider's list."""
 
 
-def batch_client(client: Client) -> BatchClient:
-    """The client, if it takes batches. Raises TennerError if not, or if their price is not known."""
+def batch_client(client: Client, place: str) -> BatchClient:
+    """The client, if it takes batches; `place` is its section of the recipe.
+
+    Raises TennerError if it takes none, or if their price is not known.
+    """
     price = client.price
     if not isinstance(client, BatchClient):
         raise TennerError(
-            f"{price.provider} takes no batches here", hint="leave batch mode out, or choose a client of `openai` kind"
+            f"{price.provider} takes no batches here", hint='leave out batch mode, or choose client = "openai"'
         )
     if price.batch_multiplier is None:
+        option = ", or --batch-multiplier with --price-in and --price-out" if place == "trace" else ""
         raise TennerError(
             f"what {price.provider}/{price.model} costs in a batch is not known",
-            hint="give batch_multiplier in [trace.price], or --batch-multiplier with --price-in and --price-out: "
-            "0.5 is half",
+            hint=f"give batch_multiplier in [{place}.price]{option}: 0.5 is half",
         )
     return client
 
 
 class BatchCalls:
-    """Makes calls to one client as `calls.PaidCalls` does, but in batches.
+    """Makes calls to one client as `PaidCalls` does, but in batches.
 
-    What waits in a batch is in the ledger: whenever the process ends, the next one goes on with it.
+    Open batches are in the ledger: whenever the process ends, the next one continues with them.
     """
 
     def __init__(
@@ -75,38 +78,38 @@ class BatchCalls:
 
     @property
     def progress(self) -> CallProgress:
-        """How far it is."""
+        """What has been done so far."""
         return self._billing.progress
 
     async def run(self, calls: Iterable[Call], on_result: OnResult, *, total: int) -> None:
-        """Hand the result of every call to `on_result`, as they come in. A call that was bought before costs nothing.
+        """Pass the result of every call to `on_result` as it arrives. A call that was bought before costs nothing.
 
         Raises:
-            BudgetReached: nothing waits any more, and the worst case of the next call would cross the cap.
-            TennerError: a fault that every other call would meet too, or a batch that was refused.
+            BudgetReached: no batch is open any more, and the worst case of the next call would cross the cap.
+            TennerError: a fault that every other call would meet, too, or a batch that was refused.
         """
         self._billing.progress = CallProgress(total=total)
         self._open = {row.token: row for row in self._ledger.open_batches(self._billing.payee)}
         self._waiting = {line.key: [] for token in self._open for line in self._ledger.waiting_lines(token)}
         self._draft = []
-        coming = iter(calls)
+        pending = iter(calls)
         for row in list(self._open.values()):
             if row.state != "submitted":
                 await self._submit(row)
         while True:
-            capped = await self._hand_in(coming, on_result)
+            capped = await self._submit_all(pending, on_result)
             if not self._open:
                 break
             await self._collect_one(on_result)
         if capped is not None:
-            raise self._billing.with_what_is_missing(capped) from capped
+            raise self._billing.with_remaining_cost(capped) from capped
 
-    # -- handing in ----------------------------------------------------------------------------------------------
+    # -- submitting ----------------------------------------------------------------------------------------------
 
-    async def _hand_in(self, coming: Iterator[Call], on_result: OnResult) -> BudgetReached | None:
-        """Submit all that fits under the cap. Returns why the rest does not, if there is a rest."""
+    async def _submit_all(self, pending: Iterator[Call], on_result: OnResult) -> BudgetReached | None:
+        """Submit all calls that fit under the cap. Returns the error of the first that does not, None if all do."""
         while True:
-            await self._fill_draft(coming, on_result)
+            await self._fill_draft(pending, on_result)
             if not self._draft:
                 return None
             row = BatchRow(uuid.uuid4().hex, None, "reserved", None)
@@ -118,18 +121,18 @@ class BatchCalls:
             self._open[row.token] = row
             await self._submit(row)
 
-    async def _fill_draft(self, coming: Iterator[Call], on_result: OnResult) -> None:
-        """Take calls until a batch is full; of those that were bought before there is a result at once."""
+    async def _fill_draft(self, pending: Iterator[Call], on_result: OnResult) -> None:
+        """Take calls until a batch is full; calls that were bought before give their results at once."""
         size = sum(len(self._upload_line(line)) for line in self._draft)
         while len(self._draft) < self._batch_limits.lines_max and size < self._batch_limits.bytes_max:
-            await asyncio.sleep(0)  # thousands may be in the store, and Ctrl-C shall not wait for them
-            if (call := next(coming, None)) is None:
+            await asyncio.sleep(0)  # thousands may be in the store, and Ctrl-C must not wait for them
+            if (call := next(pending, None)) is None:
                 return
             request = self._client.request(call)
-            text, key = stamp(self._client.price, request, call.sample_index)
+            text, key = keyed_request(self._client.price, request, call.sample_index)
             if (billed := self._billing.stored(key)) is not None:
-                on_result(self._billing.bought(call, billed, reused=True))
-            elif key in self._waiting:  # in a batch of an earlier session, or asked twice in the same words
+                on_result(self._billing.succeeded(call, billed, reused=True))
+            elif key in self._waiting:  # in a batch of an earlier session, or an identical request
                 self._waiting[key].append(call)
             else:
                 line = Line(key, text, self._billing.microusd(self._client.worst_case_usage(call, request)))
@@ -138,10 +141,10 @@ class BatchCalls:
                 size += len(self._upload_line(line))
 
     async def _submit(self, row: BatchRow) -> None:
-        """Have the provider take a batch whose money is reserved; once, whatever happened to it before.
+        """Submit a batch whose worst case is reserved; once, whatever happened to it before.
 
         Raises:
-            TennerError: it does not. Where it is sure that it has not, the money is given back.
+            TennerError: it failed. The reservation is released if the batch certainly does not exist.
         """
         draw = rng(0, "backoff", row.token)
         for attempt in itertools.count(1):
@@ -154,10 +157,10 @@ class BatchCalls:
                     continue
                 if self._open[row.token].state == "reserved":
                     self._ledger.close_batch(row.token)
-                raise self._billing.stopped(fault) from None
+                raise self._billing.fatal_error(fault) from None
 
     async def _submit_once(self, row: BatchRow) -> None:
-        if row.state == "submitting" and (batch_id := await self._found(row)) is not None:
+        if row.state == "submitting" and (batch_id := await self._find(row)) is not None:
             self._mark(row._replace(batch_id=batch_id, state="submitted"))
             return
         lines = b"".join(map(self._upload_line, self._ledger.waiting_lines(row.token)))
@@ -172,13 +175,13 @@ class BatchCalls:
             raise
         self._mark(row._replace(batch_id=batch_id, state="submitted"))
 
-    async def _found(self, row: BatchRow) -> str | None:
-        """The id of a batch that the provider may or may not have; its list may lag behind."""
+    async def _find(self, row: BatchRow) -> str | None:
+        """The id of a batch that may or may not exist; the provider's list may lag behind."""
         assert row.submitted_at is not None
         while True:
-            asked_at = time.time()
+            polled_at = time.time()
             batch_id = await self._in_time(self._client.find_batch(row.token))
-            if batch_id is not None or asked_at > row.submitted_at + self._batch_limits.unlisted_seconds:
+            if batch_id is not None or polled_at > row.submitted_at + self._batch_limits.unlisted_seconds:
                 return batch_id
             await asyncio.sleep(self._batch_limits.poll_seconds)
 
@@ -192,11 +195,11 @@ class BatchCalls:
     # -- collecting ----------------------------------------------------------------------------------------------
 
     async def _collect_one(self, on_result: OnResult) -> None:
-        """Wait until at least one batch has ended, and collect it."""
+        """Poll until at least one batch has ended, and collect what has."""
         delay_seconds = self._batch_limits.poll_seconds
         while True:
             statuses = {token: await self._status(row) for token, row in self._open.items()}
-            self.progress.waiting_for = _in_words(list(statuses.values()))
+            self.progress.waiting_for = _waiting_note(list(statuses.values()))
             if ended := {token: status for token, status in statuses.items() if status.ended}:
                 for token, status in ended.items():
                     await self._collect(token, status, on_result)
@@ -206,25 +209,25 @@ class BatchCalls:
 
     async def _status(self, row: BatchRow) -> BatchStatus:
         batch_id = row.batch_id
-        assert batch_id is not None, "it was submitted"
-        return await self._patiently(lambda: self._client.batch_status(batch_id))
+        assert batch_id is not None, "set on submission"
+        return await self._until_answered(lambda: self._client.batch_status(batch_id))
 
     async def _collect(self, token: str, status: BatchStatus, on_result: OnResult) -> None:
-        """Keep what a batch has brought, line by line, and give back what was reserved for the rest."""
+        """Store and settle the results of a batch, line by line, and release what was reserved for the rest."""
         waiting = {line.key: line for line in self._ledger.waiting_lines(token)}
         faults: dict[str, Fault] = {}
         stop: TennerError | None = None
         for file_id in status.files:
             async for key, result in self._results(file_id):
                 if key not in waiting:
-                    continue  # kept by the session that was killed
+                    continue  # stored by the session that was killed
                 if isinstance(result, Fault):
                     faults[key] = result
                     continue
                 line = waiting.pop(key)
                 try:
-                    kept = self._billing.keep(line.reservation, Stamped(line.request, key), result)
-                    billed = self._billing.read(kept, line.microusd)
+                    stored = self._billing.keep(line.reservation, KeyedRequest(line.request, key), result)
+                    billed = self._billing.settle(stored, line.microusd)
                 except Overcharged as e:
                     stop = stop or e
                 else:
@@ -233,14 +236,14 @@ class BatchCalls:
         batch_id = self._open.pop(token).batch_id
         if status.refusal:
             raise TennerError(
-                f"{self._billing.payee.provider} refused batch {batch_id}: {self._billing.scrubbed(status.refusal)}",
-                hint="nothing of it was charged: mend what it says, and the same command hands its calls in again",
+                f"{self._billing.payee.provider} refused batch {batch_id}: {self._billing.redacted(status.refusal)}",
+                hint="nothing of it was charged: correct that, and the same command submits its calls again",
             )
         for key in waiting:
-            fault = faults.get(key) or Fault("expired", f"batch {batch_id} has {status.state} without it")
+            fault = faults.get(key) or Fault("expired", f"batch {batch_id} ended ({status.state}) without it")
             calls = self._waiting.pop(key)
             if fault.rule.stops_the_run:
-                stop = stop or self._billing.stopped(fault)
+                stop = stop or self._billing.fatal_error(fault)
                 continue
             for call in calls:
                 on_result(self._billing.failed(call, fault, attempts=1))
@@ -249,15 +252,15 @@ class BatchCalls:
 
     def _answer(self, key: str, billed: BilledReply, on_result: OnResult) -> None:
         for i, call in enumerate(self._waiting.pop(key)):
-            on_result(self._billing.bought(call, billed, reused=i > 0))
+            on_result(self._billing.succeeded(call, billed, reused=i > 0))
 
     async def _results(self, file_id: str) -> AsyncIterator[BatchResult]:
-        folder = self._ledger.path.parent  # on the disk that shall keep it all anyway
+        folder = self._ledger.path.parent  # on the disk that will hold the results anyway
         with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
-            await self._patiently(lambda: self._download(file_id, file))
+            await self._until_answered(lambda: self._download(file_id, file))
             file.seek(0)
             for number, line in enumerate(file, 1):
-                await asyncio.sleep(0)  # keeping thousands takes its time, and Ctrl-C shall not wait for them
+                await asyncio.sleep(0)  # storing thousands takes time, and Ctrl-C must not wait for them
                 if not line.strip():
                     continue
                 try:
@@ -265,7 +268,7 @@ class BatchCalls:
                 except (ValueError, RecursionError) as e:
                     raise TennerError(
                         f"line {number} of {self._billing.payee.provider}'s result file {file_id} cannot be read: {e}",
-                        hint="nothing of the batch is given up: the same command fetches the file again",
+                        hint="the batch stays open: the same command downloads the file again",
                     ) from e
                 yield result
 
@@ -274,34 +277,34 @@ class BatchCalls:
         file.truncate()
         await self._client.download(file_id, file)
 
-    # -- asking --------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer: a batch goes on without us, so that nothing is lost by waiting."""
+    async def _until_answered(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Retry transient faults without limit: the provider works on meanwhile, so nothing is lost by waiting."""
         draw = rng(0, "backoff")
         for attempt in itertools.count(1):
             try:
-                return await self._in_time(ask())
+                return await self._in_time(request())
             except Fault as fault:
                 if not fault.rule.retried:
-                    raise self._billing.stopped(fault) from None
+                    raise self._billing.fatal_error(fault) from None
                 await self._back_off(fault, attempt, draw)
-        raise AssertionError("it goes on until it returns")
+        raise AssertionError("the loop ends by returning")
 
     async def _back_off(self, fault: Fault, attempt: int, draw: random.Random) -> None:
         self.progress.retries[fault.kind] += 1
         asked_seconds = min(fault.retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS)
         await asyncio.sleep(asked_seconds + self._limits.backoff(attempt, draw))
 
-    async def _in_time(self, answer: Awaitable[T]) -> T:
+    async def _in_time(self, response: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._limits.deadline_seconds):
-                return await answer
+                return await response
         except TimeoutError:
-            raise Fault("interrupted", f"no answer within {self._limits.deadline_seconds:g} s") from None
+            raise Fault("interrupted", f"no response within {self._limits.deadline_seconds:g} s") from None
 
 
-def _in_words(statuses: Sequence[BatchStatus]) -> str:
+def _waiting_note(statuses: Sequence[BatchStatus]) -> str:
     """As "batch in_progress 120/500"."""
     states = "/".join(sorted({status.state for status in statuses}))
     done, total = sum(status.done for status in statuses), sum(status.total for status in statuses)

@@ -1,4 +1,4 @@
-"""Where paid calls meet the money, however they are made: what is stored, what a response cost, how far it has come."""
+"""The cost and the progress of paid calls, single or in batches: store a response, price it, settle it."""
 
 import datetime
 import time
@@ -9,51 +9,51 @@ from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger, Payee
 from tenner.budget.prices import MICROUSD_PER_USD
-from tenner.clients.faults import Fault, without_key
-from tenner.clients.protocol import Call, Client, Reply, Response, Stamped
+from tenner.clients.faults import Fault, redact
+from tenner.clients.protocol import Call, Client, KeyedRequest, Reply, Response
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
 
-BAD_REQUESTS_BEFORE_GIVING_UP = 5  # when nothing has succeeded yet: it is the recipe, not the question
+BAD_REQUESTS_BEFORE_GIVING_UP = 5  # with no success before: the recipe is at fault, not the questions
 
 
 class Overcharged(TennerError):
-    """A call has cost more than it could."""
+    """A call cost more than its worst case."""
 
 
 class BilledReply(NamedTuple):
-    """A response that is paid for, read."""
+    """A stored response, parsed, with its cost."""
 
     reply: Reply
     microusd: int
     metered: bool
-    """False: the provider did not say how many tokens it was, and `microusd` is the worst case."""
+    """False: the provider reported no usage, and `microusd` is the worst case."""
 
 
 class StoredResponse(NamedTuple):
-    """A response that is stored and not read yet."""
+    """A response that is stored and not parsed yet."""
 
     spend_id: int
     response: Response
 
 
-class Bought(NamedTuple):
-    """A call that has a response: bought now, or before (`reused`)."""
+class PaidReply(NamedTuple):
+    """The reply to a call, with its cost; `reused` where it was bought before."""
 
     call: Call
     reply: Reply
     cost_usd: float
     metered: bool
-    """False: the provider did not say how many tokens it was, and `cost_usd` is the worst case."""
+    """False: the provider reported no usage, and `cost_usd` is the worst case."""
     reused: bool
 
 
-OnResult = Callable[[Bought | FailedCall], None]
+OnResult = Callable[[PaidReply | FailedCall], None]
 
 
 @dataclass
 class CallProgress:
-    """What a loop has done so far, for the progress bar."""
+    """What has been done so far, for the progress bar."""
 
     total: int
     done: int = 0
@@ -62,26 +62,26 @@ class CallProgress:
     bought_microusd: int = 0
     output_tokens: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    """Calls that were given up, by the kind of the last fault."""
+    """Calls that failed for good, by the kind of their last fault."""
     retries: Counter[str] = field(default_factory=Counter)
-    """Faults that were tried again, by kind."""
+    """Faults after which a call was retried, by kind."""
     waiting_for: str = ""
-    """What is under way at the provider, in its words; empty for calls that are answered at once."""
+    """The state of open batches, in the provider's words; empty for single calls."""
     started: float = field(default_factory=time.monotonic)
 
     def tokens_per_second(self) -> float:
-        """Output tokens bought, over the time of this session."""
+        """Output tokens bought in this session, per second."""
         return self.output_tokens / max(1e-9, time.monotonic() - self.started)
 
     def left_usd(self) -> float | None:
-        """What the calls that are left will cost at the mean cost so far; None before the first."""
+        """The cost of the remaining calls, at the mean cost so far; None before the first."""
         if not self.bought:
             return None
         return (self.total - self.done) * self.bought_microusd / self.bought / MICROUSD_PER_USD
 
 
 class CallBilling:
-    """The money and the progress of one teacher's calls in one stage."""
+    """The cost and the progress of one client's calls in one stage."""
 
     def __init__(
         self, client: Client, ledger: Ledger, *, stage: str, deadline_seconds: float, batch: bool = False
@@ -93,63 +93,63 @@ class CallBilling:
         self.progress = CallProgress(total=0)
 
     def microusd(self, usage: Usage, *moments: datetime.datetime) -> int:
-        """The price of so many tokens."""
+        """The price of this usage; at the peak's if one of the moments of sending and receiving lies in it."""
         return self._client.price.microusd(usage, *moments, batch=self._batch)
 
     def stored(self, key: str) -> BilledReply | None:
-        """What was bought before under this key."""
+        """The response that was bought before under this key, None if there is none."""
         stored = self._ledger.response(key)
         if stored is None:
             return None
         reply = self._client.parse(Response(stored.body, stored.content_type))
         if stored.settled:
             return BilledReply(reply, stored.microusd, metered=True)
-        # The process ended between keeping and settling, or an older parser found no usage.
+        # The process ended between storing and settling, or an older parser found no usage.
         received_at = datetime.datetime.fromtimestamp(stored.received_at, datetime.UTC)
         sent_at = received_at - datetime.timedelta(seconds=self._deadline_seconds)
         return self._settle(stored.spend_id, reply, stored.microusd, sent_at, received_at)
 
-    def keep(self, reservation: int, stamped: Stamped, response: Response) -> StoredResponse:
-        """Store a response that has come, unread, at its worst case."""
+    def keep(self, reservation: int, keyed: KeyedRequest, response: Response) -> StoredResponse:
+        """Store a new response, not parsed yet, at its worst case."""
         secret = self._client.secret.encode()
         body = response.body.replace(secret, b"[key]") if secret else response.body
         spend_id = self._ledger.keep(
-            reservation, key=stamped.key, request=stamped.text, body=body, content_type=response.content_type
+            reservation, key=keyed.key, request=keyed.text, body=body, content_type=response.content_type
         )
         return StoredResponse(spend_id, response._replace(body=body))
 
-    def read(self, kept: StoredResponse, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
-        """Read a response that is kept, and put its real cost on the books.
+    def settle(self, stored: StoredResponse, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
+        """Parse a stored response and book its actual cost.
 
         Raises:
-            Overcharged: it cost more than its worst case. Its real cost is booked all the same.
+            Overcharged: it cost more than its worst case. Its actual cost is booked all the same.
         """
-        return self._settle(kept.spend_id, self._client.parse(kept.response), worst_microusd, *moments)
+        return self._settle(stored.spend_id, self._client.parse(stored.response), worst_microusd, *moments)
 
-    def bought(self, call: Call, billed: BilledReply, *, reused: bool) -> Bought:
-        """The result of a call that has a response."""
+    def succeeded(self, call: Call, billed: BilledReply, *, reused: bool) -> PaidReply:
+        """Count a call that has a response, and give its result."""
         self.progress.done += 1
         self.progress.reused += reused
         if not reused:
             self.progress.bought += 1
             self.progress.bought_microusd += billed.microusd
             self.progress.output_tokens += billed.reply.usage.output_tokens or 0
-        return Bought(call, billed.reply, billed.microusd / MICROUSD_PER_USD, billed.metered, reused)
+        return PaidReply(call, billed.reply, billed.microusd / MICROUSD_PER_USD, billed.metered, reused)
 
     def failed(self, call: Call, fault: Fault, *, attempts: int) -> FailedCall:
-        """The result of a call that is given up.
+        """Count a call that failed for good, and give its result.
 
         Raises:
-            TennerError: all that was asked so far was refused.
+            TennerError: every request so far was refused.
         """
-        evidence = fault.told(self._client.secret)
+        evidence = fault.redacted(self._client.secret)
         self.progress.failures[fault.kind] += 1
         if self.progress.failures["bad_request"] >= BAD_REQUESTS_BEFORE_GIVING_UP and not (
             self.progress.bought or self.progress.reused
         ):
             raise TennerError(
                 f"the first {BAD_REQUESTS_BEFORE_GIVING_UP} requests were refused: {evidence}",
-                hint="it does not take these parameters: mend them in the recipe",
+                hint="the provider does not accept these parameters: change them in the recipe",
             )
         self.progress.done += 1
         return FailedCall(
@@ -160,13 +160,13 @@ class CallBilling:
             evidence=evidence,
         )
 
-    def stopped(self, fault: Fault) -> TennerError:
-        """The error for a fault that every other call would meet too."""
-        hint = fault.rule.hint or "nothing that was bought is lost: the same command tries again"
-        return TennerError(f"{fault.kind}: {fault.told(self._client.secret)}", hint=hint)
+    def fatal_error(self, fault: Fault) -> TennerError:
+        """The error for a fault that every other call would meet, too."""
+        hint = fault.rule.hint or "what was bought is kept: the same command tries again"
+        return TennerError(f"{fault.kind}: {fault.redacted(self._client.secret)}", hint=hint)
 
-    def with_what_is_missing(self, stopped: BudgetReached) -> BudgetReached:
-        """The same, and the cap with which all would be done."""
+    def with_remaining_cost(self, stopped: BudgetReached) -> BudgetReached:
+        """The same error, with a hint at the cap that the remaining calls need."""
         left = self.progress.total - self.progress.done
         hint = stopped.hint
         if (left_usd := self.progress.left_usd()) is not None:
@@ -177,9 +177,9 @@ class CallBilling:
             )
         return BudgetReached(str(stopped), hint=hint)
 
-    def scrubbed(self, text: str) -> str:
-        """What a server says, without the key: some repeat it."""
-        return without_key(text, self._client.secret)
+    def redacted(self, text: str) -> str:
+        """A server's message without the key, which some repeat."""
+        return redact(text, self._client.secret)
 
     def _settle(self, spend_id: int, reply: Reply, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
         if reply.usage.input_tokens is None or reply.usage.output_tokens is None:
@@ -190,6 +190,6 @@ class CallBilling:
             raise Overcharged(
                 f"{self.payee.provider}/{self.payee.model} charged {microusd} micro-dollars for a call "
                 f"that could cost {worst_microusd} at most: it does not keep to the limit of output tokens",
-                hint="the response and its real cost are kept; use another server or model, or a higher limit",
+                hint="the response and its actual cost are kept; use another server or model, or a higher limit",
             )
         return BilledReply(reply, microusd, metered=True)

@@ -1,4 +1,4 @@
-"""Reading a chat completion: whatever the body is, there is an outcome for it."""
+"""Parsing chat completions: every body, valid or not, has an outcome."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 
 def parse_completion(response: Response) -> Reply:
-    """Read the body of a chat completion; what is not one is an outcome.
+    """Parse the body of a chat completion; never raises.
 
     Reasoning is taken from `reasoning_details`, `reasoning_content`, `reasoning` or a think block in the content,
     in that order.
@@ -33,14 +33,14 @@ def parse_completion(response: Response) -> Reply:
         return Reply("empty", usage=usage)
     finish_reason = text(choices[0].get("finish_reason")) or None
     thinking, answer = _thinking_and_answer(message)
-    found: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage}
+    parsed: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage}
     if finish_reason == "length":
-        return Reply("truncated", **found)
+        return Reply("truncated", **parsed)
     if finish_reason == "content_filter":
-        return Reply("content_filter", **found)
+        return Reply("content_filter", **parsed)
     if not thinking and not answer:
-        return Reply("empty", **found)
-    return Reply("complete" if thinking else "no_reasoning", **found)
+        return Reply("empty", **parsed)
+    return Reply("complete" if thinking else "no_reasoning", **parsed)
 
 
 def _thinking_and_answer(message: dict[str, Any]) -> tuple[str, str]:
@@ -63,7 +63,7 @@ def _thinking_and_answer(message: dict[str, Any]) -> tuple[str, str]:
 
 
 def _usage(fields: Mapping[str, Any]) -> Usage:
-    """Usage as the dialects report it: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`."""
+    """Usage in the providers' dialects: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`."""
     cached = count(fields.get("prompt_cache_hit_tokens"))
     if cached is None:
         cached = count(mapping(fields.get("prompt_tokens_details")).get("cached_tokens"))

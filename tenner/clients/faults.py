@@ -1,4 +1,4 @@
-"""Why a call came to nothing: every fault has a name, and the name says what to do about it."""
+"""Why a call failed: the kinds of faults, and what each means for retries, billing and the run."""
 
 import datetime
 import email.utils
@@ -10,46 +10,46 @@ EVIDENCE_CHARS = 300
 
 
 class Rule(NamedTuple):
-    """What a fault means for the call, for the money, and for all the other calls."""
+    """What a fault means for the call, for its cost, and for all other calls."""
 
     retried: bool
     maybe_charged: bool
-    """The request went out and nothing came back: its worst case stays on the books."""
+    """The request was sent and no response arrived: its worst case stays booked."""
     stops_the_run: bool
-    """The next call would fail in the same way."""
-    heals: bool
-    """The same call may succeed another time."""
+    """Every other call would fail in the same way."""
+    transient: bool
+    """The same call may succeed later."""
     hint: str = ""
 
 
 FAULTS: dict[str, Rule] = {
-    "rate_limited": Rule(retried=True, maybe_charged=False, stops_the_run=False, heals=True),
-    "overloaded": Rule(retried=True, maybe_charged=False, stops_the_run=False, heals=True),
-    "server_error": Rule(retried=True, maybe_charged=False, stops_the_run=False, heals=True),
-    "unreachable": Rule(retried=True, maybe_charged=False, stops_the_run=False, heals=True),
-    "interrupted": Rule(retried=True, maybe_charged=True, stops_the_run=False, heals=True),
-    # Not retried at once: what was too slow would be paid for and waited for again.
-    "deadline": Rule(retried=False, maybe_charged=True, stops_the_run=False, heals=True),
-    # Its batch came to an end without it.
-    "expired": Rule(retried=False, maybe_charged=False, stops_the_run=False, heals=True),
-    "bad_request": Rule(retried=False, maybe_charged=False, stops_the_run=False, heals=False),
-    "refused": Rule(retried=False, maybe_charged=False, stops_the_run=False, heals=False),
-    "not_stored": Rule(retried=False, maybe_charged=False, stops_the_run=False, heals=False),
+    "rate_limited": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
+    "overloaded": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
+    "server_error": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
+    "unreachable": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
+    "interrupted": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # Not retried at once: a slow call would be paid for and waited for again.
+    "deadline": Rule(retried=False, maybe_charged=True, stops_the_run=False, transient=True),
+    # Its batch ended without it.
+    "expired": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=True),
+    "bad_request": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=False),
+    "refused": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=False),
+    "not_stored": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=False),
     "bad_key": Rule(
-        retried=False, maybe_charged=False, stops_the_run=True, heals=False,
+        retried=False, maybe_charged=False, stops_the_run=True, transient=False,
         hint="check the key in the environment variable that the recipe names",
     ),
     "billing": Rule(
-        retried=False, maybe_charged=False, stops_the_run=True, heals=False,
-        hint="top the account up at the provider; nothing that was bought is lost",
+        retried=False, maybe_charged=False, stops_the_run=True, transient=False,
+        hint="top up the account at the provider; what was bought is kept",
     ),
     "unknown_model": Rule(
-        retried=False, maybe_charged=False, stops_the_run=True, heals=False,
+        retried=False, maybe_charged=False, stops_the_run=True, transient=False,
         hint="check the model's name and the base URL",
     ),
     "unknown_batch": Rule(
-        retried=False, maybe_charged=False, stops_the_run=True, heals=False,
-        hint="use the key and the base URL that it was handed in with; another folder buys its calls anew",
+        retried=False, maybe_charged=False, stops_the_run=True, transient=False,
+        hint="use the key and the base URL of its submission; in another folder its calls are bought anew",
     ),
 }  # fmt: skip
 BILLING_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
@@ -66,13 +66,13 @@ class Fault(Exception):
         self.evidence = evidence
         self.retry_after_seconds = retry_after_seconds
 
-    def told(self, secret: str) -> str:
-        """The evidence without the key, in one short line; cut last, so that no part of a key is left at the cut."""
-        return without_key(self.evidence, secret)[:EVIDENCE_CHARS]
+    def redacted(self, secret: str) -> str:
+        """The evidence in one short line, without the key; cut last, so that no part of a key is left at the cut."""
+        return redact(self.evidence, secret)[:EVIDENCE_CHARS]
 
 
-def without_key(text: str, secret: str) -> str:
-    """The text, with the key blotted out wherever it occurs."""
+def redact(text: str, secret: str) -> str:
+    """The text with the key replaced wherever it occurs."""
     return text.replace(secret, "[key]") if secret else text
 
 
@@ -98,14 +98,14 @@ def from_status(status: int, headers: Mapping[str, str], body: str) -> Fault:
 
 
 def message_of(body: str) -> str:
-    """What the server says, in one line."""
+    """The server's message, in one line."""
     error = _error(body)
-    said = error.get("message") if isinstance(error, dict) else error
-    return " ".join(str(said or body).split())
+    message = error.get("message") if isinstance(error, dict) else error
+    return " ".join(str(message or body).split())
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """The wait that the server asks for: seconds, or a date (RFC 9110, 10.2.3); None where it asks for none."""
+    """The wait that the server asks for, given in seconds or as a date (RFC 9110, 10.2.3); None without one."""
     value = headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(value))

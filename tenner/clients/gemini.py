@@ -1,4 +1,4 @@
-"""The teacher that speaks Gemini's own protocol, which shows summaries of the thinking as parts of the answer."""
+"""A client for Gemini's own protocol, which returns summaries of the thinking as parts of the answer."""
 
 import json
 import logging
@@ -25,30 +25,30 @@ try:
     from google import genai
     from google.genai import types
 except ImportError as e:
-    raise TennerError("the gemini teacher needs google-genai", hint="pip install 'tenner[gemini]'") from e
+    raise TennerError("the gemini client needs google-genai", hint="pip install 'tenner[gemini]'") from e
 
 BASE_URL = "https://generativelanguage.googleapis.com"
-API_VERSION = "v1beta"  # what the documentation shows; v1 does not know all models
+API_VERSION = "v1beta"  # the documented version; v1 lacks some models
 KEY_VARIABLE = "GEMINI_API_KEY"
 TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the contents
 
 ELSEWHERE = {
-    "max_output_tokens": "set trace.output_tokens_max",
-    "candidate_count": "set trace.samples_per_question",
-    "system_instruction": "set trace.system_prompt",
+    "max_output_tokens": "set {place}.output_tokens_max",
+    "candidate_count": "tenner makes one call for each sample",
+    "system_instruction": "set {place}.system_prompt",
     "tools": "what tools add to the prompt has no limit, so the cap could be crossed",
     "cached_content": "what the cache adds to the prompt is not known here, so the cap could be crossed",
     "http_options": "tenner itself retries and keeps the deadline",
     "should_return_http_response": "tenner always keeps the response as it came",
 }
-"""Parameters that the recipe sets by other names, or that would get round the cap."""
+"""Parameters that the recipe sets by other names, or that would get round the cap; `place` is the section."""
 
 KEY_REASONS = re.compile(r"API_KEY_\w+|CONSUMER_(INVALID|SUSPENDED)|SERVICE_DISABLED")  # of google.api.ErrorReason
 KEY_WORDS = re.compile(r"api.?key|project|unregistered caller", re.IGNORECASE)
 RETRY_DELAY = re.compile(r"(\d+(?:\.\d+)?)s")  # a protobuf Duration in JSON
 
 _arrived: ContextVar[httpx2.Response | None] = ContextVar("arrived", default=None)
-"""The last response that came to the task that asks."""
+"""The last response that the current task received."""
 
 
 class GeminiClient:
@@ -57,47 +57,48 @@ class GeminiClient:
     reasoning_is_summary = True
 
     def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
-        """`key` None is looked up in the environment.
+        """A `key` of None is looked up in the environment.
 
         Raises:
             TennerError: no key, no known price, or a parameter that cannot be sent.
         """
-        assert section.model is not None, "the recipe has seen to it"
+        assert section.model is not None, "validated in the recipe"
         self._section, self._model = section, section.model
         self._url = section.base_url or BASE_URL
         self._key_variable = section.api_key_env or KEY_VARIABLE
-        _check_parameters(section.parameters)
+        _check_parameters(section.parameters, section.PLACE)
         self.price = prices.price_of("gemini", section.model, section.price)
         self.secret = key_in_environment(self._key_variable) if key is None else key
-        # The SDK hands out text, not bytes, and not before it has judged the response; so this client keeps what
-        # comes. It also keeps the SDK from aiohttp, with which it repeats a broken request of its own accord, and it
-        # follows no redirects, which would carry the key's header to another host.
+        # The SDK returns text, not bytes, and only for responses that it accepts; so this HTTP client keeps every
+        # response. With it the SDK does not use aiohttp, with which it retries a broken request by itself; and it
+        # follows no redirects, which would send the key's header to another host.
         self._http = httpx2.AsyncClient(
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=section.concurrency),
             event_hooks={"request": [_limit_connecting], "response": [_keep]},
         )
-        # Where GOOGLE_API_KEY is set too, the SDK says that it uses that one, while it uses the one given here.
+        # If GOOGLE_API_KEY is set, the SDK warns that it uses that key, although it uses the one given here.
         logging.getLogger("google_genai").setLevel(logging.ERROR)
         self._client = genai.Client(
-            vertexai=False,  # like the URL and the version, not to be changed by the SDK's environment variables
-            api_key=self.secret or "none",  # the client insists on one
+            vertexai=False,  # explicit, as URL and version are: the SDK's environment variables must not change them
+            api_key=self.secret or "none",  # the SDK requires one
             http_options=types.HttpOptions(
                 base_url=self._url,
                 api_version=API_VERSION,
                 httpx_async_client=self._http,
-                retry_options=types.HttpRetryOptions(attempts=1),  # `calls.PaidCalls` retries, and keeps the deadline
+                retry_options=types.HttpRetryOptions(attempts=1),  # `PaidCalls` retries and keeps the deadline
             ),
         )
 
     async def check(self) -> None:
-        """Ask about the model, which is free. A server that is busy or broken for now is taken at its word."""
+        """Look the model up, which is free. A server with a transient fault passes the check."""
         try:
             await self._exchange(self._client.aio.models.get(model=self._model))
         except Fault as fault:
-            evidence = fault.told(self.secret)
+            evidence = fault.redacted(self.secret)
             if fault.kind == "unreachable" or fault.kind == "interrupted":
                 raise TennerError(
-                    f"no server answers at {self._url}: {evidence}", hint="check the base URL, and that the server runs"
+                    f"no server answers at {self._url}: {evidence}",
+                    hint="check the base URL, and that the server runs",
                 ) from None
             if fault.kind == "unknown_model":
                 raise TennerError(
@@ -121,31 +122,31 @@ class GeminiClient:
             config["system_instruction"] = section.system_prompt
         return {"model": self._model, "contents": call.question.question + section.suffix, "config": config}
 
-    def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  all is in the request
-        """Every token is at least one byte of UTF-8; a schema among the parameters is part of the prompt."""
+    def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  the request holds it all
+        """An upper bound: a token is at least one byte of UTF-8. A schema in the parameters is part of the prompt."""
         request_bytes = len(json.dumps(request, ensure_ascii=False).encode())
         return Usage(
             input_tokens=request_bytes + TEMPLATE_TOKENS_MAX,
-            output_tokens=self._section.output_tokens_max,  # Gemini counts thinking and answer against it together
+            output_tokens=self._section.output_tokens_max,  # for Gemini, too, thinking and answer together
         )
 
-    async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  all is in the request
+    async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  the request holds it all
         """One attempt."""
         model, contents, config = request["model"], request["contents"], request["config"]
         assert isinstance(model, str)
         assert isinstance(contents, str)
         assert isinstance(config, dict)
-        asked = types.GenerateContentConfig.model_validate(
-            # An unread response is also one that the SDK cannot ask to be continued, in calls that nobody reserved.
+        sdk_config = types.GenerateContentConfig.model_validate(
+            # With the raw response the SDK cannot make further calls of its own, for which nothing is reserved.
             {**config, "should_return_http_response": True, "automatic_function_calling": {"disable": True}}
         )
         response = await self._exchange(
-            self._client.aio.models.generate_content(model=model, contents=contents, config=asked)
+            self._client.aio.models.generate_content(model=model, contents=contents, config=sdk_config)
         )
         return Response(response.content, response.headers.get("content-type", ""))
 
     def parse(self, response: Response) -> Reply:
-        """Read a response of `generateContent`."""
+        """Parse a response of `generateContent`."""
         return parse_generation(response)
 
     async def close(self) -> None:
@@ -153,27 +154,27 @@ class GeminiClient:
         self._client.close()
         await self._http.aclose()
 
-    async def _exchange(self, asking: Awaitable[object]) -> httpx2.Response:
-        """The response to what the SDK asks, whatever the SDK makes of it. Raises Fault."""
+    async def _exchange(self, sdk_call: Awaitable[object]) -> httpx2.Response:
+        """The raw response to a call of the SDK, whatever the SDK makes of it. Raises Fault."""
         _arrived.set(None)
         try:
-            await asking
-        except httpx2.RequestError as e:  # timeouts are its children
+            await sdk_call
+        except httpx2.RequestError as e:  # timeouts are subclasses
             raise fault_of(e) from None
         except Exception as e:
             if _arrived.get() is None:
-                if isinstance(e, ValueError):  # the SDK itself refuses
+                if isinstance(e, ValueError):  # refused by the SDK itself
                     raise Fault("bad_request", " ".join(str(e).split())) from None
                 raise
         response = _arrived.get()
-        assert response is not None, "the client has kept it"
+        assert response is not None, "the event hook has set it"
         if not response.is_success:
             raise _fault(response)
         return response
 
 
 def parse_generation(response: Response) -> Reply:
-    """Read the body of a `generateContent` response; what is not one is an outcome."""
+    """Parse the body of a `generateContent` response; never raises."""
     try:
         fields = json.loads(response.body)
     except (ValueError, RecursionError):
@@ -193,9 +194,9 @@ def parse_generation(response: Response) -> Reply:
 
 
 def _outcome(finish_reason: str, thinking: str, answer: str) -> TraceOutcome:
-    if finish_reason in ("MAX_TOKENS", "CONTINUATION"):  # the latter: the limit of one request, not of the model
+    if finish_reason in ("MAX_TOKENS", "CONTINUATION"):  # CONTINUATION: the limit of one request, not of the model
         return "truncated"
-    if finish_reason not in ("STOP", ""):  # SAFETY, RECITATION, SPII, …: stopped by Google, so what is there is a part
+    if finish_reason not in ("STOP", ""):  # SAFETY, RECITATION, SPII, …: stopped by Google, so the text is incomplete
         return "content_filter"
     if not thinking and not answer:
         return "empty"
@@ -210,7 +211,7 @@ def _thinking_and_answer(content: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _usage(fields: Mapping[str, Any]) -> Usage:
-    """Usage in our terms. Counts of zero are left out by Google."""
+    """Usage as tenner counts it. Google leaves out counts of zero."""
     prompt, cached, answer, thoughts, total = (
         count(fields.get(name))
         for name in (
@@ -227,25 +228,27 @@ def _usage(fields: Mapping[str, Any]) -> Usage:
     )  # fmt: skip
 
 
-def _check_parameters(parameters: Mapping[str, Any]) -> None:
+def _check_parameters(parameters: Mapping[str, Any], place: str) -> None:
     known = types.GenerateContentConfig.model_fields
     for name in parameters:
         if name in ELSEWHERE:
-            raise TennerError(f"trace.parameters: {name} is not for the gemini teacher", hint=ELSEWHERE[name])
+            raise TennerError(
+                f"{place}.parameters: {name} is set by tenner itself", hint=ELSEWHERE[name].format(place=place)
+            )
         if name not in known:
             raise TennerError(
-                f"trace.parameters: gemini has no parameter {name}",
+                f"{place}.parameters: gemini has no parameter {name}",
                 hint=did_you_mean(name, known, "see google.genai.types.GenerateContentConfig"),
             )
     try:
         types.GenerateContentConfig.model_validate(parameters)
     except ValidationError as e:
         first = e.errors()[0]
-        raise TennerError(f"trace.parameters: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+        raise TennerError(f"{place}.parameters: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
 
 
 def _fault(response: httpx2.Response) -> Fault:
-    """The fault of an error response: Google says more in its details than in the HTTP status."""
+    """The fault of an error response: Google's error details say more than the HTTP status."""
     fault = from_status(response.status_code, response.headers, response.text)
     try:
         error = mapping(mapping(response.json()).get("error"))
@@ -259,22 +262,22 @@ def _fault(response: httpx2.Response) -> Fault:
 
 
 def _kind(status: int, error: Mapping[str, Any], reasons: set[str]) -> str:
-    """What only Google's own words tell; empty where the HTTP status has said it all."""
-    said = text(error.get("message"))
-    if "BILLING_DISABLED" in reasons or (status == 429 and "credits are depleted" in said):
+    """The kind that only the error details tell; empty where the HTTP status is enough."""
+    message = text(error.get("message"))
+    if "BILLING_DISABLED" in reasons or (status == 429 and "credits are depleted" in message):
         return "billing"
     if status == 400 and error.get("status") == "FAILED_PRECONDITION":  # no free tier in this country
         return "billing"
-    if any(map(KEY_REASONS.fullmatch, reasons)) or (status == 403 and KEY_WORDS.search(said)):
+    if any(map(KEY_REASONS.fullmatch, reasons)) or (status == 403 and KEY_WORDS.search(message)):
         return "bad_key"
     return ""
 
 
 async def _limit_connecting(request: httpx2.Request) -> None:
-    """The SDK sends every request without any timeout, whatever the client's own is."""
+    """Set the timeout of connecting: the SDK sends every request without any, whatever the client's own is."""
     request.extensions["timeout"] = httpx2.Timeout(None, connect=CONNECT_SECONDS).as_dict()
 
 
 async def _keep(response: httpx2.Response) -> None:
-    """Its body is not read yet: it will be by the time that the SDK returns."""
+    """Keep a response; its body is read by the time that the SDK returns."""
     _arrived.set(response)

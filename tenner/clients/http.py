@@ -1,4 +1,4 @@
-"""Connections to a provider: kept open between calls, and which of their errors mean that nothing was sent."""
+"""HTTP connections to a provider, kept open between calls, and which of their errors mean that nothing was sent."""
 
 import ssl
 import urllib.request
@@ -17,19 +17,19 @@ UNSENT = (
     aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError,
     aiohttp.InvalidURL,
 )  # fmt: skip
-"""There was no connection: nothing has been asked, and nothing can have been charged."""
+"""There was no connection: nothing was sent, and nothing can have been charged."""
 
 
 def fault_of(error: Exception) -> Fault:
-    """What a client's error is: sent or not sent makes a difference of money."""
-    said = str(error) or type(error).__name__
-    return Fault("unreachable" if isinstance(error, UNSENT) else "interrupted", said)
+    """The fault of a connection error; a request that was sent may have been charged."""
+    message = str(error) or type(error).__name__
+    return Fault("unreachable" if isinstance(error, UNSENT) else "interrupted", message)
 
 
 class JSONPosts:
-    """Posts JSON to one URL and hands the raw response back; a third of the work of a client that types it.
+    """Posts JSON to one URL and returns the raw response, at a third of the CPU time of an SDK that types it.
 
-    A post is never repeated here, and its time has no limit apart from connecting: `calls.PaidCalls` does both.
+    A post is never retried here, and only connecting has a timeout: `PaidCalls` does both.
     """
 
     def __init__(self, url: str, *, key: str) -> None:
@@ -58,19 +58,19 @@ class JSONPosts:
             await self._session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        """A session belongs to the event loop that runs when it is made."""
-        # The same certificates as for the lists of models and batches, whatever the system's own are.
+        """A new session, bound to the running event loop."""
+        # The same certificates as the SDK uses for the lists of models and batches.
         certificates: ssl.SSLContext | bool = httpx2.create_ssl_context() if self._url.startswith("https") else True
         return aiohttp.ClientSession(
             headers=self._headers,
-            connector=aiohttp.TCPConnector(limit=0, ssl=certificates),  # the loop bounds the calls in flight
+            connector=aiohttp.TCPConnector(limit=0, ssl=certificates),  # `PaidCalls` bounds the calls in flight
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL; looked up once, as a look-up takes as long as a call."""
+    """The proxy that the environment names for a URL; looked up once, since a look-up takes as long as a call."""
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc):
         return None

@@ -1,13 +1,13 @@
-"""Reading JSON that anybody may have written: each reader takes what it looks for, or the nearest to nothing."""
+"""Readers of untrusted JSON: each returns a value of its type, empty or None where there is none."""
 
 from collections.abc import Mapping
 from typing import Any
 
-COUNT_BELOW = 2**40  # no call has as many tokens, and a database holds it
+COUNT_BELOW = 2**40  # more tokens than any call has, and well within a database integer
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """An object, or an empty one."""
+    """A JSON object, or an empty one."""
     return value if isinstance(value, dict) else {}
 
 
@@ -17,12 +17,12 @@ def mappings(value: object) -> list[Mapping[str, Any]]:
 
 
 def text(value: object) -> str:
-    """Text, or content parts put together, as UTF-8 can hold it: a JSON string may be half a surrogate pair."""
+    """Text, or content parts joined, as valid UTF-8: a JSON string may hold half a surrogate pair."""
     if isinstance(value, list):
         value = "".join(text(part.get("text")) for part in mappings(value))
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def count(value: object) -> int | None:
-    """A number of tokens; None for whatever is not one."""
+    """A number of tokens; None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < COUNT_BELOW else None

@@ -1,4 +1,4 @@
-"""Teachers that speak the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
+"""A client for the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
 
 import json
 import tomllib
@@ -23,17 +23,17 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 from tenner.core.sections import PaidModel
 
-TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the messages, a default system prompt included
+TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the messages, including a default system prompt
 BATCH_PATH: Final = "/v1/chat/completions"
-NO_BATCH_HINT = "leave batch mode out, and pay for single calls"
+NO_BATCH_HINT = "leave out batch mode, and pay for single calls"
 BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
-TOKEN_NAME = "tenner"  # among the metadata of a batch
+TOKEN_NAME = "tenner"  # the key of our token in the metadata of a batch
 RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
-"""Parameters that would get round the store, the cap or the parser."""
+"""Parameters that would bypass the store, the cap or the parser."""
 
 
 class Provider(NamedTuple):
-    """Where a teacher lives."""
+    """A server, and what it supports."""
 
     name: str
     base_url: str
@@ -54,45 +54,45 @@ class OpenAIClient:
     """One model behind one server."""
 
     def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
-        """`key` None is looked up in the environment.
+        """A `key` of None is looked up in the environment.
 
         Raises:
-            TennerError: no such preset, no key, no known price, a provider that hides the reasoning where it is wanted,
-                or one that takes no batches where batches are.
+            TennerError: an unknown preset, no key, no known price, a provider that hides the reasoning, for traces, or
+                that takes no batches, in batch mode.
         """
-        assert section.model is not None, "the recipe has seen to it"
+        assert section.model is not None, "validated in the recipe"
         self._section, self._provider = section, _provider(section)
         if self._provider.reasoning == "hidden" and section.WANTS_THINKING:
             raise TennerError(
                 f"{self._provider.name} does not show the reasoning of its models: every trace would be empty",
-                hint='choose a teacher that does, such as preset = "deepseek"',
+                hint='choose a provider that does, such as preset = "deepseek"',
             )
         if section.batch and not self._provider.batches:
             raise TennerError(f"{self._provider.name} takes no batches", hint=NO_BATCH_HINT)
         if taken := RESERVED & section.parameters.keys():
             raise TennerError(
                 f"{section.PLACE}.parameters: {min(taken)} is set by tenner itself",
-                hint="see model, output_tokens_max and how many samples are asked for",
+                hint="see model, output_tokens_max and the number of samples",
             )
         self.reasoning_is_summary = self._provider.reasoning == "summary"
         self.price = prices.price_of(self._provider.name, section.model, section.price)
         self.secret = key_in_environment(self._provider.api_key_env) if key is None else key
         self._client = openai.AsyncOpenAI(
             base_url=self._provider.base_url,
-            api_key=self.secret or "none",  # the client insists on one
-            max_retries=0,  # `batch.BatchCalls` asks again
+            api_key=self.secret or "none",  # the SDK requires one
+            max_retries=0,  # `BatchCalls` retries
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
         )
         self._completions = JSONPosts(f"{self._provider.base_url.rstrip('/')}/chat/completions", key=self.secret)
 
     async def check(self) -> None:
-        """Ask for the lists of models and, where they are wanted, of batches, which is free."""
+        """Fetch the list of models and, in batch mode, of batches, which is free."""
         await self._check_model()
         if self._section.batch:
             await self._check_batches()
 
     async def _check_model(self) -> None:
-        """Servers that have no list of models are taken at their word."""
+        """A server without a list of models passes the check."""
         try:
             response = await self._client.get("/models", cast_to=httpx2.Response)
             listed = {row["id"] for row in response.json()["data"]}
@@ -100,7 +100,7 @@ class OpenAIClient:
             fault = _fault_of_status(e)
             if fault.kind == "bad_key" or fault.kind == "billing":
                 raise TennerError(
-                    f"{self._provider.name}: {fault.kind}: {fault.told(self.secret)}", hint=self._key_hint()
+                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=self._key_hint()
                 ) from None
             return
         except openai.APIConnectionError as e:
@@ -119,18 +119,18 @@ class OpenAIClient:
             )
 
     async def _check_batches(self) -> None:
-        """Without a list of batches, one whose id was lost in a crash could not be found again."""
+        """Without a list of batches, a batch whose id was lost in a crash could not be found again."""
         try:
             with _faults():
                 await self._client.batches.list(limit=1)
         except Fault as fault:
             if not fault.rule.retried:
                 raise TennerError(
-                    f"{self._provider.name} takes no batches: {fault.told(self.secret)}", hint=NO_BATCH_HINT
+                    f"{self._provider.name} takes no batches: {fault.redacted(self.secret)}", hint=NO_BATCH_HINT
                 ) from None
 
     def request(self, call: Call) -> Request:
-        """The body of the chat completion, without streaming: one body is kept, one body is parsed."""
+        """The body of the chat completion, not streamed: the one body that is stored is the one that is parsed."""
         section = self._section
         messages = [{"role": "user", "content": call.question.question + section.suffix}]
         if section.system_prompt:
@@ -142,33 +142,33 @@ class OpenAIClient:
             **section.parameters,
         }
 
-    def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  all is in the request
-        """Every token is at least one byte of UTF-8."""
+    def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  the request holds it all
+        """An upper bound: every token is at least one byte of UTF-8."""
         messages = request["messages"]
         assert isinstance(messages, list)
         prompt_bytes = sum(len(m["content"].encode()) for m in messages)
         return Usage(input_tokens=prompt_bytes + TEMPLATE_TOKENS_MAX, output_tokens=self._section.output_tokens_max)
 
-    async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  all is in the request
+    async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  the request holds it all
         """One attempt."""
         return await self._completions.post(json.dumps(request))
 
     def parse(self, response: Response) -> Reply:
-        """Read a chat completion."""
+        """Parse a chat completion."""
         return parse_completion(response)
 
     def batch_line(self, key: str, request: str) -> bytes:
-        """All in ASCII: some readers take more than a newline for the end of a line."""
+        """In ASCII, since some readers end a line at other characters than a newline, too."""
         fields = {"custom_id": key, "method": "POST", "url": BATCH_PATH, "body": json.loads(request)}
         return json.dumps(fields).encode() + b"\n"
 
     async def upload(self, lines: bytes) -> str:
-        """Hand lines in."""
+        """Upload lines."""
         with _faults():
             return (await self._client.files.create(file=("batch.jsonl", lines), purpose="batch")).id
 
     async def create_batch(self, file_id: str, token: str) -> str:
-        """Have the calls in a file made."""
+        """Start a batch of the calls in a file."""
         with _faults():
             batch = await self._client.batches.create(
                 input_file_id=file_id, endpoint=BATCH_PATH, completion_window="24h", metadata={TOKEN_NAME: token}
@@ -176,7 +176,7 @@ class OpenAIClient:
         return _batch(batch).id
 
     async def find_batch(self, token: str) -> str | None:
-        """Look through the provider's list, to its end if need be."""
+        """Search the provider's list, to its end if need be."""
         with _faults():
             async for batch in self._client.batches.list(limit=100):
                 if (batch.metadata or {}).get(TOKEN_NAME) == token:
@@ -184,17 +184,17 @@ class OpenAIClient:
         return None
 
     async def batch_status(self, batch_id: str) -> BatchStatus:
-        """How far a batch is."""
+        """The state of a batch."""
         with _faults(not_found="unknown_batch"):
             batch = _batch(await self._client.batches.retrieve(batch_id))
         counts = batch.request_counts
         files = tuple(file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id)
-        # What the provider has counted it will charge for, so that there must be a file of it.
+        # Completed calls are charged, so their file must exist: while it is missing, the batch has not ended.
         missing = counts is not None and counts.completed > 0 and not batch.output_file_id
         refusal = ""
         if batch.status == "failed" and not files:
             errors = (batch.errors and batch.errors.data) or []
-            refusal = "; ".join(filter(None, (e.message for e in errors))) or "it does not say why"
+            refusal = "; ".join(filter(None, (e.message for e in errors))) or "no reason given"
         return BatchStatus(
             state=batch.status,
             ended=batch.status in BATCH_ENDS and not missing,
@@ -205,14 +205,14 @@ class OpenAIClient:
         )
 
     async def download(self, file_id: str, into: BinaryIO) -> None:
-        """Write a result file as it comes."""
+        """Write a result file as it arrives."""
         with _faults(not_found="unknown_batch"):
             async with self._client.files.with_streaming_response.content(file_id) as response:
                 async for chunk in response.iter_bytes():
                     into.write(chunk)
 
     def read_result(self, line: bytes) -> BatchResult:
-        """Take the response out of a line of a result file."""
+        """Parse a line of a result file."""
         return read_result(line)
 
     async def close(self) -> None:
@@ -222,11 +222,11 @@ class OpenAIClient:
 
     def _key_hint(self) -> str:
         env = self._provider.api_key_env
-        return f"check the key in ${env}" if env else "the server wants a key: name its variable with api_key_env"
+        return f"check the key in ${env}" if env else "the server requires a key: name its variable with api_key_env"
 
 
 def read_result(line: bytes) -> BatchResult:
-    """What a line of an output or error file says. Raises ValueError where it is none."""
+    """Parse a line of an output or error file. Raises ValueError for an invalid line."""
     fields = json.loads(line)
     if not isinstance(fields, dict) or not isinstance(key := fields.get("custom_id"), str):
         raise ValueError("no custom_id")
@@ -242,7 +242,7 @@ def read_result(line: bytes) -> BatchResult:
 
 
 def _provider(section: PaidModel) -> Provider:
-    """The preset that the recipe names, with what it overrides; or a server of its own, called by its host."""
+    """The preset that the section names, with its overrides; or the server at `base_url`, named by its host."""
     known = presets()
     if section.preset is not None:
         if section.preset not in known:
@@ -251,7 +251,7 @@ def _provider(section: PaidModel) -> Provider:
             )
         provider = known[section.preset]
     else:
-        assert section.base_url is not None, "the recipe has seen to it"
+        assert section.base_url is not None, "validated in the recipe"
         provider = Provider(urlsplit(section.base_url).hostname or section.base_url, section.base_url)
     if section.base_url is not None:
         provider = provider._replace(base_url=section.base_url, batches=True)
@@ -261,23 +261,23 @@ def _provider(section: PaidModel) -> Provider:
 
 
 def _batch(parsed: object) -> Batch:
-    """The client hands on what it cannot parse, such as a web page of something in between."""
+    """The SDK returns what it cannot parse as it is, such as the web page of a proxy."""
     if not isinstance(parsed, Batch) or not parsed.id:
-        raise Fault("server_error", f"no batch came back: {message_of(str(parsed))}")
+        raise Fault("server_error", f"the response is not a batch: {message_of(str(parsed))}")
     return parsed
 
 
 @contextmanager
 def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
-    """Give what goes wrong in the client its name; `not_found` is what HTTP 404 stands for."""
+    """Convert the SDK's errors to faults; `not_found` is the kind of an HTTP 404."""
     try:
         yield
     except openai.APIStatusError as e:
         fault = _fault_of_status(e)
         raise (Fault(not_found, fault.evidence) if fault.kind == "unknown_model" else fault) from None
     except json.JSONDecodeError as e:
-        raise Fault("server_error", f"what came back is not JSON: {e}") from None
-    except httpx2.RequestError as e:  # while a body is read; timeouts are its children
+        raise Fault("server_error", f"the response is not JSON: {e}") from None
+    except httpx2.RequestError as e:  # while a body is read; timeouts are subclasses
         raise fault_of(e) from None
     except openai.APIConnectionError as e:
         cause = e.__cause__

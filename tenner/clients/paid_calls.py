@@ -1,4 +1,4 @@
-"""The paid-call loop: look into the store, reserve, send, keep the raw response with its cost, and only then parse."""
+"""The paid-call loop: look in the store, reserve, send, store the raw response at its worst case, parse, settle."""
 
 import asyncio
 import datetime
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from tenner.budget.group_commit import GroupCommit
 from tenner.budget.ledger import Ledger
-from tenner.clients.billing import Bought, CallBilling, CallProgress, OnResult
+from tenner.clients.billing import CallBilling, CallProgress, OnResult, PaidReply
 from tenner.clients.faults import Fault
-from tenner.clients.protocol import Call, Client, Request, Stamped, stamp
+from tenner.clients.protocol import Call, Client, KeyedRequest, Request, keyed_request
 from tenner.clients.rate_limiter import RateLimiter
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
@@ -22,7 +22,7 @@ RETRY_AFTER_MAX_SECONDS = 600.0
 
 
 class Limits(NamedTuple):
-    """How fast, how often and how long."""
+    """Concurrency, rates, retries and deadline of calls."""
 
     concurrency: int
     attempts_max: int
@@ -31,11 +31,11 @@ class Limits(NamedTuple):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     backoff_seconds: float = 1.0
-    """The wait before the second attempt, at most; it doubles with every further one."""
+    """The longest wait before the second attempt; it doubles with every further one."""
 
     def backoff(self, attempt: int, draw: random.Random) -> float:
         """The seconds to wait after an attempt that failed."""
-        doublings = min(attempt - 1, 30)  # a wait without end shall not overflow
+        doublings = min(attempt - 1, 30)  # an endless wait must not overflow
         longest = min(BACKOFF_MAX_SECONDS, self.backoff_seconds * 2**doublings)
         return draw.uniform(longest / 2, longest)
 
@@ -58,17 +58,17 @@ class PaidCalls:
 
     @property
     def progress(self) -> CallProgress:
-        """How far it is."""
+        """What has been done so far."""
         return self._billing.progress
 
     async def run(self, calls: Iterable[Call], on_result: OnResult, *, total: int) -> None:
-        """Hand the result of every call to `on_result`, as they come in. A call that was bought before costs nothing.
+        """Pass the result of every call to `on_result` as it arrives. A call that was bought before costs nothing.
 
-        Whatever stops it, the calls in flight are finished and kept before the error leaves.
+        Whatever stops the run, the calls in flight are finished and stored before the error is raised.
 
         Raises:
             BudgetReached: the worst case of the next call would cross the cap. It was not made.
-            TennerError: a fault that every other call would meet too: the key, the account, the model.
+            TennerError: a fault that every other call would meet, too: the key, the account, the model.
         """
         self._billing.progress = CallProgress(total=total)
         waiting = iter(calls)
@@ -76,7 +76,7 @@ class PaidCalls:
             for _ in range(min(self._limits.concurrency, total)):
                 group.create_task(self._work(waiting, on_result))
         if isinstance(self._stop, BudgetReached):
-            raise self._billing.with_what_is_missing(self._stop) from self._stop
+            raise self._billing.with_remaining_cost(self._stop) from self._stop
         if self._stop is not None:
             raise self._stop
 
@@ -85,33 +85,33 @@ class PaidCalls:
             try:
                 if (result := await self._one(call)) is not None:
                     on_result(result)
-            except Exception as e:  # noqa: BLE001  kept for `run`, which raises it when the others have come home
+            except Exception as e:  # noqa: BLE001  stored for `run`, which raises it when the other tasks are done
                 self._stop = self._stop or e
                 self._freed.set()
 
-    async def _one(self, call: Call) -> Bought | FailedCall | None:
-        """The result of one call; None if the loop stopped before there was one."""
+    async def _one(self, call: Call) -> PaidReply | FailedCall | None:
+        """The result of one call; None if the run stopped before there was one."""
         request = self._client.request(call)
-        stamped = stamp(self._client.price, request, call.sample_index)
-        while (same := self._in_flight.get(stamped.key)) is not None:
-            await same.wait()  # two questions in the same words are one call
-        if (billed := self._billing.stored(stamped.key)) is not None:
-            return self._billing.bought(call, billed, reused=True)
-        self._in_flight[stamped.key] = asyncio.Event()
+        keyed = keyed_request(self._client.price, request, call.sample_index)
+        while (same := self._in_flight.get(keyed.key)) is not None:
+            await same.wait()  # two identical requests are one call
+        if (billed := self._billing.stored(keyed.key)) is not None:
+            return self._billing.succeeded(call, billed, reused=True)
+        self._in_flight[keyed.key] = asyncio.Event()
         try:
-            return await self._buy(call, request, stamped)
+            return await self._buy(call, request, keyed)
         finally:
-            self._in_flight.pop(stamped.key).set()
+            self._in_flight.pop(keyed.key).set()
 
-    async def _buy(self, call: Call, request: Request, stamped: Stamped) -> Bought | FailedCall | None:
+    async def _buy(self, call: Call, request: Request, keyed: KeyedRequest) -> PaidReply | FailedCall | None:
         worst = self._client.worst_case_usage(call, request)
-        draw = rng(0, "backoff", stamped.key)
+        draw = rng(0, "backoff", keyed.key)
         for attempt in range(1, self._limits.attempts_max + 1):
             try:
-                return await self._attempt(call, request, stamped, worst)
+                return await self._attempt(call, request, keyed, worst)
             except Fault as fault:
                 if fault.rule.stops_the_run:
-                    raise self._billing.stopped(fault) from None
+                    raise self._billing.fatal_error(fault) from None
                 asked_seconds = fault.retry_after_seconds
                 too_long = asked_seconds is not None and asked_seconds > RETRY_AFTER_MAX_SECONDS
                 if not fault.rule.retried or attempt == self._limits.attempts_max or too_long:
@@ -124,9 +124,9 @@ class PaidCalls:
                 await asyncio.sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw))
         raise AssertionError("the last attempt returns")
 
-    async def _attempt(self, call: Call, request: Request, stamped: Stamped, worst: Usage) -> Bought | None:
+    async def _attempt(self, call: Call, request: Request, keyed: KeyedRequest, worst: Usage) -> PaidReply | None:
         estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
-        await self._rate_limiter.turn(estimate)
+        await self._rate_limiter.acquire(estimate)
         sent_at = _now()
         latest = sent_at + datetime.timedelta(seconds=self._limits.deadline_seconds)
         worst_microusd = self._billing.microusd(worst, sent_at, latest)
@@ -142,13 +142,13 @@ class PaidCalls:
             elif isinstance(e, Fault):
                 fault = e
             else:
-                self._let_go(reservation, charged=not isinstance(e, TennerError))
+                self._release(reservation, charged=not isinstance(e, TennerError))
                 raise
-            self._let_go(reservation, charged=fault.rule.maybe_charged)
+            self._release(reservation, charged=fault.rule.maybe_charged)
             raise fault from None
         try:
-            kept = await self._commits.do(partial(self._billing.keep, reservation, stamped, response))
-            billed = await self._commits.do(partial(self._billing.read, kept, worst_microusd, sent_at, _now()))
+            stored = await self._commits.do(partial(self._billing.keep, reservation, keyed, response))
+            billed = await self._commits.do(partial(self._billing.settle, stored, worst_microusd, sent_at, _now()))
         finally:
             self._open_reservations -= 1
             self._freed.set()
@@ -156,13 +156,13 @@ class PaidCalls:
         used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._rate_limiter.correct(used - estimate)
         self._tokens_mean = used if self._tokens_mean is None else 0.9 * self._tokens_mean + 0.1 * used
-        return self._billing.bought(call, billed, reused=False)
+        return self._billing.succeeded(call, billed, reused=False)
 
     async def _reserve(self, microusd: int) -> int | None:
-        """A reservation, if need be after other calls have settled below their worst case; None if the loop stops."""
+        """A reservation, after other calls have settled below their worst case if need be; None if the run stops."""
         while self._stop is None:
             try:
-                # Nothing is sent for a caller that is cancelled, so that nothing needs to be reserved for it.
+                # A cancelled caller sends nothing, so its reservation may be dropped.
                 return await self._commits.do(partial(self._reserve_now, microusd), droppable=True)
             except BudgetReached:
                 if not self._open_reservations:
@@ -176,7 +176,7 @@ class PaidCalls:
         self._open_reservations += 1
         return reservation
 
-    def _let_go(self, reservation: int, *, charged: bool) -> None:
+    def _release(self, reservation: int, *, charged: bool) -> None:
         self._open_reservations -= 1
         self._freed.set()
         if charged:

@@ -1,4 +1,4 @@
-"""What a client is: something that turns a question into a raw response, for a known price."""
+"""What a client is: it turns a question into a raw response, at a known price."""
 
 import json
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
@@ -12,27 +12,27 @@ Request = dict[str, object]
 
 
 class Call(NamedTuple):
-    """One question put to the teacher; `sample_index` tells repeated samples of one question apart."""
+    """One question for the model; `sample_index` distinguishes repeated samples of one question."""
 
     question: Question
     sample_index: int
 
 
-class Stamped(NamedTuple):
-    """A request as the store knows it."""
+class KeyedRequest(NamedTuple):
+    """A request as it is stored: its canonical text and its key."""
 
     text: str
     key: str
 
 
-def stamp(price: Price, request: Request, sample_index: int) -> Stamped:
+def keyed_request(price: Price, request: Request, sample_index: int) -> KeyedRequest:
     """The canonical text of a request, and the key under which its response is bought once."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False)
-    return Stamped(text, digest(price.provider, price.model, text, sample_index))
+    return KeyedRequest(text, digest(price.provider, price.model, text, sample_index))
 
 
 class Response(NamedTuple):
-    """A success as it arrived, before anything read it."""
+    """A successful response as received, not parsed yet."""
 
     body: bytes
     content_type: str
@@ -49,19 +49,19 @@ class Reply(NamedTuple):
 
 
 class Client(Protocol):
-    """Anything that answers. `calls.PaidCalls` owns the store, the ledger, the order and the retries."""
+    """Makes and parses calls to one model. `PaidCalls` owns the store, the ledger, the order and the retries."""
 
     price: Price
     reasoning_is_summary: bool
     secret: str
-    """The key, so that it can be kept out of everything that is written; empty where there is none."""
+    """The API key, so that it can be redacted from everything that is written; empty where there is none."""
 
     async def check(self) -> None:
-        """Find out, without paying, whether calls can succeed: server, key, model. Raises TennerError if not."""
+        """Check, free of charge, that calls can succeed: server, key, model. Raises TennerError if not."""
         ...
 
     def request(self, call: Call) -> Request:
-        """All that determines the response, as JSON: parameters and messages. The store's key is made of it."""
+        """All that determines the response, as JSON: parameters and messages. The store's key is a hash of it."""
         ...
 
     def worst_case_usage(self, call: Call, request: Request) -> Usage:
@@ -73,31 +73,31 @@ class Client(Protocol):
         ...
 
     def parse(self, response: Response) -> Reply:
-        """Read a response, new or stored. Never raises: what cannot be read is an outcome."""
+        """Parse a response, new or stored. Never raises: an unreadable response is an outcome."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 
 class BatchStatus(NamedTuple):
-    """What a provider says about a batch."""
+    """A batch as the provider reports it."""
 
     state: str
-    """In its words."""
+    """The provider's own word for it."""
     ended: bool
     done: int
     total: int
-    """Of its calls; 0 while the provider has not counted them."""
+    """Number of calls; 0 while the provider has not counted them."""
     files: tuple[str, ...] = ()
-    """Where the results are."""
+    """Ids of the result files."""
     refusal: str = ""
-    """Why not one of its calls was made."""
+    """Why none of its calls was made; empty if some were."""
 
 
 class BatchResult(NamedTuple):
-    """What became of one call of a batch."""
+    """The result of one call of a batch."""
 
     key: str
     result: Response | Fault
@@ -105,32 +105,32 @@ class BatchResult(NamedTuple):
 
 @runtime_checkable
 class BatchClient(Client, Protocol):
-    """A client that also takes calls as batches. `batch.BatchCalls` owns the rest. All that asks raises Fault."""
+    """A client that also takes calls as batches; `BatchCalls` owns the rest. Methods that send requests raise Fault."""
 
     def batch_line(self, key: str, request: str) -> bytes:
         """A call as one line of a batch; the key comes back with its result."""
         ...
 
     async def upload(self, lines: bytes) -> str:
-        """Hand lines in; nothing is done with them yet. Returns the name of the file."""
+        """Upload lines; nothing is done with them yet. Returns the id of the file."""
         ...
 
     async def create_batch(self, file_id: str, token: str) -> str:
-        """Have the calls in a file made, and the batch carry our token. Returns its id."""
+        """Start a batch of the calls in a file, with our token in its metadata. Returns its id."""
         ...
 
     async def find_batch(self, token: str) -> str | None:
-        """The id of the batch that carries the token, if the provider has one."""
+        """The id of the batch with this token, None if the provider has none."""
         ...
 
     async def batch_status(self, batch_id: str) -> BatchStatus:
-        """How far it is."""
+        """The state of a batch."""
         ...
 
     async def download(self, file_id: str, into: BinaryIO) -> None:
-        """Write the lines of a result file."""
+        """Write the lines of a result file into `into`."""
         ...
 
     def read_result(self, line: bytes) -> BatchResult:
-        """Read a line of a result file. Raises ValueError where it is none."""
+        """Parse a line of a result file. Raises ValueError for an invalid line."""
         ...

@@ -1,23 +1,23 @@
-"""How fast calls may go out: requests and tokens per minute, and a pause for everybody when the server asks for one."""
+"""How fast calls may be sent: requests and tokens per minute, and a pause of all calls when the server asks for one."""
 
 import asyncio
 import time
 
-BURST_SECONDS = 2.0  # how much of a minute's allowance may go out at once
+BURST_SECONDS = 2.0  # so many seconds' allowance may be sent at once
 
 
 class RateLimiter:
-    """Two leaky buckets and a barrier. A limit of None does not limit.
+    """Two token buckets, of requests and of tokens, and a common pause. A limit of None does not limit.
 
-    Tokens are known only afterwards: a call goes out on an estimate, and `correct` pays the difference.
+    Usage is known only afterwards: a call takes an estimate, and `correct` takes the difference.
     """
 
     def __init__(self, *, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
         self._buckets = [_Bucket(requests_per_minute), _Bucket(tokens_per_minute)]
         self._held_until = 0.0
 
-    async def turn(self, tokens: float) -> None:
-        """Wait until a call of about so many tokens may go out."""
+    async def acquire(self, tokens: float) -> None:
+        """Wait until a call of about so many tokens may be sent, and take its share."""
         while (delay := self._delay_seconds()) > 0:
             await asyncio.sleep(delay)
         requests, all_tokens = self._buckets
@@ -25,11 +25,11 @@ class RateLimiter:
         all_tokens.take(tokens)
 
     def correct(self, tokens: float) -> None:
-        """Take (or, below zero, give back) what a call used beyond its estimate."""
+        """Take what a call used beyond its estimate; a negative amount is given back."""
         self._buckets[1].take(tokens)
 
     def hold(self, seconds: float) -> None:
-        """Let no call out for so long: the server has said that it is too much."""
+        """Send no call for so long, because the server is rate-limiting."""
         self._held_until = max(self._held_until, time.monotonic() + seconds)
 
     def _delay_seconds(self) -> float:
@@ -38,7 +38,7 @@ class RateLimiter:
 
 
 class _Bucket:
-    """Fills at the allowed rate up to a short burst; it may be overdrawn by what was not known beforehand."""
+    """Fills at the allowed rate up to a short burst; it may be overdrawn by usage beyond an estimate."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._per_second = None if per_minute is None else per_minute / 60
@@ -46,13 +46,13 @@ class _Bucket:
         self._level, self._seen = self._size, time.monotonic()
 
     def delay_seconds(self) -> float:
-        """How long until something may be taken."""
+        """The time until something may be taken."""
         if self._per_second is None:
             return 0.0
         now = time.monotonic()
         self._level = min(self._size, self._level + (now - self._seen) * self._per_second)
         self._seen = now
-        # One request, or a first token: a call larger than the bucket goes out of a full one and overdraws it.
+        # One request, or one token, is enough: a call larger than the bucket is sent all the same and overdraws it.
         return max(0.0, (1.0 - self._level) / self._per_second)
 
     def take(self, amount: float) -> None:

@@ -1,4 +1,4 @@
-"""The embedded teacher: answers generated questions with the solution that came with them, at no price."""
+"""The embedded client: answers a question with the reference solution that it carries, at no price."""
 
 import json
 
@@ -9,7 +9,7 @@ from tenner.core.records import Usage
 
 
 class ReferenceSolutionClient:
-    """A `Client` without an account. Its tokens are words, as there is no tokenizer to count by."""
+    """A `Client` that needs no account. It counts words as tokens, since it has no tokenizer."""
 
     reasoning_is_summary = False
     secret = ""
@@ -18,7 +18,7 @@ class ReferenceSolutionClient:
         self.price = find("reference-solution", "reference-solution")
 
     async def check(self) -> None:
-        """There is nobody to ask."""
+        """There is no server to check."""
 
     def request(self, call: Call) -> Request:
         return {"question_id": call.question.id, "question": call.question.question}
@@ -30,7 +30,8 @@ class ReferenceSolutionClient:
         question = call.question
         if question.solution is None or question.answer is None:
             raise TennerError(
-                f"question {question.id} has no reference solution", hint="this client answers generated questions"
+                f"question {question.id} has no reference solution",
+                hint="this client answers questions that carry a solution, such as generated ones",
             )
         body = {"thinking": question.solution, "answer": question.answer, "usage": _usage(call).model_dump()}
         return Response(json.dumps(body, ensure_ascii=False).encode(), "application/json")

@@ -1,4 +1,4 @@
-"""The client that a recipe names, what makes its calls, and what a stage shows of them while they are under way."""
+"""From a section of the recipe to its client, the calls that it makes, and their progress bar."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,13 +15,13 @@ from tenner.clients.reference_solution import ReferenceSolutionClient
 from tenner.core.errors import TennerError
 from tenner.core.progress import Bar, Screen
 from tenner.core.recipe import stored_trace_section
-from tenner.core.sections import PaidModel, TraceSection
+from tenner.core.sections import PaidModel
 
 SHOW_EVERY_SECONDS = 0.25
 
 
 class CallContext(NamedTuple):
-    """What the paid calls of a stage are booked on and shown by."""
+    """Where the paid calls of a stage are booked and shown."""
 
     ledger: Ledger
     screen: Screen
@@ -29,9 +29,9 @@ class CallContext(NamedTuple):
 
 
 def client_for(section: PaidModel, *, key: str | None = None) -> Client:
-    """The client that a recipe names; SDKs are imported only for those who need them.
+    """The client that a section names; SDKs are imported only when they are needed.
 
-    `key` None is looked up in the environment. Raises TennerError where the client cannot be made.
+    A `key` of None is looked up in the environment. Raises TennerError where the client cannot be made.
     """
     if section.client == "reference-solution":
         return ReferenceSolutionClient()
@@ -43,32 +43,28 @@ def client_for(section: PaidModel, *, key: str | None = None) -> Client:
         from tenner.clients.gemini import GeminiClient
 
         return GeminiClient(section, key=key)
-    from tenner.clients.replay import ReplayClient
-
-    assert section.replay_from is not None, "the recipe has seen to it"
-    other = Path(section.replay_from)
-    return ReplayClient(client_for(_section_of(other), key=""), other / "run.db")
+    return _replay_client(section)
 
 
 def check(section: PaidModel, screen: Screen) -> None:
-    """Find out, before anything is paid, whether calls can succeed. Raises TennerError if not."""
+    """Check, before anything is spent, that calls can succeed. Raises TennerError if not."""
 
-    async def ask() -> None:
+    async def check_client() -> None:
         client = client_for(section)
         if client.reasoning_is_summary and section.WANTS_THINKING:
-            screen.say(f"warning: {client.price.provider} shows summaries of its thinking only; traces will say so")
+            screen.say(f"warning: {client.price.provider} returns only summaries of its thinking; traces are marked so")
         try:
             if section.batch:
-                batch_client(client)
+                batch_client(client, section.PLACE)
             await client.check()
         finally:
             await client.close()
 
-    asyncio.run(ask())
+    asyncio.run(check_client())
 
 
 def calls_for(section: PaidModel, client: Client, context: CallContext) -> PaidCalls | BatchCalls:
-    """What makes the calls: one by one, or in batches."""
+    """What makes the calls of a client: one by one, or in batches."""
     limits = Limits(
         concurrency=section.concurrency,
         attempts_max=section.attempts_max,
@@ -77,24 +73,24 @@ def calls_for(section: PaidModel, client: Client, context: CallContext) -> PaidC
         tokens_per_minute=section.tokens_per_minute,
     )
     if section.batch:
-        return BatchCalls(batch_client(client), context.ledger, stage=context.stage, limits=limits)
+        return BatchCalls(batch_client(client, section.PLACE), context.ledger, stage=context.stage, limits=limits)
     return PaidCalls(client, context.ledger, stage=context.stage, limits=limits)
 
 
 @asynccontextmanager
-async def shown(bar: Bar, calls: PaidCalls | BatchCalls, ledger: Ledger) -> AsyncIterator[None]:
-    """Keep the bar up to date, also while nothing arrives: an answer may take hours."""
+async def live_progress(bar: Bar, calls: PaidCalls | BatchCalls, ledger: Ledger) -> AsyncIterator[None]:
+    """Keep the bar up to date, also while nothing arrives: a response may take hours."""
 
-    async def keep_showing() -> None:
+    async def refresh() -> None:
         while True:
             _show(bar, calls.progress, ledger)
             await asyncio.sleep(SHOW_EVERY_SECONDS)
 
-    showing = asyncio.create_task(keep_showing())
+    refreshing = asyncio.create_task(refresh())
     try:
         yield
     finally:
-        showing.cancel()
+        refreshing.cancel()
 
 
 def _show(bar: Bar, progress: CallProgress, ledger: Ledger) -> None:
@@ -109,9 +105,15 @@ def _show(bar: Bar, progress: CallProgress, ledger: Ledger) -> None:
     bar.update(progress.done, note)
 
 
-def _section_of(folder: Path) -> TraceSection:
-    """How the run in `folder` asked its teacher."""
-    section = stored_trace_section(folder)
-    if section is None:
-        raise TennerError(f"{folder} holds no traces", hint="trace.replay_from is the folder of another run")
-    return section
+def _replay_client(section: PaidModel) -> Client:
+    """A client that answers from the store of the run in `replay_from`, with the requests of that run's section."""
+    from tenner.clients.replay import ReplayClient
+
+    assert section.replay_from is not None, "validated in the recipe"
+    folder, setting = Path(section.replay_from), f"{section.PLACE}.replay_from"
+    original, database = stored_trace_section(folder), folder / "run.db"
+    if original is None:
+        raise TennerError(f"{setting}: {folder} holds no traces", hint="name the folder of another run")
+    if not database.is_file():
+        raise TennerError(f"{setting}: {database} does not exist", hint="name the folder of another run")
+    return ReplayClient(client_for(original, key=""), database)

@@ -389,13 +389,19 @@ class ApiModel(PaidModel):
         return self
 
 
+class Labeller(PaidModel):
+    """A model behind an API that sorts questions into subjects."""
+
+    PLACE: ClassVar[str] = "domains.labeller"
+
+
 class Domains(Section):
     """How questions get a domain whose source names none."""
 
     by: Literal["labels", "model", "clusters"] = "labels"
-    """`labels`: those of the sources alone; `model`: a model sorts them into the subjects of `data/msc.toml`."""
+    """`labels`: those of the sources alone; `model`: a model sorts them into the subjects of `distill/msc.toml`."""
     clusters: Positive = 50
-    labeller: PaidModel | None = None
+    labeller: Labeller | None = None
     """The model that sorts."""
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Wording that many questions share: what it is made of, and what is left of a text without it."""
+"""Boilerplate: the stock phrases and common words of contest questions, and the text that is left without them."""
 
 import re
 import tomllib
@@ -6,28 +6,28 @@ from functools import cache
 from importlib import resources
 from itertools import chain
 
-TELLING_WORDS = 3
-"""Different words beyond the boilerplate from which on shared text is no coincidence."""
-TELLING_LENGTH = 16
-"""Words, of whatever kind, from which on it is none either."""
+DISTINCTIVE_WORDS_MIN = 3
+"""From so many different distinctive words on, shared text is evidence of copying."""
+RUN_WORDS_MIN = 16
+"""From so many words on, of whatever kind, one shared run is evidence, too."""
 
 
-def is_telling(runs: list[list[str]]) -> bool:
-    """Whether stretches of words that two questions share say that one was taken from the other."""
+def is_evidence(runs: list[list[str]]) -> bool:
+    """Whether the runs of words that two questions share show that one was taken from the other."""
     left = [without_phrases(run) for run in runs]
-    telling_words = {word for word in chain.from_iterable(left) if _is_telling_word(word)}
-    return len(telling_words) >= TELLING_WORDS or max(map(len, left), default=0) >= TELLING_LENGTH
+    distinctive = {word for word in chain.from_iterable(left) if _is_distinctive(word)}
+    return len(distinctive) >= DISTINCTIVE_WORDS_MIN or max(map(len, left), default=0) >= RUN_WORDS_MIN
 
 
 def without_phrases(words: list[str]) -> list[str]:
-    """The words that are not part of a turn of phrase of contests."""
+    """The words that are not part of a stock phrase of contests."""
     text = " ".join(words)
     for phrase in _phrases():
         text = phrase.sub(" ", text)
     return text.split()
 
 
-def _is_telling_word(word: str) -> bool:
+def _is_distinctive(word: str) -> bool:
     return len(word) > 1 and word not in _common_words()
 
 

@@ -1,20 +1,20 @@
-"""What the other order of selecting and buying would have cost, told beside what this one did."""
+"""The estimated cost of the other order of selecting and buying traces."""
 
 from tenner.core.recipe import Order
 from tenner.core.records import Counterfactual
 
 
 def compare(
-    order: Order, *, bought: int, spent_usd: float, kept: int, wanted: int, worth_a_trace: int
+    order: Order, *, bought: int, spent_usd: float, verified: int, wanted: int, candidates: int
 ) -> Counterfactual:
-    """`worth_a_trace` questions were left after all that can be known without a trace; `kept` of the bought are right.
+    """Of `candidates` questions that are worth a trace, `bought` were bought, and `verified` of these are verified.
 
-    Trace-first buys all of them. Select-first buys until `wanted` are right, at the yield that was seen.
+    Trace-first buys all candidates. Select-first buys until `wanted` are verified, at the yield of this run.
     """
     if order == "select-first":
-        others = worth_a_trace
+        others = candidates
     else:
-        others = min(worth_a_trace, -(-wanted * bought // kept)) if kept else worth_a_trace
+        others = min(candidates, -(-wanted * bought // verified)) if verified else candidates
     mean_usd = spent_usd / bought if bought else 0.0
     return Counterfactual(
         order=order, bought=bought, spent_usd=spent_usd, other_bought=others, other_usd=others * mean_usd

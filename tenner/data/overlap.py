@@ -1,4 +1,4 @@
-"""What a pool has twice, and what it shares with a benchmark: every hit with its witness."""
+"""Cleans a pool: drops duplicates and questions that overlap a benchmark, with the shared text as evidence."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tenner.core.records import Drop, Hit, Question
 from tenner.core.sections import Clean
 from tenner.data import dedup
-from tenner.data.boilerplate import is_telling
-from tenner.data.dedup import NEAR_WORDS_MIN, Sketches, jaccard, sketch, together
+from tenner.data.boilerplate import is_evidence
+from tenner.data.dedup import NEAR_WORDS_MIN, Sketches, concatenate, jaccard, sketch
 from tenner.data.ngrams import Benchmark, Grams, Matches
 from tenner.data.text_hashing import hashed, words
 from tenner.data.workers import LocalWorkers, Workers
@@ -21,15 +21,15 @@ REASONS = {"exact": "in the benchmark", "near": "near a benchmark question", "ng
 
 
 class Cleaned(NamedTuple):
-    """What is left of a pool, who fell out and why, and all that it shares with the benchmark."""
+    """The questions that are left, those that were dropped and why, and all overlaps with the benchmark."""
 
     kept: list[Question]
     dropped: list[Drop]
     hits: list[Hit]
 
 
-class _Read(NamedTuple):
-    """What is kept of a chunk of texts."""
+class _Scan(NamedTuple):
+    """The sketches of texts, and the n-grams that they share with the benchmark."""
 
     sketches: Sketches
     matches: Matches
@@ -38,11 +38,11 @@ class _Read(NamedTuple):
 def clean(
     questions: Sequence[Question], benchmark: Sequence[Question], rules: Clean, workers: Workers | None = None
 ) -> Cleaned:
-    """Drop all but the first of questions that are alike, then all that leaks a benchmark question."""
+    """Drop all but the first of duplicates, then the questions that leak a benchmark question."""
     against = Benchmark(benchmark, ngram_words=rules.ngram_words)
-    read = _read(questions, against, workers or LocalWorkers(), near=rules.near_similarity < 1)
-    drops = dedup.find(questions, read.sketches, near_similarity=rules.near_similarity)
-    hits = list(_hits(questions, against, read, rules, np.array([drop is None for drop in drops], dtype=bool)))
+    scan = _scan(questions, against, workers or LocalWorkers(), near=rules.near_similarity < 1)
+    drops = dedup.find(questions, scan.sketches, near_similarity=rules.near_similarity)
+    hits = list(_hits(questions, against, scan, rules, np.array([drop is None for drop in drops], dtype=bool)))
     leaks = {hit.question_id: hit for hit in reversed(hits) if hit.kind != "boilerplate"}
     kept, dropped = [], []
     for q, drop in zip(questions, drops, strict=True):
@@ -59,46 +59,49 @@ def clean(
 def compare(
     questions: Sequence[Question], benchmark: Sequence[Question], rules: Clean, workers: Workers | None = None
 ) -> list[Hit]:
-    """All that questions share with a benchmark, in their order."""
+    """All overlaps of questions with a benchmark, in the order of the questions."""
     against = Benchmark(benchmark, ngram_words=rules.ngram_words)
-    read = _read(questions, against, workers or LocalWorkers(), near=False)
-    return list(_hits(questions, against, read, rules, np.ones(len(questions), dtype=bool)))
+    scan = _scan(questions, against, workers or LocalWorkers(), near=False)
+    return list(_hits(questions, against, scan, rules, np.ones(len(questions), dtype=bool)))
 
 
-def read_chunk(texts: list[str], *, grams: Grams, near: bool) -> _Read:
-    """The work on a chunk that others can do: sketches, and the n-grams of the benchmark in it."""
+def scan_chunk(texts: list[str], *, grams: Grams, near: bool) -> _Scan:
+    """Scan one chunk; runs in worker processes."""
     text = hashed(texts)
     text_words = text.words()
-    return _Read(sketch(text, text_words, near=near), grams.matches(text_words))
+    return _Scan(sketch(text, text_words, near=near), grams.matches(text_words))
 
 
-def _read(questions: Sequence[Question], against: Benchmark, workers: Workers, *, near: bool) -> _Read:
+def _scan(questions: Sequence[Question], against: Benchmark, workers: Workers, *, near: bool) -> _Scan:
     texts = [q.question for q in questions]
-    parts = list(workers.map(partial(read_chunk, grams=against.grams, near=near), texts))
+    parts = list(workers.map(partial(scan_chunk, grams=against.grams, near=near), texts))
     if not parts:
-        return read_chunk([], grams=against.grams, near=near)
+        return scan_chunk([], grams=against.grams, near=near)
+    # Text indices in matches count from the start of their chunk: shift them to count from the start of the pool.
     sizes = np.cumsum([0, *(len(part.sketches.words) for part in parts)])
     matches = Matches(
         np.concatenate([part.matches.text + size for part, size in zip(parts, sizes, strict=False)]),
         np.concatenate([part.matches.start for part in parts]),
         np.concatenate([part.matches.gram for part in parts]),
     )
-    return _Read(together([part.sketches for part in parts]), matches)
+    return _Scan(concatenate([part.sketches for part in parts]), matches)
 
 
 def _hits(
-    questions: Sequence[Question], against: Benchmark, read: _Read, rules: Clean, wanted: NDArray[np.bool_]
+    questions: Sequence[Question], against: Benchmark, scan: _Scan, rules: Clean, wanted: NDArray[np.bool_]
 ) -> Iterator[Hit]:
-    """An n-gram that at least `boilerplate_questions` questions hold is wording of a template and proves nothing.
+    """The overlaps of the `wanted` questions.
 
-    Rare ones prove something if they say something (see `boilerplate.is_telling`).
+    An n-gram in at least `boilerplate_questions` questions is wording of a template and no evidence. A rarer one is
+    evidence if it has content (see `boilerplate.is_evidence`).
     """
-    matches = Matches(*(array[wanted[read.matches.text]] for array in read.matches))
+    matches = Matches(*(array[wanted[scan.matches.text]] for array in scan.matches))
     is_common = _is_common(matches, against, rules.boilerplate_questions)
+    # `matches.text` ascends, so the matches of question i are those from bounds[i] to bounds[i + 1].
     bounds = np.searchsorted(matches.text, np.arange(len(questions) + 1)).tolist()
     for i in np.flatnonzero(wanted).tolist():
         q, first, end = questions[i], bounds[i], bounds[i + 1]
-        twin = against.by_identity.get(int(read.sketches.identity[i]))
+        twin = against.by_identity.get(int(scan.sketches.identity[i]))
         if twin is not None:
             b = against.questions[twin]
             yield Hit(kind="exact", question_id=q.id, benchmark_id=b.id, shared=" ".join(words(q.question)))
@@ -110,8 +113,9 @@ def _hits(
 
 
 def _is_common(matches: Matches, against: Benchmark, boilerplate_questions: int) -> NDArray[np.bool_]:
-    """Which n-grams of the benchmark so many questions hold, of the pool and of the benchmark together."""
+    """Whether so many questions, of pool and benchmark together, hold each n-gram. Shape: (n-grams,)."""
     n = len(against.grams.values)
+    # One number per pair of a text and an n-gram in it, so that an n-gram counts once per text.
     holders = np.unique(matches.text * n + matches.gram) % max(1, n)
     counts: NDArray[np.int64] = np.bincount(holders, minlength=n) + against.owners_count
     return counts >= boilerplate_questions
@@ -120,7 +124,10 @@ def _is_common(matches: Matches, against: Benchmark, boilerplate_questions: int)
 def _owners(
     found: Iterable[tuple[int, int]], against: Benchmark, is_common: NDArray[np.bool_]
 ) -> Iterator[tuple[int, list[int], bool]]:
-    """Who holds the n-grams of a question, and where: all owners of rare ones, or else one of the common ones."""
+    """The benchmark questions that share n-grams with a question: (owner, starts in the question, is rare).
+
+    All owners of rare n-grams; if there are none, the one owner with the most common ones.
+    """
     rare: dict[int, list[int]] = defaultdict(list)
     common: dict[int, list[int]] = defaultdict(list)
     for start, gram in found:
@@ -139,13 +146,13 @@ def _hit(q: Question, b: Question, starts: list[int], rules: Clean, *, is_rare: 
     kind: Literal["near", "ngram", "boilerplate"] = "boilerplate"
     if _is_near(q, b, q_words, rules.benchmark_similarity):
         kind = "near"
-    elif is_rare and is_telling(runs):
+    elif is_rare and is_evidence(runs):
         kind = "ngram"
     return Hit(kind=kind, question_id=q.id, benchmark_id=b.id, shared=" … ".join(" ".join(run) for run in runs))
 
 
 def _runs(starts: list[int], size: int) -> list[tuple[int, int]]:
-    """Stretches of words that are covered by n-grams of `size` words at ascending `starts`."""
+    """The runs of words, as (start, end), that n-grams of `size` words at ascending `starts` cover."""
     runs: list[tuple[int, int]] = []
     for start in starts:
         if runs and start <= runs[-1][1]:
@@ -156,7 +163,7 @@ def _runs(starts: list[int], size: int) -> list[tuple[int, int]]:
 
 
 def _is_near(q: Question, b: Question, q_words: list[str], similarity: float) -> bool:
-    """Nearly the same question, with the same numbers."""
+    """Whether two questions have the same numbers and nearly the same words."""
     if len(q_words) < NEAR_WORDS_MIN or similarity == 1:
         return False
     return _numbers(q_words) == _numbers(words(b.question)) and jaccard(q.question, b.question) >= similarity

@@ -1,7 +1,7 @@
-"""Generated questions with reference solutions: families that a small model fails at once and solves step by step.
+"""Generated questions with reference solutions, of families that a small model solves only step by step.
 
-Every family is a function of a private generator that returns an `Item`: the question, the thinking that leads to
-the answer, and the answer. To add a family, write one such function and put it into `FAMILIES`.
+Every family is a function of its own random generator that returns an `Item`. To add a family, write such a function
+and add it to `FAMILIES`.
 """
 
 import random
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tenner.core.errors import TennerError
-from tenner.core.records import Question
+from tenner.core.records import Question, SourceCount
 from tenner.core.seeds import digest, rng
 
 Split = Literal["train", "heldout"]
 SALT = "worked"
-"""In the hash of every question: another word would make other questions."""
+"""Part of the seed and the id of every question: changing this old word would change every question id."""
 
 NAMES = (
     "Anna", "Ben", "Carl", "Dora", "Emil", "Frank", "Greta", "Hugo", "Ivan", "Jack", "Karen", "Leo",
@@ -22,13 +22,13 @@ NAMES = (
 )  # fmt: skip
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THINGS = ("apples", "books", "cards", "cups", "eggs", "pens", "shells", "stamps")
-CHECK_RATE = 0.25  # how many solutions look back once before they answer
+CHECK_RATE = 0.25  # the share of solutions that check themselves once before they answer
 REDRAWS_MAX = 2000
-HELDOUT_SHARE = 8  # one question in so many is held out
+HELDOUT_ONE_IN = 8  # one question in so many is held out
 
 
 class Item(NamedTuple):
-    """One drawn question. `steps` is the thinking without its check; `check` is the look back that may follow."""
+    """One generated question. `steps` is the thinking that leads to the answer; `check` is a check that may follow."""
 
     question: str
     steps: str
@@ -48,7 +48,7 @@ def running_sum(r: random.Random) -> Item:
 
 
 def sorting(r: random.Random) -> Item:
-    """Put four two-digit numbers in order and name one of the middle ones by its rank."""
+    """Sort four two-digit numbers and find the one of a rank."""
     numbers = [10 * tens + r.randrange(10) for tens in r.sample(range(1, 10), 4)]
     ordered = sorted(numbers)
     rank = r.choice((1, 2))
@@ -60,7 +60,7 @@ def sorting(r: random.Random) -> Item:
 
 
 def coin_flips(r: random.Random) -> Item:
-    """Follow one coin through the hands of people who flip it or leave it."""
+    """Track a coin that people flip or leave."""
     side = start = r.choice(("heads", "tails"))
     people = r.sample(NAMES, 3)
     told, steps, flips = [], [], 0
@@ -77,7 +77,7 @@ def coin_flips(r: random.Random) -> Item:
 
 
 def last_letters(r: random.Random) -> Item:
-    """Spell the last letters of three names."""
+    """Concatenate the last letters of three names."""
     names = r.sample(NAMES, 3)
     spelt = [" ".join(name[-1] for name in names[: i + 1]) for i in range(3)]
     steps = [f"{name}: {letters}." for name, letters in zip(names, spelt, strict=True)]
@@ -86,7 +86,7 @@ def last_letters(r: random.Random) -> Item:
 
 
 def shopping(r: random.Random) -> Item:
-    """Keep count of things that are found and given away."""
+    """Track a count through gains and losses."""
     name, thing = r.choice(NAMES), r.choice(THINGS)
     count = start = r.randint(7, 12)
     told, steps = [], []
@@ -101,7 +101,7 @@ def shopping(r: random.Random) -> Item:
 
 
 def bills(r: random.Random) -> Item:
-    """Look prices up and add them."""
+    """Look up prices and add them."""
     name, things = r.choice(NAMES), r.sample(THINGS, 4)
     prices = {thing: r.randint(2, 9) for thing in things}
     basket = r.sample(things, 3)
@@ -115,7 +115,7 @@ def bills(r: random.Random) -> Item:
 
 
 def weekdays(r: random.Random) -> Item:
-    """Which day of the week it will be in more than one week and less than two."""
+    """Find the weekday more than one and less than two weeks ahead."""
     name, today, rest = r.choice(NAMES), r.randrange(7), r.randint(1, 6)
     walk = " ".join(f"{i}: {DAYS[(today + i) % 7]}." for i in range(rest + 1))
     question = f"Today is {DAYS[today]}. {name} comes back in {7 + rest} days. Which day is that?"
@@ -123,7 +123,7 @@ def weekdays(r: random.Random) -> Item:
 
 
 def sequences(r: random.Random) -> Item:
-    """Walk along an arithmetic sequence to a place that is not shown."""
+    """Continue an arithmetic sequence to a place."""
     name, start, step, place = r.choice(NAMES), r.randint(1, 9), r.randint(2, 5), r.choice((5, 6))
     terms = [start + step * i for i in range(place)]
     line = " ".join(f"{i}: {term}." for i, term in enumerate(terms, 1))
@@ -144,8 +144,8 @@ FAMILIES: dict[str, Callable[[random.Random], Item]] = {
 
 
 def split_of(question: str) -> Split:
-    """The side a question belongs to, by its own words: no seed can put one question on both sides."""
-    return "heldout" if int(digest("split", question)[:8], 16) % HELDOUT_SHARE == 0 else "train"
+    """The split of a question, by a hash of its text alone: no seed can put one question into both splits."""
+    return "heldout" if int(digest("split", question)[:8], 16) % HELDOUT_ONE_IN == 0 else "train"
 
 
 def generate(
@@ -153,7 +153,7 @@ def generate(
 ) -> Iterator[Question]:
     """Yield `count` questions of a split, the families in turn.
 
-    `distinct` draws again what was drawn before; without it questions may repeat, and cleaning finds them.
+    With `distinct`, repeated questions are drawn again; without it they may repeat, and cleaning drops them.
     """
     seen: set[str] = set()
     for i in range(count):
@@ -180,3 +180,9 @@ def generate(
             source=f"puzzles:{family}",
             solution=thinking,
         )
+
+
+def source_count(families: Sequence[str], count: int) -> SourceCount:
+    """The row of the generated questions in the table of sources."""
+    where = f"generated by tenner: {', '.join(families)}"
+    return SourceCount(source="puzzles", where=where, license="apache-2.0", rows=count, questions=count, published=None)

@@ -1,6 +1,6 @@
-"""Questions and traces that nothing can be learned from: filters by name, in the order in which a recipe lists them.
+"""Filters for questions and traces of low quality, applied by name in the order of the recipe.
 
-To add one, write a function that returns its evidence, or None, and put it into the table at the end.
+To add one, write a function that returns the evidence against an item, or None, and add it to a table at the end.
 """
 
 import re
@@ -41,8 +41,8 @@ SCRIPTS = {
     "Devanagari": re.compile(r"[\u0900-\u097f]"),
     "Thai": re.compile(r"[\u0e00-\u0e7f]"),
 }
-FOREIGN_CHARS_MAX = 8  # a name, or a word that is quoted
-LOOP_LINES, LOOP_CHARS_MIN = 8, 12  # so many equal lines, of at least so many characters
+FOREIGN_CHARS_MAX = 8  # a name, or a quoted word
+LOOP_LINES, LOOP_CHARS_MIN = 8, 12  # so many equal lines, of at least so many characters each
 LOOP_WINDOW_CHARS, LOOP_COMPRESSION = 4_000, 0.06  # prose compresses to about 0.4, careful algebra to 0.15
 
 
@@ -50,7 +50,7 @@ LOOP_WINDOW_CHARS, LOOP_COMPRESSION = 4_000, 0.06  # prose compresses to about 0
 
 
 def images(q: Question) -> str | None:
-    """It shows or mentions a picture, which a text model cannot see; Asymptote source of AIME may stay, as in s1."""
+    """It contains or mentions a picture, which a text model cannot see. As in s1, AIME may hold Asymptote source."""
     if "[asy]" in q.question and "aime" not in q.source.casefold():
         return "[asy]"
     text = q.question.casefold()
@@ -60,12 +60,12 @@ def images(q: Question) -> str | None:
 
 
 def broken_numbering(q: Question) -> str | None:
-    """It begins with a number of its own, which is a piece of a longer sheet."""
+    """It begins with a number, as part of a longer sheet."""
     return _found(NUMBERED.match(q.question))
 
 
 def s1_patterns(q: Question) -> str | None:
-    """What s1's notebook drops: pictures, page marks (`p12.`) and numbers in bold, word for word as there."""
+    """The patterns that s1's notebook drops, exactly as there: pictures, page marks (`p12.`) and numbers in bold."""
     text = q.question
     if "[asy]" in text and "AIME" not in q.source:
         return "[asy]"
@@ -84,7 +84,7 @@ def no_answer(q: Question) -> str | None:
 
 
 def api_errors(item: Question | Trace) -> str | None:
-    """Its text is an error message of whatever fetched it."""
+    """Its text is an error message of the program that fetched it."""
     text = item.question if isinstance(item, Question) else item.thinking or item.answer
     return _found(API_ERROR.match(text[:200]))
 
@@ -100,12 +100,12 @@ def no_final_answer(t: Trace) -> str | None:
 
 
 def truncated(t: Trace) -> str | None:
-    """The token limit cut it."""
+    """It was cut at the token limit."""
     return f"{t.usage.output_tokens or 'unknown'} output tokens" if t.outcome == "truncated" else None
 
 
 def language_mixing(t: Trace) -> str | None:
-    """It changes into a script that the question does not use."""
+    """It switches to a script that the question does not use."""
     text = t.thinking + t.answer
     if text.isascii():
         return None
@@ -119,7 +119,7 @@ def language_mixing(t: Trace) -> str | None:
 
 
 def repetition(t: Trace) -> str | None:
-    """It goes round in a loop: a line many times over, or a stretch that says almost nothing new."""
+    """It repeats itself: one line many times, or a window that compresses to almost nothing."""
     lines = Counter(line for line in map(str.strip, t.thinking.splitlines()) if len(line) >= LOOP_CHARS_MIN)
     if lines:
         line, count = lines.most_common(1)[0]
@@ -149,16 +149,16 @@ TRACE_FILTERS: dict[str, Callable[[Trace], str | None]] = {
 
 
 def check(names: Sequence[str], known: Mapping[str, object], where: str) -> None:
-    """Raise TennerError for a filter that there is not; `where` is the key of the recipe that names it."""
+    """Raise TennerError for an unknown filter; `where` is the setting of the recipe that names it."""
     for name in names:
         if name not in known:
             raise TennerError(f"{where}: no filter is called {name}", hint=did_you_mean(name, known))
 
 
-def sift(
+def apply(
     items: Sequence[Item], names: Sequence[str], filters: Mapping[str, Callable[[Item], str | None]]
 ) -> tuple[list[Item], list[Drop]]:
-    """What passes all the named filters, and what does not, by the first that it fails."""
+    """The items that pass all named filters, and those that do not, with the first filter that they fail."""
     kept, dropped = [], []
     for item in items:
         for name in names:

@@ -1,4 +1,4 @@
-"""Rows of tables, one after the other: datasets of the Hugging Face hub or on disk, JSONL, CSV and Parquet."""
+"""Reads the rows of tables: datasets of the Hugging Face hub or on disk, JSONL, CSV and Parquet files."""
 
 import csv
 import importlib.util
@@ -18,13 +18,13 @@ DATA_HINT = "pip install 'tenner[data]'"
 
 
 def check(source: Table) -> None:
-    """Find out without reading whether a source can be read. Raises TennerError if not."""
+    """Check, without reading it, that a source can be read. Raises TennerError if not."""
     if source.file is not None:
         path = Path(source.file)
         if path.suffix not in FILE_KINDS:
-            raise _error(source, f"{path} is none of {', '.join(FILE_KINDS)}")
+            raise _error(source, f"{path} is not one of {', '.join(FILE_KINDS)}")
         if not path.is_file():
-            raise _error(source, f"{path} is not there")
+            raise _error(source, f"{path} does not exist")
     needs_datasets = source.file is None or source.file.endswith(".parquet")
     if needs_datasets and importlib.util.find_spec("datasets") is None:
         raise _error(source, "the library datasets is not installed", hint=DATA_HINT)
@@ -48,7 +48,7 @@ def read(source: Table) -> Iterator[Row]:
 
 
 def value_of(source: Table, row: Row, column: str) -> Any:
-    """The value of a column; `a.b.0` reaches into what is nested. Raises TennerError where there is none such."""
+    """The value of a column; `a.b.0` is the path of a nested value. Raises TennerError if there is none."""
     if column in row:
         return row[column]
     value: Any = row
@@ -97,7 +97,7 @@ def _parquet(source: Table, path: Path) -> Iterator[Row]:
 def _dataset(source: Table, config: str | None, split: str) -> Iterator[Row]:
     import datasets
 
-    assert source.dataset is not None, "the recipe has seen to it"
+    assert source.dataset is not None, "validated in the recipe"
     with _dataset_errors(source, config, split):
         if Path(source.dataset).is_dir():
             folder = Path(source.dataset) / config if config else Path(source.dataset)
@@ -118,7 +118,7 @@ def _dataset(source: Table, config: str | None, split: str) -> Iterator[Row]:
 
 @contextmanager
 def _dataset_errors(source: Table, config: str | None, split: str) -> Iterator[None]:
-    """The library's many errors, as one line that names the source."""
+    """Convert the library's errors to one line that names the source."""
     from datasets import exceptions
     from huggingface_hub import errors
 
@@ -141,7 +141,9 @@ def _dataset_errors(source: Table, config: str | None, split: str) -> Iterator[N
         raise _error(source, f"its files cannot be read: {' '.join(str(e.__cause__ or e).split())[:160]}") from e
     except ValueError as e:  # an unknown configuration or split
         raise _error(
-            source, " ".join(str(e).split())[:200], hint=f"asked were {config or 'no'} config and {split}"
+            source,
+            " ".join(str(e).split())[:200],
+            hint=f"requested: {config or 'no'} configuration, split {split}",
         ) from e
 
 

@@ -1,4 +1,4 @@
-"""How questions are drawn: domains at random, in a domain the hard ones first.
+"""Samplers that draw questions: a random domain, and in it the hard questions first.
 
 `hardest` and `s1-paper` are the paper's Algorithm 1 (arXiv 2501.19393, section 2.2): a domain uniformly, in it the
 question of rank r with weight 2^-r. `s1-notebook` is what s1's published notebook did instead.
@@ -7,19 +7,20 @@ question of rank r with weight 2^-r. `s1-notebook` is what s1's published notebo
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import NamedTuple
 
 from tenner.core.records import Pick, Question
+from tenner.core.seeds import digest
 
 Pools = dict[str, list[Question]]
-"""By domain, the questions that may be drawn, the first choice first. Drawing takes from them."""
-UNIFORM_SHARE = 0.7  # of the notebook's selection: 700 of 1,000; then benchmarks say which domains are drawn
-GPQA_SHARE = 0.5  # of the weight of AIME in it
+"""By domain, the questions that may be drawn, in rank order. A draw removes its question."""
+UNIFORM_SHARE = 0.7  # of the notebook's target, 700 of 1,000, is drawn uniformly; the rest by the domains of benchmarks
+GPQA_SHARE = 0.5  # the total weight of GPQA in these, relative to AIME
 
 
 class Draw(NamedTuple):
-    """A question that was drawn, and how."""
+    """A drawn question, and how it was drawn."""
 
     question: Question
     step: str
@@ -28,14 +29,23 @@ class Draw(NamedTuple):
     domain_size: int
 
 
+def stratified(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
+    """The first `count` questions by seeded hash, taken from the domains in turn."""
+    by_domain: dict[str, list[Question]] = {}
+    for q in sorted(questions, key=lambda q: digest(seed, "attempt", q.id)):
+        by_domain.setdefault(q.domain or "", []).append(q)
+    rounds = zip_longest(*(by_domain[domain] for domain in sorted(by_domain)))
+    return list(islice((q for in_turn in rounds for q in in_turn if q), count))
+
+
 def seeded(seeds: Sequence[Question]) -> Iterator[Draw]:
-    """Questions that are taken without a draw."""
+    """The seed set, which is taken without a draw."""
     sizes = Counter(q.domain or "" for q in seeds)
     return (Draw(q, "seed set", q.domain or "", None, sizes[q.domain or ""]) for q in seeds)
 
 
 def uniform(pools: Pools, r: random.Random) -> Iterator[Draw]:
-    """Domains uniformly until all are empty."""
+    """Draw domains uniformly, until all are empty."""
     domains = sorted(domain for domain, pool in pools.items() if pool)
     while domains:
         domain = r.choice(domains)
@@ -45,7 +55,7 @@ def uniform(pools: Pools, r: random.Random) -> Iterator[Draw]:
 
 
 def weighted(pools: Pools, weights: Mapping[str, float], r: random.Random) -> Iterator[Draw]:
-    """Domains by weight, until those that have any are empty."""
+    """Draw domains by weight, until all of positive weight are empty."""
     domains = sorted(domain for domain, weight in weights.items() if weight > 0 and pools.get(domain))
     while domains:
         (domain,) = r.choices(domains, [weights[domain] for domain in domains])
@@ -55,7 +65,7 @@ def weighted(pools: Pools, weights: Mapping[str, float], r: random.Random) -> It
 
 
 def paper(pools: Pools, seeds: Sequence[Question], r: random.Random) -> Iterator[Draw]:
-    """The seed set, then uniform draws of the others."""
+    """The seed set, then uniform draws of the other questions."""
     taken = {q.id for q in seeds}
     for domain, pool in pools.items():
         pools[domain] = [q for q in pool if q.id not in taken]
@@ -68,7 +78,7 @@ def notebook(
 ) -> Iterator[Draw]:
     """The seed set, uniform draws up to 70 % of the target, then draws by the benchmarks' domains, then the rest.
 
-    Seeds stay in their pools, so that a draw of one adds nothing; but it has taken a turn.
+    Seeds stay in their pools: drawing one adds nothing, but uses up a draw of the random generator.
     """
     taken: set[str] = set()
 
@@ -85,9 +95,9 @@ def notebook(
 
 
 def benchmark_weights(aime: Mapping[str, int], gpqa: Mapping[str, int]) -> dict[str, float]:
-    """The notebook's weight of each domain, out of the counts of questions by domain of the two benchmarks.
+    """The notebook's weight of each domain, from the two benchmarks' counts of questions by domain.
 
-    GPQA is scaled to half of AIME's total, and cut to whole numbers.
+    GPQA's counts are scaled to half of AIME's total and truncated to integers.
     """
     scale = GPQA_SHARE * sum(aime.values()) / max(1, sum(gpqa.values()))
     weights = Counter(aime)
@@ -97,7 +107,7 @@ def benchmark_weights(aime: Mapping[str, int], gpqa: Mapping[str, int]) -> dict[
 
 
 def geometric_rank(u: float, size: int) -> int:
-    """The rank r in [0, size) that a uniform u in [0, 1) falls on when r has weight 2^-r."""
+    """Inverse transform sampling: the rank r in [0, size), with weight 2^-r, that a uniform u in [0, 1) selects."""
     total = 2.0 - 2.0 ** (1 - size)
     mass, rank = 1.0, 0
     u *= total
@@ -109,7 +119,7 @@ def geometric_rank(u: float, size: int) -> int:
 
 
 def ranked(questions: Sequence[Question], key: Callable[[Question], object]) -> Pools:
-    """The questions by domain, each domain sorted by `key`; equals stay in their order."""
+    """The questions by domain, each domain sorted by `key`; the sort is stable."""
     pools: Pools = {}
     for q in questions:
         pools.setdefault(q.domain or "", []).append(q)
@@ -119,7 +129,7 @@ def ranked(questions: Sequence[Question], key: Callable[[Question], object]) -> 
 
 
 def picks(draws: Sequence[Draw]) -> list[Pick]:
-    """The draws as they are kept."""
+    """The draws as records."""
     return [
         Pick(question_id=q.id, place=place, step=step, domain=domain, rank=rank, domain_size=size)
         for place, (q, step, domain, rank, size) in enumerate(draws)

@@ -1,4 +1,4 @@
-"""From rows to questions: which columns hold what, which rows count, and where every question comes from."""
+"""Turns the rows of sources into questions: conditions, columns, samples and counts."""
 
 import string
 from collections import defaultdict
@@ -16,7 +16,7 @@ ID_CHARS = 16  # of the SHA-256 of the question, as s1 has it
 
 
 class Gathered(NamedTuple):
-    """The pool, what is no question, and the counts by source."""
+    """The pool, the rows that were dropped, and the counts by source."""
 
     questions: list[Question]
     dropped: list[Drop]
@@ -24,16 +24,16 @@ class Gathered(NamedTuple):
 
 
 def check(sources: Sequence[Table]) -> None:
-    """Find out, before anything is read, whether the sources can be. Raises TennerError if not."""
+    """Check, before anything is read, that all sources can be read. Raises TennerError if not."""
     for source in sources:
         rows.check(source)
 
 
 def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
-    """Read all sources. The first of two questions with one id stays.
+    """Read all sources. Of questions with the same id the first stays.
 
     Raises:
-        TennerError: a source that cannot be read, has no such column or not the number of questions that it should.
+        TennerError: a source cannot be read, lacks a column, or has another number of questions than expected.
     """
     questions: dict[str, Question] = {}
     dropped: list[Drop] = []
@@ -64,7 +64,7 @@ def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
 
 
 def _questions(source: Table, seed: int, dropped: list[Drop]) -> tuple[list[Question], int]:
-    """The questions of a source, and how many rows it has."""
+    """The questions of a source, and its number of rows."""
     found: list[tuple[Question, tuple[str, ...]]] = []
     number = 0
     for number, row in enumerate(rows.read(source), 1):
@@ -84,7 +84,7 @@ def _questions(source: Table, seed: int, dropped: list[Drop]) -> tuple[list[Ques
 
 
 def _sample(found: list[tuple[Question, tuple[str, ...]]], source: Table, seed: int) -> Iterator[Question]:
-    """So many by seeded hash, the strata in proportion; the largest remainders get what rounding leaves."""
+    """A sample by seeded hash, in proportion to the strata; rounding is by largest remainders."""
     assert source.sample is not None
     if source.sample > len(found):
         raise TennerError(f"source {source.name}: {len(found):,} questions are fewer than sample = {source.sample:,}")
@@ -127,10 +127,10 @@ def _question(source: Table, row: Row, text: str, seed: int) -> Question:
 
 
 def _text(source: Table, row: Row) -> str:
-    """The question: a column, or several put together by a template."""
+    """The text of the question: a column, or several columns in a template."""
     if source.columns.question is not None:
         return _as_text(source, value_of(source, row, source.columns.question), source.columns.question) or ""
-    assert source.template is not None, "the recipe has seen to it"
+    assert source.template is not None, "validated in the recipe"
     parts = []
     for literal, column, _, _ in string.Formatter().parse(source.template):
         parts.append(literal)
@@ -140,7 +140,7 @@ def _text(source: Table, row: Row) -> str:
 
 
 def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, str]:
-    """The choices in a seeded order behind the question, as s1 has them; the answer is the letter of the first."""
+    """The question with its choices appended in a seeded order, as in s1, and the letter of the first choice."""
     choices = [_as_text(source, value_of(source, row, column), column) or "" for column in source.columns.choices]
     order = list(range(len(choices)))
     rng(seed, "choices", digest(text)).shuffle(order)
@@ -149,7 +149,7 @@ def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, s
 
 
 def _as_text(source: Table, value: Any, column: str) -> str | None:
-    """Text as it is, numbers as they are written, lists line by line."""
+    """Text as it is, a number as text, a list of texts as lines."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -157,8 +157,8 @@ def _as_text(source: Table, value: Any, column: str) -> str | None:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n".join(value)
     raise TennerError(
-        f"source {source.name}: column {column} holds a {type(value).__name__}, which is no text",
-        hint=f"name a part of it, as {column}.0",
+        f"source {source.name}: column {column} holds a {type(value).__name__}, which is not text",
+        hint=f"name an element of it, such as {column}.0",
     )
 
 

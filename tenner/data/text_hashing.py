@@ -1,4 +1,4 @@
-"""Texts as words, and words as numbers: the same on every machine, and fast enough for millions of questions."""
+"""Tokenizes and hashes texts for comparison: the same on every machine, and fast enough for millions of questions."""
 
 import hashlib
 import re
@@ -14,9 +14,9 @@ PRESENTATION = re.compile(
     r"\\(?:[,;:! ]|(?:left|right|big+[lr]?|d?frac|tfrac|text(?:bf|it|rm)?|math(?:rm|bf|it)|displaystyle|q?quad)"
     r"(?![a-z]))"
 )
-"""LaTeX that changes the look and not the meaning; the fractions become one."""
+"""LaTeX that changes only the look; all kinds of fractions become one."""
 TOKEN = re.compile(r"[^\W_]+|[+/^=<>≤≥]|-(?=\s*\d)")
-"""A word, or an operator; a minus only before a digit, so that hyphens are nothing."""
+"""A word, or an operator; a minus only before a digit, since others are hyphens."""
 MINUS = re.compile(r"-(?=\s*\d)")
 _BLANKS = "-" + "".join(c if c.isalnum() or c in "+/^=<>" else " " for c in map(chr, range(1, 128)))
 DASHES = str.maketrans({"−": "-", "–": "-", "×": " times ", "·": " cdot ", "÷": "/"})  # noqa: RUF001
@@ -26,13 +26,13 @@ ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 
 def tokens(text: str) -> list[str]:
-    """Words and operators, without case, punctuation, spacing and LaTeX's presentation."""
+    """Words and operators, without case, punctuation, spacing and presentational LaTeX."""
     text = text.casefold()
     if "\\" in text:
         text = PRESENTATION.sub(lambda m: " frac" if m[0].endswith("frac") else " ", text)
     if not text.isascii():
         return TOKEN.findall(text.translate(DASHES))
-    # The same for ASCII, in half the time.
+    # The same result for ASCII, in half the time.
     text = MINUS.sub("\0", text).translate(_BLANKS) if "-" in text else text.translate(_BLANKS)
     for operator in "+/^=<>-":
         text = text.replace(operator, f" {operator} ")
@@ -50,32 +50,35 @@ def normalise(text: str) -> str:
 
 
 class Hashed(NamedTuple):
-    """Texts as flat token hashes: the tokens of text i are `values[starts[i]:starts[i + 1]]`."""
+    """Texts as token hashes in one flat array: text i has the tokens `values[starts[i]:starts[i + 1]]`.
+
+    Shapes: values (tokens of all texts,), starts (texts + 1,).
+    """
 
     values: Hashes
     starts: NDArray[np.int64]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text."""
+        """The number of tokens of each text. Shape: (texts,)."""
         return np.diff(self.starts)
 
     def only(self, chosen: NDArray[np.bool_]) -> "Hashed":
-        """The same texts with some of their tokens; `chosen` has one flag per token."""
-        before = np.concatenate(([0], np.cumsum(chosen)))
+        """The same texts with only the `chosen` tokens, one flag per token."""
+        before = np.concatenate(([0], np.cumsum(chosen)))  # chosen tokens before each place
         return Hashed(self.values[chosen], before[self.starts])
 
     def words(self) -> "Hashed":
-        """Without operators."""
+        """The texts without operators."""
         return self.only((self.values & np.uint64(3)) != OPERATOR)
 
     def numbers(self) -> "Hashed":
-        """Numbers alone."""
+        """The numbers of the texts alone."""
         return self.only((self.values & np.uint64(3)) == NUMBER)
 
 
 def hashed(texts: Sequence[str]) -> Hashed:
-    """Hash the tokens of texts; 64 bits, so that a pool of a million has no collision to speak of."""
+    """Hash the tokens of texts to 64 bits, so that collisions are negligible in a pool of a million."""
     if len(_VOCABULARY) > VOCABULARY_MAX:
         _VOCABULARY.clear()
     values: list[int] = []
@@ -87,7 +90,7 @@ def hashed(texts: Sequence[str]) -> Hashed:
 
 
 def sums(values: Hashes, starts: NDArray[np.int64]) -> Hashes:
-    """The sum of each text's values, modulo 2^64; 0 for a text without any."""
+    """The sum of each text's values, modulo 2^64; 0 for an empty text. Shape: (texts,)."""
     before = np.concatenate((np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)))
     return before[starts[1:]] - before[starts[:-1]]
 
@@ -100,24 +103,26 @@ def mixed(values: Hashes) -> Hashes:
 
 
 def windows(text: Hashed, size: int) -> Hashed:
-    """The hash of every `size` successive tokens within a text; none for a shorter one."""
+    """The hash of every window of `size` successive tokens within a text; a shorter text has none."""
+    # `first` is the place of each window's first token in `text.values`. Shape: (windows of all texts,).
     counts = np.maximum(text.lengths - size + 1, 0)
     starts = np.concatenate(([0], np.cumsum(counts)))
     first = np.arange(starts[-1]) + np.repeat(text.starts[:-1] - starts[:-1], counts)
     total = np.zeros(len(first), np.uint64)
-    for offset in range(size):
+    for offset in range(size):  # a polynomial in ODD over the window's tokens, so that their order counts
         total = total * ODD + text.values[first + offset]
     return Hashed(mixed(total), starts)
 
 
 def fingerprints(text: Hashed) -> Hashes:
-    """One hash per text, of its tokens in their order."""
+    """One hash per text, of its tokens in their order. Shape: (texts,)."""
+    # Each token is hashed together with its place in its text; the sum over the text is hashed again.
     place = np.arange(len(text.values)) - np.repeat(text.starts[:-1], text.lengths)
     return mixed(sums(mixed(text.values + mixed(place.astype(np.uint64) + ODD)), text.starts))
 
 
 class _Vocabulary(dict[str, int]):
-    """The hash of every token seen so far; its lowest two bits say what kind of token it is."""
+    """The hash of every token seen so far; its two lowest bits are the kind of the token."""
 
     def __missing__(self, token: str) -> int:
         kind = NUMBER if token.isdigit() else WORD if token[0].isalnum() else OPERATOR

@@ -1,4 +1,4 @@
-"""Who does the work on chunks of a pool: this process, the cores of this machine, or a cluster; with one outcome."""
+"""Maps a function over chunks of a pool: in this process, on the cores of this machine, or on a Ray cluster."""
 
 import importlib.util
 import multiprocessing
@@ -17,25 +17,25 @@ Result = TypeVar("Result")
 
 CHUNK = 2_000
 ALONE_MAX = 100_000
-"""Up to so many items, starting processes takes longer than the work."""
+"""Up to so many items are processed in this process: starting others would take longer."""
 
 
 class Workers(Protocol):
-    """Anything that maps a function over chunks. The function must be importable by name, and pure."""
+    """Maps a function over chunks. The function must be pure and importable by name."""
 
     def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """What `work` makes of each chunk of the items, in their order."""
+        """The result of `work` for each chunk of the items, in order."""
         ...
 
 
 class LocalWorkers:
-    """The cores of this machine."""
+    """The processes of this machine, one per core by default."""
 
     def __init__(self, processes: int | None = None) -> None:
         self._processes = processes or cores()
 
     def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """See `Workers.map`. Chunks are handed out as results are taken, so that few are in memory."""
+        """See `Workers.map`. Chunks are submitted as results are taken, so that few are in memory."""
         if len(items) <= ALONE_MAX or self._processes == 1:
             yield from map(work, chunks(items))
             return
@@ -57,14 +57,14 @@ def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[list[Item]]:
 
 
 class RayWorkers:
-    """The machines of a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
+    """A Ray cluster: the one at RAY_ADDRESS, or a local one."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("ray") is None:
             raise TennerError('clean.engine = "ray" needs Ray', hint="pip install 'tenner[ray]'")
 
     def map(self, work: Callable[[list[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """See `Workers.map`. By Ray Data, a row for each chunk; results travel pickled and come back by number."""
+        """See `Workers.map`. Ray Data has a row for each chunk; results are pickled and sorted by number."""
         import ray.data
 
         rows = [{"number": i, "chunk": pickle.dumps(chunk)} for i, chunk in enumerate(chunks(items))]
@@ -80,5 +80,5 @@ def _work_on_row(row: dict[str, Any], *, work: Callable[[list[Any]], Any]) -> di
 
 
 def workers_for(engine: str) -> Workers:
-    """Those that a recipe names."""
+    """The workers for `clean.engine`."""
     return RayWorkers() if engine == "ray" else LocalWorkers()

@@ -1,4 +1,4 @@
-"""Which traces can be learned from: whole ones with the right answer, and of several of a question those wanted."""
+"""Turns traces into samples: complete ones with the right answer, and of several per question those that are wanted."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -10,7 +10,7 @@ Keep = Literal["first-correct", "shortest-correct", "all-correct", "first"]
 
 
 class Verified(NamedTuple):
-    """What may be trained on, and what may not and why."""
+    """The samples to train on, and the traces that were dropped, with reasons."""
 
     kept: list[Sample]
     dropped: list[Drop]
@@ -19,9 +19,9 @@ class Verified(NamedTuple):
 def verify(
     traces: Sequence[Trace], failed: Iterable[FailedCall], *, keep: Keep, truncated: Literal["drop", "keep"]
 ) -> Verified:
-    """Sort traces into samples and drops. A question without a reference answer is taken at the teacher's word.
+    """Sort traces into samples and drops. Without a reference answer the teacher's answer counts as right.
 
-    "Shortest" is by output tokens, where the teacher counts them, else by characters; the first of equals.
+    "Shortest" is by output tokens if the teacher reports them, else by characters; of equals the first is taken.
     """
     kept: list[Sample] = []
     dropped = [_failure(f) for f in failed]
@@ -40,7 +40,7 @@ def verify(
 
 
 def _fault_of(t: Trace, truncated: Literal["drop", "keep"], *, wrong_may_stay: bool) -> Drop | None:
-    """Why a trace cannot be learned from, if it cannot."""
+    """Why a trace cannot be trained on; None if it can."""
     if t.outcome != "complete" and not (t.outcome == "truncated" and truncated == "keep"):
         reason = t.outcome.replace("_", " ")
         return Drop(id=t.id, reason=reason, evidence=f"{t.usage.output_tokens or 'unknown'} output tokens")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tenner.clients import registry, replies
 from tenner.clients.api_keys import key_in_environment
-from tenner.clients.billing import Bought
+from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
 from tenner.core import hardware
@@ -151,7 +151,7 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
     calls = [Call(q.model_copy(update={"question": q.question + q.suffix}), k) for q, k in wanted]
     for task in dict.fromkeys(benchmarks.benchmark_of(q) for q, _ in wanted):
         remember(run, _setting(run, model, task, len(tasks[task])))
-    bought: list[Bought] = []
+    bought: list[PaidReply] = []
     refused: list[FailedCall] = []
     context = CallContext(run.ledger, run.screen, stage="evaluate")
     try:
@@ -168,7 +168,7 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
         run.screen.say(f"{model.name}: {unmetered:,} answers came without a count of tokens: at their worst case")
 
 
-def _completion(grader: Grader, model: ApiModel, question: Question, bought: Bought) -> Completion:
+def _completion(grader: Grader, model: ApiModel, question: Question, bought: PaidReply) -> Completion:
     reply, usage = bought.reply, bought.reply.usage
     output_tokens = usage.output_tokens or 0
     thinking_tokens = usage.reasoning_tokens

@@ -14,14 +14,14 @@ from contextlib import closing, suppress
 
 import pytest
 from batch_endpoints import BatchAnswer
+from chat_server import ChatServer, usage_of
 from paid import LIMITS, questions, section, spent_microusd
-from teacher_server import TeacherServer, usage_of
 
 from tenner import cli
 from tenner.budget.ledger import Ledger
 from tenner.clients import registry
 from tenner.clients.batches import BatchCalls, BatchLimits, batch_client
-from tenner.clients.billing import Bought
+from tenner.clients.billing import PaidReply
 from tenner.clients.openai import OpenAIClient
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
@@ -53,24 +53,26 @@ def worst_microusd(question, tokens=1000):
 
 
 def buy(server, ledger, texts, *, results=None, batch_limits=FAST, on_result=None, limits=LIMITS, **changes):
-    """The results by question id, and the loop."""
+    """The results by question id, and the `BatchCalls` that made them."""
     results = {} if results is None else results
 
     def keep(result):
-        question_id = result.call.question.id if isinstance(result, Bought) else result.question_id
+        question_id = result.call.question.id if isinstance(result, PaidReply) else result.question_id
         assert question_id not in results
         results[question_id] = result
         if on_result:
             on_result(result)
 
     async def go():
-        teacher = OpenAIClient(batch_section(server, **changes))
-        loop = BatchCalls(batch_client(teacher), ledger, stage="trace", limits=limits, batch_limits=batch_limits)
+        client = OpenAIClient(batch_section(server, **changes))
+        batch_calls = BatchCalls(
+            batch_client(client, "trace"), ledger, stage="trace", limits=limits, batch_limits=batch_limits
+        )
         try:
-            await loop.run([Call(q, 0) for q in questions(*texts)], keep, total=len(texts))
+            await batch_calls.run([Call(q, 0) for q in questions(*texts)], keep, total=len(texts))
         finally:
-            await teacher.close()
-        return loop
+            await client.close()
+        return batch_calls
 
     return results, asyncio.run(go())
 
@@ -99,8 +101,8 @@ def failures(results):
 
 
 def test_half_the_price_to_the_micro_dollar(ledger):
-    with TeacherServer() as server:
-        results, loop = buy(server, ledger, TEXTS)
+    with ChatServer() as server:
+        results, batch_calls = buy(server, ledger, TEXTS)
         assert is_settled(ledger, TEXTS)
         assert all(r.metered and not r.reused and r.reply.outcome == "complete" for r in results.values())
         assert sum(round(r.cost_usd * 1e6) for r in results.values()) == spent_microusd(ledger)
@@ -112,7 +114,7 @@ def test_half_the_price_to_the_micro_dollar(ledger):
         assert len(server.asked) == 40
         (batch,) = server.batches.batches.values()
     assert (batch["completion_window"], batch["endpoint"]) == ("24h", "/v1/chat/completions")
-    assert (loop.progress.done, loop.progress.bought, loop.progress.total) == (40, 40, 40)
+    assert (batch_calls.progress.done, batch_calls.progress.bought, batch_calls.progress.total) == (40, 40, 40)
     (row,) = ledger.rows()
     assert (row.calls, row.unsettled_usd) == (40, 0)
     assert "$1 in, $2 out per million tokens, times 0.5 in a batch, " in row.price
@@ -126,7 +128,7 @@ def test_the_worst_case_of_every_line_is_reserved_before_the_provider_hears_of_i
                      query(ledger.path, "SELECT state, batch_id FROM batches")))  # fmt: skip
         return work()
 
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = look
         buy(server, ledger, TEXTS)
     worst = (sum(map(worst_microusd, TEXTS)), 40)
@@ -138,7 +140,7 @@ def test_the_worst_case_of_every_line_is_reserved_before_the_provider_hears_of_i
 
 
 def test_what_waits_in_a_batch_is_no_orphan(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = lambda _method, path, work: work() if path == "/files" else _bad_key()
         with pytest.raises(TennerError):
             buy(server, ledger, TEXTS)
@@ -150,7 +152,7 @@ def test_what_waits_in_a_batch_is_no_orphan(ledger):
 
 
 def test_two_questions_in_the_same_words_are_one_line(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         results, _ = buy(server, ledger, ["1+1?", "1+1?", "1+1?"])
         assert len(server.asked) == 1
     assert [r.reused for r in results.values()] == [False, True, True]
@@ -159,7 +161,7 @@ def test_two_questions_in_the_same_words_are_one_line(ledger):
 
 def test_the_body_is_kept_before_it_is_read_whatever_it_is(ledger):
     behaviours = {"1+1?": "no usage", "2+2?": "not a completion", "3+3?": "truncated", "4+4?": "no reasoning"}
-    with TeacherServer({text: [behaviour] for text, behaviour in behaviours.items()}) as server:
+    with ChatServer({text: [behaviour] for text, behaviour in behaviours.items()}) as server:
         results, _ = buy(server, ledger, list(behaviours))
         assert [results[f"q{i}"].reply.outcome for i in range(4)] == [
             "complete", "unreadable", "truncated", "no_reasoning",
@@ -173,7 +175,7 @@ def test_the_body_is_kept_before_it_is_read_whatever_it_is(ledger):
 
 
 def test_what_was_kept_but_not_settled_is_settled_at_the_batch_price(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         buy(server, ledger, ["1+2?"])
         with closing(sqlite3.connect(ledger.path)) as db:  # as a kill between the two leaves it
             db.execute("UPDATE spends SET settled = 0, microusd = 1130, input_tokens = NULL, output_tokens = NULL")
@@ -218,7 +220,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_bought_twice_wherever_it_is_killed(place, tmp_path):
     *where, arrives = PLACES[place]
-    with TeacherServer() as server:
+    with ChatServer() as server:
 
         def kill(method, path, work):
             if [method, path] == where:
@@ -256,7 +258,7 @@ def test_nothing_is_bought_twice_wherever_it_is_killed(place, tmp_path):
 
 
 def test_a_batch_is_collected_though_nobody_asks_for_its_calls_any_more(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = _bad_key_at("GET", "/batches/batch-0")
         with pytest.raises(TennerError):
             buy(server, ledger, TEXTS)
@@ -273,11 +275,11 @@ def test_a_creation_of_which_nothing_is_known_is_looked_for_and_not_repeated(led
         answer = work()
         return BatchAnswer(502, b"bad gateway") if (method, path) == ("POST", "/batches") else answer
 
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = lose_the_answer
-        _, loop = buy(server, ledger, TEXTS)
+        _, batch_calls = buy(server, ledger, TEXTS)
         assert len(server.batches.batches) == 1
-    assert loop.progress.retries == {"server_error": 1}
+    assert batch_calls.progress.retries == {"server_error": 1}
     assert is_settled(ledger, TEXTS)
 
 
@@ -285,12 +287,12 @@ def test_a_creation_of_which_nothing_is_known_is_looked_for_and_not_repeated(led
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
-def test_what_a_broken_off_batch_has_answered_is_kept_and_the_rest_is_told(end, ledger):
-    with TeacherServer() as server:
+def test_the_results_of_an_aborted_batch_are_kept_and_the_rest_reported_as_failed(end, ledger):
+    with ChatServer() as server:
         server.batches.fails = lambda _: end
-        results, loop = buy(server, ledger, TEXTS)
+        results, batch_calls = buy(server, ledger, TEXTS)
         assert failures(results) == {f"q{i}": "expired" for i in range(20, 40)}
-        assert loop.progress.failures == {"expired": 20}
+        assert batch_calls.progress.failures == {"expired": 20}
         assert is_settled(ledger, TEXTS[:20])
         server.batches.fails = lambda _: None
         results, _ = buy(server, ledger, TEXTS)
@@ -300,7 +302,7 @@ def test_what_a_broken_off_batch_has_answered_is_kept_and_the_rest_is_told(end, 
 
 
 def test_a_batch_that_is_refused_stops_the_run_and_costs_nothing(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.fails = lambda _: "failed"
         with pytest.raises(TennerError, match=r"127\.0\.0\.1 refused batch batch-0: line 1 is no request"):
             buy(server, ledger, TEXTS)
@@ -313,7 +315,7 @@ def test_a_batch_that_is_refused_stops_the_run_and_costs_nothing(ledger):
 def test_lines_that_fail_have_the_names_of_single_calls_and_take_no_other_with_them(ledger):
     kinds = {"bad request": "bad_request", "refused": "refused", "server error": "server_error",
              "rate limit": "rate_limited", "overloaded": "overloaded"}  # fmt: skip
-    with TeacherServer({TEXTS[i]: [behaviour] for i, behaviour in enumerate(kinds)}) as server:
+    with ChatServer({TEXTS[i]: [behaviour] for i, behaviour in enumerate(kinds)}) as server:
         results, _ = buy(server, ledger, TEXTS)
     assert failures(results) == {f"q{i}": kind for i, kind in enumerate(kinds.values())}
     assert (results["q0"].evidence, results["q0"].attempts) == ("HTTP 400: unknown parameter", 1)
@@ -322,7 +324,7 @@ def test_lines_that_fail_have_the_names_of_single_calls_and_take_no_other_with_t
 
 def test_a_line_that_every_other_would_follow_stops_the_run_after_the_rest_is_kept(ledger):
     results = {}
-    with TeacherServer({TEXTS[7]: ["no quota"]}) as server, pytest.raises(TennerError) as caught:
+    with ChatServer({TEXTS[7]: ["no quota"]}) as server, pytest.raises(TennerError) as caught:
         buy(server, ledger, TEXTS, results=results)
     assert str(caught.value) == "billing: HTTP 429: You exceeded your current quota"
     assert len(results) == 39
@@ -331,14 +333,14 @@ def test_a_line_that_every_other_would_follow_stops_the_run_after_the_rest_is_ke
 
 def test_parameters_that_no_line_gets_through_with_stop_the_run(ledger):
     refused = pytest.raises(TennerError, match="the first 5 requests were refused: HTTP 400: unknown parameter")
-    with TeacherServer({text: ["bad request"] for text in TEXTS}) as server, refused:
+    with ChatServer({text: ["bad request"] for text in TEXTS}) as server, refused:
         buy(server, ledger, TEXTS)
     assert is_settled(ledger, [])
 
 
 def test_tokens_beyond_the_limit_stop_the_run_after_the_rest_is_kept(ledger):
     results = {}
-    with TeacherServer({TEXTS[7]: ["too much"]}) as server:
+    with ChatServer({TEXTS[7]: ["too much"]}) as server:
         with pytest.raises(TennerError, match="does not keep to the limit"):
             buy(server, ledger, TEXTS, results=results)
         assert len(results) == 39
@@ -352,7 +354,7 @@ def test_a_result_file_that_cannot_be_read_gives_nothing_up(ledger):
         answer = work()
         return answer._replace(body=answer.body[:-30]) if path.endswith("/content") else answer
 
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = garble
         with pytest.raises(TennerError, match=r"line 40 of 127\.0\.0\.1's result file file-1 cannot be read"):
             buy(server, ledger, TEXTS)
@@ -373,7 +375,7 @@ def test_counted_completions_without_a_file_are_waited_for(ledger):
                 return answer._replace(body=json.dumps(fields | {"output_file_id": None}).encode())
         return answer
 
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = hold_back
         results, _ = buy(server, ledger, TEXTS)
     assert len(polls) == 3
@@ -405,17 +407,17 @@ def test_transient_faults_while_waiting_are_waited_out_and_counted(ledger):
         return work()
 
     limits = LIMITS._replace(attempts_max=2)  # of no consequence for waiting
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = trouble
-        results, loop = buy(server, ledger, TEXTS, limits=limits)
+        results, batch_calls = buy(server, ledger, TEXTS, limits=limits)
     assert not failures(results)
-    assert loop.progress.retries == {"overloaded": 1, "server_error": 3, "rate_limited": 1, "interrupted": 1}
+    assert batch_calls.progress.retries == {"overloaded": 1, "server_error": 3, "rate_limited": 1, "interrupted": 1}
     assert is_settled(ledger, TEXTS)
 
 
 def test_a_key_that_no_longer_works_stops_the_run_and_is_written_nowhere(monkeypatch, ledger, tmp_path):
     monkeypatch.setenv("THE_KEY", "sk-secret-0123")
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = _bad_key_at("GET", "/batches/batch-0")
         with pytest.raises(TennerError) as caught:
             buy(server, ledger, TEXTS, api_key_env="THE_KEY")
@@ -429,7 +431,7 @@ def test_a_key_that_no_longer_works_stops_the_run_and_is_written_nowhere(monkeyp
 
 
 def test_a_batch_that_the_provider_does_not_know_is_not_given_up(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = _bad_key_at("GET", "/batches/batch-0")
         with pytest.raises(TennerError):
             buy(server, ledger, TEXTS)
@@ -438,7 +440,7 @@ def test_a_batch_that_the_provider_does_not_know_is_not_given_up(ledger):
         server.batches.batches.clear()
         with pytest.raises(TennerError, match="unknown_batch: HTTP 404: No batch found") as caught:
             buy(server, ledger, TEXTS)
-        assert "the base URL that it was handed in with" in caught.value.hint
+        assert "the base URL of its submission" in caught.value.hint
         server.batches.batches.update(hidden)
         buy(server, ledger, TEXTS)
         assert is_settled(ledger, TEXTS)
@@ -449,7 +451,7 @@ def test_a_batch_that_the_provider_does_not_know_is_not_given_up(ledger):
     ("path", "answer"), [("/files", BatchAnswer(400, b"no")), ("/batches", BatchAnswer(400, b"no"))]
 )
 def test_a_submission_that_is_refused_gives_its_money_back(path, answer, ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = lambda _method, asked, work: answer if asked == path else work()
         with pytest.raises(TennerError, match="bad_request: HTTP 400: no"):
             buy(server, ledger, TEXTS)
@@ -457,7 +459,7 @@ def test_a_submission_that_is_refused_gives_its_money_back(path, answer, ledger)
 
 
 def test_a_server_that_goes_away_before_the_submission_stops_the_run(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         pass
     with pytest.raises(TennerError, match="unreachable: "):
         buy(server, ledger, TEXTS)
@@ -466,19 +468,21 @@ def test_a_server_that_goes_away_before_the_submission_stops_the_run(ledger):
 
 def test_the_progress_tells_what_is_waited_for(ledger):
     words = set()
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.polls = 5
 
         async def go():
-            teacher = OpenAIClient(batch_section(server))
-            loop = BatchCalls(batch_client(teacher), ledger, stage="trace", limits=LIMITS, batch_limits=FAST)
+            client = OpenAIClient(batch_section(server))
+            batch_calls = BatchCalls(
+                batch_client(client, "trace"), ledger, stage="trace", limits=LIMITS, batch_limits=FAST
+            )
             calls = [Call(q, 0) for q in questions(*TEXTS)]
-            running = asyncio.create_task(loop.run(calls, lambda _: None, total=40))
+            running = asyncio.create_task(batch_calls.run(calls, lambda _: None, total=40))
             while not running.done():
-                words.add(loop.progress.waiting_for)
+                words.add(batch_calls.progress.waiting_for)
                 await asyncio.sleep(0.001)
             await running
-            await teacher.close()
+            await client.close()
 
         asyncio.run(go())
     assert words == {"", "batch in_progress 0/40", "batch completed 40/40"}
@@ -491,7 +495,7 @@ def test_as_many_lines_as_fit_under_the_cap_go_into_a_batch(tmp_path):
     cap = 10 * worst_microusd(TEXTS[20])
     lines = lambda server: [b["request_counts"]["total"] for b in server.batches.batches.values()]  # noqa: E731
     results = {}
-    with TeacherServer() as server:
+    with ChatServer() as server:
         with closing(Ledger(tmp_path / "run.db", budget_usd=cap / 1e6)) as ledger:
             with closing(sqlite3.connect(ledger.path)) as db:
                 db.executescript(f"""
@@ -506,9 +510,9 @@ def test_as_many_lines_as_fit_under_the_cap_go_into_a_batch(tmp_path):
     assert set(server.completed.values()) == {1}
 
 
-def test_when_nothing_waits_and_nothing_fits_the_loop_says_what_is_missing(tmp_path):
+def test_when_nothing_is_open_and_nothing_fits_the_missing_dollars_are_reported(tmp_path):
     results = {}
-    with TeacherServer() as server:
+    with ChatServer() as server:
         with closing(Ledger(tmp_path / "run.db", budget_usd=0.0015)) as ledger:
             with pytest.raises(BudgetReached, match=r"the cap of \$0.0015 is reached in trace") as caught:
                 buy(server, ledger, TEXTS, results=results)
@@ -531,7 +535,7 @@ def test_a_batch_has_its_limits_and_several_wait_side_by_side(small, ledger):
         open_at_once.append(query(ledger.path, "SELECT COUNT(*) FROM batches WHERE state != 'closed'")[0][0])
         return work()
 
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.around = look
         results, _ = buy(server, ledger, TEXTS, batch_limits=FAST._replace(**small))
         totals = [b["request_counts"]["total"] for b in server.batches.batches.values()]
@@ -545,10 +549,10 @@ def test_a_batch_has_its_limits_and_several_wait_side_by_side(small, ledger):
 # -- at the door ---------------------------------------------------------------------------------------------------
 
 
-def test_teachers_without_batches_are_refused_before_anything_is_spent(monkeypatch, tmp_path):
+def test_clients_without_batches_are_refused_before_anything_is_spent(monkeypatch, tmp_path):
     monkeypatch.setenv("THE_KEY", "sk")
     other = tmp_path / "other"
-    with TeacherServer() as server:
+    with ChatServer() as server:
         other.mkdir()
         Ledger(other / "run.db", budget_usd=1).close()
         RunFolder(other).write_state(FolderState())
@@ -589,7 +593,7 @@ def test_the_multiplier_goes_with_a_price(tmp_path, capsys):
 def test_what_was_truncated_is_bought_longer_in_another_batch(tmp_path):
     folder = RunFolder(tmp_path)
     with (
-        TeacherServer({TEXTS[1]: ["truncated", "good"]}) as server,
+        ChatServer({TEXTS[1]: ["truncated", "good"]}) as server,
         closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger,
     ):
         server.batches.polls = 1
@@ -632,7 +636,7 @@ def wait_until(condition, process):
 
 def test_ctrl_c_while_waiting_leaves_everything_to_the_same_command(tmp_path):
     file = write_questions(tmp_path, TEXTS)
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.polls = 1000
         process = subprocess.Popen(command(file, server), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         wait_until(lambda: any(b["polled"] for b in server.batches.batches.values()), process)
@@ -659,7 +663,7 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
     file, database = write_questions(tmp_path, texts), tmp_path / "out" / "run.db"
     step = 8 * worst_microusd(texts[-1], tokens=100)  # what a session may spend: a few lines at once, then fewer
     hits = []
-    with TeacherServer() as server:
+    with ChatServer() as server:
         server.batches.polls = 1
         heard = []
 

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
-from teacher_server import TeacherServer, usage_of
+from chat_server import ChatServer, usage_of
 
 from tenner.budget.ledger import Ledger
 
@@ -37,7 +37,7 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
     rows = [{"id": i, "question": f"What is {i}+{i + 1}?", "answer": 2 * i + 1} for i in range(QUESTIONS)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     in_flight_at_kills = 0
-    with TeacherServer(latency_seconds=(0.1, 0.9), fault_rate=0.03) as server:
+    with ChatServer(latency_seconds=(0.1, 0.9), fault_rate=0.03) as server:
         command = [
             sys.executable, "-m", "tenner", "trace", file, "--out", out, "--model", "m", "--base-url", server.url,
             "--price-in", "1", "--price-out", "2", "--max-output-tokens", "100", "--budget-usd", "10",
@@ -100,7 +100,7 @@ from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Reply, Response
 
-class Teacher:
+class SimulatedClient:
     "Answers after a random while with a random number of tokens, or fails in a random way."
     reasoning_is_summary, secret = False, ""
 
@@ -134,10 +134,10 @@ for line in sys.stdin:
     cap = random.Random(seed).choice([0, 1, 500, 5_000, 40_000])
     ledger = Ledger(folder / f"{seed}.db", budget_usd=cap / 1e6)
     calls = [Call(Question(id=str(i), question=f"{name} {i}", source="t"), 0) for i in range(draw.randint(1, 150))]
-    loop = PaidCalls(Teacher(draw), ledger, stage="trace", limits=limits)
+    paid_calls = PaidCalls(SimulatedClient(draw), ledger, stage="trace", limits=limits)
     came = []
     try:
-        asyncio.run(loop.run(calls, came.append, total=len(calls)))
+        asyncio.run(paid_calls.run(calls, came.append, total=len(calls)))
         end = "done" if len(came) == len(calls) else "lost some"
     except BudgetReached as e:
         end = f"{e.exit_code} {e} {e.hint}"

@@ -39,8 +39,8 @@ def test_what_the_server_says_is_kept_in_one_line(body):
     assert from_status(500, {}, "a\n b" + "x" * 1000).evidence.startswith("HTTP 500: a b")
     key = "sk-0123456789"
     long = from_status(500, {}, "x" * (EVIDENCE_CHARS - 15) + key)  # cut first, half of the key would be left
-    assert key[:8] not in long.told(key)
-    assert len(long.told(key)) == EVIDENCE_CHARS
+    assert key[:8] not in long.redacted(key)
+    assert len(long.redacted(key)) == EVIDENCE_CHARS
 
 
 def test_retry_after_is_seconds_or_a_date_or_nothing():
@@ -52,8 +52,8 @@ def test_retry_after_is_seconds_or_a_date_or_nothing():
     assert 28 < retry_after_seconds({"retry-after": email.utils.format_datetime(then, usegmt=True)}) < 31
 
 
-def test_nothing_that_stops_the_run_is_retried_and_everything_retried_heals():
+def test_no_fatal_fault_is_retried_and_every_retried_one_is_transient():
     for rule in FAULTS.values():
-        assert not (rule.stops_the_run and (rule.retried or rule.heals))
-        assert rule.heals or not rule.retried
+        assert not (rule.stops_the_run and (rule.retried or rule.transient))
+        assert rule.transient or not rule.retried
         assert bool(rule.hint) == rule.stops_the_run

@@ -1,4 +1,4 @@
-"""The Gemini teacher against a server that speaks Gemini's REST protocol (see `gemini_server.py`)."""
+"""The Gemini client against a server that speaks Gemini's REST protocol (see `gemini_server.py`)."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tenner.budget.ledger import Ledger
 from tenner.clients import registry
 from tenner.clients.faults import Fault
 from tenner.clients.gemini import GeminiClient, parse_generation
-from tenner.clients.paid_calls import Bought, Limits, PaidCalls
+from tenner.clients.paid_calls import Limits, PaidCalls, PaidReply
 from tenner.clients.protocol import Call, Response
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
@@ -45,29 +45,29 @@ def call(text=ASKED):
     return Call(Question(id="q0", question=text, source="t"), 0)
 
 
-def use(teacher, what):
-    """The result of an async function of the teacher."""
+def use(client, what):
+    """The result of an async function of the client."""
 
     async def go():
         try:
-            return await what(teacher)
+            return await what(client)
         finally:
-            await teacher.close()
+            await client.close()
 
     return asyncio.run(go())
 
 
-async def attempt(teacher, asked):
+async def attempt(client, asked):
     """The response, or the fault."""
     try:
-        return await teacher.send(asked, teacher.request(asked))
+        return await client.send(asked, client.request(asked))
     except Fault as fault:
         return fault
 
 
 def send(url, **changes):
     """What comes of one attempt."""
-    return use(GeminiClient(section(url, **changes)), lambda teacher: attempt(teacher, call()))
+    return use(GeminiClient(section(url, **changes)), lambda client: attempt(client, call()))
 
 
 def nobody():
@@ -127,16 +127,16 @@ FAULTS = {
 def came():
     """By behaviour: the response or the fault, the body that was sent, and how often the server was asked.
 
-    All are asked for side by side, by one teacher.
+    All are asked for side by side, by one client.
     """
     behaviours = [*OUTCOMES, *FAULTS]
     with GeminiServer({named(b): [b, "good"] for b in behaviours}) as server:
-        teacher = GeminiClient(section(server.url), key=KEY)
+        client = GeminiClient(section(server.url), key=KEY)
 
-        async def everything(teacher):
-            return await asyncio.gather(*(attempt(teacher, call(named(b))) for b in behaviours))
+        async def everything(client):
+            return await asyncio.gather(*(attempt(client, call(named(b))) for b in behaviours))
 
-        results = dict(zip(behaviours, use(teacher, everything), strict=True))
+        results = dict(zip(behaviours, use(client, everything), strict=True))
         times = Counter(asked.body["contents"][0]["parts"][0]["text"] for asked in server.asked)
     return {b: (result, server.sent.get(named(b)), times[named(b)]) for b, result in results.items()}
 
@@ -188,10 +188,10 @@ def test_what_goes_over_the_wire():
     parameters = {"temperature": 0.5, "thinking_config": {"thinking_budget": 512}}
     with GeminiServer() as server:
         texts = {"system_prompt": "Be brief.", "suffix": " Say why."}
-        teacher = GeminiClient(section(server.url + "/", parameters=parameters, **texts))
-        request = teacher.request(call())
+        client = GeminiClient(section(server.url + "/", parameters=parameters, **texts))
+        request = client.request(call())
         assert json.loads(json.dumps(request)) == request
-        assert use(teacher, lambda t: t.send(call(), request)).body == server.sent[f"{ASKED} Say why."]
+        assert use(client, lambda t: t.send(call(), request)).body == server.sent[f"{ASKED} Say why."]
         (asked,) = server.asked
     assert asked.path == "/v1beta/models/m:generateContent"
     assert asked.headers["x-goog-api-key"] == KEY
@@ -207,7 +207,7 @@ def test_what_goes_over_the_wire():
             },  # protobuf's JSON takes both spellings
         },
     }
-    worst = teacher.worst_case_usage(call(), request)
+    worst = client.worst_case_usage(call(), request)
     assert worst.input_tokens > len(f"{ASKED} Say why.Be brief.") + 256
     assert worst.output_tokens == 1000
 
@@ -239,7 +239,7 @@ def test_parameters_that_cannot_be_sent_are_refused_before_anything_is():
     assert refusal(thinking_config=5)[0].startswith("trace.parameters: thinking_config: ")
 
 
-def test_a_teacher_without_key_or_price_is_refused(monkeypatch):
+def test_a_client_without_key_or_price_is_refused(monkeypatch):
     with pytest.raises(TennerError, match="the price of gemini/m is not known"):
         GeminiClient(section("http://127.0.0.1:1", price=None))
     with pytest.raises(TennerError, match="the environment variable MINE holds no key"):
@@ -258,11 +258,11 @@ def test_a_teacher_without_key_or_price_is_refused(monkeypatch):
 def test_without_the_sdk_there_is_a_hint():
     code = "import sys; sys.modules['google.genai'] = None; import tenner.clients.gemini"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1].endswith("TennerError: the gemini teacher needs google-genai")
+    assert done.stderr.splitlines()[-1].endswith("TennerError: the gemini client needs google-genai")
 
 
 def check(url, **changes):
-    use(GeminiClient(section(url, **changes)), lambda teacher: teacher.check())
+    use(GeminiClient(section(url, **changes)), lambda client: client.check())
 
 
 @pytest.mark.parametrize("behaviour", ["good", "overloaded", "rate limit", "invalid json", "web page"])
@@ -319,15 +319,15 @@ def test_parsing_never_raises():
 
 def buy(url, ledger, asked, *, limits=LIMITS, **changes):
     """The results by question id."""
-    teacher = GeminiClient(section(url, **changes))
+    client = GeminiClient(section(url, **changes))
     results = {}
 
     def keep(result):
-        results[result.call.question.id if isinstance(result, Bought) else result.question_id] = result
+        results[result.call.question.id if isinstance(result, PaidReply) else result.question_id] = result
 
     calls = [Call(Question(id=f"q{i}", question=text, source="t"), 0) for i, text in enumerate(asked)]
-    loop = PaidCalls(teacher, ledger, stage="trace", limits=limits)
-    use(teacher, lambda _: loop.run(calls, keep, total=len(calls)))
+    paid_calls = PaidCalls(client, ledger, stage="trace", limits=limits)
+    use(client, lambda _: paid_calls.run(calls, keep, total=len(calls)))
     return results
 
 
@@ -344,12 +344,12 @@ def test_from_request_to_ledger_to_the_micro_dollar(tmp_path):
     limits = LIMITS._replace(attempts_max=2, deadline_seconds=1.5)
     with closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger, GeminiServer(scripts) as server:
         results = buy(server.url, ledger, texts, limits=limits)
-        teacher = GeminiClient(section(server.url))
+        client = GeminiClient(section(server.url))
         worst = {}
         for text in texts[:6]:
-            usage = teacher.worst_case_usage(call(text), teacher.request(call(text)))
+            usage = client.worst_case_usage(call(text), client.request(call(text)))
             worst[text] = usage.input_tokens + 2 * usage.output_tokens
-        asyncio.run(teacher.close())
+        asyncio.run(client.close())
         good = sum(len(t) + 2 * (7 + 2 * len(t)) for t in [texts[2], texts[3], *texts[6:]])
         cached = (100 - 64) + 64 / 4 + 2 * (7 + 2 * len(texts[0]))
         lost = worst[texts[1]] + 2 * worst[texts[4]] + worst[texts[5]]  # twice: it was tried again
@@ -385,4 +385,4 @@ def test_a_bad_key_stops_the_run_and_is_not_repeated(tmp_path):
 def test_summaries_are_warned_of_before_anything_is_spent(capsys):
     with GeminiServer({}) as server:
         registry.check(section(server.url), Screen())
-    assert "warning: gemini shows summaries of its thinking only; traces will say so" in capsys.readouterr().err
+    assert "warning: gemini returns only summaries of its thinking; traces are marked so" in capsys.readouterr().err

@@ -83,12 +83,12 @@ def test_a_post_goes_by_the_proxy_that_the_environment_names(monkeypatch):
 
     async def use(url):
         monkeypatch.setenv("http_proxy", url.removesuffix("/v1/chat/completions"))
-        posts = JSONPosts("http://teacher.example/v1/chat/completions", key="")
+        posts = JSONPosts("http://api.example/v1/chat/completions", key="")
         await posts.post("{}")
         await posts.close()
 
     asyncio.run(served(handle, use))
-    assert asked == ["http://teacher.example/v1/chat/completions"]
+    assert asked == ["http://api.example/v1/chat/completions"]
 
 
 @pytest.mark.parametrize(

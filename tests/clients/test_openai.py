@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from teacher_server import completion
+from chat_server import completion
 
 from tenner.clients.openai import OpenAIClient, parse_completion, presets
 from tenner.clients.protocol import Response

@@ -1,4 +1,4 @@
-"""The paid-call loop against a real server that misbehaves on demand (see `teacher_server.py`)."""
+"""The paid-call loop against a real server that misbehaves on demand (see `chat_server.py`)."""
 
 import asyncio
 import datetime
@@ -10,8 +10,8 @@ import time
 from contextlib import closing
 
 import pytest
+from chat_server import ChatServer
 from paid import LIMITS, buy, cost_microusd, questions, section, spent_microusd
-from teacher_server import TeacherServer
 
 from tenner.budget.ledger import Ledger
 from tenner.budget.prices import find
@@ -28,7 +28,7 @@ def ledger(tmp_path):
         yield opened
 
 
-def test_the_worked_teacher_goes_through_store_and_ledger_at_no_price(ledger):
+def test_reference_solutions_go_through_store_and_ledger_at_no_price(ledger):
     asked = [Question(id=f"q{i}", question=f"{i}?", answer="1", solution=f"{i}.", source="t") for i in range(20)]
     results, _ = buy(ReferenceSolutionClient(), ledger, asked)
     assert {i: r.reply.thinking for i, r in results.items()} == {q.id: q.solution for q in asked}
@@ -44,8 +44,8 @@ def test_a_question_without_a_solution_is_refused(ledger):
 
 def test_every_token_is_paid_once(ledger):
     texts = [f"What is {i}+{i}?" for i in range(40)]
-    with TeacherServer(latency_seconds=(0.0, 0.02)) as server:
-        results, loop = buy(OpenAIClient(section(server)), ledger, questions(*texts))
+    with ChatServer(latency_seconds=(0.0, 0.02)) as server:
+        results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions(*texts))
         assert spent_microusd(ledger) == sum(map(cost_microusd, texts))
         assert all(r.metered and not r.reused and r.reply.outcome == "complete" for r in results.values())
         again, _ = buy(OpenAIClient(section(server)), ledger, questions(*texts))
@@ -57,11 +57,11 @@ def test_every_token_is_paid_once(ledger):
         buy(OpenAIClient(section(server, output_tokens_max=999)), ledger, questions(texts[0]))  # another limit
         assert len(server.asked) == 42
     assert 1 < server.in_flight_max <= 8
-    assert loop.progress.bought == 40
+    assert paid_calls.progress.bought == 40
 
 
 def test_two_questions_in_the_same_words_are_one_call(ledger):
-    with TeacherServer(latency_seconds=(0.05, 0.05)) as server:
+    with ChatServer(latency_seconds=(0.05, 0.05)) as server:
         results, _ = buy(OpenAIClient(section(server)), ledger, questions("1+1?", "1+1?", "1+1?"))
     assert len(results) == 3
     assert len(server.asked) == 1
@@ -83,8 +83,8 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize(("behaviour", "outcome"), OUTCOMES.items())
-def test_every_success_is_kept_raw_and_named_and_never_bought_again(behaviour, outcome, ledger):
-    with TeacherServer({"1+2?": [behaviour]}) as server:
+def test_every_success_is_stored_raw_and_never_bought_again(behaviour, outcome, ledger):
+    with ChatServer({"1+2?": [behaviour]}) as server:
         for _ in range(2):
             results, _ = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
             assert results["q0"].reply.outcome == outcome
@@ -110,7 +110,7 @@ def test_every_success_is_kept_raw_and_named_and_never_bought_again(behaviour, o
     ],
 )
 def test_reasoning_is_found_in_all_its_places(behaviour, thinking, answer, ledger):
-    with TeacherServer({"1+2?": [behaviour]}) as server:
+    with ChatServer({"1+2?": [behaviour]}) as server:
         results, _ = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
     reply = results["q0"].reply
     assert (reply.outcome, reply.thinking, reply.answer) == ("complete", thinking, answer)
@@ -130,16 +130,16 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("behaviour", "kind", "attempts"), [(b, *e) for b, e in FAULTS.items()])
-def test_every_fault_has_a_name_and_is_tried_again_only_where_it_may_heal(behaviour, kind, attempts, ledger):
+def test_every_fault_has_a_name_and_only_transient_ones_are_retried(behaviour, kind, attempts, ledger):
     limits = LIMITS._replace(deadline_seconds=0.5)
-    with TeacherServer({"1+2?": [behaviour]}) as server:
-        results, loop = buy(OpenAIClient(section(server)), ledger, questions("1+2?", "5+5?"), limits=limits)
+    with ChatServer({"1+2?": [behaviour]}) as server:
+        results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?", "5+5?"), limits=limits)
         assert len([a for a in server.asked if a.question == "1+2?"]) == attempts
     failed = results["q0"]
     assert isinstance(failed, FailedCall)
     assert (failed.kind, failed.attempts) == (kind, attempts)
     assert results["q1"].reply.outcome == "complete"  # one that fails takes no other with it
-    assert loop.progress.failures == {kind: 1}
+    assert paid_calls.progress.failures == {kind: 1}
     worst = len("1+2?") + 256 + 2 * 1000
     lost = attempts * worst if kind in ("interrupted", "deadline") else 0  # these may have been charged
     assert spent_microusd(ledger) == cost_microusd("5+5?") + lost
@@ -147,7 +147,7 @@ def test_every_fault_has_a_name_and_is_tried_again_only_where_it_may_heal(behavi
 
 
 def test_a_slow_drip_is_cut_off_at_the_deadline(ledger):
-    with TeacherServer({"1+2?": ["drip"]}) as server:
+    with ChatServer({"1+2?": ["drip"]}) as server:
         results, _ = buy(
             OpenAIClient(section(server)), ledger, questions("1+2?"), limits=LIMITS._replace(deadline_seconds=0.4)
         )
@@ -155,18 +155,18 @@ def test_a_slow_drip_is_cut_off_at_the_deadline(ledger):
 
 
 @pytest.mark.parametrize("behaviour", ["rate limit", "server error", "overloaded", "reset"])
-def test_what_heals_is_bought(behaviour, ledger):
-    with TeacherServer({"1+2?": [behaviour, behaviour, "good"]}) as server:
-        results, loop = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
+def test_transient_faults_are_retried_until_the_call_succeeds(behaviour, ledger):
+    with ChatServer({"1+2?": [behaviour, behaviour, "good"]}) as server:
+        results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
     assert results["q0"].reply.outcome == "complete"
-    assert loop.progress.retries.total() == 2
+    assert paid_calls.progress.retries.total() == 2
 
 
 @pytest.mark.parametrize("behaviour", ["rate limit for a second", "rate limit until a date"])
 def test_the_wait_that_the_server_asks_for_is_kept_by_all_calls(behaviour, ledger):
     texts = [f"{i}+1?" for i in range(6)]
     limits = LIMITS._replace(concurrency=1)
-    with TeacherServer({texts[0]: [behaviour, "good"]}) as server:
+    with ChatServer({texts[0]: [behaviour, "good"]}) as server:
         began = time.monotonic()
         buy(OpenAIClient(section(server)), ledger, questions(*texts), limits=limits)
         assert time.monotonic() - began > 0.9
@@ -184,7 +184,7 @@ STOPS = {
 @pytest.mark.parametrize(("behaviour", "message"), STOPS.items())
 def test_what_every_other_call_would_meet_too_stops_the_run(behaviour, message, ledger):
     texts = [f"{i}+1?" for i in range(100)]
-    with TeacherServer({texts[20]: [behaviour]}, latency_seconds=(0.01, 0.03)) as server:
+    with ChatServer({texts[20]: [behaviour]}, latency_seconds=(0.01, 0.03)) as server:
         with pytest.raises(TennerError, match=message) as caught:
             buy(OpenAIClient(section(server)), ledger, questions(*texts))
         assert caught.value.hint
@@ -196,13 +196,13 @@ def test_what_every_other_call_would_meet_too_stops_the_run(behaviour, message, 
 def test_parameters_that_no_call_gets_through_with_stop_the_run(ledger):
     texts = [f"{i}+1?" for i in range(50)]
     refused = pytest.raises(TennerError, match="the first 5 requests were refused: HTTP 400: unknown parameter")
-    with TeacherServer({text: ["bad request"] for text in texts}) as server, refused:
+    with ChatServer({text: ["bad request"] for text in texts}) as server, refused:
         buy(OpenAIClient(section(server)), ledger, questions(*texts))
     assert len(server.asked) <= 5 + LIMITS.concurrency
 
 
 def test_a_server_that_goes_away_is_unreachable(ledger):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         gone = section(server)
     results, _ = buy(OpenAIClient(gone), ledger, questions("1+2?"))
     assert (results["q0"].kind, results["q0"].attempts) == ("unreachable", 4)
@@ -211,7 +211,7 @@ def test_a_server_that_goes_away_is_unreachable(ledger):
 
 def test_tokens_beyond_the_limit_stop_the_run_and_are_booked(ledger):
     with (
-        TeacherServer({"1+2?": ["too much"]}) as server,
+        ChatServer({"1+2?": ["too much"]}) as server,
         pytest.raises(TennerError, match="does not keep to the limit"),
     ):
         buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
@@ -220,7 +220,7 @@ def test_tokens_beyond_the_limit_stop_the_run_and_are_booked(ledger):
 
 def test_cached_tokens_have_their_price(ledger):
     price = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0, cached_input_usd_per_mtok=0.25)
-    with TeacherServer({"1+2?": ["cached"]}) as server:
+    with ChatServer({"1+2?": ["cached"]}) as server:
         results, _ = buy(OpenAIClient(section(server, price=price)), ledger, questions("1+2?"))
     usage = results["q0"].reply.usage
     assert (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.reasoning_tokens) == (
@@ -238,7 +238,7 @@ def test_deepseek_is_paid_by_its_own_price_at_its_own_hours(monkeypatch, ledger)
         output_tokens_max=8000,
         parameters={"thinking": {"type": "enabled"}},
     )
-    with TeacherServer({"1+2?": ["deepseek"]}, key="sk-deep", models=("deepseek-flash", "deepseek-v4-pro")) as server:
+    with ChatServer({"1+2?": ["deepseek"]}, key="sk-deep", models=("deepseek-flash", "deepseek-v4-pro")) as server:
         here = deepseek.model_copy(update={"base_url": server.url})
         asyncio.run(_checked(OpenAIClient(here)))
         before = datetime.datetime.now(datetime.UTC)
@@ -255,17 +255,17 @@ def test_deepseek_is_paid_by_its_own_price_at_its_own_hours(monkeypatch, ledger)
     assert ledger.rows()[0].provider == "deepseek"
 
 
-async def _checked(teacher):
+async def _checked(client):
     try:
-        await teacher.check()
+        await client.check()
     finally:
-        await teacher.close()
+        await client.close()
 
 
-def test_at_the_cap_the_loop_waits_for_what_is_in_flight_and_then_says_what_is_missing(tmp_path):
+def test_at_the_cap_calls_in_flight_are_awaited_and_the_missing_dollars_reported(tmp_path):
     texts = [f"What is {i}+1?" for i in range(30)]  # 60 to 70 micro-dollars each, 2,270 at worst
     budget_usd = 0.004
-    with TeacherServer(latency_seconds=(0.01, 0.02)) as server:
+    with ChatServer(latency_seconds=(0.01, 0.02)) as server:
         with closing(Ledger(tmp_path / "run.db", budget_usd=budget_usd)) as ledger:
             with pytest.raises(BudgetReached, match=r"the cap of \$0.0040 is reached in trace") as caught:
                 buy(OpenAIClient(section(server)), ledger, questions(*texts))
@@ -281,7 +281,7 @@ def test_at_the_cap_the_loop_waits_for_what_is_in_flight_and_then_says_what_is_m
 
 
 def test_a_response_that_was_kept_but_not_settled_is_settled_by_the_next_session(tmp_path):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         with closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger:
             buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
         with closing(sqlite3.connect(tmp_path / "run.db")) as db:  # as a kill between the two leaves it
@@ -297,10 +297,10 @@ def test_a_response_that_was_kept_but_not_settled_is_settled_by_the_next_session
 def test_a_key_that_the_server_repeats_is_written_nowhere(monkeypatch, ledger, tmp_path):
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv("THE_KEY", key)
-    with TeacherServer(key="another") as server, pytest.raises(TennerError) as caught:
+    with ChatServer(key="another") as server, pytest.raises(TennerError) as caught:
         buy(OpenAIClient(section(server, api_key_env="THE_KEY")), ledger, questions("1+2?"))
     assert str(caught.value) == "bad_key: HTTP 401: Incorrect API key provided: Bearer [key]"
-    with TeacherServer(key=key, tells_headers=True) as server:
+    with ChatServer(key=key, tells_headers=True) as server:
         results, _ = buy(OpenAIClient(section(server, api_key_env="THE_KEY")), ledger, questions("1+2?"))
     assert "Bearer [key]" in results["q0"].reply.thinking
     ledger.close()
@@ -336,7 +336,7 @@ finally:
 
 def test_two_processes_share_one_cap(tmp_path):
     budget_usd = 0.008
-    with TeacherServer(latency_seconds=(0.0, 0.02), fault_rate=0.1) as server:
+    with ChatServer(latency_seconds=(0.0, 0.02), fault_rate=0.1) as server:
         arguments = [str(tmp_path / "run.db"), server.url, str(budget_usd)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         both = [subprocess.Popen([sys.executable, "-c", SHARED, *arguments, name], **pipes) for name in ("a", "b")]

@@ -7,7 +7,7 @@ from tenner.clients.rate_limiter import RateLimiter
 def elapsed(limiter, turns, tokens=0.0):
     async def go():
         began = time.monotonic()
-        await asyncio.gather(*(limiter.turn(tokens) for _ in range(turns)))
+        await asyncio.gather(*(limiter.acquire(tokens) for _ in range(turns)))
         return time.monotonic() - began
 
     return asyncio.run(go())

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from teacher_server import TeacherServer, usage_of
+from chat_server import ChatServer, usage_of
 
 from tenner import cli
 from tenner.budget.ledger import read_spend
@@ -175,7 +175,7 @@ def microusd(usages):
 def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("THE_KEY", "sk-right-key-345")
     folder = RunFolder(tmp_path / "run")
-    with TeacherServer(key="sk-right-key-345") as server:
+    with ChatServer(key="sk-right-key-345") as server:
         file = described(server, data, tmp_path, api_key_env="THE_KEY")
         measured(file, "--run-dir", folder.path, "--budget-usd", "0.0017", code=3)
         first = folder.read("completions", Completion)
@@ -210,7 +210,7 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
 
 @pytest.mark.parametrize("bound", ["evaluate.waits=[1]", "evaluate.thinking_tokens_min=5"])
 def test_models_behind_apis_are_not_forced(bound, data, tmp_path, capsys):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         measured(described(server, data, tmp_path), "--run-dir", tmp_path / "run", "--set", bound, code=2)
     assert "the largest of thinking_tokens_max" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -218,7 +218,7 @@ def test_models_behind_apis_are_not_forced(bound, data, tmp_path, capsys):
 
 def test_no_key_is_found_before_anything_is_asked(data, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("NO_KEY", raising=False)
-    with TeacherServer() as server:
+    with ChatServer() as server:
         measured(described(server, data, tmp_path, api_key_env="NO_KEY"), "--run-dir", tmp_path / "run", code=2)
         assert server.asked == []
     assert "NO_KEY" in capsys.readouterr().err
@@ -237,7 +237,7 @@ def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path
     behaviours = ["not a completion", "content filter", "refused"]
     scripts = {f"What is {n} plus {n}? In a box.": [b] for n, b in enumerate(behaviours)}
     folder = RunFolder(tmp_path / "run")
-    with TeacherServer(scripts=scripts) as server:
+    with ChatServer(scripts=scripts) as server:
         measured(described(server, data, tmp_path), "--run-dir", folder.path)
     questions = {q.id: q.question + q.suffix for q in folder.read("benchmark", Question)}
     verdicts = {questions[c.question_id]: c.grade.verdict for c in folder.read("completions", Completion)}

@@ -6,8 +6,8 @@ import re
 
 import datasets
 import pytest
+from chat_server import ChatServer, usage_of
 from commands import tenner, tenner_here
-from teacher_server import TeacherServer, usage_of
 
 from tenner import cli
 from tenner.clients import registry
@@ -54,7 +54,7 @@ def refused(done):
 
 
 def test_traces_are_flat_and_chats_and_graded(file):
-    with TeacherServer({"What is 3+3?": ["wrong"]}) as server:
+    with ChatServer({"What is 3+3?": ["wrong"]}) as server:
         done = trace_alone(file, server, "--suffix", "", "--parameter", "temperature=0.6")
         assert all(a.body["temperature"] == 0.6 and a.body["max_tokens"] == 100 for a in server.asked)
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_traces_load_as_a_dataset_whatever_became_of_them(file, tmp_path):
               "What is 11+11?": ["cached"]}  # fmt: skip
     bare = [{"id": f"b{i}", "question": f"Why {i}+{i}?"} for i in range(3)]
     file.write_text("".join(json.dumps(q) + "\n" for q in [bare[0], *QUESTIONS, *bare[1:]]))
-    with TeacherServer(script) as server:
+    with ChatServer(script) as server:
         assert trace(file, server).returncode == 0
     path = str(file.parent / "out" / "traces.jsonl")
     table = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
@@ -99,7 +99,7 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.2)
     monkeypatch.setattr(registry, "SHOW_EVERY_SECONDS", 0.05)
     script = {"What is 0+0?": ["refused"], "What is 1+1?": ["server error", "good"]}
-    with TeacherServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
+    with ChatServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
         cli.main(list(map(str, words(file, server))))
     assert not e.value.code
     told = [line for line in capsys.readouterr().err.splitlines() if re.match(r"trace \d+/12 ", line)]
@@ -114,7 +114,7 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
 
 
 def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         stopped = trace_alone(file, server, budget_usd=0.0007)
         assert stopped.returncode == 3
         assert stopped.stderr.startswith("tenner: the cap of $0.0007 is reached in trace")
@@ -134,7 +134,7 @@ def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
 
 def test_failed_calls_are_told_and_made_again(file):
     script = {"What is 3+3?": ["server error", "server error", "good"], "What is 4+4?": ["refused"]}
-    with TeacherServer(script) as server:
+    with ChatServer(script) as server:
         done = trace(file, server, "--attempts", "2")
         assert done.returncode == 4, done.stderr
         assert "tenner: 2 calls failed: " in done.stderr
@@ -149,7 +149,7 @@ def test_failed_calls_are_told_and_made_again(file):
 
 
 def test_only_as_many_samples_as_the_first_correct_one_needs(file):
-    with TeacherServer({"What is 3+3?": ["wrong", "wrong", "good"]}) as server:
+    with ChatServer({"What is 3+3?": ["wrong", "wrong", "good"]}) as server:
         done = trace(file, server, "--samples", "4")
         assert done.returncode == 0, done.stderr
         assert len(server.asked) == 14
@@ -161,13 +161,13 @@ def test_only_as_many_samples_as_the_first_correct_one_needs(file):
 
 def test_without_references_all_samples_are_bought(file):
     file.write_text('{"id": "q0", "question": "0+0?"}\n')
-    with TeacherServer() as server:
+    with ChatServer() as server:
         assert trace(file, server, "--samples", "3").returncode == 0
     assert [row["sample_index"] for row in rows(file)] == [0, 1, 2]
 
 
 def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file):
-    with TeacherServer({"What is 3+3?": ["truncated", "good"]}) as server:
+    with ChatServer({"What is 3+3?": ["truncated", "good"]}) as server:
         assert trace(file, server).returncode == 0
         assert len(server.asked) == 12
         longer = trace(file, server, "--longer-output-tokens", "500", "--out", file.parent / "longer")
@@ -177,7 +177,7 @@ def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file)
 
 
 def test_the_longer_one_is_asked_with_the_higher_limit(file):
-    with TeacherServer({"What is 3+3?": ["truncated", "good"]}) as server:
+    with ChatServer({"What is 3+3?": ["truncated", "good"]}) as server:
         assert trace(file, server, "--longer-output-tokens", "500").returncode == 0
         assert [a.body["max_tokens"] for a in server.asked if a.question == "What is 3+3?"] == [100, 500]
         assert len(server.asked) == 13
@@ -188,7 +188,7 @@ def test_the_longer_one_is_asked_with_the_higher_limit(file):
 
 @pytest.mark.slow
 def test_another_run_can_be_replayed_for_nothing(file):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         assert trace(file, server).returncode == 0
     out, copy = file.parent / "out", file.parent / "copy"
     done = tenner("trace", file, "--out", copy, "--replay-from", out, "--budget-usd", "0")
@@ -199,7 +199,7 @@ def test_another_run_can_be_replayed_for_nothing(file):
 
 
 def test_a_bad_key_is_found_before_anything_is_asked(file):
-    with TeacherServer(key="right") as server:
+    with ChatServer(key="right") as server:
         done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": "sk-wrong-key-123"})
         assert server.asked == []
     assert refused(done) == (
@@ -212,7 +212,7 @@ def test_a_bad_key_is_found_before_anything_is_asked(file):
 def test_a_key_is_written_nowhere_even_where_the_server_repeats_it(file):
     key = "sk-right-key-456"
     script = {"What is 3+3?": ["reset", "good"], "What is 4+4?": ["refused"]}
-    with TeacherServer(script, key=key, tells_headers=True) as server:
+    with ChatServer(script, key=key, tells_headers=True) as server:
         done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": key})
     assert done.returncode == 0, done.stderr
     assert any("Bearer [key]" in row["thinking"] for row in rows(file))
@@ -222,20 +222,20 @@ def test_a_key_is_written_nowhere_even_where_the_server_repeats_it(file):
 
 
 def test_a_key_that_is_not_there(file):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         message = refused(trace(file, server, "--api-key-env", "NO_SUCH_KEY"))
     assert "tenner: the environment variable NO_SUCH_KEY holds no key" in message
 
 
 def test_an_unknown_model_is_found_before_anything_is_asked(file):
-    with TeacherServer(models=("small", "large")) as server:
+    with ChatServer(models=("small", "large")) as server:
         message = refused(trace(file, server))
         assert server.asked == []
     assert message == "tenner: 127.0.0.1 has no model m\nhint: it has large, small"
 
 
 def test_no_server(file):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         url = server.url
     message = refused(trace(file, url))
     assert message.startswith(f"tenner: no server answers at {url}: ")
@@ -243,7 +243,7 @@ def test_no_server(file):
 
 
 def test_a_server_without_a_list_of_models_is_taken_at_its_word(file):
-    with TeacherServer(lists_models=False) as server:
+    with ChatServer(lists_models=False) as server:
         assert trace(file, server).returncode == 0
 
 
@@ -290,7 +290,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_the_folder_of_another_job(file):
-    with TeacherServer() as server:
+    with ChatServer() as server:
         assert trace(file, server).returncode == 0
         message = refused(trace(file, server, "--suffix", " Think."))
         assert (

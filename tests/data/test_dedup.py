@@ -58,10 +58,10 @@ def test_planted_near_duplicates_are_found_in_a_large_pool():
     assert all(found[j].evidence.endswith(f" q{i}") for j, i in planted.items())
 
 
-def test_a_crowd_of_one_template_costs_no_square():
+def test_many_questions_of_one_template_are_near_duplicates():
     r = random.Random(3)
-    crowd = [" ".join(["the same words in every one of these questions"] * 4 + [r.choice(WORDS)]) for _ in range(3000)]
-    found = drops(crowd)
+    alike = [" ".join(["the same words in every one of these questions"] * 4 + [r.choice(WORDS)]) for _ in range(3000)]
+    found = drops(alike)
     assert sum(d is None for d in found) <= len(WORDS)
 
 

@@ -14,23 +14,6 @@ def questions(*texts):
     return [Question(id=f"q{i:03}", question=text, source="test") for i, text in enumerate(texts)]
 
 
-def test_there_are_the_61_subjects_of_s1():
-    assert len(domains.subjects()) == 61
-    assert domains.subjects()["11"] == "Number theory"
-    assert "11 Number theory" in domains.system_prompt()
-
-
-@pytest.mark.parametrize(
-    ("answer", "subject"),
-    [
-        ("It is about primes.\n11", "Number theory"), ("11", "Number theory"), ("So:\n**05**.", "Combinatorics"),
-        ("The answer is 51 ", "Geometry"), ("99", None), ("2011", None), ("11\nor perhaps not", None), ("", None),
-    ],
-)  # fmt: skip
-def test_the_last_line_says_the_subject(answer, subject):
-    assert domains.parse(answer) == subject
-
-
 def test_clusters_follow_the_words_and_are_named_by_them():
     pool = questions(*(f"{(GEOMETRY, MONEY)[i % 2]} number {i}" for i in range(60)))
     labels = domains.clusters(pool, count=2, seed=0)

@@ -90,9 +90,9 @@ def test_traces_that_pass(name, item):
 def test_the_first_filter_that_fails_is_the_reason():
     items = [question("![a](b)", answer=None), question()]
     for names, reason in ((["images", "no-answer"], "images"), (["no-answer", "images"], "no answer")):
-        kept, dropped = quality_filters.sift(items, names, quality_filters.QUESTION_FILTERS)
+        kept, dropped = quality_filters.apply(items, names, quality_filters.QUESTION_FILTERS)
         assert (kept, [d.reason for d in dropped]) == ([question()], [reason])
-    assert quality_filters.sift(items, [], quality_filters.QUESTION_FILTERS) == (items, [])
+    assert quality_filters.apply(items, [], quality_filters.QUESTION_FILTERS) == (items, [])
 
 
 def test_a_filter_that_there_is_not_is_refused_with_the_nearest():

@@ -10,7 +10,7 @@ import pytest
 from tenner.core.records import Difficulty, Question
 from tenner.core.sections import Select
 from tenner.data import puzzles
-from tenner.data.selection import Taught, select
+from tenner.data.selection import TraceFacts, select
 
 
 def pool(sizes, source="test"):
@@ -76,10 +76,10 @@ def demo_like(sampler):
     """The ids that are picked, as one hash."""
     questions = list(puzzles.generate(3200, families=list(puzzles.FAMILIES), split="train", seed=0))
     measured = [difficulty(q.id, i % 3, tokens=i % 7) for i, q in enumerate(questions[:80])]
-    taught = {q.id: Taught(100 + i % 997, i % 9 == 0) for i, q in enumerate(questions)}
+    traced = {q.id: TraceFacts(100 + i % 997, i % 9 == 0) for i, q in enumerate(questions)}
     roles = {"aime": ["puzzles:sorting"], "gpqa": ["puzzles:bills"]}
     rules = Select(samples=1000, sampler=sampler, **(roles if sampler != "hardest" else {}))
-    picked = select(questions, measured, rules=rules, seed=0, taught=taught).picked
+    picked = select(questions, measured, rules=rules, seed=0, traced=traced).picked
     assert len(picked) == 1000
     return hashlib.sha256("".join(q.id for q in picked).encode()).hexdigest()[:16]
 
@@ -99,9 +99,9 @@ SAMPLERS = [("hardest", {}), ("s1-paper", SOURCES), ("s1-notebook", SOURCES)]
 @pytest.mark.parametrize(("sampler", "roles"), SAMPLERS)
 def test_a_larger_count_continues_the_same_draw(sampler, roles):
     questions = pool({"a": 60, "b": 30}, "aime") + pool({"c": 60}, "gpqa")
-    taught = {q.id: Taught(100 + i % 17, i % 9 == 0) for i, q in enumerate(questions)}
+    traced = {q.id: TraceFacts(100 + i % 17, i % 9 == 0) for i, q in enumerate(questions)}
     rules = Select(samples=40, sampler=sampler, **roles)
-    picks = [select(questions, [], rules=rules, seed=3, count=n, taught=taught).picks for n in (40, 41, 90, 150)]
+    picks = [select(questions, [], rules=rules, seed=3, count=n, traced=traced).picks for n in (40, 41, 90, 150)]
     for fewer, more in pairwise(picks):
         assert more[: len(fewer)] == fewer
     assert len(picks[-1]) == 150
@@ -120,7 +120,7 @@ def featurised(counts):
     left, sizes = dict(zip(counts, list(counts.values())[1:], strict=False)), list(counts.values())
     missing, patterned, easy = (sizes[i] - sizes[i + 1] for i in range(3))
     seeds = left["too easy"]
-    questions, measured, taught = [], [], {}
+    questions, measured, traced = [], [], {}
     for i in range(sizes[0]):
         fate = "missing" if (at := i) < missing else "patterned" if (at := at - missing) < patterned else "easy"
         fate = "rest" if fate == "easy" and (at := at - patterned) >= easy else fate
@@ -135,17 +135,17 @@ def featurised(counts):
         measured.append(difficulty(f"q{i}", correct=int(fate == "easy")))
         if fate == "missing":
             continue
-        taught[f"q{i}"] = Taught(5601 if is_seed else 5600 - i % 5000, is_seed or source in ("numina", "math"))
-    return questions, measured, taught
+        traced[f"q{i}"] = TraceFacts(5601 if is_seed else 5600 - i % 5000, is_seed or source in ("numina", "math"))
+    return questions, measured, traced
 
 
 @pytest.mark.parametrize(
     ("sampler", "counts"), [pytest.param("s1-paper", PAPER, marks=pytest.mark.slow), ("s1-notebook", NOTEBOOK)]
 )
 def test_the_steps_of_s1_leave_what_they_should(sampler, counts):
-    questions, measured, taught = featurised(counts)
+    questions, measured, traced = featurised(counts)
     rules = Select(samples=1000, sampler=sampler, **SOURCES)
-    chosen = select(questions, measured, rules=rules, seed=0, taught=taught)
+    chosen = select(questions, measured, rules=rules, seed=0, traced=traced)
     left = {s.name: s.items_out for s in chosen.steps}
     assert left == {**{name: count for name, count in counts.items() if name}, "not drawn": 1000}
     assert len({p.question_id for p in chosen.picks}) == 1000
@@ -158,12 +158,12 @@ def test_the_steps_of_s1_leave_what_they_should(sampler, counts):
 
 
 def test_the_variants_of_s1_differ_as_its_paper_and_notebook_do():
-    questions, measured, taught = featurised(PAPER)
+    questions, measured, traced = featurised(PAPER)
     by_id = {q.id: q for q in questions}
     steps, of_benchmarks = {}, {}
     for sampler in ("s1-paper", "s1-notebook"):
         rules = Select(samples=1000, sampler=sampler, **SOURCES)
-        picks = select(questions, measured, rules=rules, seed=0, taught=taught).picks
+        picks = select(questions, measured, rules=rules, seed=0, traced=traced).picks
         steps[sampler] = Counter(p.step for p in picks)
         drawn = [p for p in picks if p.step != "seed set"]
         of_benchmarks[sampler] = sum(by_id[p.question_id].domain in DOMAINS[:5] for p in drawn) / len(drawn)

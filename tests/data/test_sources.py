@@ -166,7 +166,7 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "a.csv").write_text("question,answer\n1,2\n3\n")
     (tmp_path / "a.parquet").write_text("no")
     for name, message in (
-        ("none.jsonl", "is not there"), ("a.txt", "is none of .jsonl, .csv, .parquet"),
+        ("none.jsonl", "does not exist"), ("a.txt", "is not one of .jsonl, .csv, .parquet"),
         ("a.csv", "line 3 has another number of fields"), ("a.parquet", "is not Parquet"),
     ):  # fmt: skip
         said, _ = refusal(source(file=str(tmp_path / name)))
@@ -238,8 +238,14 @@ def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_
         "there is no dataset some/missing": ({"dataset": "some/missing", "revision": None}, "check the name"),
         "there is no dataset some/good at v2": ({"configs": ["algebra"], "revision": "v2"}, "the revision"),
         "it has no column problems": ({"configs": ["algebra"], "columns": Columns(question="problems")}, "problem?"),
-        "BuilderConfig 'topology' not found": ({"configs": ["topology"]}, "asked were topology config and train"),
-        'Unknown split "test"': ({"configs": ["geometry"], "splits": ["test"]}, "asked were geometry config and test"),
+        "BuilderConfig 'topology' not found": (
+            {"configs": ["topology"]},
+            "requested: topology configuration, split train",
+        ),
+        'Unknown split "test"': (
+            {"configs": ["geometry"], "splits": ["test"]},
+            "requested: geometry configuration, split test",
+        ),
     }
     told = from_hub(hub, tmp_path, *(changes for changes, _ in refused.values()))
     for (said, hinted), (message, (_, hint)) in zip(told, refused.items(), strict=True):
@@ -277,5 +283,5 @@ def test_sources_that_mean_nothing_are_refused_with_the_recipe(section, message,
 def test_a_missing_file_is_found_before_anything_runs():
     demo = recipe.load("demo")
     missing = demo.gather.model_copy(update={"sources": [source(file=str(Path("/nowhere/a.jsonl")))]})
-    with pytest.raises(TennerError, match=r"source mine: /nowhere/a\.jsonl is not there"):
+    with pytest.raises(TennerError, match=r"source mine: /nowhere/a\.jsonl does not exist"):
         pipeline.check(demo.model_copy(update={"gather": missing}))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import paths
 import pytest
-from parting import Judge
+from divergence import ReferenceModel
 from vllm_server import PROGRAM, VLLMServer, environment
 
 from tenner.budget.ledger import read_spend
@@ -114,11 +114,11 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     measurement = stored(hf)
     assert measurement is not None
     model_dir = student.resolve(recipe.load("demo").student.model)
-    judge, tokenizer = Judge(model_dir), student.load_tokenizer(model_dir)
+    reference, tokenizer = ReferenceModel(model_dir), student.load_tokenizer(model_dir)
     for key in parted:
         q = asked[str(key[0])]
         prompt = render(tokenizer, q, measurement.student.form, measurement)
-        at, gap = judge.parting(prompt, ours[key].token_ids, theirs[key].token_ids)
+        at, gap = reference.first_divergence(prompt, ours[key].token_ids, theirs[key].token_ids)
         verdicts = ours[key].grade.verdict, theirs[key].grade.verdict
         print(f"  {q.id}, {key[1]!r}: they part at id {at}, between logits that differ by {gap:.2e}: {verdicts}")
         assert gap < LOGIT_GAP_MAX

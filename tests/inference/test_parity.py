@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import vllm_sweep
-from parting import Judge
+from divergence import ReferenceModel
 from transformers import AutoTokenizer
 from vllm_server import PROGRAM, VLLMServer, environment
 
@@ -103,9 +103,11 @@ def compare(name: str, ours: Results, theirs: Results, model_dir: Path, prompts:
     print(f"\n{name}: {len(ours) - len(parted)} of {len(ours)} completions are the same, forced {dict(kinds)}")
     if not parted:
         return
-    judge = Judge(model_dir)
+    reference = ReferenceModel(model_dir)
     for prompt_id, policy in parted:
-        at, gap = judge.parting(prompts[int(prompt_id)].text, ours[prompt_id, policy][0], theirs[prompt_id, policy][0])
+        at, gap = reference.first_divergence(
+            prompts[int(prompt_id)].text, ours[prompt_id, policy][0], theirs[prompt_id, policy][0]
+        )
         print(f"  prompt {prompt_id}, {policy!r}: they part at id {at}, between logits that differ by {gap:.2e}")
         assert gap < LOGIT_GAP_MAX
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 
 class BatchAnswer(NamedTuple):
-    """What goes back."""
+    """A response."""
 
     status: int
     body: bytes
@@ -31,7 +31,7 @@ class Batches:
         self.around: Around = lambda _method, _path, work: work()
         """Stands between each request and the work on it: it may come before, come after, or say something else."""
         self.unlisted: set[str] = set()
-        """Batches that the list does not show yet."""
+        """Batches that are not in the list yet."""
         self.page_size = 100
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> BatchAnswer | None:
@@ -64,7 +64,7 @@ class Batches:
                       "created_at": 0, "status": "processed"})  # fmt: skip
 
     def create(self, fields: dict) -> BatchAnswer:
-        """A new batch, as a client orders it."""
+        """Create a batch."""
         name = f"batch-{len(self.batches)}"
         lines = self.files[fields["input_file_id"]].splitlines()
         self.batches[name] = {

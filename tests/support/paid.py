@@ -1,10 +1,10 @@
-"""Paid calls to a loopback server: questions, a section that names it, prices, and the loop."""
+"""Paid calls to a loopback server: questions, a section that names it, prices, and what makes the calls."""
 
 import asyncio
 
-from teacher_server import usage_of
+from chat_server import usage_of
 
-from tenner.clients.billing import Bought
+from tenner.clients.billing import PaidReply
 from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.protocol import Call
 from tenner.core.records import Question
@@ -31,21 +31,21 @@ def cost_microusd(question):
     return usage["prompt_tokens"] + 2 * usage["completion_tokens"]
 
 
-def buy(teacher, ledger, asked, *, limits=LIMITS, sample_index=0):
-    """The results by question id, and the loop."""
+def buy(client, ledger, asked, *, limits=LIMITS, sample_index=0):
+    """The results by question id, and the `PaidCalls` that made them."""
     results = {}
 
     async def go():
-        loop = PaidCalls(teacher, ledger, stage="trace", limits=limits)
+        paid_calls = PaidCalls(client, ledger, stage="trace", limits=limits)
         calls = [Call(q, sample_index) for q in asked]
         try:
-            await loop.run(calls, keep, total=len(calls))
+            await paid_calls.run(calls, keep, total=len(calls))
         finally:
-            await teacher.close()
-        return loop
+            await client.close()
+        return paid_calls
 
     def keep(result):
-        question_id = result.call.question.id if isinstance(result, Bought) else result.question_id
+        question_id = result.call.question.id if isinstance(result, PaidReply) else result.question_id
         assert question_id not in results
         results[question_id] = result
 

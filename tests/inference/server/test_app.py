@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import crowd
 import httpx2
+import load_generator
 import openai
 import psutil
 import pytest
@@ -33,20 +33,20 @@ Client = openai.AsyncOpenAI
 
 @pytest.fixture(scope="module")
 def engine(lively_model_dir: Path) -> HFEngine:
-    return crowd.load(lively_model_dir)
+    return load_generator.load(lively_model_dir)
 
 
 @pytest.fixture(scope="module")
 def endless(tiny_model_dir: Path) -> HFEngine:
     """It repeats itself until the limit."""
-    engine = crowd.load(tiny_model_dir)
+    engine = load_generator.load(tiny_model_dir)
     assert generated(engine, Policy(thinking_tokens_max=8), answer_tokens_max=LONG, question="Hi").truncated
     return engine
 
 
 @pytest.fixture(scope="module")
 def student() -> ServedStudent:
-    return crowd.student(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
+    return load_generator.student(Path("of the engine"))._replace(system_prompt="Be brief.", answer_tokens_max=12)
 
 
 def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, question: str = QUESTION) -> Generation:
@@ -497,15 +497,15 @@ def test_an_engine_that_fails_fails_all_and_is_reported(
 
 @pytest.mark.slow
 def test_64_concurrent_clients_each_get_their_own_policy(lively_model_dir: Path) -> None:
-    """For 20 seconds; `python tests/support/crowd.py` does it for longer."""
-    command = [sys.executable, crowd.__file__, "serve", str(lively_model_dir)]
+    """For 20 seconds; `python tests/support/load_generator.py` does it for longer."""
+    command = [sys.executable, load_generator.__file__, "serve", str(lively_model_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        tally = asyncio.run(crowd.ask(url, lively_model_dir, psutil.Process(server.pid), seconds=20))
+        report = asyncio.run(load_generator.ask(url, lively_model_dir, psutil.Process(server.pid), seconds=20))
         server.terminate()
         assert server.wait(30) == 0
-    assert (tally.wrong, tally.dropped) == (0, 0)
-    assert tally.answers > crowd.CLIENTS
-    assert tally.left > 0
-    assert tally.rss_end_mib < 1.05 * tally.rss_start_mib
+    assert (report.wrong, report.dropped) == (0, 0)
+    assert report.answers > load_generator.CLIENTS
+    assert report.left > 0
+    assert report.rss_end_mib < 1.05 * report.rss_start_mib

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import crowd
+import load_generator
 import pytest
 import torch
 from playwright.sync_api import Page, sync_playwright
@@ -39,7 +39,9 @@ def served(engine: HFEngine, settings: Settings = SETTINGS, **defaults: object) 
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        async with serving(engine, crowd.student(Path("of the engine"))._replace(**defaults), settings) as server:
+        async with serving(
+            engine, load_generator.student(Path("of the engine"))._replace(**defaults), settings
+        ) as server:
             found.append(server)
             started.set()
             await ended.wait()
@@ -81,13 +83,13 @@ def answered(page: Page, question: str) -> None:
 
 @pytest.fixture(scope="module")
 def lively(lively_model_dir: Path) -> HFEngine:
-    return crowd.load(lively_model_dir)
+    return load_generator.load(lively_model_dir)
 
 
 def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
     def expected(policy: Policy) -> tuple[str, str]:
         prompt = Prompt("alone", render_prompt(lively.tokenizer, "What is 2?", system_prompt=None))
-        (g,) = lively.sweep([prompt], [policy], SHORT, answer_tokens_max=crowd.ANSWER_TOKENS_MAX)
+        (g,) = lively.sweep([prompt], [policy], SHORT, answer_tokens_max=load_generator.ANSWER_TOKENS_MAX)
         return g.thinking, g.answer
 
     def shown(part: str) -> str:

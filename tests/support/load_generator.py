@@ -1,9 +1,9 @@
-"""A crowd of clients with mixed policies before one server, each reply checked against its own policy.
+"""A load generator: many concurrent clients with mixed policies, each reply checked against its own policy.
 
-    python tests/support/crowd.py serve MODEL_DIR                           prints the server's address, until Ctrl-C
-    python tests/support/crowd.py ask URL MODEL_DIR PID --seconds 100       one JSON object: what the crowd saw
+    python tests/support/load_generator.py serve MODEL_DIR                       prints the URL; serves until Ctrl-C
+    python tests/support/load_generator.py ask URL MODEL_DIR PID --seconds 100   prints a LoadReport as JSON
 
-MODEL_DIR is a model that decodes the same in any company: a small one, in fp32. PID is the server's process.
+MODEL_DIR is a model whose output does not depend on the batch: a small one, in fp32. PID is the server's process.
 """
 
 import argparse
@@ -38,27 +38,27 @@ POLICIES = [
     Policy(thinking_tokens_max=50, thinking_tokens_min=20),
     Policy(thinking_tokens_max=40, thinking_tokens_min=40, waits=2),
 ]
-LEAVES = 0.1
-"""The share of streams whose client goes away in their midst."""
+DISCONNECT_RATE = 0.1
+"""The share of streams whose client disconnects before the end."""
 
 
-class CallProgress(NamedTuple):
-    """What a crowd has seen."""
+class LoadReport(NamedTuple):
+    """What the clients observed."""
 
     answers: int
     tokens: int
     left: int
     wrong: int
-    """Answers that were not those of their own policy, token for token."""
+    """Answers that differ from those of their own policy in any token."""
     dropped: int
-    """Answers that did not come to their end."""
+    """Answers that were cut off by an error."""
     rss_start_mib: float
-    """When every kind of request had been made often."""
+    """After every kind of request has been made many times."""
     rss_end_mib: float
 
 
 def student(model_dir: Path) -> ServedStudent:
-    """The crowd's student."""
+    """The served student."""
     return ServedStudent(
         name="tiny", model_dir=model_dir, fmt=SHORT, system_prompt=None, wait_text=WAIT_TEXT, thinking_tokens_max=64,
         answer_tokens_max=ANSWER_TOKENS_MAX, keeps_history=False,
@@ -66,11 +66,11 @@ def student(model_dir: Path) -> ServedStudent:
 
 
 def load(model_dir: Path) -> HFEngine:
-    """The engine on both sides."""
+    """The engine of the server, and of the expected answers."""
     return HFEngine.load(model_dir, rows=CLIENTS, dtype=torch.float32)
 
 
-class _Crowd:
+class _Clients:
     def __init__(self, url: str, model_dir: Path, seconds: float) -> None:
         self.client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         engine = load(model_dir)
@@ -81,7 +81,7 @@ class _Crowd:
         self.seen: Counter[str] = Counter()
 
     async def ask_on(self, number: int) -> None:
-        """One client, asking one question after the other."""
+        """One client, sending one question after the other."""
         draw, until = random.Random(number), asyncio.get_running_loop().time() + self.seconds
         while asyncio.get_running_loop().time() < until:
             question, policy = draw.choice(QUESTIONS), draw.choice(POLICIES)
@@ -100,7 +100,7 @@ class _Crowd:
             self.seen["wrong"] += not self._is_right(found, self.expected[question, policy])
 
     async def _ask(self, question: str, thinking: dict[str, Any], draw: random.Random) -> dict[str, Any] | None:
-        """The report with the words; None where this client left in the midst of it."""
+        """The report with the text; None if this client disconnected before the end."""
         stream = draw.random() < 0.7
         reply: Any = await self.client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": question}], stream=stream,
@@ -109,12 +109,12 @@ class _Crowd:
         if not stream:
             message = reply.choices[0].message
             return {**reply.model_extra["tenner"], "thinking": message.reasoning, "answer": message.content}
-        leave_at = draw.randrange(1, 20) if draw.random() < LEAVES else None
+        disconnect_at = draw.randrange(1, 20) if draw.random() < DISCONNECT_RATE else None
         words, report, chunks = {"thinking": "", "answer": ""}, None, 0
         async with reply:
             async for chunk in reply:
                 chunks += 1
-                if chunks == leave_at:
+                if chunks == disconnect_at:
                     return None
                 delta = chunk.choices[0].delta
                 words["thinking"] += (delta.model_extra or {}).get("reasoning") or ""
@@ -136,21 +136,21 @@ class _Crowd:
         )
 
 
-async def ask(url: str, model_dir: Path, server: psutil.Process, *, seconds: float) -> CallProgress:
-    """Let the crowd ask for so long, and watch the server's memory from the second fifth on."""
-    crowd = _Crowd(url, model_dir, seconds)
-    async with crowd.client, asyncio.TaskGroup() as clients:
+async def ask(url: str, model_dir: Path, server: psutil.Process, *, seconds: float) -> LoadReport:
+    """Generate load for so long, and compare the server's memory after the first fifth with that at the end."""
+    generator = _Clients(url, model_dir, seconds)
+    async with generator.client, asyncio.TaskGroup() as clients:
         for number in range(CLIENTS):
-            clients.create_task(crowd.ask_on(number))
+            clients.create_task(generator.ask_on(number))
         await asyncio.sleep(seconds / 5)
         rss_start = server.memory_info().rss
     rss_end = server.memory_info().rss
-    seen = {name: crowd.seen[name] for name in ("answers", "tokens", "left", "wrong", "dropped")}
-    return CallProgress(**seen, rss_start_mib=rss_start / 2**20, rss_end_mib=rss_end / 2**20)
+    seen = {name: generator.seen[name] for name in ("answers", "tokens", "left", "wrong", "dropped")}
+    return LoadReport(**seen, rss_start_mib=rss_start / 2**20, rss_end_mib=rss_end / 2**20)
 
 
 def main() -> None:
-    """Either side of it."""
+    """Run the server or the clients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sides = parser.add_subparsers(required=True, dest="side")
     serving = sides.add_parser("serve")
@@ -162,11 +162,11 @@ def main() -> None:
     asking.add_argument("--seconds", type=float, default=20.0)
     args = parser.parse_args()
     if args.side == "serve":
-        settings = Settings("127.0.0.1", 0, None, CLIENTS + 16, 1 << 20, None)  # who leaves may still be on the way out
+        settings = Settings("127.0.0.1", 0, None, CLIENTS + 16, 1 << 20, None)  # room for those that disconnected
         asyncio.run(serve(load(args.model_dir), student(args.model_dir), settings, lambda url: print(url, flush=True)))
     else:
-        tally = asyncio.run(ask(args.url, args.model_dir, psutil.Process(args.pid), seconds=args.seconds))
-        print(json.dumps(tally._asdict()))
+        report = asyncio.run(ask(args.url, args.model_dir, psutil.Process(args.pid), seconds=args.seconds))
+        print(json.dumps(report._asdict()))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How fast, how cheap and how flat the teacher client is, side by side with bespokelabs-curator.
+"""Throughput, CPU time and memory of paid calls, side by side with bespokelabs-curator.
 
     python -m venv curator
     curator/bin/pip install bespokelabs-curator==0.1.31
-    CURATOR_PYTHON=curator/bin/python python bench/teacher_client.py
+    CURATOR_PYTHON=curator/bin/python python bench/paid_calls.py
 
-Both sides ask the same questions of the same server, which answers at once (`tests/support/teacher_server.py`, a
-process of its own), and take turns. tenner is measured as the command that a user gives, and start-up, which a run of
-one question shows, is taken off. Of curator only the call that does the work is timed, so that neither its imports nor
-our look at its answers count. Every answer is checked on both sides. Exits with 1 where a promise does not hold.
+Both sides send the same questions to the same server, which answers at once (`tests/support/chat_server.py`, a
+process of its own), and take turns. tenner is measured as a whole command, less its start-up, which is
+that of a run of one question. Of curator only the call that does the work is timed, without its imports and our checks
+of its answers. Every answer is checked on both sides. Exits with 1 if a promise does not hold.
 
 Needs what `pip install -e '.[test]'` installs, and Linux.
 """
@@ -39,7 +39,7 @@ MB = 1e6
 
 
 class Process(NamedTuple):
-    """What one process used from its first to its last moment."""
+    """The resources that a whole process used."""
 
     seconds: float
     cpu_seconds: float
@@ -48,7 +48,7 @@ class Process(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the calls of one run took, without the start-up."""
+    """The resources that the calls of one run used, without the start-up."""
 
     calls: int
     seconds: float
@@ -67,7 +67,7 @@ class Work(NamedTuple):
 
     @property
     def server_share(self) -> float:
-        """How busy the server's core was in the meantime: at 1 the server is what is measured."""
+        """The utilization of the server's core: at 1, the server is the bottleneck."""
         return self.whole.server_cpu_seconds / self.seconds
 
 
@@ -80,7 +80,7 @@ class Bench:
         self.curator_versions: dict[str, str] = {}
 
     def tenner(self, calls: int) -> Process:
-        """Give the command for so many questions, and look at what has come of it."""
+        """Run the command for so many questions, and check its results."""
         out = self._new_folder()
         command = [sys.executable, "-m", "tenner", "trace", str(self._questions(calls)), "--out", str(out)]
         command += ["--model", "m", "--base-url", self._url, "--price-in", "0.1", "--price-out", "0.4"]
@@ -95,7 +95,7 @@ class Bench:
         return process
 
     def curator(self, calls: int) -> Work:
-        """The same of curator."""
+        """The same with curator."""
         out = self._new_folder()
         command = [str(self._curator), str(HERE / "curator_client.py"), str(self._questions(calls)), str(out)]
         command += ["--base-url", self._url, "--backend", self._args.curator_backend]
@@ -141,7 +141,7 @@ class Bench:
 @contextmanager
 def serving() -> Iterator[tuple[str, psutil.Process]]:
     """The server's base URL and its process."""
-    command = [sys.executable, str(HERE.parent / "tests" / "teacher_server.py"), "0"]
+    command = [sys.executable, str(HERE.parent / "tests" / "support" / "chat_server.py"), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -192,9 +192,9 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, object]:
     print("side       calls   peak MB   calls/s   CPU ms/call")
     memory: dict[str, dict[int, float]] = {"tenner": {}, "curator": {}}
     for calls in args.memory_calls:
-        memory["tenner"][calls] = _told("tenner", without_start(calls, bench.tenner(calls)))
+        memory["tenner"][calls] = _print_memory("tenner", without_start(calls, bench.tenner(calls)))
     for calls in args.curator_memory_calls:
-        memory["curator"][calls] = _told("curator", bench.curator(calls))
+        memory["curator"][calls] = _print_memory("curator", bench.curator(calls))
     return figures | {"peak_mb": memory}
 
 
@@ -220,7 +220,7 @@ def _medians(works: Sequence[Work]) -> dict[str, float]:
     }
 
 
-def _told(side: str, work: Work) -> float:
+def _print_memory(side: str, work: Work) -> float:
     calls = round(work.calls, -1)
     print(f"{side:7} {calls:8,} {work.whole.peak_mb:9.1f} {work.calls_per_second:9,.0f} {work.cpu_ms_per_call:13.2f}",
           flush=True)  # fmt: skip

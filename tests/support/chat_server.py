@@ -1,8 +1,8 @@
-"""A teacher on loopback that speaks chat completions, and every fault that such servers have, on demand.
+"""A chat completions server on loopback, with every fault that such servers have, on demand.
 
-`with TeacherServer() as server:` runs it in a thread; `python tests/support/teacher_server.py` in a process of its own.
-What it does with a question is said by the question's script: one behaviour for each time it is asked, the last one
-for ever (see `BEHAVIOURS`). It adds up the numbers of a question, so that its answers can be graded.
+`with ChatServer() as server:` runs it in a thread; `python tests/support/chat_server.py` in a process of its own.
+The script of a question lists its behaviours (see `BEHAVIOURS`), one for each request; the last one repeats. The server
+adds up the numbers of a question, so that its answers can be graded.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from batch_endpoints import Batches
 
-PAUSE_SECONDS = 0.003  # between the bytes of a slow drip
+PAUSE_SECONDS = 0.003  # between the bytes of a slow response
 
 
 class Asked(NamedTuple):
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What goes back. `broken` says how the body ends: whole, cut off after half, dripping, or never begun."""
+    """A response. `broken` is how the body is sent: whole, cut off after half, byte by byte, or never."""
 
     status: int
     body: bytes
@@ -42,12 +42,12 @@ class Answer(NamedTuple):
 
 
 def total_of(question: str) -> int:
-    """What the server answers: the sum of the question's numbers."""
+    """The server's answer: the sum of the question's numbers."""
     return sum(map(int, re.findall(r"\d+", question)))
 
 
 def completion(question: str, **changes) -> dict:
-    """A good response; `changes` replace fields of the message, or of the whole where they are called so."""
+    """A good response; `changes` replace fields of the message, or `finish_reason` and `usage`."""
     message = {"role": "assistant", "content": f"The answer is \\boxed{{{total_of(question)}}}."}
     message["reasoning_content"] = f"I add up the numbers of: {question}"
     finish_reason = changes.pop("finish_reason", "stop")
@@ -63,7 +63,7 @@ def completion(question: str, **changes) -> dict:
 
 
 def usage_of(question: str) -> dict:
-    """The tokens that the server says a question took: by its length, so that they differ."""
+    """The usage that the server reports for a question: by its length, so that they differ."""
     return {"prompt_tokens": len(question), "completion_tokens": 2 * len(question), "total_tokens": 3 * len(question)}
 
 
@@ -127,8 +127,8 @@ BEHAVIOURS: dict[str, Callable[[str], Answer]] = {
 }  # fmt: skip
 
 
-class TeacherServer:
-    """The server; `asked` and `completed` say what it did."""
+class ChatServer:
+    """The server; `asked` and `completed` record its requests and its successes."""
 
     def __init__(
         self,
@@ -161,10 +161,10 @@ class TeacherServer:
 
     @property
     def url(self) -> str:
-        """The base URL that clients are given."""
+        """The base URL for clients."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> "TeacherServer":
+    def __enter__(self) -> "ChatServer":
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
         return self
@@ -199,7 +199,7 @@ class TeacherServer:
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 await self._exchange(method, path.removeprefix("/v1"), headers, body, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has left
+            pass  # the client disconnected
         finally:
             self._writers.discard(writer)
             writer.close()
@@ -208,8 +208,8 @@ class TeacherServer:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter
     ) -> None:
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
-            told = headers.get("authorization", "nothing")
-            await _send(writer, _error(401, f"Incorrect API key provided: {told}"))  # some do repeat it
+            given = headers.get("authorization", "nothing")
+            await _send(writer, _error(401, f"Incorrect API key provided: {given}"))  # some servers repeat it
         elif path == "/chat/completions":
             self.in_flight += 1
             self.in_flight_max = max(self.in_flight_max, self.in_flight)
@@ -226,7 +226,7 @@ class TeacherServer:
 
     async def _complete(self, fields: dict, headers: Mapping[str, str], writer: asyncio.StreamWriter) -> None:
         if not fields["messages"]:
-            return await _send(writer, _error(400, "no messages"))  # some clients ask so for the rate limits
+            return await _send(writer, _error(400, "no messages"))  # some clients probe the rate limits so
         question = fields["messages"][-1]["content"]
         if self.records:
             self.asked.append(Asked(question, self.epoch, fields, headers))
@@ -283,8 +283,8 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:
 
 
 def serve(port: int) -> None:
-    """Answer at once and remember nothing, until killed: the other side of a measurement."""
-    server = TeacherServer(records=False)
+    """Answer at once and record nothing, until killed; for benchmarks."""
+    server = ChatServer(records=False)
     asyncio.set_event_loop(server._loop)
     server._loop.run_until_complete(server._listen(port))
     print(server.port, flush=True)

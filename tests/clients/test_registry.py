@@ -1,0 +1,53 @@
+"""Which client a section gets, and that every refusal names the section it is about."""
+
+import pytest
+
+from tenner.clients import registry
+from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
+from tenner.core.sections import ApiModel, Labeller, PriceSection, TraceSection
+
+PRICE = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)
+LOCAL = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
+
+
+def sections(**fields):
+    """The same settings in every section that names a paid model, by its place in the recipe."""
+    return {
+        "trace": TraceSection(**fields),
+        "domains.labeller": Labeller(**fields),
+        "evaluate.models": ApiModel(name="o1", **fields),
+    }
+
+
+@pytest.mark.parametrize("place", ["trace", "domains.labeller", "evaluate.models"])
+@pytest.mark.parametrize(
+    ("fields", "start"),
+    [
+        ({"client": "openai", "model": "m", "preset": "depseek"}, ".preset: no provider is called depseek"),
+        ({"client": "openai", **LOCAL, "parameters": {"n": 2}}, ".parameters: n is set by tenner itself"),
+        ({"client": "gemini", **LOCAL, "parameters": {"temprature": 1}}, ".parameters: gemini has no parameter"),
+        ({"client": "gemini", **LOCAL, "parameters": {"temperature": "hot"}}, ".parameters: temperature: "),
+        ({"client": "gemini", **LOCAL, "parameters": {"max_output_tokens": 5}}, ".parameters: max_output_tokens "),
+    ],
+)
+def test_a_refusal_names_the_section_it_is_about(place, fields, start, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "key")
+    with pytest.raises(TennerError) as caught:
+        registry.client_for(sections(**fields)[place])
+    assert str(caught.value).startswith(place + start)
+
+
+@pytest.mark.parametrize("place", ["trace", "domains.labeller", "evaluate.models"])
+def test_a_missing_batch_price_is_asked_for_in_its_own_section(place):
+    section = sections(client="openai", **LOCAL, batch=True)[place]
+    with pytest.raises(TennerError, match=r"costs in a batch is not known") as caught:
+        registry.check(section, Screen())
+    assert f"[{place}.price]" in caught.value.hint
+    assert ("--batch-multiplier" in caught.value.hint) == (place == "trace")
+
+
+def test_a_folder_that_cannot_be_replayed_is_named_with_its_setting(tmp_path):
+    with pytest.raises(TennerError) as caught:
+        registry.client_for(TraceSection(client="replay", replay_from=str(tmp_path)))
+    assert str(caught.value) == f"trace.replay_from: {tmp_path} holds no traces"
