@@ -63,6 +63,7 @@ def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
 
     Raises TennerError where the student's config.json is not at hand, or is of a family that is not known.
     """
+    _check(machine, recipe.train)  # before a config.json is looked for
     return plan(_architecture(recipe, config), recipe.train, machine, longest_tokens=recipe.train.tokens_max)
 
 
@@ -73,10 +74,7 @@ def plan(
 
     Raises TennerError for a number of ranks or GB that cannot be.
     """
-    if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
-        raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
-    if machine.memory_gb is not None and not 0 < machine.memory_gb < math.inf:
-        raise TennerError(f"--memory-gb {machine.memory_gb:g} is not a number above zero")
+    _check(machine, train)
     if train.precision == "auto":  # a GPU that is rented for this is of a generation that has bfloat16
         precision = "bf16" if machine.on_gpu else hardware.best_precision("cpu")
         train = train.model_copy(update={"precision": precision})
@@ -105,6 +103,13 @@ def plan(
         for changes, ranks in found
     ]
     return Plan(of(train, machine.ranks), machine, longest_tokens, fits, remedies)
+
+
+def _check(machine: Machine, train: Train) -> None:
+    if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
+        raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
+    if machine.memory_gb is not None and not 0 < machine.memory_gb < math.inf:
+        raise TennerError(f"--memory-gb {machine.memory_gb:g} is not a number above zero")
 
 
 def read_config(path: Path) -> Architecture:

@@ -13,7 +13,7 @@ import tenner
 
 def test_no_default_is_typed_by_hand() -> None:
     folder = Path(str(tenner.__file__)).parent / "commands"
-    typed = [path.name for path in folder.glob("*.py") if re.search(r"(default: |, or )\d", path.read_text("utf-8"))]
+    typed = [path.name for path in folder.glob("*.py") if re.search(r"(default: |, or )\d+\)", path.read_text("utf-8"))]
     assert typed == []
 
 
