@@ -141,6 +141,9 @@ def test_stop_releases_the_request(page: Page, tiny_model_dir: Path) -> None:
             stop()
             page.locator("article.busy").wait_for(state="detached")
             assert page.locator("article .note").last.text_content() == "stopped"
+            for _ in range(100):  # the server hears of it a moment later
+                if server.queue.active:
+                    page.wait_for_timeout(50)
             assert server.queue.active == 0
             assert page.locator("#send").is_visible()
 
