@@ -27,7 +27,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -282,18 +281,13 @@ def held_out_loss(model: Any, encoded: Sequence[Encoded]) -> float:
     return total / count
 
 
-def peak_mb() -> float:
-    """The most memory that this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
 def run_here(side: str, workload: Workload, folder: Path, precision: NamedPrecision) -> dict[str, float]:
     """One run in this process; the side `loaded` does no more than load the model, as both do."""
     if side == "loaded":
         import torch
 
         student.load(folder, torch.float32, "sdpa")
-        return {"peak_mb": peak_mb()}
+        return {"peak_mb": hardware.peak_memory_bytes() / 1e6}
 
     tokenizer = student.load_tokenizer(folder)
     training, held_out = samples(workload, tokenizer, recipe.load("demo"))
@@ -307,7 +301,7 @@ def run_here(side: str, workload: Workload, folder: Path, precision: NamedPrecis
             trl = configurations(precision)[side]
             loaded = load_for_trl(trl, folder)
             model = train_trl(trl, loaded, tokenizer, training, workload.steps, Path(workdir), clock)
-        peak = peak_mb()
+        peak = hardware.peak_memory_bytes() / 1e6
         tokens = sum(len(e.ids) for e in training[SAMPLES_PER_STEP:])
         assert len(clock.ends) == workload.steps
         return {

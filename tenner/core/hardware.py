@@ -2,6 +2,8 @@
 
 import os
 import platform
+import resource
+import sys
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -182,3 +184,15 @@ def free_memory_bytes(kind: DeviceKind) -> int | None:
         return int(found.split()[1]) * 1024
     except (OSError, StopIteration):
         return None
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had at one time.
+
+    Linux's `getrusage` does not fall below what the process that started this one had, so its own count is read.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as lines:
+            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

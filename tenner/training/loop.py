@@ -5,7 +5,6 @@ this loop over the same plan, each with its own rows of every step.
 """
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -304,5 +303,4 @@ def _memory_bytes(world: World) -> int:
         return int(torch.cuda.max_memory_allocated(world.device))
     if world.device.type == "mps":
         return int(torch.mps.driver_allocated_memory())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return hardware.peak_memory_bytes()

@@ -118,3 +118,13 @@ def test_memory_and_cores_are_told():
     free = hardware.free_memory_bytes("cpu")
     assert free is None or 10**8 < free < 10**13
     assert json.dumps(hardware.processor_name())
+
+
+def test_peak_memory_is_of_this_process_alone():
+    """getrusage's is not: a child starts with the most that its parent had."""
+    ballast = bytearray(400_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    program = "from tenner.core.hardware import peak_memory_bytes as p; a = p(); b = b'x' * 100_000_000; print(a, p())"
+    before, after = map(int, subprocess.check_output([sys.executable, "-c", program]).split())
+    assert before < 300_000_000
+    assert 90_000_000 < after - before < 110_000_000

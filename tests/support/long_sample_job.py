@@ -4,21 +4,17 @@ python long_sample_job.py MODEL_DIR WORKDIR TOKENS
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 
 import torch
 
+from tenner.core.hardware import peak_memory_bytes
 from tenner.core.sections import Train
 from tenner.core.seeds import rng
 from tenner.training import attention, loop, student
 from tenner.training.allocator import ask_for_huge_pages
 from tenner.training.loss_mask import Encoded
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
@@ -27,14 +23,14 @@ def main() -> None:
     model = student.load(model_dir, torch.float32, attention.NAME)
     draw, vocabulary = rng(0, "long sample"), model.config.vocab_size
     del model
-    loaded_bytes = peak_bytes()
+    loaded_bytes = peak_memory_bytes()
     ids = tuple(draw.randrange(vocabulary) for _ in range(tokens))
     sample = Encoded("long", ids, tuple(at >= 100 for at in range(tokens)))
     settings = Train(epochs=1, lr=1e-3, tokens_per_step=tokens, tokens_max=tokens)
     reports: list[loop.StepReport] = []
     loop.train(model_dir, [sample], settings, seed=0, workdir=workdir, on_step=reports.append)
     (report,) = reports
-    print(json.dumps({"above_bytes": peak_bytes() - loaded_bytes, "tokens": report.tokens, "loss": report.loss}))
+    print(json.dumps({"above_bytes": peak_memory_bytes() - loaded_bytes, "tokens": report.tokens, "loss": report.loss}))
 
 
 main()

@@ -4,7 +4,6 @@ python memory_job.py CONFIG SETTINGS SAMPLE_TOKENS WORKDIR
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ ask_for_huge_pages()
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
+from tenner.core.hardware import peak_memory_bytes  # noqa: E402
 from tenner.core.sections import Train  # noqa: E402
 from tenner.core.seeds import rng  # noqa: E402
 from tenner.training import loop  # noqa: E402
@@ -37,7 +37,7 @@ def main() -> None:
     ids = [tuple(draw.randrange(config["vocab_size"]) for _ in range(tokens)) for _ in range(count)]
     samples = [Encoded(str(i), sample, (True,) * tokens) for i, sample in enumerate(ids)]
     loop.train(workdir, samples, settings, seed=0, workdir=workdir / "checkpoint", on_step=lambda _: None)
-    print(json.dumps({"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    print(json.dumps({"bytes": peak_memory_bytes()}))
 
 
 main()
