@@ -1,6 +1,6 @@
 """lm-eval and inspect_ai, unchanged, against `tenner serve`: does every question come to a verdict?
 
-    python bench/harnesses.py --student STUDENT --harnesses VENV/bin/python [--engine hf|vllm] [--questions N]
+    python bench/harnesses.py --student STUDENT --harnesses VENV/bin/python [--engine hf|vllm] [--format FORMAT]
 
 VENV is an environment with `lm-eval[api]` and `inspect_ai`; neither needs PyTorch. lm-eval asks with a task of the
 kind generate_until with stop strings, inspect_ai with stop strings and two choices a question. The last line is one
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ metric_list:
 
 
 @contextmanager
-def server(student: str, engine: str, log: Path) -> Iterator[str]:
+def server(student: Sequence[str], log: Path) -> Iterator[str]:
     """`tenner serve` on a free port; yields its URL."""
-    command = [sys.executable, "-m", "tenner", "serve", student, "--engine", engine, "--port", "0", "--name", NAME]
+    command = [sys.executable, "-m", "tenner", "serve", *student, "--port", "0", "--name", NAME]
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
@@ -105,14 +105,18 @@ def main() -> None:
     parser.add_argument("--student", required=True)
     parser.add_argument("--harnesses", required=True, metavar="PYTHON")
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
+    parser.add_argument("--format", help="needed where the student is not a run's")
     parser.add_argument("--questions", type=int, default=12)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         questions = folder / "questions.jsonl"
-        drawn, _ = puzzles.generate(args.questions, split="heldout", seed=0)
+        drawn = puzzles.generate(
+            args.questions, families=list(puzzles.FAMILIES), split="heldout", seed=0, distinct=True
+        )
         questions.write_text("".join(q.model_dump_json() + "\n" for q in drawn))
-        with server(args.student, args.engine, folder / "serve.log") as url:
+        student = [args.student, "--engine", args.engine, *(["--format", args.format] if args.format else [])]
+        with server(student, folder / "serve.log") as url:
             found = {"lm_eval": lm_eval(args.harnesses, url, questions, folder)}
             found["inspect_ai"] = inspect_ai(args.harnesses, url, questions, folder)
     for harness_name, row in found.items():
