@@ -245,7 +245,8 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student
 
-    return evaluation.load_engine(run, stage, student.resolve(_model_of(run, student_name)))
+    folder = student.resolve(_model_of(run, student_name))
+    return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 
 
 def _model_of(run: Run, name: StudentName) -> str:

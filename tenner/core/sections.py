@@ -78,6 +78,10 @@ class Model(Section):
     """How it thinks (see `formats.FORMATS`)."""
     system_prompt: str | None = None
     """Left out: the chat template's own default."""
+    chat_template: str | None = None
+    """`chatml`, `plain` or a file, for a base model that has none; left out: the model's own."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Arguments of the chat template: enable_thinking, reasoning_effort, …"""
 
     @property
     def form(self) -> "PromptForm":

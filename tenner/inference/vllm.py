@@ -18,6 +18,7 @@ Shape suffixes: R rows of vLLM's batch, V vocabulary.
 import itertools
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -25,7 +26,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
+from tenner.core import turn_end
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.records import Policy, Sampling
@@ -109,6 +112,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         model = vllm_config.model_config
         self._tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(model.tokenizer))
         self._vocabulary = len(cast(Any, self._tokenizer))
+        self._end_ids = turn_end.end_ids(_folder_of(model.model, model.revision), self._tokenizer)
         self._context: int = model.max_model_len
         self._formats: dict[tuple[str, str], FormatIds] = {}
         self._rows: dict[int, tuple[ForcedRow, list[int]]] = {}
@@ -172,7 +176,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         if args is None:
             return None
         assert prompt_ids is not None
-        fmt = self._format_ids(args)
+        fmt = self._format_ids(args, prompt_ids)
         context = self._context if params.max_tokens is None else len(prompt_ids) + params.max_tokens
         room = min(self._context, context) - len(prompt_ids) - fmt.injected_tokens_max - args.answer_tokens_max
         policy = Policy.model_validate(args.model_dump(include=set(Policy.model_fields)))
@@ -183,11 +187,25 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         arguments[ROW] = row
         return row, out
 
-    def _format_ids(self, args: ForcingArgs) -> FormatIds:
+    def _format_ids(self, args: ForcingArgs, prompt_ids: list[int]) -> FormatIds:
+        """Those of the request; a chat template that has opened the thinking is not followed by another opening."""
         key = args.format, args.wait_text
         if key not in self._formats:
-            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[args.format], args.wait_text)
-        return self._formats[key]
+            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[args.format], args.wait_text, self._end_ids)
+        ids = self._formats[key]
+        opened = ids.open and tuple(prompt_ids[-len(ids.open) :]) == ids.open
+        return replace(ids, open=()) if opened else ids
+
+
+def _folder_of(model: str, revision: str | None) -> Path:
+    """The folder of a model's configuration: the model's own, or the hub's cache, where vLLM has put it."""
+    if Path(model).is_dir():
+        return Path(model)
+    found = [
+        cached_file(model, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        for file in turn_end.FILES
+    ]
+    return Path(str(found[0])).parent
 
 
 class VLLMBatch:
@@ -260,9 +278,9 @@ class VLLMBatch:
 class VLLMEngine(LocalEngine):
     """Decodes a student in a vLLM engine of this process."""
 
-    def __init__(self, llm: LLM, tokenizer: Tokenizer, *, wait_text: str) -> None:
+    def __init__(self, llm: LLM, tokenizer: Tokenizer, *, wait_text: str, model_dir: Path | None = None) -> None:
         context: int = llm.llm_engine.model_config.max_model_len
-        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context)
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context, model_dir=model_dir)
         self._llm = llm
 
     @property
@@ -311,4 +329,6 @@ class VLLMEngine(LocalEngine):
             if not options:
                 raise
             raise TennerError(f"vLLM rejects evaluate.vllm: {e}", hint="its keys are arguments of vllm.LLM") from e
-        return cls(llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text)
+        return cls(
+            llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text, model_dir=model_dir
+        )

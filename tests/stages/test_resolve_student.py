@@ -45,7 +45,7 @@ def test_a_model_has_no_price_and_needs_a_format(tiny_model_dir: Path) -> None:
     assert price_usd_per_hour is None
     with pytest.raises(TennerError, match="not a run folder") as refused:
         resolve_student(str(tiny_model_dir), StudentOptions())
-    assert refused.value.hint == "give a run's folder, or say --format s1|think|plain"
+    assert refused.value.hint == "give a run's folder, or say --format s1|think|plain|harmony|gemma4"
 
 
 @pytest.mark.parametrize(
