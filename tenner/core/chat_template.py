@@ -69,12 +69,12 @@ class ChatTemplate:
         self.kwargs = dict(kwargs)
         self._source = source_of(tokenizer)
 
-    def check(self, fmt: ThinkFormat | None = None) -> None:
+    def check(self, *formats: ThinkFormat) -> None:
         """Raise TennerError for an argument without effect, or a format that does not go with the template."""
         for name in self.kwargs:
             self._check_argument(name)
         prompt = self.question(PROMPT_PROBE)
-        if fmt is not None:
+        for fmt in formats:
             fmt.after(prompt.text)
 
     @property
@@ -152,7 +152,7 @@ class ChatTemplate:
             folded = _folded(messages, system or "")
             return render_chat(self.tokenizer, folded, system_prompt=None, kwargs=self.kwargs), bool(system)
         except (jinja2.TemplateError, TypeError) as e:
-            raise TennerError(f"the student's chat template refuses this conversation: {refused or e}") from e
+            raise TennerError(f"the student's chat template refuses this conversation: {e}") from e
 
     def _check_argument(self, name: str) -> None:
         """Raise TennerError where an argument changes nothing and is not the template's own default either."""

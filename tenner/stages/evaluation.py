@@ -12,11 +12,12 @@ from tenner.clients.registry import CallContext
 from tenner.core import hardware
 from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
-from tenner.core.run import AnyRun
+from tenner.core.run import AnyRun, chat_template_of
 from tenner.core.sections import ApiModel, Endpoint, Evaluate
 from tenner.core.seeds import derived
 from tenner.data import sources
@@ -70,6 +71,16 @@ def check_connections(described: Experiment, screen: Screen) -> None:
         engines.check(described.evaluate.engine, described.evaluate.vllm)
     for model in described.evaluate.models:
         registry.check(model, screen)
+
+
+def check_template(run: AnyRun, folder: Path, formats: Sequence[str]) -> None:
+    """Raise TennerError where the student cannot be asked as described; `folder` holds its tokenizer."""
+    from tenner.training.student import load_tokenizer
+
+    section = run.recipe.student
+    assert section is not None, "nobody else has a chat template"
+    template = chat_template_of(load_tokenizer(folder, section.chat_template), run.recipe)
+    template.check(*(FORMATS[name] for name in formats))
 
 
 def samplings(described: Experiment) -> list[Sampling]:

@@ -2,10 +2,12 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tenner.core import hardware
+from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.run import stored_recipe
@@ -32,6 +34,9 @@ class StudentOptions(NamedTuple):
     price_usd_per_hour: float | None = None
     device: Device = "auto"
     precision: Precision = "auto"
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """On top of the run's."""
 
 
 class ResolvedStudent(NamedTuple):
@@ -69,18 +74,27 @@ def load(
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
     `rows` answers are decoded at a time. A warning on standard error names a precision that is slow on this device.
-    Raises TennerError where vLLM is named and not installed, or where the device is not available.
+    Raises TennerError where the student cannot be asked as the options say, where vLLM is named and not installed, or
+    where the device is not available.
     """
+    from tenner.training.student import load_tokenizer
+
+    template = student.template(load_tokenizer(student.model_dir, student.chat_template))
+    template.check(student.fmt)
+    for note in template.notes:
+        print(note, file=sys.stderr)
     if engine is None:
         engine = "vllm" if engines.is_there("vllm") else "hf"
     if options.precision != "auto":
         kind = hardware.device_kind(options.device)
         if warning := hardware.slowness(kind, options.precision):
             print(warning, file=sys.stderr)
-    return engines.load(
+    loaded = engines.load(
         engine, student.model_dir, rows=rows, wait_text=student.wait_text, precision=options.precision,
         device=options.device,
     )  # fmt: skip
+    set_template(loaded.tokenizer, student.chat_template)
+    return loaded
 
 
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
@@ -88,6 +102,10 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     assert recipe is not None, "RunFolder.existing checks it"
     if options.format not in (None, recipe.student.format):
         raise TennerError(f"{path} was trained with the format {recipe.student.format}, not {options.format}")
+    if options.chat_template is not None:
+        raise TennerError(
+            f"{path} was trained with its own chat template", hint="leave --chat-template out, or name a model"
+        )
     model_dir = path / "student"
     if not model_dir.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
@@ -103,31 +121,38 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
         thinking_tokens_max=_or_default(options.thinking_tokens_max, evaluate.thinking_tokens_max[-1]),
         answer_tokens_max=_or_default(options.answer_tokens_max, evaluate.answer_tokens_max),
         keeps_history=False,
+        chat_template_kwargs={**recipe.student.chat_template_kwargs, **(options.chat_template_kwargs or {})},
     )
     price = options.price_usd_per_hour
     return ResolvedStudent(student, recipe.machine.price_usd_per_hour if price is None else price)
 
 
 def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
-    if options.format is None:
-        raise TennerError(
-            f"{address} is not a run folder, and the think format of a model is not known",
-            hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
-        )
     from tenner.inference.server.served_student import ServedStudent
-    from tenner.training.student import HUB, resolve
+    from tenner.training.student import HUB, load_tokenizer, resolve
 
     folder = resolve(address)
+    fmt = None if options.format is None else FORMATS[options.format]
+    if fmt is None:
+        fmt = detected_format(load_tokenizer(folder, options.chat_template))
+        if fmt is None:
+            raise TennerError(
+                f"{address} is not a run folder, and its chat template does not tell the think format",
+                hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
+            )
+        print(f"think format {fmt.name}, as the chat template of {address} has it", file=sys.stderr)
     hub_name = HUB.fullmatch(address)
     student = ServedStudent(
         name=options.name or (hub_name[1] if hub_name else folder.resolve().name),
         model_dir=folder,
-        fmt=FORMATS[options.format],
+        fmt=fmt,
         system_prompt=None,
         wait_text=WAIT_TEXT,
         thinking_tokens_max=_or_default(options.thinking_tokens_max, THINKING_TOKENS_MAX),
         answer_tokens_max=_or_default(options.answer_tokens_max, ANSWER_TOKENS_MAX),
         keeps_history=True,
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs or {},
     )
     return ResolvedStudent(student, options.price_usd_per_hour)
 

@@ -43,7 +43,7 @@ def test_a_model_has_no_price_and_needs_a_format(tiny_model_dir: Path) -> None:
     student, price_usd_per_hour = resolve_student(str(tiny_model_dir), StudentOptions(format="think"))
     assert (student.name, student.fmt.name, student.keeps_history) == ("model", "think", True)
     assert price_usd_per_hour is None
-    with pytest.raises(TennerError, match="not a run folder") as refused:
+    with pytest.raises(TennerError, match="not a run folder, and its chat template does not tell") as refused:
         resolve_student(str(tiny_model_dir), StudentOptions())
     assert refused.value.hint == "give a run's folder, or say --format s1|think|plain|harmony|gemma4"
 
