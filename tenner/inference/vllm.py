@@ -10,7 +10,8 @@ with `tenner_`:
     {"prompt": "...", "max_tokens": 3000, "vllm_xargs": {"tenner_format": "s1", "tenner_thinking_tokens_max": 2000,
      "tenner_waits": 2, "tenner_answer_tokens_max": 512}}
 
-`--generation-config vllm` keeps vLLM from stopping at other ids than the tokenizer's end of text.
+`--generation-config vllm` keeps vLLM from stopping at other ids than the tokenizer's end of text: the processor knows
+the others (see `core/turn_end.py`), and gives vLLM its own where one of them ends an answer.
 
 Shape suffixes: R rows of vLLM's batch, V vocabulary.
 """
@@ -18,7 +19,7 @@ Shape suffixes: R rows of vLLM's batch, V vocabulary.
 import itertools
 import os
 import secrets
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -30,7 +31,7 @@ from transformers.utils.hub import cached_file
 
 from tenner.core import turn_end
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS, Tokenizer
+from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, ROWS, WAIT_TEXT
 from tenner.inference.engine import EngineInfo, LocalEngine, vllm_not_installed
@@ -62,6 +63,8 @@ CPU_BLOCK_TOKENS = 32
 many prompts: a sweep of the demo's student took 1.6 times as long with it."""
 CPU_CACHE_DIVISOR = 4
 """On a CPU, the KV cache gets the free memory divided by this. vLLM's default is 92 % of all memory, or it fails."""
+TAIL_TOKENS = 32
+"""In so many last ids of a prompt the opening of a thinking is looked for."""
 _ROWS: dict[int, ForcedRow] = {}
 _TICKETS = itertools.count()
 
@@ -114,7 +117,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         self._vocabulary = len(cast(Any, self._tokenizer))
         self._end_ids = turn_end.end_ids(_folder_of(model.model, model.revision), self._tokenizer)
         self._context: int = model.max_model_len
-        self._formats: dict[tuple[str, str], FormatIds] = {}
+        self._formats: dict[tuple[ThinkFormat, str], FormatIds] = {}
         self._rows: dict[int, tuple[ForcedRow, list[int]]] = {}
 
     @classmethod
@@ -188,13 +191,14 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         return row, out
 
     def _format_ids(self, args: ForcingArgs, prompt_ids: list[int]) -> FormatIds:
-        """Those of the request; a chat template that has opened the thinking is not followed by another opening."""
-        key = args.format, args.wait_text
+        """Those of the request. Thinking that the prompt has opened is not opened again."""
+        fmt = FORMATS[args.format]
+        with suppress(TennerError):  # opened in another format or closed: the client's own prompt is kept as it is
+            fmt = fmt.after(self._tokenizer.decode(prompt_ids[-TAIL_TOKENS:], skip_special_tokens=False))
+        key = fmt, args.wait_text
         if key not in self._formats:
-            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[args.format], args.wait_text, self._end_ids)
-        ids = self._formats[key]
-        opened = ids.open and tuple(prompt_ids[-len(ids.open) :]) == ids.open
-        return replace(ids, open=()) if opened else ids
+            self._formats[key] = FormatIds.resolve(self._tokenizer, fmt, args.wait_text, self._end_ids)
+        return self._formats[key]
 
 
 def _folder_of(model: str, revision: str | None) -> Path:
