@@ -109,6 +109,7 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
             )
     described = recipes.validate(Measurement, data, text=text, where=where, overrides=changes)
     evaluation.check(described)
+    described = resolve_student.with_format(described)
     _refuse_without_effect(described, options, who)
     return described
 

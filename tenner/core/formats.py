@@ -93,6 +93,10 @@ FORMATS = {
 }
 
 
+AUTO = "auto"
+"""In a recipe or option: the format that the student's chat template speaks of."""
+
+
 def render_prompt(tokenizer: Tokenizer, question: str, *, system_prompt: str | None) -> str:
     """The chat up to where the assistant speaks. `system_prompt` None leaves the template's own default in place."""
     return render_chat(tokenizer, [Message(role="user", content=question)], system_prompt=system_prompt)

@@ -4,15 +4,16 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tenner.core import hardware
 from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS
+from tenner.core.formats import AUTO, FORMATS
+from tenner.core.recipe import Experiment, Recipe
 from tenner.core.run import stored_recipe
 from tenner.core.run_folder import RunFolder
-from tenner.core.sections import Device, LocalEngineName, Precision
+from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
 from tenner.inference import engines
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, WAIT_TEXT
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tenner.inference.engine import LocalEngine
     from tenner.inference.server.served_student import ServedStudent
 
+E = TypeVar("E", bound=Experiment)
+M = TypeVar("M", Model, Student, PromptForm)
 THINKING_TOKENS_MAX = 1024
 """The budget of a model that is not a run's student, where no option sets one."""
 
@@ -60,8 +63,10 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
             raise TennerError(f"--{option} {value:g} is less than {least}")
         if value is not None and math.isinf(value):
             raise TennerError(f"--{option} {value:g} is not a finite number")
-    if options.format is not None and options.format not in FORMATS:
-        raise TennerError(f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)}")
+    if options.format not in (None, AUTO, *FORMATS):
+        raise TennerError(
+            f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)} and {AUTO}"
+        )
     if options.name == "":
         raise TennerError("--name is empty", hint="leave it out for the name of the recipe or the folder")
     is_run = (Path(address) / "recipe.toml").is_file()
@@ -97,10 +102,39 @@ def load(
     return loaded
 
 
+def with_format(described: E) -> E:
+    """The recipe or measurement with the format that `auto` stands for, for which the student is fetched.
+
+    Raises TennerError where the student's chat template does not tell it.
+    """
+    section = described.student
+    forms = described.attempt.prompts if isinstance(described, Recipe) else []
+    if section is None or AUTO not in (section.format, *(form.format for form in forms)):
+        return described
+    from tenner.training.student import load_tokenizer, resolve
+
+    fmt = detected_format(load_tokenizer(resolve(section.model), section.chat_template))
+    if fmt is None:
+        raise TennerError(
+            f"the chat template of {section.model} does not tell the think format",
+            hint=f"set student.format to one of {', '.join(FORMATS)}",
+        )
+
+    found = fmt.name
+
+    def known(part: M) -> M:
+        return part.model_copy(update={"format": found}) if part.format == AUTO else part
+
+    changes: dict[str, Any] = {"student": known(section)}
+    if isinstance(described, Recipe):
+        changes["attempt"] = described.attempt.model_copy(update={"prompts": [known(form) for form in forms]})
+    return described.model_copy(update=changes)
+
+
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     recipe = stored_recipe(RunFolder.existing(path))
     assert recipe is not None, "RunFolder.existing checks it"
-    if options.format not in (None, recipe.student.format):
+    if options.format not in (None, AUTO, recipe.student.format):
         raise TennerError(f"{path} was trained with the format {recipe.student.format}, not {options.format}")
     if options.chat_template is not None:
         raise TennerError(
@@ -132,8 +166,7 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
     from tenner.training.student import HUB, load_tokenizer, resolve
 
     folder = resolve(address)
-    fmt = None if options.format is None else FORMATS[options.format]
-    if fmt is None:
+    if options.format in (None, AUTO):
         fmt = detected_format(load_tokenizer(folder, options.chat_template))
         if fmt is None:
             raise TennerError(
@@ -141,6 +174,8 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
                 hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
             )
         print(f"think format {fmt.name}, as the chat template of {address} has it", file=sys.stderr)
+    else:
+        fmt = FORMATS[options.format]
     hub_name = HUB.fullmatch(address)
     student = ServedStudent(
         name=options.name or (hub_name[1] if hub_name else folder.resolve().name),

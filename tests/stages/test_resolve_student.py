@@ -15,7 +15,7 @@ from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.run import open_run
-from tenner.stages.resolve_student import StudentOptions, resolve_student
+from tenner.stages.resolve_student import StudentOptions, resolve_student, with_format
 
 
 @pytest.fixture
@@ -158,3 +158,15 @@ def test_no_system_role_is_said(
     assert "has no system role: the system prompt begins the first user turn" in capsys.readouterr().err
     with pytest.raises(TennerError, match="was trained with its own chat template"):
         resolve_student(str(tmp_path / "run"), StudentOptions(chat_template="chatml"))
+
+
+def test_a_recipe_may_leave_the_format_to_the_template(
+    tiny_recipe: Path, tiny_model_dir: Path, opening_model_dir: Path
+) -> None:
+    auto = ['student.format="auto"', 'attempt.prompts=[{name="own", format="auto"}, {name="bare", format="plain"}]']
+    described = recipe.load(str(tiny_recipe), overrides=[*auto, f'student.model="{opening_model_dir}"'])
+    known = with_format(described)
+    assert (known.student.format, [form.format for form in known.attempt.prompts]) == ("think", ["think", "plain"])
+    assert with_format(known) is known
+    with pytest.raises(TennerError, match=r"the chat template of .* does not tell the think format"):
+        with_format(recipe.load(str(tiny_recipe), overrides=[*auto, f'student.model="{tiny_model_dir}"']))
