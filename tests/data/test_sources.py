@@ -5,6 +5,7 @@ import shutil
 import string
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -242,6 +243,10 @@ def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_
             {"configs": ["topology"]},
             "requested: topology configuration, split train",
         ),
+        "some/script is a dataset script, which the datasets library no longer loads": (
+            {"dataset": "some/script", "revision": None},
+            'revision = "refs/convert/parquet"',
+        ),
         'Unknown split "test"': (
             {"configs": ["geometry"], "splits": ["test"]},
             "requested: geometry configuration, split test",
@@ -252,6 +257,32 @@ def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_
         assert said.startswith(f"source mine: {message}")
         assert "\n" not in said
         assert hint in hinted
+
+
+def test_a_file_at_a_url(hub):
+    folder = f"{hub}/datasets/some/good/resolve/v1"
+    columns = Columns(question="problem", answer="answer")
+    (q,) = gather(source(columns, file=f"{folder}/algebra.jsonl?download=1")).questions
+    assert (q.question, q.answer) == ("1+1?", "2")
+    if find_spec("pyarrow"):
+        (q,) = gather(source(columns, file=f"{folder}/geometry/train.parquet")).questions
+        assert q.answer == "3"
+    for file, message in (
+        (f"{folder}/none.jsonl", "cannot be fetched: HTTP Error 404: Not Found"),
+        ("http://127.0.0.1:9/a.jsonl", "cannot be fetched: <urlopen error"),
+        (f"{folder}/algebra.txt", "is not one of .jsonl, .csv, .parquet"),
+    ):
+        assert message in refusal(source(columns, file=file))[0]
+
+
+def test_rows_that_the_library_cannot_decode_are_one_line(tmp_path):
+    table = datasets.Dataset.from_dict(
+        {"question": [b"no image"]}, features=datasets.Features(question=datasets.Image())
+    )
+    table.save_to_disk(str(tmp_path / "d"))
+    said, hint = refusal(source(dataset=str(tmp_path / "d")))
+    assert said.startswith("source mine: ")
+    assert hint == "requested: no configuration, split train"
 
 
 @pytest.mark.slow  # the library tries for 20 s
