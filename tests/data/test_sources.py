@@ -55,10 +55,15 @@ def test_the_recipe_names_all_sources_of_the_paper_with_their_counts():
     assert sum(s.published or 0 for s in S1.gather.sources) == 59_029
 
 
+def on_disk(table, folder, **changes):
+    """A source of s1 that is read where `save` wrote it."""
+    return table.model_copy(update={"dataset": str(folder), "file": None, "revision": None} | changes)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
     save(TABLES[name], tmp_path)
-    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None, "expect": None})
+    here = on_disk(TABLES[name], tmp_path, expect=None)
     found = gather(here)
     (count,) = found.counts
     pieces = max(1, len(here.configs)) * len(here.splits)
@@ -70,7 +75,7 @@ def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp_path):
-    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None})
+    here = on_disk(TABLES[name], tmp_path)
     column = here.columns.question or next(c for _, c, *_ in string.Formatter().parse(here.template) if c)
     save(here, tmp_path, lambda table: table.rename_column(column, f"{column}_text"))
     said = refusal(here)
@@ -84,13 +89,15 @@ def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp
 def test_what_becomes_of_the_sources_of_s1(tmp_path):
     def one(name):
         save(TABLES[name], tmp_path / name)
-        return gather(TABLES[name].model_copy(update={"dataset": str(tmp_path / name)})).questions
+        return gather(on_disk(TABLES[name], tmp_path / name)).questions
 
     assert [q.origin for q in one("AIME")] == ["1983-I-1", "2021-I-1"]
     assert [q.question for q in one("NuminaMATH")] == ["Find x."]
     assert len(one("xword")) == 1000
     assert one("OlympiadBench")[0].question == "Let x be 3.\n\nProve it."
     assert one("AGIEval")[0].question == "A text.\n\nWhat follows?\n(A)this\n(B)that"
+    assert {(q.answer, q.kind) for q in (*one("AGIEval"), *one("AGIEval AQuA-RAT"))} == {("A", "choice")}
+    assert [(q.question, q.answer, q.solution) for q in one("AGIEval MATH")] == [("Hard?", "3", "S.")]
     (gpqa,) = one("GPQA")
     right = next(line for line in gpqa.question.splitlines() if line.endswith("neon"))
     assert right.startswith(f"({gpqa.answer})")
