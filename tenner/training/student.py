@@ -147,11 +147,11 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
     Raises TennerError where there is none, or no such template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        set_template(tokenizer, chat_template)
-        return tokenizer
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise TennerError(f"{folder} holds no usable tokenizer: {error}", hint=ADDRESS_HINT) from error
+    set_template(tokenizer, chat_template)
+    return tokenizer
 
 
 def save(
@@ -291,6 +291,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = source.generation_config
-    # GGUF files of chat models often name another end (SmolLM2's says <|im_start|>), and a model then never stops.
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ChatTemplate(tokenizer).turn_end_id(frozenset()))
+    if tokenizer.chat_template is not None:
+        # GGUF files of chat models often name another end (SmolLM2's says <|im_start|>): they would never stop.
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ChatTemplate(tokenizer).turn_end_id(frozenset()))
     save(model, tokenizer, folder, torch.bfloat16)
