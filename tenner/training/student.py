@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError
@@ -193,9 +193,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
+    transport_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
-    except (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (OSError, ValueError, LocalEntryNotFoundError, *transport_errors) as error:  # type: ignore[misc]
         # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TennerError(
