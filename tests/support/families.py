@@ -34,6 +34,11 @@ class Family(NamedTuple):
     """Fields of the config beside SIZES; None takes one away."""
     slow: bool = True
     """Left out of the default tests."""
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.model_type + self.variant
 
 
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
@@ -70,12 +75,15 @@ FAMILIES = [
     Family("gemma2", "windowed", WINDOWED | {"head_dim": 16, "attn_logit_softcapping": 5.0,
            "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16}, slow=False),
     Family("gemma3_text", "windowed", WINDOWED | {"head_dim": 16, "query_pre_attn_scalar": 16}),
-    Family("gemma4_text", "windowed", WINDOWED | {"head_dim": 16}),
+    Family("gemma4_text", "windowed", WINDOWED | {"head_dim": 16, "vocab_size_per_layer_input": VOCABULARY,
+           "hidden_size_per_layer_input": 8}),
     Family("olmo3", "windowed", WINDOWED),
     Family("exaone4", "windowed", WINDOWED),
     Family("cohere2", "windowed", WINDOWED | {"head_dim": 16}),
     Family("gpt_oss", "sinks", WINDOWED | EXPERTS | {"head_dim": 16}, slow=False),
     Family("mixtral", "experts", EXPERTS),
+    Family("mixtral", "experts", EXPERTS | {"output_router_logits": True, "router_aux_loss_coef": 0.5},
+           variant=" with auxiliary loss"),
     Family("qwen3_moe", "experts", EXPERTS | {"head_dim": 16, "decoder_sparse_step": 1}, slow=False),
     Family("olmoe", "experts", EXPERTS),
     Family("glm4_moe", "experts", EXPERTS | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "head_dim": 16,
