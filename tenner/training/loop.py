@@ -14,7 +14,7 @@ from typing import NamedTuple, cast, get_args
 import torch
 from transformers import PreTrainedModel
 
-from tenner.core import hardware
+from tenner.core import hardware, turn_end
 from tenner.core.errors import Preempted, TennerError
 from tenner.core.records import NamedPrecision
 from tenner.core.sections import Train
@@ -189,7 +189,10 @@ def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
     return known[int(agreed)]
 
 
-def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str) -> None:
+def finish(
+    result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str,
+    chat_template: str | None = None,
+) -> None:  # fmt: skip
     """Save the trained student as a Hugging Face folder, in its compute dtype, and then remove the checkpoints.
 
     LoRA's adapters are saved beside it, in `adapter`, and merged into the student. Only the first process has to.
@@ -201,7 +204,8 @@ def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Pat
     if adapters is not None:
         adapters.save(student_dir.with_name("adapter"), base_model=base_model)
         model = adapters.merge()
-    student.save(model, student.load_tokenizer(model_dir), student_dir, dtype)
+    tokenizer = student.load_tokenizer(model_dir, chat_template)
+    student.save(model, tokenizer, student_dir, dtype, end_ids=turn_end.end_ids(model_dir, tokenizer))
     checkpoint.delete(workdir)
 
 
