@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
 from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnResult, Overcharged
-from tenner.clients.faults import Fault
-from tenner.clients.paid_calls import RETRY_AFTER_MAX_SECONDS, Limits
+from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
+from tenner.clients.paid_calls import Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.run_folder import disk_errors

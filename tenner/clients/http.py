@@ -8,8 +8,9 @@ import aiohttp
 import httpx2
 
 from tenner import __version__
-from tenner.clients.faults import Fault, from_status
+from tenner.clients.faults import Fault, from_status, from_success, message_of
 from tenner.clients.protocol import Response
+from tenner.clients.response_body import is_web_page, read_body
 
 CONNECT_SECONDS = 10.0
 UNSENT = (
@@ -24,6 +25,23 @@ def fault_of(error: Exception) -> Fault:
     """The fault of a connection error; a request that was sent may have been charged."""
     message = str(error) or type(error).__name__
     return Fault("unreachable" if isinstance(error, UNSENT) else "interrupted", message)
+
+
+def checked(response: Response) -> Response:
+    """A response with HTTP 200, as it is. Raises Fault where it holds an error or a web page and no completion.
+
+    A body that cannot be read is returned: it was paid, and is kept.
+    """
+    try:
+        fault = from_success(read_body(response.body))
+    except (ValueError, RecursionError):
+        if is_web_page(response.body):
+            said = message_of(response.body.decode("utf-8", "replace"))
+            raise Fault("web_page", f"HTTP 200: {said}") from None
+        return response
+    if fault is not None:
+        raise fault
+    return response
 
 
 class JSONPosts:
@@ -50,7 +68,7 @@ class JSONPosts:
             raise fault_of(e) from None
         if not 200 <= response.status < 300:
             raise from_status(response.status, response.headers, content.decode("utf-8", "replace"))
-        return Response(content, response.headers.get("content-type", ""))
+        return checked(Response(content, response.headers.get("content-type", "")))
 
     async def close(self) -> None:
         """Close the connections."""

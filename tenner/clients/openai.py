@@ -17,7 +17,7 @@ from tenner.budget import prices
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.chat_completion import parse_completion
 from tenner.clients.faults import Fault, from_status, message_of
-from tenner.clients.http import CONNECT_SECONDS, JSONPosts, fault_of
+from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
@@ -234,7 +234,10 @@ def read_result(line: bytes) -> BatchResult:
     if isinstance(response, dict) and isinstance(status := response.get("status_code"), int):
         body = json.dumps(response.get("body"))
         if status == 200:
-            return BatchResult(key, Response(body.encode(), "application/json"))
+            try:
+                return BatchResult(key, checked(Response(body.encode(), "application/json")))
+            except Fault as fault:
+                return BatchResult(key, fault)
         return BatchResult(key, from_status(status, {}, body))
     code = error.get("code") if isinstance(error, dict) else None
     kind = "expired" if code in ("batch_expired", "batch_cancelled") else "server_error"

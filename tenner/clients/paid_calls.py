@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tenner.budget.group_commit import GroupCommit
 from tenner.budget.ledger import Ledger
 from tenner.clients.billing import CallBilling, CallProgress, OnResult, PaidReply
-from tenner.clients.faults import Fault
+from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
 from tenner.clients.protocol import Call, Client, KeyedRequest, Request, keyed_request
 from tenner.clients.rate_limiter import RateLimiter
 from tenner.core.errors import BudgetReached, TennerError
@@ -18,7 +18,6 @@ from tenner.core.records import FailedCall, Usage
 from tenner.core.seeds import rng
 
 BACKOFF_MAX_SECONDS = 60.0
-RETRY_AFTER_MAX_SECONDS = 600.0
 
 
 class Limits(NamedTuple):
@@ -118,7 +117,7 @@ class PaidCalls:
                     return self._billing.failed(call, fault, attempts=attempt)
                 if self._stop is not None:
                     return None
-                self.progress.retries[fault.kind] += 1
+                self._billing.retried(fault)
                 if fault.kind == "rate_limited" and asked_seconds is not None:
                     self._rate_limiter.hold(asked_seconds)
                 await asyncio.sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw))

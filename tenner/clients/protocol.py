@@ -46,6 +46,9 @@ class Reply(NamedTuple):
     answer: str = ""
     finish_reason: str | None = None
     usage: Usage = Usage()
+    """All None where the call is unmetered: the provider did not say, or cannot be right."""
+    charged_usd: float | None = None
+    """What the provider says that the call cost; None where it does not."""
 
 
 class Client(Protocol):
