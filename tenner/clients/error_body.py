@@ -37,6 +37,11 @@ KEY_CODES = {
 }  # fmt: skip
 MODEL_CODES = {"model_not_found", "model_not_exist", "modelnotfound", "invalid_model"}
 BATCH_LIMIT = re.compile(r"enqueued token|token_limit_exceeded|too many (enqueued|pending|in.progress) ", re.IGNORECASE)
+MISSING_FILE = re.compile(
+    r"no such file|\bfile\b.{0,80}(not found|could not be found|does not exist|still (being )?process"
+    r"|not (yet )?(ready|available|processed|uploaded))",
+    re.IGNORECASE,
+)
 TIMEOUT = re.compile(r"time[d -]?\s?out|prematurely closed|upstream .*(closed|reset)|connection (was )?reset", re.I)
 WAIT = re.compile(
     r"(?:try|retry)(?: again)? (?:in|after) (?:(\d+)h)?\s?(?:(\d+)m(?!s))?\s?(?:(\d+(?:\.\d+)?)\s?s)?", re.I
@@ -103,6 +108,11 @@ class ErrorBody(NamedTuple):
     def is_about_batch_limit(self) -> bool:
         """More tokens or batches wait than the account may have waiting."""
         return any(map(BATCH_LIMIT.search, (self.message, *self.codes)))
+
+    @property
+    def is_about_missing_file(self) -> bool:
+        """A file is not there, or not yet: uploads take a while to be seen everywhere."""
+        return bool(MISSING_FILE.search(self.message))
 
     @property
     def is_daily_quota(self) -> bool:

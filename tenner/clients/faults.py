@@ -2,6 +2,7 @@
 
 import datetime
 import email.utils
+import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -100,6 +101,14 @@ def redact(text: str, secret: str) -> str:
 def from_status(status: int, headers: Mapping[str, str], body: str) -> Fault:
     """The fault that an HTTP status other than success stands for."""
     return _fault(status, error_body.read_error(body), retry_after_seconds(headers), evidence=f"HTTP {status}: ")
+
+
+def from_report(code: object, message: object) -> Fault:
+    """The fault of a batch, or of a line of one, that is reported by a code and a message without an HTTP status."""
+    error = error_body.read_error(json.dumps({"error": {"code": code, "message": message}}))
+    if error.is_about_missing_file:
+        return Fault("file_not_ready", error.message)
+    return _fault(400, error, None, evidence="")
 
 
 def from_success(fields: object) -> Fault | None:

@@ -95,8 +95,8 @@ class BatchStatus(NamedTuple):
     """Number of calls; 0 while the provider has not counted them."""
     files: tuple[str, ...] = ()
     """Ids of the result files."""
-    refusal: str = ""
-    """Why none of its calls was made; empty if some were."""
+    refusal: Fault | None = None
+    """Why none of its calls was made; None if some were."""
 
 
 class BatchResult(NamedTuple):
