@@ -27,13 +27,12 @@ from tenner.core.records import AnswerKind, Grade, Score
 from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder, StageDone
 from tenner.core.sections import Device, LocalEngineName
+from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
 from tenner.measurement import MeasureOptions
 from tenner.tracing import TraceResult
 
 if TYPE_CHECKING:
     from tenner.stages.resolve_student import StudentOptions
-
-REQUEST_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     engine: LocalEngineName | None = None,
-    concurrency_max: int = 64,
+    concurrency_max: int = CONCURRENCY_MAX,
 ) -> Iterator[Server]:
     """Answer requests until the block ends: `with serve("runs/demo") as server: …` (port 0 is any that is free).
 

@@ -30,11 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print what is asked for."""
-    if args.sample and args.why:
+    if args.sample is not None and args.why is not None:
         raise TennerError("--sample and --why are two questions", hint="ask one of them at a time")
-    if args.sample:
+    if args.sample is not None:
         print_sample(args.run, args.sample, as_json=args.json)
-    elif args.why:
+    elif args.why is not None:
         print(why(args.run, args.why, as_json=args.json))
     else:
         print(as_json(args.run) if args.json else summary(args.run))

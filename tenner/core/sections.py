@@ -394,6 +394,9 @@ class Labeller(PaidModel):
 
     PLACE: ClassVar[str] = "domains.labeller"
 
+    client: Literal["openai", "gemini"]
+    """The other clients answer with traces."""
+
 
 class Domains(Section):
     """How questions get a domain whose source names none."""

@@ -14,6 +14,7 @@ from tenner.core.suggest import did_you_mean
 
 Row = dict[str, Any]
 FILE_KINDS = (".jsonl", ".csv", ".parquet")
+FIELD_CHARACTERS_MAX = (1 << 31) - 1
 DATA_HINT = "pip install 'tenner[data]'"
 
 
@@ -37,9 +38,10 @@ def read(source: Table) -> Iterator[Row]:
         readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
         try:
             yield from readers[path.suffix](source, path)
-        except (OSError, UnicodeDecodeError) as e:
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-            raise _error(source, f"{path} cannot be read: {reason}") from e
+        except OSError as e:
+            raise _error(source, f"{path} cannot be read: {e.strerror or e}") from e
+        except UnicodeDecodeError as e:
+            raise _error(source, f"{path} is not UTF-8 text", hint="save it as UTF-8") from e
         return
     configs: list[str | None] = [*source.configs] or [None]
     for config in configs:
@@ -72,6 +74,7 @@ def _jsonl(source: Table, path: Path) -> Iterator[Row]:
 
 
 def _csv(source: Table, path: Path) -> Iterator[Row]:
+    csv.field_size_limit(FIELD_CHARACTERS_MAX)  # the library's own limit is 131,072: a long solution
     with open(path, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
         try:

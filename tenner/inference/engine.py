@@ -9,6 +9,7 @@ from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Intervention, Policy, Sampling
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.job import GREEDY, Job, Prompt, Request
+from tenner.inference.stop_strings import StopStrings
 
 Part = Literal["thinking", "answer"]
 
@@ -55,20 +56,42 @@ class Piece(NamedTuple):
 
 
 class Transcript:
-    """The text of a running machine, as pieces."""
+    """The text of a running machine, as pieces, up to the first stop string in what is sampled of the answer."""
 
-    def __init__(self, machine: ForcingMachine, tokenizer: Tokenizer) -> None:
+    def __init__(self, machine: ForcingMachine, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self.machine = machine
         self._tokenizer = tokenizer
+        self._stop = StopStrings(stop)
+        self._answer = ""
         self._shown: dict[Part, int] = {"thinking": 0, "answer": 0}
         self._anchor: dict[Part, int] = {"thinking": 0, "answer": 0}
 
+    @property
+    def done(self) -> bool:
+        """Whether the machine is done, or a stop string was found: `fresh` then has no more to give."""
+        return self.machine.phase is Phase.DONE or self._stop.found
+
     def fresh(self) -> Iterator[Piece]:
-        """The pieces since the last call. An undecided start of the closing delimiter is held back."""
+        """The pieces since the last call. An undecided start of the closing delimiter or of a stop string is held back.
+
+        A stop string counts in the text that the student samples: a cue that contains one stops nothing.
+        """
         machine = self.machine
         thinking = machine.thinking_ids[: machine.settled - machine.thinking_start]
         yield from self._part("thinking", thinking, machine.thinking_start, machine.phase is not Phase.THINKING)
-        yield from self._part("answer", machine.answer_ids, machine.answer_start, machine.phase is Phase.DONE)
+        for piece in self._part("answer", machine.answer_ids, machine.answer_start, machine.phase is Phase.DONE):
+            text = piece.text if piece.forced else self._stop.feed(piece.text)
+            if text:
+                self._answer += text
+                yield piece._replace(text=text)
+        if machine.phase is Phase.DONE and (text := self._stop.flush()):
+            self._answer += text
+            yield Piece(text, "answer", forced=False)
+
+    def generation(self, prompt_id: str) -> Generation:
+        """The outcome of a transcript that is done, its answer without the stop string and what follows it."""
+        whole = Generation.of(prompt_id, self.machine, self._tokenizer)
+        return whole._replace(answer=self._answer, truncated=False) if self._stop.found else whole
 
     def _part(self, part: Part, ids: list[int], start: int, over: bool) -> Iterator[Piece]:
         """`ids` is the part so far, which begins at position `start` of the completion."""

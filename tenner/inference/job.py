@@ -27,6 +27,8 @@ class Request(NamedTuple):
     fmt: ThinkFormat
     answer_tokens_max: int
     sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these strings that the student writes in it."""
 
 
 class Job:

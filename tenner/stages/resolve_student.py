@@ -57,6 +57,8 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
             raise TennerError(f"--{option} {value:g} is not a finite number")
     if options.format is not None and options.format not in FORMATS:
         raise TennerError(f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)}")
+    if options.name == "":
+        raise TennerError("--name is empty", hint="leave it out for the name of the recipe or the folder")
     is_run = (Path(address) / "recipe.toml").is_file()
     return _of_run(Path(address), options) if is_run else _of_model(address, options)
 

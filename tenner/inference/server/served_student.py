@@ -55,6 +55,7 @@ class ServedStudent(NamedTuple):
         request_id: str,
         answer_tokens_max: int | None = None,
         sampling: Sampling | None = None,
+        stop: tuple[str, ...] = (),
     ) -> Request:
         """The engine's request for the next turn of a conversation.
 
@@ -65,4 +66,4 @@ class ServedStudent(NamedTuple):
         except jinja2.TemplateError as e:
             raise TennerError(f"the chat template of {self.name} refuses this conversation: {e}") from e
         answer = self.answer_tokens_max if answer_tokens_max is None else answer_tokens_max
-        return Request(Prompt(request_id, text), policy, self.fmt, answer, sampling or Sampling())
+        return Request(Prompt(request_id, text), policy, self.fmt, answer, sampling or Sampling(), stop)
