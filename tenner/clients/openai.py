@@ -112,7 +112,10 @@ class OpenAIClient:
             ) from None
         except (ValueError, KeyError, TypeError):
             return
-        if self._section.model not in listed:
+        assert self._section.model is not None, "validated in the recipe"
+        if self._section.model not in listed and prices.base_model(self._section.model) not in map(
+            prices.base_model, listed
+        ):
             known = ", ".join(sorted(listed)[:5])
             raise TennerError(
                 f"{self._provider.name} has no model {self._section.model}",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.clients import failed_calls, registry, replies
+from tenner.clients import failed_calls, http, registry, replies
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
@@ -97,6 +97,7 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
 
     from tenner.inference.api import ApiEngine
 
+    http.check_proxies()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     wanted = run.recipe.evaluate
     return ApiEngine(
