@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger, Payee
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
-from tenner.clients.faults import OUT_OF_MONEY, Fault, redact
+from tenner.clients.faults import Fault, redact
 from tenner.clients.protocol import Call, Client, KeyedRequest, Reply, Response
-from tenner.core.errors import BudgetReached, OutOfMoney, TennerError
+from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
 
 BAD_REQUESTS_BEFORE_GIVING_UP = 5  # with no success before: the recipe is at fault, not the questions
@@ -157,8 +157,7 @@ class CallBilling:
     def fatal_error(self, fault: Fault) -> TennerError:
         """The error for a fault that every other call would meet, too."""
         hint = fault.rule.hint or "what was bought is kept: the same command tries again"
-        kind = OutOfMoney if fault.kind in OUT_OF_MONEY else TennerError
-        return kind(f"{fault.kind}: {fault.redacted(self._client.secret)}", hint=hint)
+        return fault.error_class(f"{fault.kind}: {fault.redacted(self._client.secret)}", hint=hint)
 
     def retried(self, fault: Fault) -> None:
         """Count an attempt after which the call is made again. Raises as `failed` does."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tenner.clients import error_body
 from tenner.clients.error_body import ErrorBody
+from tenner.core.errors import OutOfMoney, TennerError
 
 EVIDENCE_CHARS = 300
 RETRY_AFTER_MAX_SECONDS = 600.0
@@ -87,6 +88,11 @@ class Fault(Exception):
         self.rule = FAULTS[kind]
         self.evidence = evidence
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def error_class(self) -> type[TennerError]:
+        """The class, and so the exit code, of the error that a run stops with at this fault."""
+        return OutOfMoney if self.kind in OUT_OF_MONEY else TennerError
 
     def redacted(self, secret: str) -> str:
         """The evidence in one short line, without the key; cut last, so that no part of a key is left at the cut."""

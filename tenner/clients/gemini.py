@@ -107,9 +107,8 @@ class GeminiClient:
                     hint="see https://ai.google.dev/gemini-api/docs/models",
                 ) from None
             if not fault.rule.retried:
-                raise TennerError(
-                    f"gemini: {fault.kind}: {evidence}", hint=f"check the key in ${self._key_variable}, and its project"
-                ) from None
+                hint = f"check the key in ${self._key_variable}, and its project"
+                raise fault.error_class(f"gemini: {fault.kind}: {evidence}", hint=hint) from None
 
     def request(self, call: Call) -> Request:
         """The arguments of the SDK's `generate_content`."""

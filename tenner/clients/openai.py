@@ -17,7 +17,7 @@ from tenner.budget import prices
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.chat_completion import parse_completion
 from tenner.clients.error_body import read_error
-from tenner.clients.faults import Fault, from_report, from_status, message_of
+from tenner.clients.faults import OUT_OF_MONEY, Fault, from_report, from_status, message_of
 from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
 from tenner.core.errors import TennerError
@@ -99,9 +99,10 @@ class OpenAIClient:
             listed = {row["id"] for row in response.json()["data"]}
         except openai.APIStatusError as e:
             fault = _fault_of_status(e)
-            if fault.kind == "bad_key" or fault.kind == "billing":
-                raise TennerError(
-                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=self._key_hint()
+            if fault.kind == "bad_key" or fault.kind in OUT_OF_MONEY:
+                hint = self._key_hint() if fault.kind == "bad_key" else fault.rule.hint
+                raise fault.error_class(
+                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=hint
                 ) from None
             return
         except openai.APIConnectionError as e:

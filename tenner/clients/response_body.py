@@ -52,6 +52,8 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
                 continue
             whole["choices"] = [choice]
             _add(message, mapping(part.get("delta") or part.get("message")))
+            if part.get("usage"):  # as Kimi sends it
+                whole["usage"] = part["usage"]
             choice |= {name: part[name] for name in ("finish_reason", "error") if part.get(name)}
     whole[STREAM_ENDED] |= choice["finish_reason"] is not None
     if not whole["choices"] and "error" not in whole:

@@ -7,7 +7,7 @@ dollar for a million tokens in and two for a million out.
 import json
 from collections.abc import Callable
 
-from chat_server import BEHAVIOURS, Answer, ChatServer, completion, usage_of
+from chat_server import BEHAVIOURS, Answer, ChatServer, _send, completion, usage_of
 
 THINKING = "So I add these numbers. " * 100
 THOUGHT = 900
@@ -143,6 +143,7 @@ FREE: dict[str, tuple[Callable[[str], Answer], str]] = {
                                    "rate_limited"),
     "200 bad request": (_free(200, {"object": "error", "message": "no", "code": 400}), "bad_request"),
     "200 refused": (_free(200, {"base_resp": {"status_code": 1026, "status_msg": "sensitive"}}), "refused"),
+    "overloaded for a minute": (_free(503, {"error": "busy"}, retry_after="60"), "overloaded"),
     "502": (_free(502, b"<html>bad gateway</html>"), "server_error"),
     "a quota by the minute": (_free(429, {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED",
         "message": "You exceeded your current quota, please check your plan and billing details.",
@@ -203,6 +204,14 @@ class BillingServer(ChatServer):
     """A server that keeps its own bill."""
 
     bill_microusd = 0
+    refusal: Answer | None = None
+    """What every request but a chat completion is answered with, where there is one."""
+
+    async def _exchange(self, method, path, headers, body, writer) -> None:
+        if self.refusal is None or path == "/chat/completions":
+            await super()._exchange(method, path, headers, body, writer)
+        else:
+            await _send(writer, self.refusal)
 
     def _answer(self, question: str) -> Answer:
         answer = super()._answer(question)
