@@ -24,13 +24,12 @@ def parse_completion(response: Response) -> Reply:
     if not isinstance(fields, dict):
         return Reply("unreadable")
     counts = mapping(fields.get("usage"))
-    usage = chat_usage(counts, text_chars=0)
     choices = fields.get("choices")
     if not isinstance(choices, list):
-        return Reply("unreadable", usage=usage)
+        return Reply("unreadable", usage=chat_usage(counts, text_chars=0))
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if not isinstance(message, dict):
-        return Reply("empty", usage=usage)
+        return Reply("empty", usage=chat_usage(counts, text_chars=0))
     finish_reason = text(choices[0].get("finish_reason")) or None
     thinking, answer = _thinking_and_answer(message)
     usage = chat_usage(counts, text_chars=len(thinking) + len(answer))

@@ -8,6 +8,7 @@ from tenner.clients.json_fields import mapping, mappings
 
 STREAM_ENDED = "stream_ended"
 """The key under which a completion that came as a stream says whether its last event came."""
+DECODER = json.JSONDecoder(strict=False)
 END_OF_STREAM = "[DONE]"
 
 
@@ -19,7 +20,7 @@ def read_body(body: bytes) -> object:
     """
     text = body.decode(json.detect_encoding(body), "replace")
     try:
-        return json.loads(text, strict=False)
+        return DECODER.decode(text)
     except ValueError:
         lines = text.split("\n")
         if any(line.startswith("data:") for line in lines):
@@ -27,7 +28,7 @@ def read_body(body: bytes) -> object:
         behind = [line for line in lines if not line.startswith(":")]  # as ": OPENROUTER PROCESSING"
         if len(behind) == len(lines):
             raise
-        return json.loads("\n".join(behind), strict=False)
+        return DECODER.decode("\n".join(behind))
 
 
 def is_web_page(body: bytes) -> bool:
@@ -71,7 +72,7 @@ def _chunks(lines: list[str]) -> Iterator[dict[str, Any] | None]:
             yield None
             return
         try:
-            chunk = json.loads(data, strict=False)
+            chunk = DECODER.decode(data)
         except ValueError:  # cut off
             return
         if isinstance(chunk, dict):
