@@ -5,6 +5,7 @@ import random
 
 import pytest
 from chat_server import ChatServer, completion
+from mangled import mangled
 from paid import section
 from paths import DATA
 
@@ -20,16 +21,6 @@ from tenner.core.sections import PriceSection, TraceSection
 
 def parse(fields, content_type="application/json"):
     return parse_completion(Response(json.dumps(fields).encode(), content_type))
-
-
-def mangled(value, draw):
-    """The same JSON with one thing in it replaced by something that does not belong there."""
-    if isinstance(value, dict) and value and draw.random() < 0.8:
-        name = draw.choice(list(value))
-        return {**value, name: mangled(value[name], draw)}
-    if isinstance(value, list) and value and draw.random() < 0.8:
-        return [mangled(value[0], draw), *value[1:]]
-    return draw.choice([None, "", "text", 0, -1, 1.5, True, [], [1], {}, {"a": 1}, [{"text": 3}], "\ud800", 10**30])
 
 
 def test_nothing_that_is_json_makes_the_parser_stumble():
