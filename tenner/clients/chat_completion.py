@@ -5,7 +5,7 @@ from typing import Any
 from tenner.clients.json_fields import mapping, mappings, text
 from tenner.clients.protocol import Reply, Response
 from tenner.clients.response_body import read_body
-from tenner.clients.usage import charged_usd, chat_usage
+from tenner.clients.usage import charged_usd, chat_usage, claimed_usage
 
 THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
@@ -34,7 +34,7 @@ def parse_completion(response: Response) -> Reply:
     thinking, answer = _thinking_and_answer(message)
     usage = chat_usage(counts, text_chars=len(thinking) + len(answer))
     parsed: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage,
-                              "charged_usd": charged_usd(counts)}  # fmt: skip
+                              "charged_usd": charged_usd(counts), "claimed": claimed_usage(counts)}  # fmt: skip
     if finish_reason == "length":
         return Reply("truncated", **parsed)
     if finish_reason == "content_filter":

@@ -192,7 +192,8 @@ def parse_generation(response: Response) -> Reply:
     thinking, answer = _thinking_and_answer(mapping(candidates[0].get("content")))
     usage = _usage(counts, text_chars=len(thinking) + len(answer))
     finish_reason = text(candidates[0].get("finishReason"))
-    return Reply(_outcome(finish_reason, thinking, answer), thinking, answer, finish_reason or None, usage)
+    outcome = _outcome(finish_reason, thinking, answer)
+    return Reply(outcome, thinking, answer, finish_reason or None, usage, claimed=_claimed(counts))
 
 
 def _outcome(finish_reason: str, thinking: str, answer: str) -> TraceOutcome:
@@ -227,6 +228,15 @@ def _usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
     elif answer is None and thoughts is None:
         output = None
     return checked_usage(prompt, cached, output, thoughts, text_chars=text_chars)
+
+
+def _claimed(fields: Mapping[str, Any]) -> Usage:
+    """The most tokens that the counts speak of, whatever they contradict."""
+    prompt, answer, thoughts, total = (
+        count(fields.get(name)) or 0
+        for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    )
+    return Usage(input_tokens=prompt, output_tokens=max(answer + thoughts, total - prompt))
 
 
 def _check_parameters(parameters: Mapping[str, Any], place: str) -> None:

@@ -31,9 +31,15 @@ def read_body(body: bytes) -> object:
         return DECODER.decode("\n".join(behind))
 
 
-def is_web_page(body: bytes) -> bool:
-    """Whether a body is HTML or XML."""
-    return body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
+def without_comments(body: bytes) -> bytes:
+    """A body without white space at its ends, its byte order mark and comments, by which servers keep connections."""
+    lines = body.removeprefix(b"\xef\xbb\xbf").splitlines()
+    return b"\n".join(line for line in lines if not line.startswith(b":")).strip()
+
+
+def is_json(body: bytes) -> bool:
+    """Whether a body begins as a JSON object or array does, whole or not."""
+    return without_comments(body)[:1] in (b"{", b"[")
 
 
 def _completion_of(lines: list[str]) -> dict[str, Any]:
@@ -48,6 +54,8 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
         for name in ("error", "usage", "base_resp"):
             if chunk.get(name):
                 whole[name] = chunk[name]
+        if "choices" not in chunk and isinstance(chunk.get("message"), str):  # an event of the kind "error"
+            whole["error"] = chunk
         for part in mappings(chunk.get("choices")):
             if part.get("index") not in (0, None):
                 continue
