@@ -162,13 +162,21 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
         with Grader() as grader:
             read = [b for b in bought if b.reply.outcome not in UNREADABLE]
             run.folder.append(COMPLETIONS, [_completion(grader, model, by_id[b.call.question.id], b) for b in read])
-    if lost := [f"{f.question_id}: {f.kind}" for f in refused] + [
-        f"{b.call.question.id}: {b.reply.outcome}" for b in bought if b.reply.outcome in UNREADABLE
-    ]:
-        run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {lost[0]}" + (", …" if lost[1:] else ""))
+    lost = refused + [_unreadable(b) for b in bought if b.reply.outcome in UNREADABLE]
+    if lost:
+        first = f"{lost[0].question_id}: {lost[0].kind}"
+        run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {first}" + (", …" if lost[1:] else ""))
     if unmetered := sum(not b.metered for b in bought):
         run.screen.say(f"{model.name}: {unmetered:,} answers came without a count of tokens: at their worst case")
-    return refused
+    return lost
+
+
+def _unreadable(bought: PaidReply) -> FailedCall:
+    call, outcome = bought.call, bought.reply.outcome
+    evidence = "the response is stored in run.db, and is not bought again"
+    return FailedCall(
+        question_id=call.question.id, sample_index=call.sample_index, kind=outcome, attempts=1, evidence=evidence
+    )  # fmt: skip
 
 
 def _completion(grader: Grader, model: ApiModel, question: Question, bought: PaidReply) -> Completion:

@@ -246,7 +246,7 @@ def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path
     assert (score.n, score.missing, score.unparsed) == (8, 2, 1)
     told = capsys.readouterr()
     assert "adder: 2 answers are missing" in told.err
-    assert "tenner: 1 call of evaluate failed for good: refused 1" in told.err
+    assert "tenner: 2 calls of evaluate failed for good: refused 1, unreadable 1" in told.err
     assert "adder" in told.out  # what it came to is printed all the same
 
 
