@@ -84,6 +84,12 @@ class ChatTemplate:
             return ()
         return ("the student's chat template has no system role: the system prompt begins the first user turn",)
 
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments that the template reads."""
+        read = jinja2.meta.find_undeclared_variables(_parsed(self._source))
+        return sorted(read - RESERVED - JINJA_NAMES - TOKEN_NAMES)
+
     def question(self, text: str) -> PromptText:
         """The prompt of a single question, up to where the assistant speaks."""
         return self.prompt([Message(role="user", content=text)])
@@ -156,8 +162,7 @@ class ChatTemplate:
 
     def _check_argument(self, name: str) -> None:
         """Raise TennerError where an argument changes nothing and is not the template's own default either."""
-        tree = _parsed(self._source)
-        read = sorted(jinja2.meta.find_undeclared_variables(tree) - RESERVED - JINJA_NAMES - TOKEN_NAMES)
+        tree, read = _parsed(self._source), self.arguments
         value, hint = self.kwargs[name], f"the template reads {', '.join(read)}" if read else "the template reads none"
         if name in RESERVED:
             raise TennerError(f"chat_template_kwargs: {name} is set by tenner itself", hint="leave it out")

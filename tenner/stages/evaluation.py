@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.clients import registry, replies
+from tenner.clients import failed_calls, http, registry, replies
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
@@ -114,6 +114,7 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
 
     from tenner.inference.api import ApiEngine
 
+    http.check_proxies()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
@@ -145,8 +146,9 @@ def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]
             run, tasks, student, policies(wanted), stage="evaluate", file=COMPLETIONS,
             answer_tokens_max=wanted.answer_tokens_max, samplings=samplings(run.recipe),
         )  # fmt: skip
-    for model in wanted.models:
-        _answer_by_api(run, model, tasks)
+    failures = [failure for model in wanted.models for failure in _answer_by_api(run, model, tasks)]
+    if wanted.models:
+        failed_calls.record(run.folder, "evaluate", failures)
     completions = run.folder.read(COMPLETIONS, Completion)
     run.folder.write("scores", scores.score_benchmarks(completions, tasks, samples=wanted.samples))
     return len(questions), len(completions)
@@ -163,8 +165,8 @@ def policies(wanted: Evaluate) -> list[Policy]:
     return found
 
 
-def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> None:
-    """Append a graded completion of every question that the model has not answered yet.
+def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> list[FailedCall]:
+    """Append a graded completion of every question that the model has not answered yet; return what failed for good.
 
     Raises:
         BudgetReached, Incomplete, TennerError: see `replies.buy_replies`. What was bought until then is kept.
@@ -175,7 +177,7 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
     samples = range(run.recipe.evaluate.samples)
     wanted = [(q, k) for questions in tasks.values() for k in samples for q in questions if (q.id, k) not in have]
     if not wanted:
-        return
+        return []
     calls = [Call(q.model_copy(update={"question": q.question + q.suffix}), k) for q, k in wanted]
     for task in dict.fromkeys(benchmarks.benchmark_of(q) for q, _ in wanted):
         remember(run, _setting(run, model, task, len(tasks[task])))
@@ -188,12 +190,21 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
         with Grader() as grader:
             read = [b for b in bought if b.reply.outcome not in UNREADABLE]
             run.folder.append(COMPLETIONS, [_completion(grader, model, by_id[b.call.question.id], b) for b in read])
-    if lost := [f"{f.question_id}: {f.kind}" for f in refused] + [
-        f"{b.call.question.id}: {b.reply.outcome}" for b in bought if b.reply.outcome in UNREADABLE
-    ]:
-        run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {lost[0]}" + (", …" if lost[1:] else ""))
+    lost = refused + [_unreadable(b) for b in bought if b.reply.outcome in UNREADABLE]
+    if lost:
+        first = f"{lost[0].question_id}: {lost[0].kind}"
+        run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {first}" + (", …" if lost[1:] else ""))
     if unmetered := sum(not b.metered for b in bought):
         run.screen.say(f"{model.name}: {unmetered:,} answers came without a count of tokens: at their worst case")
+    return lost
+
+
+def _unreadable(bought: PaidReply) -> FailedCall:
+    call, outcome = bought.call, bought.reply.outcome
+    evidence = "the response is stored in run.db, and is not bought again"
+    return FailedCall(
+        question_id=call.question.id, sample_index=call.sample_index, kind=outcome, attempts=1, evidence=evidence
+    )  # fmt: skip
 
 
 def _completion(grader: Grader, model: ApiModel, question: Question, bought: PaidReply) -> Completion:

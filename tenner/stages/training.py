@@ -57,7 +57,7 @@ def learn(run: Run) -> tuple[int, int]:
 
         result = loop.train(
             base, encoded, settings, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
-            world=world, device_tflops=recipe.machine.peak_tflops,
+            say=run.screen.say, world=world, device_tflops=recipe.machine.peak_tflops,
         )  # fmt: skip
         loop.finish(
             result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,

