@@ -58,8 +58,11 @@ class Arithmetic(NamedTuple):
         per_token, pairs = 0.0, Counter[int | None]()
         for i, (module, layer) in enumerate(zip(layers, described, strict=True)):
             frozen = i < frozen_layers
-            weights = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
-            per_token += sum((2 if frozen else 6 if p.requires_grad else 4) * p.numel() for p in weights)
+            per_token += sum(
+                (2 if frozen else 6 if m.weight.requires_grad else 4) * m.in_features * m.out_features
+                for m in module.modules()
+                if isinstance(m, nn.Linear)
+            )
             others = layer.token_flops - 2 * layer.linear_parameters  # experts, convolutions, states
             trains = any(p.requires_grad and p.ndim > 2 for p in module.parameters())
             per_token += others * (1 if frozen else 3 if trains else 2)

@@ -23,6 +23,9 @@ LLAMA = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 QWEN = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True}
+SMOLLM3 = LLAMA | {"model_type": "smollm3", "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1,
+                   "eos_token_id": 2}  # fmt: skip
+OLMO2 = LLAMA | {"model_type": "olmo2", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
     "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
@@ -46,9 +49,13 @@ S1_TOKENS = 20_000
         (LLAMA, {"tokens_per_row": 512}, 256),
         (QWEN, {}, 512),
         (QWEN, {"frozen_layers": 4}, 512),
+        (LLAMA, {"method": "lora", "quantization": "nf4"}, 512),
+        (SMOLLM3, {}, 512),
+        (OLMO2, LONG_ROWS, 1024),
     ],
-    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen"],
-)
+    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen", "nf4",
+         "smollm3", "olmo2"],
+)  # fmt: skip
 def test_a_training_takes_what_was_said(config, changes, sample_tokens, tmp_path):
     settings = SETTINGS.model_copy(update=changes)
     if settings.precision != "fp32" and not hardware.has_native_bf16("cpu"):
