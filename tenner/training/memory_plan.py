@@ -102,7 +102,7 @@ def forecast(
         standing["gathered weights"] = b * (a.tables + 3 * (a.largest_layer + trained_layer * lora))
         standing["gradients to sum"] = (b + 4) * trained_layer
     if train.quantization:
-        standing["a layer's weights at work"] = b * max(i * o for layer in a.layers for i, o in layer.linears)
+        standing["weights at work"] = b * max(i * o for layer in a.layers for i, o in layer.linears)
     if not on_gpu:
         bitsandbytes = train.optimizer == "adamw-8bit" or train.quantization is not None
         standing["process"] = PROCESS_BYTES + LIBRARY_BYTES * (lora + bitsandbytes)

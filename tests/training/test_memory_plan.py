@@ -159,7 +159,7 @@ def test_one_card_is_offered_shorter_samples_before_more_cards(gb):
     assert made.fits is False
     remedies = [parsed(remedy, 1) for remedy in made.remedies]
     (changes,) = [changes for changes, ranks in remedies if ranks == 1 and list(changes) == ["tokens_max"]]
-    assert [ranks for _, ranks in remedies] == sorted(ranks for _, ranks in remedies)
+    assert [ranks > 1 for _, ranks in remedies] == sorted(ranks > 1 for _, ranks in remedies)
     longer = changes["tokens_max"] + 256
     settings = train.model_copy(update={"tokens_max": longer})
     assert forecast(architecture, settings, longest_tokens=longer).total_bytes > gb * GB, "no more tokens would fit"

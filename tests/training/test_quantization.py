@@ -94,7 +94,7 @@ def test_the_plan_knows_what_it_saves():
     linear = sum(layer.linear_parameters for layer in architecture.layers)
     saved = of[None]["weights"] - of["nf4"]["weights"]
     assert saved / linear == pytest.approx(2 - 0.5159, abs=1e-3)
-    assert of["nf4"]["a layer's weights at work"] == 2 * 512 * 1536
+    assert of["nf4"]["weights at work"] == 2 * 512 * 1536
 
 
 def test_where_it_cannot_be_it_is_refused(tiny_model_dir):
