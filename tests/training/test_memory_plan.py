@@ -10,7 +10,7 @@ from paths import SUPPORT
 from published_configs import CONFIGS
 
 from tenner import cli
-from tenner.core import hardware
+from tenner.core import hardware, recipe
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
@@ -231,6 +231,26 @@ def test_the_recipe_of_s1(ranks, settings, fits, config_32b, capsys):
     found = json.loads(printed.out)
     assert found["fits"] == fits
     assert found["total_bytes"] == sum(found["bytes"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "ranks", "gb"),
+    [
+        ("gsm8k-small", CONFIGS["Qwen3-0.6B"], 1, 24),
+        ("s1k-qwen3-8b-lora", CONFIGS["Qwen3-8B"], 1, 24),
+        ("s1k-32b-lora", QWEN_32B, 1, 80),
+        ("s1k-32b", QWEN_32B, 16, 80),
+    ],
+)
+def test_a_recipe_fits_the_card_it_is_written_for(name, config, ranks, gb):
+    described = recipe.load(name)
+    made = plan(
+        Architecture.of(config), described.train, Machine(ranks, on_gpu=True, memory_gb=gb),
+        longest_tokens=described.train.tokens_max,
+    )  # fmt: skip
+    assert made.fits
+    (line,) = [line for line in recipe.built_in()[name].splitlines() if line.startswith("price_usd_per_hour")]
+    assert "2026" in line, "a price has its date"
 
 
 def test_without_a_config_it_is_asked_for(capsys):
