@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tenner.training.architecture import Architecture
+from tenner.core.errors import TennerError
+from tenner.training.architecture import Architecture, attentions
+from tenner.training.layer_trace import estimated
 
 PEAK_TFLOPS = {
     "H200": 989.5,  # NVIDIA's data sheets, bfloat16 without sparsity
@@ -54,7 +56,10 @@ class Arithmetic(NamedTuple):
     @classmethod
     def of(cls, model: PreTrainedModel, layers: Sequence[nn.Module], *, frozen_layers: int = 0) -> "Arithmetic":
         """Counted before the model is sharded. The head's input needs a gradient even where the head is frozen."""
-        described = Architecture.of(model.config.to_dict()).layers
+        try:
+            described = Architecture.of(model.config.to_dict()).layers
+        except TennerError:  # a class of one's own, in memory only
+            described = tuple(estimated(layers, attentions(model.config, len(layers))))
         per_token, pairs = 0.0, Counter[int | None]()
         for i, (module, layer) in enumerate(zip(layers, described, strict=True)):
             frozen = i < frozen_layers
