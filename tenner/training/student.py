@@ -205,9 +205,11 @@ def _from_hub(name: str, revision: str | None) -> Path:
     disable_progress_bars()
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError) as error:
+        # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise TennerError(
-            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {str(error).splitlines()[0]}",
+            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {reason}",
             hint="check the name and the revision; without a network give the path of a local folder instead; "
             "a gated model needs `hf auth login`",
         ) from error

@@ -1,6 +1,11 @@
+import contextlib
 import hashlib
 import json
+import os
+import socket
 import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -44,6 +49,31 @@ def test_the_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
     with pytest.raises(TennerError, match=r"^cannot fetch no/such@main from the Hugging Face hub: .*$") as caught:
         student.resolve("hf:no/such@main")
     assert "local folder" in caught.value.hint
+
+
+def test_a_hub_that_breaks_off_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        program = """if True:
+            from tenner.core.errors import TennerError
+            from tenner.training import student
+            try:
+                student.resolve("hf:no/such")
+            except TennerError as e:
+                print(e, end="")
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, timeout=60
+        )
+    assert done.stdout.startswith("cannot fetch no/such@main from the Hugging Face hub: "), done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 def packed_wheel(folder: Path, member: str = "pkg/m.gguf", content: bytes = b"GGUF?") -> Path:
