@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tenner.core import file_lock
 from tenner.core.chat_template import ChatTemplate, set_template
@@ -91,12 +92,21 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenner"
 
 
-def load(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state)."""
+def load(
+    folder: Path, dtype: torch.dtype, attention: str, quantization: QuantizationConfigMixin | None = None,
+    device: torch.device | None = None,
+) -> PreTrainedModel:  # fmt: skip
+    """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state).
+
+    On the CPU, or on `device`, where quantized weights are made.
+    """
+    how: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
+    if device is not None:
+        how["device_map"] = {"": device}
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attention, **how
         )
     except (OSError, ValueError) as error:
         raise TennerError(
