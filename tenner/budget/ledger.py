@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
 from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.file_lock import no_locks
 from tenner.core.records import Usage
 from tenner.core.run_folder import disk_errors
 
@@ -157,15 +158,28 @@ class StoredResponse(NamedTuple):
     settled: bool
 
 
+WITHOUT_LOCKS = (
+    sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_UNLOCK,
+    sqlite3.SQLITE_IOERR_RDLOCK, sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE,
+)  # fmt: skip
+"""SQLite's errors on file systems without locks or shared memory."""
+
+
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """As `disk_errors`, for SQLite, which says it in its own way."""
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the disk and the file system, as SQLite reports them, into one line for the user."""
     with disk_errors(path):
         try:
             yield
         except sqlite3.OperationalError as e:
-            if e.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            code = e.sqlite_errorcode
+            if code == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, str(e)) from e
+            if code in WITHOUT_LOCKS:
+                raise no_locks(path) from e
+            if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise TennerError(f"{path} cannot be written: {e}", hint="choose a folder that can be written") from e
             raise
 
 
@@ -179,7 +193,7 @@ class Ledger:
     def __init__(self, path: Path, *, budget_usd: float) -> None:
         self.path = path
         self.cap_microusd = int(budget_usd * MICROUSD_PER_USD + 1e-6)  # 0.29 * 1e6 is 289999.99…
-        with _disk_errors(path):
+        with sqlite_errors(path):
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
             given_up = time.monotonic() + BUSY_SECONDS
             try:
@@ -202,7 +216,7 @@ class Ledger:
         if self._db.in_transaction:  # of `together`, which sees to the rest
             yield self._db
             return
-        with _disk_errors(self.path):
+        with sqlite_errors(self.path):
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db

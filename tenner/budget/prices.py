@@ -12,6 +12,11 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
 MICROUSD_PER_USD = 1_000_000
+ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto")
+PRICE_HINT = (
+    "give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; 0 for a server "
+    "of your own"
+)
 
 
 class Peak(NamedTuple):
@@ -112,13 +117,28 @@ def price_of(provider: str, model: str, given: GivenPrice | None) -> Price:
     )  # fmt: skip
 
 
+def base_model(model: str) -> str:
+    """The name of a model without Google's prefix and OpenRouter's routing suffix: it is the same model."""
+    model = model.removeprefix("models/")
+    return next((model.removesuffix(suffix) for suffix in ROUTING_SUFFIXES if model.endswith(suffix)), model)
+
+
 def find(provider: str, model: str) -> Price:
-    """The newest row for a model. Raises TennerError where there is none."""
-    rows = [p for p in load_prices() if (p.provider, p.model) == (provider, model)]
+    """The newest row for a model, or for the model that it is another name of. Raises TennerError where there is none.
+
+    `:floor` is routed to the cheapest of OpenRouter's providers, so it costs no more than the model without it.
+    """
+    names = (model, model.removeprefix("models/"), model.removeprefix("models/").removesuffix(":floor"))
+    by_name = ([p for p in load_prices() if (p.provider, p.model) == (provider, name)] for name in names)
+    rows = next(filter(None, by_name), [])
+    if not rows and base_model(model) != model and any(p.model == base_model(model) for p in load_prices()):
+        raise TennerError(
+            f"the price of {provider}/{model} is not known: it may be more than that of {base_model(model)}",
+            hint=PRICE_HINT,
+        )
     if not rows:
         raise TennerError(
             f"the price of {provider}/{model} is not known",
-            hint="give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; "
-            "0 for a server of your own",
+            hint=PRICE_HINT,
         )
-    return max(rows, key=lambda p: p.checked)
+    return max(rows, key=lambda p: p.checked)._replace(model=model)

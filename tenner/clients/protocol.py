@@ -46,6 +46,9 @@ class Reply(NamedTuple):
     answer: str = ""
     finish_reason: str | None = None
     usage: Usage = Usage()
+    """All None where the call is unmetered: the provider did not say, or cannot be right."""
+    charged_usd: float | None = None
+    """What the provider says that the call cost; None where it does not."""
 
 
 class Client(Protocol):
@@ -92,8 +95,8 @@ class BatchStatus(NamedTuple):
     """Number of calls; 0 while the provider has not counted them."""
     files: tuple[str, ...] = ()
     """Ids of the result files."""
-    refusal: str = ""
-    """Why none of its calls was made; empty if some were."""
+    refusal: Fault | None = None
+    """Why none of its calls was made; None if some were."""
 
 
 class BatchResult(NamedTuple):

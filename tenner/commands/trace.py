@@ -57,9 +57,12 @@ def main(args: argparse.Namespace) -> None:
         stage.main(args)
         return
     from tenner import tracing
+    from tenner.clients import failed_calls
+    from tenner.core.run_folder import RunFolder
 
     section = _section(args)
     print(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
+    failed_calls.check(RunFolder(args.out))
 
 
 def _refuse_file_options(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.clients import registry, replies
+from tenner.clients import failed_calls, http, registry, replies
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
@@ -97,6 +97,7 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
 
     from tenner.inference.api import ApiEngine
 
+    http.check_proxies()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     wanted = run.recipe.evaluate
     return ApiEngine(
@@ -117,8 +118,9 @@ def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]
             run, tasks, student, policies(wanted), stage="evaluate", file=COMPLETIONS,
             answer_tokens_max=wanted.answer_tokens_max, samplings=samplings(run.recipe),
         )  # fmt: skip
-    for model in wanted.models:
-        _answer_by_api(run, model, tasks)
+    failures = [failure for model in wanted.models for failure in _answer_by_api(run, model, tasks)]
+    if wanted.models:
+        failed_calls.record(run.folder, "evaluate", failures)
     completions = run.folder.read(COMPLETIONS, Completion)
     run.folder.write("scores", scores.score_benchmarks(completions, tasks, samples=wanted.samples))
     return len(questions), len(completions)
@@ -135,8 +137,8 @@ def policies(wanted: Evaluate) -> list[Policy]:
     return found
 
 
-def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> None:
-    """Append a graded completion of every question that the model has not answered yet.
+def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> list[FailedCall]:
+    """Append a graded completion of every question that the model has not answered yet; return what failed for good.
 
     Raises:
         BudgetReached, Incomplete, TennerError: see `replies.buy_replies`. What was bought until then is kept.
@@ -147,7 +149,7 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
     samples = range(run.recipe.evaluate.samples)
     wanted = [(q, k) for questions in tasks.values() for k in samples for q in questions if (q.id, k) not in have]
     if not wanted:
-        return
+        return []
     calls = [Call(q.model_copy(update={"question": q.question + q.suffix}), k) for q, k in wanted]
     for task in dict.fromkeys(benchmarks.benchmark_of(q) for q, _ in wanted):
         remember(run, _setting(run, model, task, len(tasks[task])))
@@ -166,6 +168,7 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
         run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {lost[0]}" + (", …" if lost[1:] else ""))
     if unmetered := sum(not b.metered for b in bought):
         run.screen.say(f"{model.name}: {unmetered:,} answers came without a count of tokens: at their worst case")
+    return refused
 
 
 def _completion(grader: Grader, model: ApiModel, question: Question, bought: PaidReply) -> Completion:

