@@ -49,6 +49,10 @@ class Reply(NamedTuple):
     """All None where the call is unmetered: the provider did not say, or cannot be right."""
     charged_usd: float | None = None
     """What the provider says that the call cost; None where it does not."""
+    evidence: str | None = None
+    """What in the response led to the outcome, where it is not complete."""
+    is_summary: bool = False
+    """The provider marks this thinking as a summary."""
 
 
 class Client(Protocol):
