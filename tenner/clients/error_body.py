@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tenner.clients.json_fields import count, mapping, mappings, text
 from tenner.clients.response_body import STREAM_ENDED
+from tenner.core.finish_reasons import ending_of
 
 MONEY_CODES = {
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance",  # OpenAI
@@ -63,11 +64,6 @@ STATUS_NAMES = {
 BASE_RESP_STATUS = {1002: 429, 1004: 401, 1008: 402, 1026: 403, 1027: 403, 1039: 429, 2013: 400, 2049: 401, 2056: 429}
 """The HTTP status that stands behind MiniMax's `base_resp.status_code`."""
 SUCCESS_CODES = (None, 0, 200, "0", "200", "ok", "success")
-FAILED_FINISH_REASONS = {
-    "error", "network_error", "insufficient_system_resource", "abort", "aborted", "server_error", "internal_error",
-    "engine_error", "upstream_error", "timeout",
-}  # fmt: skip
-"""Finish reasons, in lower case, of a completion that the provider broke off: the same call may succeed."""
 
 
 class ErrorBody(NamedTuple):
@@ -182,7 +178,7 @@ def failure_of_completion(fields: object) -> str | None:
     if mapping(fields).get(STREAM_ENDED) is False:
         return "the stream broke off"
     finish_reason = text(choices[0].get("finish_reason"))
-    return f"finish_reason is {finish_reason}" if finish_reason.lower() in FAILED_FINISH_REASONS else None
+    return f"finish_reason is {finish_reason}" if ending_of(finish_reason or None) == "failed" else None
 
 
 def _read(fields: object, *, whole: str) -> ErrorBody:

@@ -12,13 +12,16 @@ from pydantic import ValidationError
 
 from tenner.budget import prices
 from tenner.clients.api_keys import key_in_environment
+from tenner.clients.control_tokens import clean_answer, clean_thinking
 from tenner.clients.faults import Fault, from_status
 from tenner.clients.http import CONNECT_SECONDS, checked, fault_of
 from tenner.clients.json_fields import count, mapping, mappings, text
 from tenner.clients.protocol import Call, Reply, Request, Response
+from tenner.clients.reply_outcome import judge
+from tenner.clients.thinking import Thought
 from tenner.clients.usage import checked_usage
 from tenner.core.errors import TennerError
-from tenner.core.records import TraceOutcome, Usage
+from tenner.core.records import Usage
 from tenner.core.sections import PaidModel
 from tenner.core.suggest import did_you_mean
 
@@ -185,32 +188,22 @@ def parse_generation(response: Response) -> Reply:
     counts = mapping(fields.get("usageMetadata"))
     usage = _usage(counts, text_chars=0)
     if blocked := text(mapping(fields.get("promptFeedback")).get("blockReason")):
-        return Reply("content_filter", finish_reason=blocked, usage=usage)
+        return Reply("content_filter", finish_reason=blocked, usage=usage, evidence=f"blockReason is {blocked}")
     candidates = mappings(fields.get("candidates"))
     if not candidates:
         return Reply("empty", usage=usage)
-    thinking, answer = _thinking_and_answer(mapping(candidates[0].get("content")))
-    usage = _usage(counts, text_chars=len(thinking) + len(answer))
-    finish_reason = text(candidates[0].get("finishReason"))
-    outcome = _outcome(finish_reason, thinking, answer)
-    return Reply(outcome, thinking, answer, finish_reason or None, usage, claimed=_claimed(counts))
+    thought = _thought(mapping(candidates[0].get("content")))
+    usage = _usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
+    finish_reason = text(candidates[0].get("finishReason")) or None
+    return judge(thought, finish_reason, fields="no part is marked as a thought", usage=usage, claimed=_claimed(counts))
 
 
-def _outcome(finish_reason: str, thinking: str, answer: str) -> TraceOutcome:
-    if finish_reason in ("MAX_TOKENS", "CONTINUATION"):  # CONTINUATION: the limit of one request, not of the model
-        return "truncated"
-    if finish_reason not in ("STOP", ""):  # SAFETY, RECITATION, SPII, …: stopped by Google, so the text is incomplete
-        return "content_filter"
-    if not thinking and not answer:
-        return "empty"
-    return "complete" if thinking else "no_reasoning"
-
-
-def _thinking_and_answer(content: Mapping[str, Any]) -> tuple[str, str]:
+def _thought(content: Mapping[str, Any]) -> Thought:
     parts = mappings(content.get("parts"))
     thinking = "".join(text(part.get("text")) for part in parts if part.get("thought") is True)
     answer = "".join(text(part.get("text")) for part in parts if part.get("thought") is not True)
-    return thinking.strip(), answer.strip()
+    thinking = clean_thinking(thinking).strip()
+    return Thought(thinking, clean_answer(answer, thinking).strip())
 
 
 def _usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:

@@ -1,5 +1,6 @@
 """The evaluate stage: students in an engine and models behind APIs answer the benchmarks, and are scored alike."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,8 @@ AS_IT_IS = "chat"
 """The prompt form of a model behind an API: the first turn is the question alone."""
 NO_KEY = "none"
 """Sent to a server that needs no key: the client requires one."""
-UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type")
+UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type", "interrupted")
+"""Replies that say nothing of the model: their answers are missing, and not wrong."""
 
 
 def check(described: Experiment) -> None:
@@ -194,6 +196,9 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
     if lost:
         first = f"{lost[0].question_id}: {lost[0].kind}"
         run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {first}" + (", …" if lost[1:] else ""))
+    if odd := Counter(b.reply.evidence for b in bought if b.reply.outcome == "unknown_finish"):
+        words = ", ".join(f"{evidence} {count}" for evidence, count in odd.most_common())
+        run.screen.say(f"{model.name}: {odd.total():,} answers ended in a way that is not known: {words}")
     if unmetered := sum(not b.metered for b in bought):
         run.screen.say(f"{model.name}: {unmetered:,} answers came without a count of tokens: at their worst case")
     return lost
