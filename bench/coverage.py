@@ -44,8 +44,8 @@ def main() -> None:
         print(f"{k:7}  " + "  ".join(f"{ours:.3f}/{plain:.3f}" for ours, plain in row))
     print(f"\nequal runs called different at 5 %, {PAIRS:,} pairs: the same model twice, and two equally good ones")
     print("answers  tenner (same, other)  percentiles (same, other)")
-    for k, (ours, plain) in false.items():
-        print(f"{k:7}  {ours[0]:13.1%} {ours[1]:6.1%}  {plain[0]:18.1%} {plain[1]:6.1%}")
+    for k, (rates, plain_rates) in false.items():
+        print(f"{k:7}  {rates[0]:13.1%} {rates[1]:6.1%}  {plain_rates[0]:18.1%} {plain_rates[1]:6.1%}")
     print(json.dumps({
         "coverage": {k: ours for k, (ours, _) in coverage.items()},
         "coverage_clustered_t": {k: plain for k, (_, plain) in coverage.items()},

@@ -104,7 +104,7 @@ def by_plain_loop(family: Family, method: str) -> list[float]:
         total = 0.0
         for i in indices:
             loss = summed_loss(model, encoded[i]) / trained
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         losses.append(total)
         torch.nn.utils.clip_grad_norm_(moved, train.grad_clip_norm)
@@ -123,7 +123,8 @@ def summed_loss(model: PreTrainedModel, sample: Encoded) -> torch.Tensor:
     loss = functional.cross_entropy(out.logits[0, :-1].float()[mask], ids[1:][mask], reduction="sum")
     if getattr(out, "aux_loss", None) is None:
         return loss
-    return loss + mask.sum() * model.router_aux_loss_coef * out.aux_loss  # transformers adds it to the mean
+    weight: Any = model.router_aux_loss_coef
+    return loss + mask.sum() * weight * out.aux_loss  # transformers adds it to the mean
 
 
 def outcome(family: Family, method: str) -> Outcome:

@@ -200,7 +200,7 @@ def side_hf(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
     tokenizer: Any = engine.tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
-    plain = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
 
     def generate() -> int:
         for start in range(0, UNEVEN, ROWS):
@@ -248,13 +248,13 @@ def main() -> int:
 
     tokenizer = AutoTokenizer.from_pretrained(args.student)
     questions = puzzles.generate(QUESTIONS, families=list(puzzles.FAMILIES), split="train", seed=0, distinct=True)
-    prompts = [render_prompt(tokenizer, q.question, system_prompt="") for q in questions]
+    texts = [render_prompt(tokenizer, q.question, system_prompt="") for q in questions]
     precision = hardware.choose("cpu").precision
     dtype: Dtype = "float32" if precision == "fp32" else "bfloat16"
     machine, versions = evidence.machine(), evidence.versions("tenner", "torch", "transformers")
     print(f"machine: {machine}\nversions: {versions}\nprecision: {precision}\n", flush=True)
-    vllm = run_side(args.vllm_python, "vllm", args.student, prompts, dtype)
-    hf = run_side(sys.executable, "hf", args.student, prompts, dtype)
+    vllm = run_side(args.vllm_python, "vllm", args.student, texts, dtype)
+    hf = run_side(sys.executable, "hf", args.student, texts, dtype)
 
     sizes = vllm["block_tokens"]
     columns = {

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import evidence
 import psutil
@@ -173,7 +173,7 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, object]:
                 f"{work.whole.peak_mb:9.1f}"
             )
     ratios = [a.calls_per_second / b.calls_per_second for a, b in zip(ours, theirs, strict=True)]
-    figures: dict[str, object] = {
+    figures: dict[str, Any] = {
         "calls": args.calls,
         "ratio": round(median(ratios), 2),
         "ratios": [round(ratio, 2) for ratio in ratios],
@@ -247,7 +247,11 @@ def main() -> None:
         bench = Bench(Path(folder), url, server, curator, args)
         bench.curator(1)  # compiles its modules, and says its versions
         versions = evidence.versions("tenner", "openai", "aiohttp", "httpx2", "pydantic")
-        about = {"machine": evidence.machine(), "versions": versions, "curator_versions": bench.curator_versions}
+        about: dict[str, dict[str, Any]] = {
+            "machine": evidence.machine(),
+            "versions": versions,
+            "curator_versions": bench.curator_versions,
+        }
         for name, fields in about.items():
             print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()))
         print(

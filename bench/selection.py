@@ -25,6 +25,7 @@ from contextlib import redirect_stdout
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import evidence
 import psutil
@@ -98,7 +99,7 @@ def pool_of(size: int, benchmark: list[Question]) -> tuple[list[Question], dict[
     return pool, planted
 
 
-def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
+def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, Any]:
     """Clean and select, with the largest memory of this process and its children."""
     benchmark = [q for path in benchmarks for q in read_questions(path)]
     pool, planted = pool_of(size, benchmark)
@@ -120,7 +121,7 @@ def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
     assert len(chosen.picked) == 1000
     dropped = {d.id for d in (*flawed, *cleaned.dropped)}
     found = {reason: len(ids & dropped) / len(ids) for reason, ids in planted.items()}
-    innocent = len(dropped - set.union(*planted.values()))
+    innocent = len(dropped - set[str].union(*planted.values()))
     return {
         "size": size,
         "seconds": round(ended - started, 2),
@@ -135,7 +136,7 @@ def measure_tenner(size: int, benchmarks: list[Path]) -> dict[str, object]:
     }
 
 
-def measure_s1(size: int, benchmarks: list[Path], functions: Path) -> dict[str, object]:
+def measure_s1(size: int, benchmarks: list[Path], functions: Path) -> dict[str, Any]:
     """s1's functions on the same text, as its script calls them and once over the whole."""
     benchmark = [q for path in benchmarks for q in read_questions(path)]
     pool, _ = pool_of(size, benchmark)
@@ -216,11 +217,11 @@ def main() -> None:
         print(json.dumps(figures))
         return
 
-    def run(side: str, size: int) -> dict[str, object]:
+    def run(side: str, size: int) -> dict[str, Any]:
         command = [sys.executable, *sys.argv[:1], "--side", side, "--s1-functions", str(args.s1_functions)]
         command += ["--benchmarks", *map(str, args.benchmarks), "--sizes", str(size)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        figures: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         print(f"{side:<7}{size:>10,}  " + ", ".join(f"{k} {v}" for k, v in figures.items() if k != "size"), flush=True)
         return figures
 

@@ -395,7 +395,7 @@ def main() -> None:
         return
     precision = hardware.choose("cpu").precision
     versions = evidence.versions("tenner", "torch", "transformers", "trl")
-    about = {"machine": evidence.machine(), "versions": versions}
+    about: dict[str, dict[str, Any]] = {"machine": evidence.machine(), "versions": versions}
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
     print(f"precision: {precision}", flush=True)
