@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from typing import Any
 
 import pytest
 from batch_endpoints import BatchAnswer
@@ -461,7 +462,7 @@ def test_lines_that_fail_have_the_names_of_single_calls_and_take_no_other_with_t
 
 
 def test_a_line_that_every_other_would_follow_stops_the_run_after_the_rest_is_kept(ledger):
-    results = {}
+    results: dict[str, Any] = {}
     with ChatServer({TEXTS[7]: ["no quota"]}) as server, pytest.raises(TennerError) as caught:
         buy(server, ledger, TEXTS, results=results)
     assert str(caught.value) == "billing: HTTP 429: You exceeded your current quota"
@@ -477,7 +478,7 @@ def test_parameters_that_no_line_gets_through_with_stop_the_run(ledger):
 
 
 def test_tokens_beyond_the_limit_stop_the_run_after_the_rest_is_kept(ledger):
-    results = {}
+    results: dict[str, Any] = {}
     with ChatServer({TEXTS[7]: ["too much"]}) as server:
         with pytest.raises(TennerError, match="does not keep to the limit"):
             buy(server, ledger, TEXTS, results=results)
@@ -578,7 +579,7 @@ def test_a_batch_that_the_provider_does_not_know_is_not_given_up(ledger):
         server.batches.batches.clear()
         with pytest.raises(TennerError, match="unknown_batch: HTTP 404: No batch found") as caught:
             buy(server, ledger, TEXTS)
-        assert "the base URL of its submission" in caught.value.hint
+        assert "the base URL of its submission" in (caught.value.hint or "")
         server.batches.batches.update(hidden)
         buy(server, ledger, TEXTS)
         assert is_settled(ledger, TEXTS)
@@ -632,7 +633,7 @@ def test_the_progress_tells_what_is_waited_for(ledger):
 def test_as_many_lines_as_fit_under_the_cap_go_into_a_batch(tmp_path):
     cap = 10 * worst_microusd(TEXTS[20])
     lines = lambda server: [b["request_counts"]["total"] for b in server.batches.batches.values()]  # noqa: E731
-    results = {}
+    results: dict[str, Any] = {}
     with ChatServer() as server:
         with closing(Ledger(tmp_path / "run.db", budget_usd=cap / 1e6)) as ledger:
             with closing(sqlite3.connect(ledger.path)) as db:
@@ -649,13 +650,13 @@ def test_as_many_lines_as_fit_under_the_cap_go_into_a_batch(tmp_path):
 
 
 def test_when_nothing_is_open_and_nothing_fits_the_missing_dollars_are_reported(tmp_path):
-    results = {}
+    results: dict[str, Any] = {}
     with ChatServer() as server:
         with closing(Ledger(tmp_path / "run.db", budget_usd=0.0015)) as ledger:
             with pytest.raises(BudgetReached, match=r"the cap of \$0.0015 is reached in trace") as caught:
                 buy(server, ledger, TEXTS, results=results)
             assert 1 < len(results) < 40
-            assert f"{40 - len(results)} calls are left, about $" in caught.value.hint
+            assert f"{40 - len(results)} calls are left, about $" in (caught.value.hint or "")
             assert spent_microusd(ledger) == sum(map(half_microusd, server.completed)) <= 1500
             assert ledger.reserved_usd() == 0
         with closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger:
@@ -711,7 +712,7 @@ def test_clients_without_batches_are_refused_before_anything_is_spent(monkeypatc
         unpriced = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
         with pytest.raises(TennerError, match=r"what 127.0.0.1/m costs in a batch is not known") as caught:
             registry.check(batch_section(server, price=unpriced), Screen())
-        assert "give batch_multiplier in [trace.price]" in caught.value.hint
+        assert "give batch_multiplier in [trace.price]" in (caught.value.hint or "")
         registry.check(batch_section(server), Screen())
         server.batches.around = lambda _method, _path, _work: None
         with pytest.raises(TennerError, match=r"127\.0\.0\.1 takes no batches: HTTP 404: not here"):
@@ -824,6 +825,7 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
             time.sleep(delay)
             _kill(process)
             hits.append((heard[-1], process.returncode))
+            assert process.stderr
             process.stderr.close()
             if process.returncode == 0:  # it was faster than the kill, and there is nothing left to kill
                 break

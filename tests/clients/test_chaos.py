@@ -54,6 +54,7 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
             time.sleep(moments.uniform(0.0, 0.6))
             process.send_signal(signal.SIGKILL)
             in_flight_at_kills += server.in_flight
+            assert process.stderr
             assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
             process.stderr.close()
             time.sleep(0.05)
@@ -83,7 +84,7 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
             )
         )
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    usages = [usage_of(row["question"]) for row in rows]
+    usages = [usage_of(str(row["question"])) for row in rows]
     assert settled == sum(u["prompt_tokens"] + 2 * u["completion_tokens"] for u in usages)
     assert reserved == 0
     print(f"{bought} bought, {in_flight_at_kills} in flight at {KILLS} kills, {lost} booked at their worst case")
@@ -167,9 +168,11 @@ def test_the_cap_holds_in_a_thousand_random_schedules_of_two_processes(tmp_path)
             with closing(sqlite3.connect(path)) as db:
                 db.executescript(WATCH.format(cap=cap))
             for process in both:
+                assert process.stdin
                 process.stdin.write(f"{seed}\n")
                 process.stdin.flush()
             for process in both:
+                assert process.stdout
                 end, came, asked = json.loads(process.stdout.readline())
                 if end == "done":
                     assert came == asked
@@ -185,6 +188,8 @@ def test_the_cap_holds_in_a_thousand_random_schedules_of_two_processes(tmp_path)
             path.unlink()
     finally:
         for process in both:
+            assert process.stdin
+            assert process.stdout
             process.stdin.close()
             process.wait(10)
             process.stdout.close()

@@ -95,7 +95,8 @@ def test_what_is_no_error_is_none(fields):
 
 
 def test_no_body_makes_the_reader_of_errors_stumble():
-    draw, kinds = random.Random(0), Counter()
+    draw = random.Random(0)
+    kinds: Counter[object] = Counter()
     bodies = [
         {"error": {"code": 429, "message": "m", "details": [{"violations": [{"quotaId": "q"}], "reason": "r"}]}},
         {"base_resp": {"status_code": 1008, "status_msg": "m"}, "usage": {"completion_tokens": 3}, "choices": None},
@@ -140,7 +141,9 @@ def test_retry_after_is_seconds_or_a_date_or_nothing():
     assert retry_after_seconds({}) is None
     assert retry_after_seconds({"retry-after": "soon"}) is None
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
-    assert 28 < retry_after_seconds({"retry-after": email.utils.format_datetime(then, usegmt=True)}) < 31
+    seconds = retry_after_seconds({"retry-after": email.utils.format_datetime(then, usegmt=True)})
+    assert seconds is not None
+    assert 28 < seconds < 31
 
 
 def test_no_fatal_fault_is_retried_and_every_retried_one_is_transient():

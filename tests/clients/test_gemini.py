@@ -16,9 +16,10 @@ from google.genai import types
 
 from tenner.budget.ledger import Ledger
 from tenner.clients import registry
+from tenner.clients.billing import PaidReply
 from tenner.clients.faults import Fault
 from tenner.clients.gemini import GeminiClient, parse_generation
-from tenner.clients.paid_calls import Limits, PaidCalls, PaidReply
+from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.protocol import Call, Response
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
@@ -213,6 +214,7 @@ def test_what_goes_over_the_wire():
         },
     }
     worst = client.worst_case_usage(call(), request)
+    assert worst.input_tokens is not None
     assert worst.input_tokens > len(f"{ASKED} Say why.Be brief.") + 256
     assert worst.output_tokens == 1000
 
@@ -353,6 +355,8 @@ def test_from_request_to_ledger_to_the_micro_dollar(tmp_path):
         worst = {}
         for text in texts[:6]:
             usage = client.worst_case_usage(call(text), client.request(call(text)))
+            assert usage.input_tokens is not None
+            assert usage.output_tokens is not None
             worst[text] = usage.input_tokens + 2 * usage.output_tokens
         asyncio.run(client.close())
         good = sum(len(t) + 2 * (7 + 2 * len(t)) for t in [texts[2], texts[3], *texts[6:]])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -61,7 +62,7 @@ def test_there_are_as_many_connections_as_calls():
 
 
 def test_the_key_and_the_body_arrive_as_they_are():
-    seen = {}
+    seen: dict[str, Any] = {}
 
     async def handle(request):
         seen.update(headers=dict(request.headers), body=await request.json())
@@ -119,10 +120,10 @@ def test_a_proxy_that_cannot_be_spoken_to_is_found_before_anything_is_asked(monk
     monkeypatch.setenv("ALL_PROXY", proxy)
     monkeypatch.setattr("tenner.clients.http.find_spec", lambda _: None)
     for client in ("openai", "gemini"):
-        fields = {"client": client, "base_url": "http://127.0.0.1:9/v1", "model": "m", "price": PRICE}
+        fields: dict[str, Any] = {"client": client, "base_url": "http://127.0.0.1:9/v1", "model": "m", "price": PRICE}
         with pytest.raises(TennerError, match=message) as caught:
             client_for(TraceSection(**fields), key="")
-        assert hint in caught.value.hint
+        assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("proxy", ["p:1", "http://p:1", "https://p:1"])

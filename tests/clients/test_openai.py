@@ -11,9 +11,10 @@ from paths import DATA
 from pydantic import ValidationError
 
 from tenner.clients import registry
+from tenner.clients.chat_completion import parse_completion
 from tenner.clients.faults import Fault, from_status
 from tenner.clients.http import checked
-from tenner.clients.openai import OpenAIClient, parse_completion, presets
+from tenner.clients.openai import OpenAIClient, presets
 from tenner.clients.protocol import Call, Response
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
@@ -105,7 +106,7 @@ MONEY_ROWS = {
 @pytest.mark.skipif(not (DATA / "strangers").is_dir(), reason="the reports of others are not here")
 def test_what_happened_to_others_is_booked_right():
     rows = map(json.loads, (DATA / "strangers/http_responses.jsonl").read_text("utf-8").splitlines())
-    came = {}
+    came: dict[str, str | int | None] = {}
     for row in rows:
         if row["id"] not in MONEY_ROWS:
             continue

@@ -43,8 +43,8 @@ def test_a_missing_batch_price_is_asked_for_in_its_own_section(place):
     section = sections(client="openai", **LOCAL, batch=True)[place]
     with pytest.raises(TennerError, match=r"costs in a batch is not known") as caught:
         registry.check(section, Screen())
-    assert f"[{place}.price]" in caught.value.hint
-    assert ("--batch-multiplier" in caught.value.hint) == (place == "trace")
+    assert f"[{place}.price]" in (caught.value.hint or "")
+    assert ("--batch-multiplier" in (caught.value.hint or "")) == (place == "trace")
 
 
 def test_a_folder_that_cannot_be_replayed_is_named_with_its_setting(tmp_path):

@@ -1,6 +1,7 @@
 """Bodies of chat completions that are not plain JSON."""
 
 import json
+from typing import Any
 
 import pytest
 from money_faults import events
@@ -16,7 +17,7 @@ def chunk(**delta):
 
 def test_a_stream_is_the_completion_that_its_chunks_are_parts_of():
     body = events("1+2?")
-    whole = read_body(body)
+    whole: Any = read_body(body)
     assert whole["stream_ended"]
     assert read_body(body.replace(b"\n", b"\r\n")) == whole
     assert read_body(body.replace(b"\n\n", b"\n")) == whole
@@ -29,7 +30,7 @@ def test_a_stream_may_be_cut_anywhere():
     body = events("1+2?")
     for at in range(body.index(b"data: ") + 6, len(body)):
         try:
-            whole = read_body(body[:at])
+            whole: Any = read_body(body[:at])
         except ValueError:
             continue  # before the first whole chunk
         assert whole["stream_ended"] == (b'"finish_reason": "stop"}]}' in body[:at])
@@ -39,14 +40,19 @@ def test_parts_and_details_are_joined_and_other_choices_left_out():
     body = chunk(role="assistant", content="") + chunk(role="assistant", content="4", reasoning_details=[{"text": "2"}])
     body += chunk(content="2", reasoning_details=[{"text": "+2"}])
     body += b'data: {"choices": [{"index": 1, "delta": {"content": "no"}}]}\n\ndata: [DONE]\n\n'
-    message = read_body(body)["choices"][0]["message"]
-    assert message == {"role": "assistant", "content": "42", "reasoning_details": [{"text": "2"}, {"text": "+2"}]}
+    whole: Any = read_body(body)
+    assert whole["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "42",
+        "reasoning_details": [{"text": "2"}, {"text": "+2"}],
+    }
 
 
 def test_a_whole_message_in_a_stream_is_taken_as_it_is():
     message = {"role": "assistant", "content": "42"}
     body = b"data: " + json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
-    assert read_body(body)["choices"][0]["message"] == message
+    whole: Any = read_body(body)
+    assert whole["choices"][0]["message"] == message
 
 
 @pytest.mark.parametrize(

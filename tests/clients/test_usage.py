@@ -1,6 +1,7 @@
 """Which tokens a response is billed for, by the sums that providers make."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_whatever_the_convention_the_bill_is_covered_or_unmetered():
     for _ in range(2000):
         prompt, answer, thought = draw.randint(1, 500), draw.randint(0, 300), draw.randint(0, 3000)
         apart = draw.random() < 0.5  # reasoning is not part of completion_tokens
-        usage = {"prompt_tokens": prompt, "completion_tokens": answer if apart else answer + thought}
+        usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": answer if apart else answer + thought}
         if draw.random() < 0.8:
             usage["total_tokens"] = prompt + answer + thought
         if draw.random() < 0.8 or (apart and "total_tokens" not in usage):
@@ -47,6 +48,7 @@ def test_whatever_the_convention_the_bill_is_covered_or_unmetered():
         billed = chat_usage(usage, text_chars=4 * (answer + thought))
         if billed != UNMETERED:
             metered += 1
+            assert billed.output_tokens is not None
             assert billed.output_tokens >= answer + thought
             assert billed.input_tokens == prompt
     assert metered > 1500

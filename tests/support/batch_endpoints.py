@@ -57,7 +57,9 @@ class Batches:
         return None
 
     def _upload(self, content_type: str, body: bytes) -> BatchAnswer:
-        boundary = re.search(r"boundary=(\S+)", content_type)[1].encode()
+        found = re.search(r"boundary=(\S+)", content_type)
+        assert found, "a file is uploaded as multipart/form-data"
+        boundary = found[1].encode()
         parts = [p for p in body.split(b"--" + boundary) if b"filename=" in p]
         content = parts[0].split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n")
         name = f"file-{len(self.files)}"
@@ -105,7 +107,8 @@ class Batches:
         done = {"completed": rows, "expired": half, "cancelled": half, "failed": []}[status]
         if status == "failed":
             batch["errors"] = {"object": "list", "data": [self.error]}
-        good, bad = [], []
+        good: list[str] = []
+        bad: list[str] = []
         for row in reversed(done):
             code, body = self._line(row["body"])
             told = {"id": "r", "custom_id": row["custom_id"], "response": {"status_code": code, "body": body}}
@@ -113,10 +116,10 @@ class Batches:
         for row in rows[len(done) :] if status == "expired" else []:
             error = {"code": "batch_expired", "message": "This request could not be executed before the end."}
             bad.append(json.dumps({"id": "r", "custom_id": row["custom_id"], "response": None, "error": error}))
-        for field, told in (("output_file_id", good), ("error_file_id", bad)):
-            if told:
+        for field, lines in (("output_file_id", good), ("error_file_id", bad)):
+            if lines:
                 name = f"file-{len(self.files)}"
-                self.files[name] = "".join(line + "\n" for line in told).encode()
+                self.files[name] = "".join(line + "\n" for line in lines).encode()
                 batch[field] = name
         batch["request_counts"] |= {"completed": len(good), "failed": len(bad)}
         batch["status"] = status

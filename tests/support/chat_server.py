@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from batch_endpoints import Batches
 
@@ -165,7 +165,7 @@ class ChatServer:
         """The base URL for clients."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> "ChatServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
         return self

@@ -4,6 +4,7 @@
 """
 
 import json
+from typing import Any
 
 from chat_server import BEHAVIOURS, Answer
 
@@ -11,7 +12,7 @@ THINKING, ANSWER = "7 and 4.", "It is 11."
 T, A = THINKING, ANSWER
 DEEPSEEK_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
-MESSAGES = {
+MESSAGES: dict[str, dict[str, Any]] = {
     "reasoning_content": {"reasoning_content": T, "content": A},
     "reasoning": {"reasoning": T, "content": A},
     "details with text": {"reasoning_details": [{"type": "reasoning.text", "text": T}], "content": A},
@@ -70,7 +71,7 @@ MESSAGES = {
     "GLM's end": {"reasoning_content": T, "content": f"{A}<|user|>"},
 }  # fmt: skip
 
-DAMAGED = {
+DAMAGED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "</think> in the answer": ({"reasoning_content": T, "content": f"11.\n</think>\n{A}"}, "stop", "damaged"),
     "a second block": ({"content": f"<think>{T}</think>Hm. <think>8?</think>{A}"}, "stop", "damaged"),
     "another block": ({"reasoning_content": T, "content": f"<think>8?</think>{A}"}, "stop", "damaged"),

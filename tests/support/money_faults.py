@@ -6,6 +6,7 @@ dollar for a million tokens in and two for a million out.
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from chat_server import BEHAVIOURS, Answer, ChatServer, _send, completion, usage_of
 
@@ -62,7 +63,9 @@ def events(question: str, *, usage: bool = True, end: str = "data: [DONE]\n\n") 
     deltas = [{"role": "assistant", "content": ""}]
     deltas += [{"reasoning_content": word} for word in message["reasoning_content"].split(" ")]
     deltas += [{"content": piece} for piece in (message["content"][:9], message["content"][9:])]
-    chunks = [{"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks: list[dict[str, Any]] = [
+        {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
     if end:
         chunks.append({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     if usage:

@@ -1,6 +1,7 @@
 """Paid calls to a loopback server: questions, a section that names it, prices, and what makes the calls."""
 
 import asyncio
+from typing import Any
 
 from chat_server import usage_of
 
@@ -22,7 +23,13 @@ def questions(*texts):
 
 
 def section(server, **changes):
-    fields = {"client": "openai", "base_url": server.url, "model": "m", "price": PRICE, "output_tokens_max": 1000}
+    fields: dict[str, Any] = {
+        "client": "openai",
+        "base_url": server.url,
+        "model": "m",
+        "price": PRICE,
+        "output_tokens_max": 1000,
+    }
     return TraceSection(**fields | changes)
 
 
@@ -31,9 +38,9 @@ def cost_microusd(question):
     return usage["prompt_tokens"] + 2 * usage["completion_tokens"]
 
 
-def buy(client, ledger, asked, *, limits=LIMITS, sample_index=0):
-    """The results by question id, and the `PaidCalls` that made them."""
-    results = {}
+def buy(client, ledger, asked, *, limits=LIMITS, sample_index=0, results=None):
+    """The results by question id, also put into `results` as they come, and the `PaidCalls` that made them."""
+    results = {} if results is None else results
 
     async def go():
         paid_calls = PaidCalls(client, ledger, stage="trace", limits=limits)
@@ -49,7 +56,6 @@ def buy(client, ledger, asked, *, limits=LIMITS, sample_index=0):
         assert question_id not in results
         results[question_id] = result
 
-    buy.results = results
     return results, asyncio.run(go())
 
 

@@ -1,5 +1,7 @@
 """Small tables in the schemas of s1's sources, saved to disk as the datasets library saves them."""
 
+from typing import Any
+
 import datasets
 
 GPQA = {
@@ -22,7 +24,7 @@ OLYMPIAD = {
     "id": 7, "question": "Prove it.", "context": "Let x be 3.", "solution": ["Because.", "Or so."],
     "final_answer": ["3"], "question_type": "OE", "subject": "Math",
 }  # fmt: skip
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "MATH": [MATH],
     "OlympicArena": [
         {"problem": "Why?", "solution": "So.", "subject": "Math", "language": "EN", "modality": "text-only"},
