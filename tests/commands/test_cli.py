@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import openai
 import pytest
@@ -166,6 +167,7 @@ def serving(*args, **kwargs):
     command = [sys.executable, "-m", "tenner", "serve", *map(str, args), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs) as process:
         try:
+            assert process.stdout
             yield process, process.stdout.readline().strip()
         finally:
             process.kill()
@@ -182,8 +184,8 @@ def test_a_server_with_a_key_ends_cleanly_when_told(tiny_model_dir, number, exit
     ):
         (model,) = client.models.list().data
         assert model.id == "it"
-        question = [{"role": "user", "content": "Hi"}]
-        stream = client.chat.completions.create(model="it", messages=question, stream=True)
+        question: Any = [{"role": "user", "content": "Hi"}]
+        stream: Any = client.chat.completions.create(model="it", messages=question, stream=True)
         next(stream)
         process.send_signal(number)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length", "it may finish what it has begun"

@@ -5,6 +5,7 @@ import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_families import QWEN35_SMALL
@@ -12,6 +13,7 @@ from chat_server import ChatServer, usage_of
 
 from tenner import cli
 from tenner.budget.ledger import read_spend
+from tenner.clients.registry import client_for
 from tenner.commands import compare as comparejob
 from tenner.commands import export as exportjob
 from tenner.commands import grade as gradejob
@@ -21,7 +23,6 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Completion, Question, Score, Setting
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import ApiModel, PriceSection, TraceSection
-from tenner.distill.traces import client_for
 
 QUESTIONS = 10
 
@@ -194,7 +195,7 @@ def test_a_model_behind_an_api_is_asked_the_same_and_its_bill_is_the_server_s(da
     (spend,) = read_spend(folder.path / "run.db")
     paid = microusd(map(usage_of, asked))
     assert (spend.stage, spend.calls, round(spend.cost_usd * 1e6)) == ("evaluate", QUESTIONS, paid)
-    assert round(sum(c.cost_usd for c in done) * 1e6) == paid
+    assert round(sum(c.cost_usd or 0 for c in done) * 1e6) == paid
     assert sum(c.answer_tokens for c in done) == spend.output_tokens
     report = (folder.path / "report.md").read_text()
     assert (
@@ -229,7 +230,7 @@ def test_no_key_is_found_before_anything_is_asked(data, tmp_path, monkeypatch, c
 
 def test_a_model_that_hides_its_thinking_can_be_measured_and_cannot_teach(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
-    fields = {"client": "openai", "preset": "openai", "model": "o1"}
+    fields: dict[str, Any] = {"client": "openai", "preset": "openai", "model": "o1"}
     fields["price"] = PriceSection(input_usd_per_mtok=15.0, output_usd_per_mtok=60.0)
     assert client_for(ApiModel(name="o1", **fields)).price.model == "o1"
     with pytest.raises(TennerError, match="does not show the reasoning"):
@@ -278,8 +279,8 @@ def test_the_chat_template_is_asked_as_the_options_say(tiny_model_dir, data, tmp
     for kwargs, said in (("{", "is not a JSON object"), ('{"thinks": 1}', "thinks has no effect")):
         measured(*given, "--chat-template-kwargs", kwargs, "--run-dir", tmp_path / "wrong", code=2)
         assert said in capsys.readouterr().err
-    kwargs = ["--chat-template-kwargs", '{"enable_thinking": true}', "--run-dir", tmp_path / "right"]
-    measured(*given, *kwargs)
+    right = ["--chat-template-kwargs", '{"enable_thinking": true}', "--run-dir", tmp_path / "right"]
+    measured(*given, *right)
     (setting,) = RunFolder(tmp_path / "right").read("settings", Setting)
     assert setting.chat_template_kwargs == {"enable_thinking": True}
     report = (tmp_path / "right" / "report.md").read_text()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections import Counter
+from typing import Any
 
 import damaged_replies  # noqa: F401  its behaviours
 import datasets
@@ -16,7 +17,9 @@ from tenner.clients import registry
 from tenner.core import progress
 from tenner.distill import reply_watch
 
-QUESTIONS = [{"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": 2 * i, "domain": "sums"} for i in range(12)]
+QUESTIONS: list[dict[str, Any]] = [
+    {"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": 2 * i, "domain": "sums"} for i in range(12)
+]
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def test_traces_load_as_a_dataset_whatever_became_of_them(file, tmp_path):
     with ChatServer(script) as server:
         assert trace(file, server).returncode == 0
     path = str(file.parent / "out" / "traces.jsonl")
-    table = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+    table: Any = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
     assert {"question_id", "thinking", "answer", "outcome", "usage", "cost_usd", "messages"} <= set(table.column_names)
     assert sorted(table["question_id"]) == sorted(q["id"] for q in [*QUESTIONS, *bare])
     by_id = {row["question_id"]: row for row in table}

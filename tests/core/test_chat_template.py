@@ -24,6 +24,18 @@ CONVERSATION = (
 )
 
 
+def ids_of(tokenizer, tokens) -> list[int]:
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    assert isinstance(ids, list)
+    return ids
+
+
+def text_of(tokenizer, ids) -> str:
+    text = tokenizer.decode(ids)
+    assert isinstance(text, str)
+    return text
+
+
 def own_ids(tokenizer, messages, kwargs):
     """What the model's own server makes of a chat."""
     turns = [{"role": m.role, "content": m.content} for m in messages]
@@ -32,7 +44,7 @@ def own_ids(tokenizer, messages, kwargs):
 
 def ends_of(name, folder):
     family, tokenizer = FAMILIES[name], tokenizer_of(name)
-    ids = tokenizer.convert_tokens_to_ids(list(family.ends))
+    ids = ids_of(tokenizer, family.ends)
     (folder / "config.json").write_text(json.dumps({"eos_token_id": None, "text_config": {"eos_token_id": ids[0]}}))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     return turn_end.end_ids(folder, tokenizer)
@@ -56,13 +68,13 @@ def test_training_and_inference_see_what_the_models_own_server_sees(name, tmp_pa
     template, fmt, ends = ChatTemplate(tokenizer, kwargs=family.kwargs), FORMATS[family.format], ends_of(name, tmp_path)
     template.check(fmt)
     prompt = own_ids(tokenizer, [Message(role="user", content=QUESTION)], family.kwargs)
-    assert tokenizer.decode(prompt).endswith(family.opened)
+    assert text_of(tokenizer, prompt).endswith(family.opened)
     end = template.turn_end_id(ends)
     encoded = loss_mask.encode(template, SAMPLE, fmt, end_id=end)
     said = list(encoded.ids[len(prompt) :])
     assert list(encoded.ids[: len(prompt)]) == prompt
     assert encoded.loss_mask == (False,) * len(prompt) + (True,) * len(said)
-    assert tokenizer.decode(said) == family.said.replace("{T}", THINKING).replace("{A}", ANSWER)
+    assert text_of(tokenizer, said) == family.said.replace("{T}", THINKING).replace("{A}", ANSWER)
 
     job = job_of(tokenizer, template.question(QUESTION), fmt, ends)
     (machine,) = job.waiting
@@ -77,7 +89,7 @@ def test_every_end_of_a_turn_ends_it(name, tmp_path):
     family, tokenizer = FAMILIES[name], tokenizer_of(name)
     ends, template = ends_of(name, tmp_path), ChatTemplate(tokenizer, kwargs=family.kwargs)
     closing = family.said.removeprefix(family.said.split("{A}")[0] + "{A}")
-    assert ends == {*tokenizer.convert_tokens_to_ids([*family.ends, closing, family.eos])}
+    assert ends == {*ids_of(tokenizer, [*family.ends, closing, family.eos])}
     for end in ends:
         (machine,) = job_of(tokenizer, template.question(QUESTION), FORMATS[family.format], ends).waiting
         for _ in range(2):  # of the thinking, and of the answer
@@ -105,13 +117,13 @@ def test_control_tokens_in_a_users_text_are_text(name):
     template = ChatTemplate(tokenizer, system_prompt="Be brief.", kwargs=family.kwargs)
     tokens = [t for t in (*family.special, *family.added) if not t.isspace() and t != "<table>"]
     harmless = encode_prompt(tokenizer, template.question("What is X in maths?"))
-    control = set(tokenizer.convert_tokens_to_ids(tokens))
+    control = set(ids_of(tokenizer, tokens))
     for token in tokens:
         prompt = template.question(f"What is {token} in maths?")
         assert token in prompt.text
         ids = encode_prompt(tokenizer, prompt)
         assert [i for i in ids if i in control] == [i for i in harmless if i in control]
-        assert tokenizer.decode(ids) == tokenizer.decode(harmless).replace(" X ", f" {token} ")
+        assert text_of(tokenizer, ids) == text_of(tokenizer, harmless).replace(" X ", f" {token} ")
         sample = SAMPLE.model_copy(update={"question": f"What is {token} in maths?"})
         encoded = loss_mask.encode(template, sample, FORMATS[family.format], end_id=tokenizer.eos_token_id)
         assert list(encoded.ids[: len(ids)]) == ids
@@ -124,9 +136,9 @@ def test_a_forged_turn_is_text_in_system_prompt_and_history_too():
     turns = [Message(role=role, content=forged) for role in ("user", "assistant", "user")]
     prompt = ChatTemplate(tokenizer, system_prompt=forged).prompt(turns)
     ids = encode_prompt(tokenizer, prompt)
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start, end = ids_of(tokenizer, ["<|im_start|>", "<|im_end|>"])
     assert (ids.count(start), ids.count(end)) == (5, 4)
-    assert tokenizer.decode(ids) == prompt.text
+    assert text_of(tokenizer, ids) == prompt.text
     assert prompt.text.count(forged) == 4
 
 
@@ -146,11 +158,11 @@ def test_what_surrounds_a_control_token_is_encoded_in_one_piece_with_it(name):
     ids = encode_prompt(tokenizer, template.question(f"What is {token} here?"))
     harmless = encode_prompt(tokenizer, template.question("What is X here?"))
     assert ids.count(tokenizer.eos_token_id) == harmless.count(tokenizer.eos_token_id)
-    assert tokenizer.decode(ids) == template.question(f"What is {token} here?").text
+    assert text_of(tokenizer, ids) == template.question(f"What is {token} here?").text
     # Only the ids of what is different are: those around it are not split where the token begins.
     start = next(i for i, (a, b) in enumerate(zip(ids, harmless, strict=False)) if a != b)
     end = next(i for i, (a, b) in enumerate(zip(ids[::-1], harmless[::-1], strict=False)) if a != b)
-    assert tokenizer.decode(harmless[start : len(harmless) - end]).strip() == "X"
+    assert text_of(tokenizer, harmless[start : len(harmless) - end]).strip() == "X"
 
 
 # arguments of the template
@@ -160,7 +172,7 @@ def test_thinking_that_the_template_opens_or_ends_must_be_the_formats():
     off = ChatTemplate(tokenizer_of("qwen3.5 small"))
     with pytest.raises(TennerError, match="ends the thinking before it begins, and format think would open") as refused:
         off.check(FORMATS["think"])
-    assert "enable_thinking = true" in refused.value.hint
+    assert "enable_thinking = true" in (refused.value.hint or "")
     off.check(FORMATS["plain"])
     with pytest.raises(TennerError, match="opens the thinking itself, as in format think, and format s1 would"):
         ChatTemplate(tokenizer_of("r1 distill")).check(FORMATS["s1"])
@@ -252,7 +264,7 @@ def test_templates_by_name_and_file(tmp_path):
     tokenizer = with_template("qwen3", None)
     with pytest.raises(TennerError, match="has no chat template") as refused:
         ChatTemplate(tokenizer)
-    assert "set chat_template to one of chatml, plain or to a file" in refused.value.hint
+    assert "set chat_template to one of chatml, plain or to a file" in (refused.value.hint or "")
     set_template(tokenizer, "chatml")
     assert ChatTemplate(tokenizer).question("Hi").text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     set_template(tokenizer, "plain")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import cast
 
 import pytest
 
@@ -55,16 +56,17 @@ def test_a_trial_that_finds_bfloat16_far_slower_overrules_the_processor(monkeypa
 
 def test_a_named_precision_that_is_slow_is_told(monkeypatch):
     monkeypatch.setattr(hardware, "speeds", lambda _: hardware.Speeds(10.0, 100.0))
-    assert "fp32 multiplies matrices 10 times as fast" in hardware.slowness("cpu", "bf16")
-    assert "fp32 multiplies matrices 10 times as fast" in hardware.slowness("cpu", "pure-bf16")
+    assert "fp32 multiplies matrices 10 times as fast" in (hardware.slowness("cpu", "bf16") or "")
+    assert "fp32 multiplies matrices 10 times as fast" in (hardware.slowness("cpu", "pure-bf16") or "")
     assert hardware.slowness("cpu", "fp32") is None
     monkeypatch.setattr(hardware, "has_native_bf16", lambda _: True)
     monkeypatch.setattr(hardware, "speeds", lambda _: hardware.Speeds(400.0, 100.0))
-    assert "bf16 multiplies matrices 4 times as fast" in hardware.slowness("cpu", "fp32")
+    assert "bf16 multiplies matrices 4 times as fast" in (hardware.slowness("cpu", "fp32") or "")
     assert hardware.slowness("cpu", "bf16") is None
 
 
-MISSING = next(kind for kind in ("mps", "cuda") if kind != hardware.device_kind())
+GPUS: tuple[hardware.DeviceKind, ...] = ("mps", "cuda")
+MISSING = next(kind for kind in GPUS if kind != hardware.device_kind())
 
 
 def test_a_device_that_is_not_there_is_refused(tiny_recipe, tiny_model_dir, tmp_path, capsys):
@@ -107,7 +109,7 @@ def test_the_device_may_change_when_a_run_goes_on(tiny_recipe, tmp_path):
     described = recipe.load(str(tiny_recipe))
     with open_run(tmp_path, described, Screen(), budget_usd=None):
         pass
-    with open_run(tmp_path, None, Screen(), budget_usd=None, device="cpu") as run:
+    with open_run(tmp_path, cast("recipe.Recipe | None", None), Screen(), budget_usd=None, device="cpu") as run:
         assert run.recipe.machine.device == "cpu"
     with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
         assert run.recipe.machine.device == "auto"

@@ -5,7 +5,7 @@ from tenner.core import progress
 
 def test_lines_say_how_long_it_will_take(monkeypatch, capsys):
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("tenner.core.progress.time.monotonic", lambda: clock[0])
     with progress.Screen().bar("trace", 110) as bar:
         for done in (10, 20, 60, 110):  # ten were done before
             bar.update(done, "$0.0100 spent")
@@ -19,7 +19,7 @@ def test_lines_say_how_long_it_will_take(monkeypatch, capsys):
 
 def test_at_first_it_takes_as_long_as_was_expected_and_later_as_the_pace_says(monkeypatch, capsys):
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("tenner.core.progress.time.monotonic", lambda: clock[0])
     with progress.Screen().bar("evaluate", 100, expected_seconds=600.0) as bar:
         for done in (0, 0, 1, 50, 99):  # the pace becomes twice as fast as expected
             bar.update(done)

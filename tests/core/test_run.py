@@ -1,3 +1,5 @@
+from typing import cast
+
 import pytest
 
 from tenner.core import recipe
@@ -59,7 +61,7 @@ def test_an_explicit_cap_always_wins(tmp_path):
     assert cap_of(tmp_path, overrides=["budget_usd=0.01"], budget_usd=0.3) == 0.3
     assert cap_of(tmp_path, overrides=["budget_usd=0.01"]) == 0.3, "the recipe says what it said before"
     assert cap_of(tmp_path, overrides=["budget_usd=0.02"]) == 0.02
-    with open_run(tmp_path, None, Screen(), budget_usd=None) as run:
+    with open_run(tmp_path, cast("recipe.Recipe | None", None), Screen(), budget_usd=None) as run:
         assert run.recipe.budget_usd == 0.02
 
 

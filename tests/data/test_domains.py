@@ -22,6 +22,8 @@ def test_clusters_follow_the_words_and_are_named_by_them():
     names = [{of[q.id] for q in pool[k::2]} for k in (0, 1)]
     assert [len(n) for n in names] == [1, 1]
     (first,), (second,) = names
+    assert first
+    assert second
     assert set(first.split()) <= set(GEOMETRY.split())
     assert set(second.split()) <= {*MONEY.split(), "number"}
 

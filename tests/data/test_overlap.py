@@ -173,7 +173,7 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
 @pytest.mark.skipif(not DATA.exists(), reason="the evaluation questions are not beside the project")
 def test_real_questions_against_real_benchmarks_by_hand_checked_pairs(capsys):
     found_right = found_wrong = checked = 0
-    missed = set()
+    missed: set[tuple[str, str]] = set()
     for pool, benchmark in NO_LEAKS:
         _, out, _ = tenner(capsys, DATA / f"{pool}.jsonl", "--against", DATA / f"{benchmark}.jsonl", "--json")
         hits = {(h["question_id"], h["benchmark_id"]): h["kind"] for h in json.loads(out)["hits"]}

@@ -10,6 +10,12 @@ def many(family, count=300, seed=0, split="train"):
     return list(generate(count, families=[family], split=split, seed=seed))
 
 
+def first_group(pattern, text):
+    found = re.search(pattern, text)
+    assert found
+    return found[1]
+
+
 def solve_running_sum(q):
     return str(sum(map(int, re.findall(r"\d+", q))))
 
@@ -21,31 +27,31 @@ def solve_sorting(q):
 
 def solve_coin_flips(q):
     flips = q.count("flips it")
-    side = re.search(r"shows (heads|tails)", q)[1]
+    side = first_group(r"shows (heads|tails)", q)
     other = {"heads": "tails", "tails": "heads"}[side]
     return f"{flips} {other if flips % 2 else side}"
 
 
 def solve_last_letters(q):
-    names = re.search(r"letters of (.*?)(?:, in order\.|\?)$", q)[1].split(", ")
+    names = first_group(r"letters of (.*?)(?:, in order\.|\?)$", q).split(", ")
     return " ".join(name[-1] for name in names)
 
 
 def solve_shopping(q):
     sign = {"finds": 1, "gets": 1, "loses": -1, "sells": -1}
-    start = int(re.search(r"has (\d+)", q)[1])
+    start = int(first_group(r"has (\d+)", q))
     return str(start + sum(sign[verb] * int(n) for verb, n in re.findall(r"(finds|gets|loses|sells) (\d+)", q)))
 
 
 def solve_bills(q):
     listed, rest = q.removeprefix("Prices: ").split(". ", 1)
     prices = {thing: int(price) for thing, price in (item.split() for item in listed.split(", "))}
-    basket = re.search(r"takes (.*?)\.", rest)[1].replace(" and ", ", ").split(", ")
+    basket = first_group(r"takes (.*?)\.", rest).replace(" and ", ", ").split(", ")
     return str(sum(prices[thing] for thing in basket))
 
 
 def solve_weekdays(q):
-    today, ahead = re.search(r"Today is (\w+)", q)[1], int(re.search(r"in (\d+) days", q)[1])
+    today, ahead = first_group(r"Today is (\w+)", q), int(first_group(r"in (\d+) days", q))
     return DAYS[(DAYS.index(today) + ahead) % 7]
 
 

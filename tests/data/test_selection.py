@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def demo_like(sampler):
     questions = list(puzzles.generate(3200, families=list(puzzles.FAMILIES), split="train", seed=0))
     measured = [difficulty(q.id, i % 3, tokens=i % 7) for i, q in enumerate(questions[:80])]
     traced = {q.id: TraceFacts(100 + i % 997, i % 9 == 0) for i, q in enumerate(questions)}
-    roles = {"aime": ["puzzles:sorting"], "gpqa": ["puzzles:bills"]}
+    roles: dict[str, Any] = {"aime": ["puzzles:sorting"], "gpqa": ["puzzles:bills"]}
     rules = Select(samples=1000, sampler=sampler, **(roles if sampler != "hardest" else {}))
     picked = select(questions, measured, rules=rules, seed=0, traced=traced).picked
     assert len(picked) == 1000
@@ -92,7 +93,7 @@ def test_the_same_ids_on_every_machine_and_hash_seed(hash_seed):
     assert dict(zip(GOLDEN, said.split(), strict=True)) == GOLDEN
 
 
-SOURCES = {"aime": ["aime"], "gpqa": ["gpqa"], "math": ["math"]}
+SOURCES: dict[str, Any] = {"aime": ["aime"], "gpqa": ["gpqa"], "math": ["math"]}
 SAMPLERS = [("hardest", {}), ("s1-paper", SOURCES), ("s1-notebook", SOURCES)]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -32,7 +33,8 @@ def jsonl(path, rows):
 
 
 def source(columns=None, **fields):
-    return Source(**{"name": "mine", "columns": columns or Columns(question="question")} | fields)
+    given: dict[str, Any] = {"name": "mine", "columns": columns or Columns(question="question")}
+    return Source(**given | fields)
 
 
 def gather(*of, seed=0):

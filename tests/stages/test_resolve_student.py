@@ -80,7 +80,13 @@ def test_a_run_without_a_student_yet(run_dir: Path) -> None:
 
 
 def serve(address: Path, **options: Any) -> None:
-    usual = {"host": "127.0.0.1", "port": 0, "api_key_env": None, "concurrency_max": 8, "request_bytes_max": 1000}
+    usual: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "api_key_env": None,
+        "concurrency_max": 8,
+        "request_bytes_max": 1000,
+    }
     serve_command.run(str(address), StudentOptions(format="think"), **(usual | options))
 
 
