@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import paths
@@ -14,8 +15,9 @@ from vllm_server import PROGRAM, VLLMServer, environment
 
 from tenner.budget.ledger import read_spend
 from tenner.core import recipe
-from tenner.core.records import Completion, Question, Setting
-from tenner.core.run import render, stored
+from tenner.core.recipe import Measurement, stored
+from tenner.core.records import Completion, Policy, Question, Setting
+from tenner.core.run import render
 from tenner.core.run_folder import RunFolder
 from tenner.training import student
 
@@ -55,7 +57,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
-def killed_after(command: list[object], heldout: Path, count: int) -> bytes:
+def killed_after(command: Sequence[str | Path], heldout: Path, count: int) -> bytes:
     """Run `command` until `heldout` has `count` lines, kill it, and give what it has kept."""
     process = subprocess.Popen(list(map(str, command)), env=environment())
     try:
@@ -71,7 +73,7 @@ def killed_after(command: list[object], heldout: Path, count: int) -> bytes:
     return kept[: kept.rfind(b"\n") + 1]
 
 
-def completions(folder: RunFolder) -> dict[tuple[object, ...], Completion]:
+def completions(folder: RunFolder) -> dict[tuple[str, Policy], Completion]:
     done = folder.read("completions", Completion)
     by_key = {(c.question_id, c.policy): c for c in done}
     assert len(by_key) == len(done) == 2 * len(IDS)
@@ -81,7 +83,7 @@ def completions(folder: RunFolder) -> dict[tuple[object, ...], Completion]:
 def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(local: Path, tmp_path: Path) -> None:
     hf, vllm = RunFolder(tmp_path / "hf"), RunFolder(tmp_path / "vllm")
     subprocess.run([sys.executable, "-m", "tenner", "measure", local, "--run-dir", hf.path], check=True)
-    command = [
+    command: list[str | Path] = [
         Path(PROGRAM).parent / "python",
         "-m",
         "tenner",
@@ -112,13 +114,14 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     print(f"\n{len(ours) - len(parted)} of {len(ours)} completions are the same, and {same} verdicts")
     asked = {q.id: q for q in hf.read("benchmark", Question)}
     measurement = stored(hf)
-    assert measurement is not None
+    assert isinstance(measurement, Measurement)
+    assert measurement.student is not None
     model_dir = student.resolve(recipe.load("demo").student.model)
     reference, tokenizer = ReferenceModel(model_dir), student.load_tokenizer(model_dir)
     for key in parted:
-        q = asked[str(key[0])]
+        q = asked[key[0]]
         prompt = render(tokenizer, q, measurement.student.form, measurement)
-        at, gap = reference.first_divergence(prompt, ours[key].token_ids, theirs[key].token_ids)
+        at, gap = reference.first_divergence(prompt.text, ours[key].token_ids, theirs[key].token_ids)
         verdicts = ours[key].grade.verdict, theirs[key].grade.verdict
         print(f"  {q.id}, {key[1]!r}: they part at id {at}, between logits that differ by {gap:.2e}: {verdicts}")
         assert gap < LOGIT_GAP_MAX
@@ -134,7 +137,7 @@ def test_a_server_s_own_count_is_what_its_answers_are_paid_by(tmp_path: Path) ->
             "price = { input_usd_per_mtok = 0.1, output_usd_per_mtok = 0.4 }",
         )  # fmt: skip
         before = server.tokens()
-        command = [sys.executable, "-m", "tenner", "measure", file, "--run-dir", folder.path]
+        command: list[str | Path] = [sys.executable, "-m", "tenner", "measure", file, "--run-dir", folder.path]
         subprocess.run(command, check=True)
         counted = server.tokens() - before
         (folder.path / "stages" / "evaluate.json").unlink()

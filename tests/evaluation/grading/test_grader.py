@@ -8,7 +8,7 @@ from grading_pairs import FALSE_NEGATIVES, PAIRS
 from paths import DATA
 
 from tenner.core.errors import TennerError
-from tenner.core.records import Question
+from tenner.core.records import AnswerKind, Question
 from tenner.evaluation.grading.grader import Grader, GradingRequest, check_reference, grade_trace
 from tenner.evaluation.grading.maths import symbolic
 from tenner.evaluation.grading.maths.exact import verify
@@ -18,7 +18,7 @@ GARBAGE = "{@Neillier 1276915 4951077 … {1,1-3-10…);5个_GENERAL2… Orchest
 LOGS = r"\log_{2^5}(\log_{2^4}(\log_{2^3}(\log_{2^2}(\log_{2^1}x))))"
 
 # id -> (reference, response, verdict, kind): the case list of math-verify and its neighbours
-CASES = {
+CASES: dict[str, tuple[str, str, str, AnswerKind]] = {
     "FP01": (r"$\frac{1}{2004!}$", r"$\frac{1}{2006!}$", "wrong", "maths"),
     "FP02": (r"$\frac{1}{2^{99}}$", r"$\frac{1}{2^{98}}$", "wrong", "maths"),
     "FP03": ("$n=2, 3, 4$", "$n=1, 2, 3$", "wrong", "maths"),
@@ -227,7 +227,13 @@ FORMS = (
     "ANSWER: $@$\n\nIt was fun.",
     r"$\boxed{@}$", "$@$",
 )  # fmt: skip
-FILES = {"aime24": "integer", "aime25": "integer", "amc23": "integer", "math500": "maths", "gsm8k_test": "integer"}
+FILES: dict[str, AnswerKind] = {
+    "aime24": "integer",
+    "aime25": "integer",
+    "amc23": "integer",
+    "math500": "maths",
+    "gsm8k_test": "integer",
+}
 WRITTEN = (  # other ways of writing what is between the forms
     lambda a: a,
     lambda a: a.replace(r"\frac", r"\dfrac").replace(r"\left", "").replace(r"\right", ""),

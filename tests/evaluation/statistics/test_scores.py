@@ -20,7 +20,8 @@ def test_a_score_counts_what_was_answered() -> None:
     ]
     domains = {"a": "sums", "b": "sums", "c": None, "never answered": "sums"}
     whole, sums = score(done, domains)
-    assert (whole.domain, whole.n, whole.accuracy) == (None, 3, pytest.approx(1 / 3))
+    assert (whole.domain, whole.n) == (None, 3)
+    assert whole.accuracy == pytest.approx(1 / 3)
     assert (whole.unparsed, whole.truncated, whole.thinking_tokens_mean) == (1, 1, 30)
     assert (whole.ci_low, whole.ci_high) == pytest.approx(wilson(1, 3))
     assert (whole.samples, whole.missing, whole.majority, whole.solved) == (1, 1, None, None)
