@@ -106,7 +106,8 @@ def test_a_stream_is_the_generation_and_sampling_goes_with_every_round(
 
 
 def test_the_servers_own_budget_is_counted(tokenizer: Any) -> None:
-    think, x, y, end = (*tokenizer.encode("axy", add_special_tokens=False), tokenizer.eos_token_id)
+    think, x, y = tokenizer.encode("axy", add_special_tokens=False)
+    end = tokenizer.eos_token_id
 
     def heeding(ids: list[int]) -> int:
         """Thinks for three tokens, closes, and answers with two."""

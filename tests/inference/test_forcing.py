@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -269,9 +270,9 @@ def test_an_end_of_text_at_once() -> None:
         machine = run(fmt, Policy(), EOS)
         assert machine.thinking_ids == []
         assert machine.ids == [*fmt.open, *fmt.close, *(() if fmt.close else fmt.cue)]
-        assert machine.phase is Phase.ANSWERING
+        before = machine.phase
         machine.push(EOS)
-        assert machine.phase is Phase.DONE
+        assert (before, machine.phase) == (Phase.ANSWERING, Phase.DONE)
         assert not machine.truncated
         assert run(fmt, Policy(waits=1), EOS).ids == [*fmt.open, *fmt.wait]
 
@@ -393,7 +394,8 @@ def test_resolve_and_transcript_with_a_real_tokenizer(tiny_model_dir: Path) -> N
     says = tokenizer.encode("Zwölf → 12\n<|im_start|>", add_special_tokens=False)
     for policy in (Policy(), Policy(waits=1), Policy(thinking_tokens_max=6)):
         machine = ForcingMachine(fmt, policy, answer_tokens_max=20, thinking_room=200)
-        transcript, pieces = Transcript(machine, tokenizer), []
+        transcript = Transcript(machine, tokenizer)
+        pieces: list[Any] = []
         script = itertools.chain(
             says, fmt.close, says, fmt.close, iter(lambda: draw.randrange(3, len(tokenizer)), None)
         )

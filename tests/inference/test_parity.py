@@ -178,7 +178,7 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
                 model="m", prompt=prompt.text, max_tokens=200, temperature=0,
                 extra_body={"vllm_xargs": forcing_args, "return_token_ids": True, "add_special_tokens": False},
             )  # fmt: skip
-            ids = completion.choices[0].model_extra["token_ids"]
+            ids = (completion.choices[0].model_extra or {})["token_ids"]
             assert completion.choices[0].finish_reason == "stop"
             assert ids[-1] == api.tokenizer.eos_token_id
             theirs[prompt.id, policy] = tuple(ids[:-1]), embedded[prompt.id, policy][1]

@@ -30,7 +30,7 @@ QUESTION = "What is 2 + 2? Think step by step."
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Of a server whose standard output holds its address and nothing else, and which ends at a signal."""
-    command = [
+    command: list[str | Path] = [
         Path(PROGRAM).parent / "python", "-m", "tenner", "serve", student.resolve(recipe.load("demo").student.model),
         "--engine", "vllm", "--format", "s1", "--name", "m", "--thinking", str(BUDGET),
         "--answer", str(ANSWER_TOKENS_MAX), "--port", "0", "--concurrency-max", "4", "--price-usd-per-hour", "0.36",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Con
 from tenner.core.errors import TennerError
 from tenner.training.architecture import Architecture
 
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
@@ -113,6 +114,10 @@ def test_what_cannot_be_counted_is_refused(config, message):
 
 def test_what_a_hub_adds_to_a_config_changes_nothing():
     plain = CONFIGS["gpt-oss-20b"]
-    added = {"dtype": "bfloat16", "architectures": ["GptOssForCausalLM"], "transformers_version": "4.55.0"}
+    added: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "architectures": ["GptOssForCausalLM"],
+        "transformers_version": "4.55.0",
+    }
     added["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
     assert Architecture.of(json.loads(json.dumps(plain | added))) == Architecture.of(plain)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -46,11 +47,11 @@ def model_dirs(tiny_model_dir, qwen_dir):
 @pytest.fixture(scope="module")
 def alone(model_dirs, tmp_path_factory):
     """(family, method) -> the reports of an unbroken training by one process; computed once."""
-    known = {}
+    known: dict[tuple[str, str], list[Any]] = {}
 
     def reports_of(family, method):
         if (family, method) not in known:
-            known[family, method] = reports = []
+            reports = known[family, method] = []
             run(model_dirs[family], tmp_path_factory.mktemp("alone"), on_step=reports.append, **METHODS[method])
         return known[family, method]
 
@@ -102,7 +103,7 @@ def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, f
     shutil.copytree(tmp_path / "two", tmp_path / "three")
     by_three = trained(model_dir, tmp_path / "three", settings, "--student", tmp_path / "student", processes=3)
     assert_same_curve(rows + by_three, alone(family, method))
-    by_one = []
+    by_one: list[Any] = []
     result = run(model_dir, tmp_path / "two", on_step=by_one.append, **settings)
     assert result.first_step == 8
     assert [r.loss for r in by_one] == pytest.approx([r.loss for r in alone(family, method)[8:]], rel=1e-5)
@@ -116,7 +117,8 @@ def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, f
 @pytest.mark.parametrize("method", METHODS)
 def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, tmp_path, method):
     """Adapters' masters are in float32 beside frozen weights in bfloat16, in one group that is gathered together."""
-    settings, reports = {**METHODS[method], "precision": "bf16"}, []
+    settings = {**METHODS[method], "precision": "bf16"}
+    reports: list[Any] = []
     run(tiny_model_dir, tmp_path / "one", on_step=reports.append, **settings)
     rows = trained(tiny_model_dir, tmp_path / "two", settings)
     assert [row["loss"] for row in rows] == pytest.approx([r.loss for r in reports], rel=3e-3)
@@ -145,6 +147,7 @@ def test_sigterm_to_torchrun_loses_no_step(tiny_model_dir, tmp_path):
         [*command, JOB, tiny_model_dir, tmp_path, "{}", "--pause", "0.2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    assert process.stdout
     rows = [process.stdout.readline() for _ in range(3)]
     process.terminate()
     rest, said = process.communicate(timeout=60)

@@ -55,7 +55,7 @@ def test_bfloat16_rounds_where_transformers_does():
     "module",
     [
         GemmaRMSNorm(24),  # multiplies by 1 + weight
-        GemmaMLP(GemmaConfig(hidden_size=24, intermediate_size=40, hidden_activation="gelu_pytorch_tanh")),
+        GemmaMLP(GemmaConfig(hidden_size=24, intermediate_size=40, hidden_act="gelu_pytorch_tanh")),
         nn.LayerNorm(24),
     ],
     ids=["Gemma's norm", "Gemma's gate", "LayerNorm"],

@@ -30,7 +30,12 @@ def kept_bytes(config, dtype):
         def run(hidden, *args, **kwargs):
             handed = {x.untyped_storage().data_ptr() for x in kwargs.get("position_embeddings", ())}
             kept = []
-            with saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+
+            def keep(x):
+                kept.append(x)
+                return x
+
+            with saved_tensors_hooks(keep, lambda x: x):
                 out = forward(hidden, *args, **kwargs)
             own = {s.data_ptr(): s.nbytes() for x in kept if (s := x.untyped_storage()).data_ptr() not in weights}
             found.append(sum(n for place, n in own.items() if place not in handed) / TOKENS)
@@ -74,12 +79,18 @@ def test_experts_count_as_often_as_they_are_used():
     assert active == pytest.approx(3.35e9, rel=0.01)
 
 
+def attentions(name):
+    found = [layer.attention for layer in Architecture.of(CONFIGS[name]).layers]
+    assert None not in found
+    return [attention for attention in found if attention]
+
+
 def test_windows_and_latent_attention_are_seen():
-    windows = [layer.attention.window for layer in Architecture.of(CONFIGS["gpt-oss-20b"]).layers]
+    windows = [attention.window for attention in attentions("gpt-oss-20b")]
     assert windows == [128, None] * 12
-    gemma = [layer.attention.window for layer in Architecture.of(CONFIGS["Gemma-3-27B"]).layers]
+    gemma = [attention.window for attention in attentions("Gemma-3-27B")]
     assert (gemma.count(1024), gemma.count(None)) == (52, 10)
-    latent = Architecture.of(CONFIGS["DeepSeek-V3"]).layers[0].attention
+    latent = attentions("DeepSeek-V3")[0]
     assert (latent.key_heads, latent.key_size, latent.value_size) == (128, 192, 128)
 
 

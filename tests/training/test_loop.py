@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -86,12 +87,14 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
     alone.backward()
     assert packed.item() == pytest.approx(alone.item(), rel=1e-5)
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
         assert functional.mse_loss(mine.grad, theirs.grad).sqrt() <= 1e-5 * theirs.grad.norm()
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_loaded_model_trains_like_its_folder(tiny_model_dir, tmp_path, method):
-    losses = {}
+    losses: dict[str, list[float]] = {}
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     for name, base in (("folder", tiny_model_dir), ("loaded", loaded)):
         reports = losses[name] = []
@@ -127,7 +130,7 @@ def test_a_frozen_head_has_no_gradient_and_changes_none():
     hidden = torch.randn(23, 8, generator=generator, requires_grad=True)
     head = torch.randn(50, 8, generator=generator)
     targets = torch.randint(50, (23,), generator=generator)
-    grads = []
+    grads: list[torch.Tensor] = []
     for trained in (True, False):
         loss = summed_cross_entropy(hidden, head.clone().requires_grad_(trained), targets, chunk_logits=50 * 5)
         grads += torch.autograd.grad(loss / 7, [hidden])
@@ -135,7 +138,7 @@ def test_a_frozen_head_has_no_gradient_and_changes_none():
 
 
 def test_frozen_layers_stay_and_the_others_learn_as_if_nothing_were(tiny_model_dir, tmp_path):
-    losses = {0: [], 1: []}
+    losses: dict[int, list[float]] = {0: [], 1: []}
     before = student.load(tiny_model_dir, torch.float32, attention.NAME).state_dict()
     for frozen in losses:
         reports = losses[frozen]
@@ -157,9 +160,10 @@ def test_gradients_above_frozen_layers_are_the_same_bits(tiny_model_dir):
         packed_loss(model, row).backward()
         models.append(dict(model.named_parameters()))
     whole, part = models
-    with_gradient = {name for name, p in part.items() if p.grad is not None}
-    assert with_gradient == {name for name in part if ".layers.1." in name or name == "model.norm.weight"}
-    assert all(torch.equal(part[name].grad, whole[name].grad) for name in with_gradient)
+    with_gradient = {name: p.grad for name, p in part.items() if p.grad is not None}
+    assert set(with_gradient) == {name for name in part if ".layers.1." in name or name == "model.norm.weight"}
+    in_whole = {name: p.grad for name, p in whole.items() if p.grad is not None}
+    assert all(torch.equal(grad, in_whole[name]) for name, grad in with_gradient.items())
 
 
 def test_not_all_layers_can_be_frozen(tiny_model_dir, tmp_path):
@@ -188,7 +192,12 @@ def test_offloading_keeps_the_weights_where_they_are(tiny_model_dir, monkeypatch
         def __init__(self, pin_memory):
             super().__init__(pin_memory)
             pack = self.pack_hook
-            self.pack_hook = lambda kept: (copied.append(kept.untyped_storage().data_ptr()), pack(kept))[1]
+
+            def watched(kept):
+                copied.append(kept.untyped_storage().data_ptr())
+                return pack(kept)
+
+            self.pack_hook = watched
 
     monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", Watched)
     model, row = student.load(tiny_model_dir, torch.float32, attention.NAME), packing.pack(samples(3))
@@ -205,7 +214,7 @@ def test_offloading_keeps_the_weights_where_they_are(tiny_model_dir, monkeypatch
 @pytest.mark.slow
 def test_rows_do_not_change_the_step(tiny_model_dir, tmp_path):
     """The loss is per trained token of the whole step, into however many rows it is split."""
-    reports = {}
+    reports: dict[str, list[Any]] = {}
     for rows in ("one", "many"):
         reports[rows] = []
         in_rows = {"tokens_per_row": 10**6 if rows == "one" else 100, "precision": "fp32"}
@@ -235,6 +244,7 @@ def test_one_step_is_adamw_with_clipping(tiny_model_dir, tmp_path):
     (packed_loss(plain, row) / len(row.targets)).backward()
     assert torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1) > 0.2  # so that clipping is seen
     optimizer.step()
+    assert done.model is not None
     for mine, theirs in zip(done.model.parameters(), plain.parameters(), strict=True):
         # The first step divides a gradient by itself: one near epsilon (1e-8) is all rounding.
         assert theirs.grad is not None
@@ -254,7 +264,7 @@ def test_the_rate_warms_up_and_falls_to_nought():
 
 
 def test_training_learns_and_reports(tiny_model_dir, tmp_path):
-    reports = []
+    reports: list[Any] = []
     run(tiny_model_dir, tmp_path, encoded=samples(6) * 4, epochs=6, on_step=reports.append)
     assert reports[-1].loss < 0.7 * reports[0].loss
     assert [r.step for r in reports] == list(range(reports[0].steps))
@@ -265,12 +275,12 @@ def test_training_learns_and_reports(tiny_model_dir, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tiny_model_dir, tmp_path):
-    reports = []
+    reports: list[Any] = []
     with pytest.raises(TennerError, match="loss is not finite") as caught:
         run(tiny_model_dir, tmp_path, lr=1e38, warmup_fraction=0, on_step=reports.append)
     assert len(reports) == 1
     second = packing.plan([len(e.ids) for e in samples()], SETTINGS.tokens_per_step, epochs=2, seed=0)[1]
-    assert {samples()[i].sample_id for i in second} == set(caught.value.hint.split(": ")[1].split(", "))
+    assert {samples()[i].sample_id for i in second} == set((caught.value.hint or "").split(": ")[1].split(", "))
 
 
 # what survives
@@ -340,7 +350,12 @@ def test_another_training_does_not_go_on_from_this_checkpoint(tiny_model_dir, tm
     with pytest.raises(TennerError, match="with other samples, seed or settings"):
         run(tiny_model_dir, tmp_path, lr=1e-3)
     smaller = tmp_path / "smaller"
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     LlamaForCausalLM(LlamaConfig(vocab_size=300, **sizes)).save_pretrained(smaller)
     with pytest.raises(TennerError, match="of another model"):
         run(smaller, tmp_path)
@@ -358,7 +373,7 @@ def stopped_at(step, losses):
 
 
 def broken_off(model_dir, workdir, step, **changed):
-    losses = []
+    losses: list[float] = []
     with pytest.raises(BudgetReached):
         run(model_dir, workdir, on_step=stopped_at(step, losses), **changed)
     return losses
@@ -375,7 +390,7 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(tiny_model_dir
     broken_off(tiny_model_dir, tmp_path, 6)
     (newest,) = (tmp_path / "step-00000007").iterdir()
     newest.write_bytes(damage(newest.read_bytes()))
-    found = []
+    found: list[Any] = []
     result = loop.train(
         tiny_model_dir, samples(), SETTINGS, seed=0, workdir=tmp_path, on_step=lambda _: None, on_begin=found.append
     )
@@ -448,7 +463,7 @@ def test_kept_or_computed_again_the_bits_are_the_same(tiny_model_dir, tmp_path, 
     assert max(len(e.ids) for e in encoded) > attention.SHORT_LENGTH_MAX
     done = {}
     for activations in ("all", "products", "inputs"):
-        reports = []
+        reports: list[Any] = []
         result = run(
             tiny_model_dir, tmp_path / activations, encoded, on_step=reports.append, precision=precision, epochs=1,
             activations=activations, tokens_max=1000,
@@ -461,7 +476,7 @@ def test_kept_or_computed_again_the_bits_are_the_same(tiny_model_dir, tmp_path, 
 
 @pytest.mark.slow
 def test_pure_bfloat16_follows_float32_masters(tiny_model_dir, tmp_path):
-    curves = {}
+    curves: dict[str, list[float]] = {}
     for precision in ("bf16", "pure-bf16"):
         curves[precision] = []
         result = run(
@@ -501,7 +516,8 @@ def test_steps_smaller_than_bfloat16_holds_are_learned_from(tiny_model_dir, tmp_
     """A hundredth of the gap between two numbers at a time, from weights that came in bfloat16, as students do."""
     gained = {}
     for name in ("fp32", precision):
-        losses, base = [], AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+        losses: list[float] = []
+        base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
         run(
             base, tmp_path / name, encoded=samples(6) * 4, epochs=3, lr=1e-6, warmup_fraction=0,
             precision=name, on_step=lambda r, losses=losses: losses.append(r.loss),
@@ -533,7 +549,7 @@ def test_every_way_goes_on_to_the_same_bits(tiny_model_dir, tmp_path, changed):
 
 @pytest.mark.slow
 def test_moments_in_eight_bits_learn(tiny_model_dir, tmp_path):
-    curves = {}
+    curves: dict[str, list[float]] = {}
     for optimizer in ("adamw", "adamw-8bit"):
         curves[optimizer] = []
         run(
@@ -548,7 +564,8 @@ def test_moments_in_eight_bits_learn(tiny_model_dir, tmp_path):
 def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_path, precision):
     from peft import PeftModel
 
-    reports, ids = [], torch.tensor([samples()[0].ids])
+    reports: list[Any] = []
+    ids = torch.tensor([samples()[0].ids])
     changed = {"method": "lora", "lora_rank": 4, "precision": precision}
     result = run(tiny_model_dir, tmp_path / "work", on_step=reports.append, encoded=samples(6) * 4, epochs=6, **changed)
     dtype = result.model.dtype
@@ -574,17 +591,23 @@ def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_pa
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     """A vast head behind a minute norm: the loss is fine, the norm's own gradient overflows."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=300, tie_word_embeddings=False, **sizes))
     with torch.no_grad():
         model.lm_head.weight.normal_().mul_(1e37)
         model.model.norm.weight.mul_(1e-37)
     model.save_pretrained(tmp_path / "model")
-    encoded, reports = samples(), []
+    encoded = samples()
+    reports: list[Any] = []
     with pytest.raises(TennerError, match="gradient is not finite") as caught:
         run(tmp_path / "model", tmp_path / "work", encoded, on_step=reports.append, precision="fp32")
     stopped = packing.plan([len(e.ids) for e in encoded], SETTINGS.tokens_per_step, epochs=2, seed=0)[0]
-    assert {encoded[i].sample_id for i in stopped} == set(caught.value.hint.split(": ")[1].split(", "))
+    assert {encoded[i].sample_id for i in stopped} == set((caught.value.hint or "").split(": ")[1].split(", "))
     assert (reports, resumes_at(tmp_path / "work")) == ([], 0)
 
 

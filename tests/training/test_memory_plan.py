@@ -177,7 +177,9 @@ def test_packed_rows_are_made_shorter_before_samples_are():
 
 def test_what_a_run_cannot_change_is_said_to_need_a_new_one():
     machine = Machine(8, on_gpu=True, memory_gb=80)
-    made = [plan(Architecture.of(QWEN_32B), SETTINGS, machine, longest_tokens=8192, run_exists=e) for e in (0, 1)]
+    made = [
+        plan(Architecture.of(QWEN_32B), SETTINGS, machine, longest_tokens=8192, run_exists=e) for e in (False, True)
+    ]
     in_new_run = {remedy.removesuffix(", in a new run") for remedy in made[1].remedies if remedy.endswith("new run")}
     assert [remedy.removesuffix(", in a new run") for remedy in made[1].remedies] == made[0].remedies
     fixed = ("optimizer", "method", "tokens_max")

@@ -1,5 +1,7 @@
 """The training against TRL's SFTTrainer: the same samples in the same order give the same losses."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM as Models
@@ -80,7 +82,7 @@ def test_the_losses_are_trls(model_dir, tmp_path, weight_decay):
     )  # fmt: skip
     steps = packing.plan([TOKENS] * len(encoded), settings.tokens_per_step, epochs=1, seed=0)
     assert [len(step) for step in steps] == [SAMPLES_PER_STEP] * STEPS
-    reports = []
+    reports: list[Any] = []
     loop.train(model_dir, encoded, settings, seed=0, workdir=tmp_path / "work", on_step=reports.append)
     wanted = trl_losses(model_dir, tmp_path / "trl", [encoded[i] for step in steps for i in step], settings)
     assert len(wanted) == STEPS

@@ -95,7 +95,7 @@ def forced_text(generation: Generation, engine: HFEngine) -> list[tuple[str, str
     ]
 
 
-POLICIES = [
+POLICIES: list[tuple[dict[str, Any], Policy]] = [
     ({}, Policy(thinking_tokens_max=64)),
     ({"reasoning_effort": "none"}, Policy(thinking_tokens_max=0)),
     ({"reasoning_effort": "minimal"}, Policy(thinking_tokens_max=8)),
@@ -181,7 +181,8 @@ def test_max_tokens_holds_thinking_answer_and_delimiters_together(engine: HFEngi
     async def conversation(client: Client, _: Serving) -> None:
         for total in (injected + 1, injected + 2, 20, 50, 200):
             for name in ("max_tokens", "max_completion_tokens"):
-                completion = await ask(client, **{name: total})
+                limit: dict[str, Any] = {name: total}
+                completion = await ask(client, **limit)
                 assert completion.usage.completion_tokens <= total
         for options, answer_tokens_max in (({"thinking": {"max_tokens": 8}}, 92 - injected), ({}, 100 - injected - 64)):
             completion = await ask(client, max_tokens=100, extra_body=options)
@@ -419,7 +420,7 @@ def test_several_answers_of_one_request(engine: HFEngine, student: ServedStudent
         assert done.usage.completion_tokens == sum(report["completion_tokens"] for report in reports)
         assert done.usage.prompt_tokens == reports[0]["prompt_tokens"]
         texts, ends, usage = ["", "", ""], [], None
-        options = {"stream": True, "stream_options": {"include_usage": True}}
+        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         async for chunk in await ask(client, temperature=1.0, seed=5, n=3, **options):
             for choice in chunk.choices:
                 texts[choice.index] += choice.delta.content or ""
@@ -535,7 +536,7 @@ def test_the_key_is_required_and_never_shown(
     async def stranger(client: Client, server: Serving) -> None:
         for wrong in ("Bearer wrong", "Bearer", "", "Bearer sesame2", "Bearer s\u00e9same"):
             async with httpx2.AsyncClient(base_url=server.url) as http:
-                headers = {"Authorization": wrong.encode()}
+                headers = {b"Authorization": wrong.encode()}
                 response = await http.post("/v1/chat/completions", json=GOOD, headers=headers)
                 assert assert_form(response, 401)["type"] == "authentication_error"
                 assert "sesame" not in response.text

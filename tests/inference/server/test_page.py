@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import load_generator
 import pytest
@@ -32,7 +33,7 @@ QUESTION = "<i>How many</i> are there?"
 
 
 @contextmanager
-def served(engine: HFEngine, settings: Settings = SETTINGS, **defaults: object) -> Iterator[Serving]:
+def served(engine: HFEngine, settings: Settings = SETTINGS, **defaults: Any) -> Iterator[Serving]:
     """A server in a thread of its own."""
     started, ended = threading.Event(), asyncio.Event()
     found: list[Serving] = []
@@ -111,8 +112,8 @@ def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
         assert not page.locator("article details").last.evaluate("e => e.open"), "folded when it is done"
         page.locator("summary").last.press("Enter")
         assert page.locator("article .thinking").last.is_visible()
-        assert "Wait]" in page.locator("article .thinking mark").first.text_content()
-        note = page.locator("article .note").last.text_content()
+        assert "Wait]" in (page.locator("article .thinking mark").first.text_content() or "")
+        note = page.locator("article .note").last.text_content() or ""
         assert "tokens of thinking" in note
         assert "$0.0" in note
         page.locator("#waits").fill("0")
