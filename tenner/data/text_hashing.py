@@ -86,7 +86,7 @@ def hashed(texts: Sequence[str]) -> Hashed:
     values: list[int] = []
     starts = [0]
     for text in texts:
-        values += [_VOCABULARY[token] for token in tokens(text)]
+        values.extend(map(_VOCABULARY.__getitem__, tokens(text)))
         starts.append(len(values))
     return Hashed(np.array(values, dtype=np.uint64), np.array(starts, dtype=np.int64))
 
