@@ -41,6 +41,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, or by the error (see `errors.py`), or 130 for Ctrl-C."""
+    if sys.platform == "win32":
+        print("tenner: Windows is not supported\nhint: run it in the Windows Subsystem for Linux", file=sys.stderr)
+        sys.exit(2)
     words = sys.argv[1:] if argv is None else list(argv)
     args = parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
     try:
@@ -66,7 +69,7 @@ def parser(verb: str | None) -> argparse.ArgumentParser:
         prog="tenner",
         description="Make a reasoning model on a budget: s1 for a tenner.",
         epilog="Progress goes to stderr, data to stdout. Exit codes: 2 unusable input, 3 cap reached, "
-        "4 some calls failed, 75 the machine was taken away, 130 interrupted.",
+        "4 some calls failed, 5 an account at a provider is empty, 75 the machine was taken away, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"tenner {__version__}")
     verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)

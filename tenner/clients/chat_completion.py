@@ -1,12 +1,11 @@
 """Parsing chat completions: every body, valid or not, has an outcome."""
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
-from tenner.clients.json_fields import count, mapping, mappings, text
+from tenner.clients.json_fields import mapping, mappings, text
 from tenner.clients.protocol import Reply, Response
-from tenner.core.records import Usage
+from tenner.clients.response_body import read_body
+from tenner.clients.usage import charged_usd, chat_usage, claimed_usage
 
 THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
@@ -18,22 +17,24 @@ def parse_completion(response: Response) -> Reply:
     in that order.
     """
     try:
-        fields = json.loads(response.body)
+        fields = read_body(response.body)
     except (ValueError, RecursionError):
         is_json = "json" in response.content_type
         return Reply("unreadable" if is_json else "wrong_content_type")
     if not isinstance(fields, dict):
         return Reply("unreadable")
-    usage = _usage(mapping(fields.get("usage")))
+    counts = mapping(fields.get("usage"))
     choices = fields.get("choices")
     if not isinstance(choices, list):
-        return Reply("unreadable", usage=usage)
+        return Reply("unreadable", usage=chat_usage(counts, text_chars=0))
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if not isinstance(message, dict):
-        return Reply("empty", usage=usage)
+        return Reply("empty", usage=chat_usage(counts, text_chars=0))
     finish_reason = text(choices[0].get("finish_reason")) or None
     thinking, answer = _thinking_and_answer(message)
-    parsed: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage}
+    usage = chat_usage(counts, text_chars=len(thinking) + len(answer))
+    parsed: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage,
+                              "charged_usd": charged_usd(counts), "claimed": claimed_usage(counts)}  # fmt: skip
     if finish_reason == "length":
         return Reply("truncated", **parsed)
     if finish_reason == "content_filter":
@@ -60,16 +61,3 @@ def _thinking_and_answer(message: dict[str, Any]) -> tuple[str, str]:
         if tag:  # the opening tag was part of the prompt
             return thinking.strip(), answer.strip()
     return "", content.strip()
-
-
-def _usage(fields: Mapping[str, Any]) -> Usage:
-    """Usage in the providers' dialects: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`."""
-    cached = count(fields.get("prompt_cache_hit_tokens"))
-    if cached is None:
-        cached = count(mapping(fields.get("prompt_tokens_details")).get("cached_tokens"))
-    return Usage(
-        input_tokens=count(fields.get("prompt_tokens")),
-        cached_input_tokens=cached,
-        output_tokens=count(fields.get("completion_tokens")),
-        reasoning_tokens=count(mapping(fields.get("completion_tokens_details")).get("reasoning_tokens")),
-    )

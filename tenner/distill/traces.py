@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from tenner.clients import failed_calls
 from tenner.clients.billing import OnResult, PaidReply
 from tenner.clients.faults import FAULTS
 from tenner.clients.protocol import Call, Client
@@ -43,7 +44,7 @@ def buy_traces(purchase: TracePurchase) -> None:
         BudgetReached, TennerError: see `PaidCalls.run`.
         Incomplete: some calls failed with a transient fault.
     """
-    purchase.folder.write("failed", [])
+    failed_calls.record(purchase.folder, "trace", [])
     asyncio.run(_buy(purchase))
     failed = Counter(f.kind for f in purchase.folder.read("failed", FailedCall))
     if any(FAULTS[kind].transient for kind in failed):

@@ -101,7 +101,7 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     script = {"What is 0+0?": ["refused"], "What is 1+1?": ["server error", "good"]}
     with ChatServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
         cli.main(list(map(str, words(file, server))))
-    assert not e.value.code
+    assert e.value.code == 4
     told = [line for line in capsys.readouterr().err.splitlines() if re.match(r"trace \d+/12 ", line)]
     assert any(
         re.fullmatch(
@@ -143,9 +143,21 @@ def test_failed_calls_are_told_and_made_again(file):
         }  # fmt: skip
         assert len(rows(file)) == 10
         again = trace(file, server, "--attempts", "2")
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 4, again.stderr
     assert "1 call failed for good: refused 1" in again.stdout
+    assert "tenner: 1 call of trace failed for good: refused 1\nhint: what was bought is kept" in again.stderr
     assert len(rows(file)) == 11
+
+
+@pytest.mark.parametrize("mode", [(), ("--batch", "--batch-multiplier", "0.5")])
+def test_an_empty_account_has_an_exit_code_of_its_own(mode, file):
+    script = {q["question"]: ["no quota"] for q in QUESTIONS[0 if mode else 3 :]}
+    with ChatServer(script) as server:
+        done = trace(file, server, *mode, "--concurrency", "1")
+        assert len(server.asked) == (12 if mode else 4)
+    assert done.returncode == 5, done.stderr
+    assert "tenner: billing: HTTP 429: You exceeded your current quota\nhint: top up the account" in done.stderr
+    assert mode or len(rows(file)) == 3
 
 
 def test_only_as_many_samples_as_the_first_correct_one_needs(file):
