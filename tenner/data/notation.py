@@ -145,6 +145,7 @@ def _joined(match: re.Match[str]) -> str:
 
 def _without_latex(text: str) -> str:
     """Text with words and operators for LaTeX commands."""
+    text = text.replace("{}", " ")
     if "frac" in text or "binom" in text:
         for _ in range(FRACTION_DEPTH_MAX):
             text, found = _ARGUMENTS.subn(_apart, text)

@@ -16,9 +16,9 @@ TOKEN = re.compile(rf"[^\W_]+|[+/^=<>{TIMES}]|-(?=\s*\d)")
 """A word, or an operator; a minus only before a digit, since others are hyphens."""
 MINUS = re.compile(r"-(?=\s*\d)")
 # Characters of scripts without spaces between words (Thai to Burmese, Khmer, kana, Han): each is a word.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
-)
+_RANGES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_UNSPACED = re.compile(f"[{_RANGES}]")
+_BETWEEN_UNSPACED = re.compile(f"(?<=[{_RANGES}]) (?=[{_RANGES}])")
 _BLANKS = "-" + "".join(c if c.isalnum() or c in f"+/^=<>{TIMES}" else " " for c in map(chr, range(1, 128)))
 OPERATORS = f"+/^=<>-{TIMES}"
 WORD, NUMBER, OPERATOR = 0, 1, 2  # the two lowest bits of a token's hash
@@ -44,6 +44,17 @@ def tokens(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """The tokens without the operators."""
     return [token for token in tokens(text) if token[0].isalnum()]
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether a word is a character of a script without spaces, as Chinese."""
+    return not word.isascii() and _UNSPACED.match(word) is not None
+
+
+def joined(found: Sequence[str]) -> str:
+    """Words as one text, to be read."""
+    text = " ".join(found)
+    return text if text.isascii() else _BETWEEN_UNSPACED.sub("", text)
 
 
 def normalise(text: str) -> str:
