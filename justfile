@@ -7,11 +7,12 @@ default:
 install:
     pip install -c constraints.txt -e '.[dev]'
 
-# linters and the type checker
+# linters, the type checker, and the direction of imports
 check:
     ruff check .
     ruff format --check .
     mypy
+    pytest -q -n0 tests/test_layers.py
 
 # offline, no GPU, under three minutes
 test *options:

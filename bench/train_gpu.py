@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import evidence
 import train_cpu
 
-from tenner.core import recipe
+from tenner.core import hardware, recipe
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training.loss_mask import Encoded
@@ -164,7 +164,7 @@ def run_here(side: str, name: str, way: int, steps: int, *, rehearsed: bool) -> 
         return {"failed": str(error)}
     seconds = clock.ends[-1] - clock.ends[0]
     tokens = sum(len(e.ids) for e in encoded[configuration.samples_per_step :])
-    peak_gb = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else train_cpu.peak_mb() / 1e3
+    peak_gb = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else hardware.peak_memory_bytes() / 1e9
     figures = {"tokens_per_second": tokens / seconds, "seconds": seconds, "tokens": tokens, "peak_gb": peak_gb}
     return figures | {key: share / seconds for key, share in shares.items()}
 

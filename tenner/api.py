@@ -27,13 +27,12 @@ from tenner.core.records import AnswerKind, Grade, Score
 from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder, StageDone
 from tenner.core.sections import Device, LocalEngineName
+from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
 from tenner.measurement import MeasureOptions
 from tenner.tracing import TraceResult
 
 if TYPE_CHECKING:
     from tenner.stages.resolve_student import StudentOptions
-
-REQUEST_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,13 @@ def run(
         TennerError: anything else that the caller can mend.
     """
     from tenner import pipeline  # which draws charts: a measurement runs without that library
+    from tenner.stages import resolve_student
 
     cap_usd, others = recipes.split_cap(overrides, budget_usd)
     described = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=others)
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
+    described = resolve_student.with_format(described)
     with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
         pipeline.run_stages(opened, described.stages)
     return result(path)
@@ -155,7 +156,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     engine: LocalEngineName | None = None,
-    concurrency_max: int = 64,
+    concurrency_max: int = CONCURRENCY_MAX,
 ) -> Iterator[Server]:
     """Answer requests until the block ends: `with serve("runs/demo") as server: …` (port 0 is any that is free).
 

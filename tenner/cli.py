@@ -41,6 +41,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, or by the error (see `errors.py`), or 130 for Ctrl-C."""
+    if sys.platform == "win32":
+        print("tenner: Windows is not supported\nhint: run it in the Windows Subsystem for Linux", file=sys.stderr)
+        sys.exit(2)
     words = sys.argv[1:] if argv is None else list(argv)
     args = parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
     try:

@@ -153,6 +153,7 @@ def test_a_sample_is_shown_as_json_too(unbroken, capsys):
         (["trace", "RUN", "--batch"], "--batch has no effect on a run"),
         (["trace", "RUN", "--budget-usd", "nan"], "--budget-usd nan is not an amount of dollars"),
         (["show", "RUN", "--sample", "a", "--why", "b"], "--sample and --why are two questions"),
+        (["show", "RUN", "--why", ""], "has no question "),
     ],
 )
 def test_an_option_without_effect_is_refused(unbroken, options, said, capsys):

@@ -9,6 +9,7 @@ from tenner.clients.api_keys import key_in_environment
 from tenner.commands import options
 from tenner.core.errors import TennerError
 from tenner.core.sections import LocalEngineName
+from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
 from tenner.stages import resolve_student
 
 PORT_MAX = 65535
@@ -25,11 +26,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key for clients")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: of recipe or folder)")
     parser.add_argument(
-        "--concurrency-max", metavar="N", type=int, default=64, help="answers under way at once (default: %(default)s)"
+        "--concurrency-max",
+        metavar="N",
+        type=int,
+        default=CONCURRENCY_MAX,
+        help="answers under way at once (default: %(default)s)",
     )
     parser.add_argument(
-        "--request-bytes-max", metavar="N", type=int, default=1 << 20, help="the largest body (default: %(default)s)"
-    )
+        "--request-bytes-max", metavar="N", type=int, default=REQUEST_BYTES_MAX,
+        help="the largest body (default: %(default)s)",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
     if args.verb == "train" and not is_first:  # one of torchrun's: the first keeps the run
         from tenner.stages import training
 
-        training.follow(args.run)
+        training.follow(args.run, device=args.device)
         return
     from tenner import pipeline
     from tenner.core.progress import Screen

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from tenner.core.errors import TennerError
 
+ESCAPED_SURROGATE = "\\ud"
+
 
 class Line(NamedTuple):
     """An object and where it stands."""
@@ -19,6 +21,9 @@ class Line(NamedTuple):
 
 def read_objects(path: Path, *, hint: str = "give a JSONL file") -> Iterator[Line]:
     """The objects of a file; empty lines are passed over, and so is a byte order mark.
+
+    Half a character, as a text has it that was cut inside an emoji (a lone surrogate, `\\ud83d`), is U+FFFD, as in
+    browsers: no file, database or terminal takes it as it is.
 
     Raises:
         TennerError: the file cannot be read or is not UTF-8 text, or a line is not a JSON object.
@@ -36,6 +41,9 @@ def read_objects(path: Path, *, hint: str = "give a JSONL file") -> Iterator[Lin
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
+        if ESCAPED_SURROGATE in line.casefold():
+            whole = json.dumps(fields, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            fields = json.loads(whole)
     except (ValueError, RecursionError) as e:
         raise TennerError(f"{where} is not JSON: {e}", hint="one object a line") from e
     if not isinstance(fields, dict):

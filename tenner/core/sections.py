@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tenner.core.formats import FORMATS
+from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
 
 Positive = Annotated[int, Field(gt=0)]
@@ -30,8 +30,8 @@ Similarity = Annotated[float, Field(gt=0, le=1)]
 
 
 def _known_format(name: str) -> str:
-    if name not in FORMATS:
-        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)}")
+    if name not in FORMATS and name != AUTO:
+        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)} and {AUTO}")
     return name
 
 
@@ -75,9 +75,13 @@ class Model(Section):
     model: str
     """`wheel:…`, `hf:org/name@revision`, or the path of a model folder."""
     format: FormatName
-    """How it thinks (see `formats.FORMATS`)."""
+    """How it thinks (see `formats.FORMATS`); `auto`: as its chat template says."""
     system_prompt: str | None = None
     """Left out: the chat template's own default."""
+    chat_template: str | None = None
+    """`chatml`, `plain` or a file, for a base model that has none; left out: the model's own."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Arguments of the chat template: enable_thinking, reasoning_effort, …"""
 
     @property
     def form(self) -> "PromptForm":
@@ -152,7 +156,7 @@ class Table(Section):
     splits: Annotated[list[str], Field(min_length=1)] = ["train"]
     revision: str | None = None
     file: str | None = None
-    """A .jsonl, .csv or .parquet file."""
+    """A .jsonl, .csv or .parquet file, on this machine or at a URL."""
     columns: Columns
     template: str | None = None
     """The question out of several columns, as `{passage}\\n\\n{question}`."""
@@ -393,6 +397,9 @@ class Labeller(PaidModel):
     """A model behind an API that sorts questions into subjects."""
 
     PLACE: ClassVar[str] = "domains.labeller"
+
+    client: Literal["openai", "gemini"]
+    """The other clients answer with traces."""
 
 
 class Domains(Section):

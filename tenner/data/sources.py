@@ -106,7 +106,7 @@ def _question(source: Table, row: Row, text: str, seed: int) -> Question:
     def optional(column: str | None) -> str | None:
         return None if column is None else _as_text(source, value_of(source, row, column), column)
 
-    answer, kind = optional(columns.answer), source.kind
+    answer, kind = _reference(source, row), source.kind
     if answer is not None and columns.answer_after is not None:
         answer = answer.rpartition(columns.answer_after)[2].strip()
     if columns.choices:
@@ -124,6 +124,13 @@ def _question(source: Table, row: Row, text: str, seed: int) -> Question:
         origin=source.origin or optional(columns.origin),
         license=source.license,
     )
+
+
+def _reference(source: Table, row: Row) -> str | None:
+    """The reference answer; a truth value is written as in JSON."""
+    column = source.columns.answer
+    value = None if column is None else value_of(source, row, column)
+    return str(value).lower() if isinstance(value, bool) else _as_text(source, value, column or "")
 
 
 def _text(source: Table, row: Row) -> str:
@@ -158,7 +165,7 @@ def _as_text(source: Table, value: Any, column: str) -> str | None:
         return "\n".join(value)
     raise TennerError(
         f"source {source.name}: column {column} holds a {type(value).__name__}, which is not text",
-        hint=f"name an element of it, such as {column}.0",
+        hint=f"name an element of it, such as {column}.0" if isinstance(value, list | dict) else "convert it to text",
     )
 
 

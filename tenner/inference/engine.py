@@ -2,13 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from tenner.core import turn_end
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Intervention, Policy, Sampling
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.job import GREEDY, Job, Prompt, Request
+from tenner.inference.stop_strings import StopStrings
 
 Part = Literal["thinking", "answer"]
 
@@ -55,20 +59,42 @@ class Piece(NamedTuple):
 
 
 class Transcript:
-    """The text of a running machine, as pieces."""
+    """The text of a running machine, as pieces, up to the first stop string in what is sampled of the answer."""
 
-    def __init__(self, machine: ForcingMachine, tokenizer: Tokenizer) -> None:
+    def __init__(self, machine: ForcingMachine, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self.machine = machine
         self._tokenizer = tokenizer
+        self._stop = StopStrings(stop)
+        self._answer = ""
         self._shown: dict[Part, int] = {"thinking": 0, "answer": 0}
         self._anchor: dict[Part, int] = {"thinking": 0, "answer": 0}
 
+    @property
+    def done(self) -> bool:
+        """Whether the machine is done, or a stop string was found: `fresh` then has no more to give."""
+        return self.machine.phase is Phase.DONE or self._stop.found
+
     def fresh(self) -> Iterator[Piece]:
-        """The pieces since the last call. An undecided start of the closing delimiter is held back."""
+        """The pieces since the last call. An undecided start of the closing delimiter or of a stop string is held back.
+
+        A stop string counts in the text that the student samples: a cue that contains one stops nothing.
+        """
         machine = self.machine
         thinking = machine.thinking_ids[: machine.settled - machine.thinking_start]
         yield from self._part("thinking", thinking, machine.thinking_start, machine.phase is not Phase.THINKING)
-        yield from self._part("answer", machine.answer_ids, machine.answer_start, machine.phase is Phase.DONE)
+        for piece in self._part("answer", machine.answer_ids, machine.answer_start, machine.phase is Phase.DONE):
+            text = piece.text if piece.forced else self._stop.feed(piece.text)
+            if text:
+                self._answer += text
+                yield piece._replace(text=text)
+        if machine.phase is Phase.DONE and (text := self._stop.flush()):
+            self._answer += text
+            yield Piece(text, "answer", forced=False)
+
+    def generation(self, prompt_id: str) -> Generation:
+        """The outcome of a transcript that is done, its answer without the stop string and what follows it."""
+        whole = Generation.of(prompt_id, self.machine, self._tokenizer)
+        return whole._replace(answer=self._answer, truncated=False) if self._stop.found else whole
 
     def _part(self, part: Part, ids: list[int], start: int, over: bool) -> Iterator[Piece]:
         """`ids` is the part so far, which begins at position `start` of the completion."""
@@ -148,10 +174,19 @@ class Batch(Protocol):
 class JobEngine(ABC):
     """Base of all engines: turns prompts and policies into jobs. A subclass decodes the jobs. It satisfies Engine."""
 
-    def __init__(self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int, model_dir: Path | None = None
+    ) -> None:
+        """`model_dir` is where the model's configuration names further ends of a turn; None: only the tokenizer's."""
         self.tokenizer = tokenizer
         self._wait_text = wait_text
         self._context_tokens = context_tokens
+        self._model_dir = model_dir
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """All ids that end a turn. Read on first use: a chat template may be set after loading."""
+        return frozenset() if self._model_dir is None else turn_end.end_ids(self._model_dir, self.tokenizer)
 
     @property
     @abstractmethod
@@ -209,7 +244,7 @@ class JobEngine(ABC):
         return Job.of(
             self.tokenizer, prompt, policies, fmt,
             answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
-            context_tokens=self._context_tokens,
+            context_tokens=self._context_tokens, end_ids=self.end_ids,
         )  # fmt: skip
 
 

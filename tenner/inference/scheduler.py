@@ -6,7 +6,6 @@ from queue import SimpleQueue
 from typing import Self
 
 from tenner.inference.engine import Generation, LocalEngine, Piece, Transcript
-from tenner.inference.forcing import Phase
 from tenner.inference.job import Job, Request
 
 Event = Piece | Generation | Exception | None
@@ -80,7 +79,7 @@ class Scheduler:
         """
         job = self._engine.prepare(request)
         (machine,) = job.waiting
-        stream = Stream(job, Transcript(machine, self._engine.tokenizer), listener)
+        stream = Stream(job, Transcript(machine, self._engine.tokenizer, request.stop), listener)
         with self._changed:
             if self._fault is not None:
                 raise self._fault
@@ -117,8 +116,9 @@ class Scheduler:
         transcript = stream._transcript
         for piece in transcript.fresh():
             stream._notify(piece)
-        if transcript.machine.phase is Phase.DONE:
-            self._end(stream, Generation.of(stream._job.prompt.id, transcript.machine, self._engine.tokenizer))
+        if transcript.done:
+            self._batch.cancel(stream._job)  # no effect but where a stop string ended it
+            self._end(stream, transcript.generation(stream._job.prompt.id))
 
     def _end(self, stream: Stream, event: Event) -> None:
         with self._changed:

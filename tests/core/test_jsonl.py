@@ -10,6 +10,13 @@ def test_objects_come_with_their_lines(tmp_path):
     assert [(line.number, line.fields) for line in read_objects(file)] == [(1, {"a": 1}), (4, {"a": 2})]
 
 
+def test_half_a_character_is_the_replacement_character(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"cut": ["half \\ud83d a?"], "\\uDE00": 1, "whole": "\\ud83d\\ude00", "text": "\\\\ud83d"}')
+    (line,) = read_objects(file)
+    assert line.fields == {"cut": ["half \ufffd a?"], "\ufffd": 1, "whole": "\U0001f600", "text": "\\ud83d"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

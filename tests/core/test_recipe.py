@@ -2,6 +2,7 @@ import pytest
 
 from tenner.core.errors import TennerError
 from tenner.core.recipe import built_in, load, parse, split_cap
+from tenner.core.sections import Labeller
 
 DEMO = built_in()["demo"]
 
@@ -120,3 +121,9 @@ def test_the_command_line_names_one_cap_at_most():
         with pytest.raises(TennerError) as caught:
             split_cap(overrides, flag)
         assert caught.value.hint
+
+
+@pytest.mark.parametrize("client", ["replay", "reference-solution"])
+def test_only_a_model_that_answers_can_label(client: str) -> None:
+    with pytest.raises(ValueError, match="'openai' or 'gemini'"):
+        Labeller.model_validate({"client": client, "model": "m", "replay_from": "runs/x"})

@@ -1,5 +1,11 @@
+import contextlib
 import hashlib
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -8,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tenner.core.errors import TennerError
+from tenner.core.chat_template import ChatTemplate
+from tenner.core.errors import StorageFull, TennerError
 from tenner.training import student
 
 DEMO = (
@@ -43,6 +50,31 @@ def test_the_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
     with pytest.raises(TennerError, match=r"^cannot fetch no/such@main from the Hugging Face hub: .*$") as caught:
         student.resolve("hf:no/such@main")
     assert "local folder" in caught.value.hint
+
+
+def test_a_hub_that_breaks_off_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        program = """if True:
+            from tenner.core.errors import TennerError
+            from tenner.training import student
+            try:
+                student.resolve("hf:no/such")
+            except TennerError as e:
+                print(e, end="")
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, timeout=60
+        )
+    assert done.stdout.startswith("cannot fetch no/such@main from the Hugging Face hub: "), done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 def packed_wheel(folder: Path, member: str = "pkg/m.gguf", content: bytes = b"GGUF?") -> Path:
@@ -124,6 +156,20 @@ def test_a_save_that_fails_leaves_the_old_folder(tiny_model_dir, tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_old_folder(tiny_model_dir, tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        (tmp_path / "student").mkdir()
+        model = student.load(tiny_model_dir, torch.float32, "sdpa")
+        with pytest.raises(StorageFull, match=r"the disk is full: .*student could not be written"):
+            student.save(model, student.load_tokenizer(tiny_model_dir), tmp_path / "student", torch.float32)
+        assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
 def test_a_damaged_folder_is_refused(tiny_model_dir, tmp_path):
     (tmp_path / "config.json").write_bytes((tiny_model_dir / "config.json").read_bytes())
     with pytest.raises(TennerError, match="cannot be loaded"):
@@ -133,7 +179,7 @@ def test_a_damaged_folder_is_refused(tiny_model_dir, tmp_path):
 def test_the_turn_ends_where_the_template_says(tiny_model_dir):
     tokenizer = student.load_tokenizer(tiny_model_dir)
     tokenizer.eos_token = "<|im_start|>"
-    assert student.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ChatTemplate(tokenizer).turn_end_id(frozenset()) == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 @pytest.mark.slow

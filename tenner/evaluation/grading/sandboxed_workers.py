@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -55,7 +56,8 @@ class _Worker(Generic[Item, Result]):
 def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_bytes: str) -> None:
     """The main loop of a worker process, until the other end of its connection closes."""
     connection = Connection(int(handle))
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+    with suppress(ValueError, OSError):  # macOS refuses: there a deadline alone ends what runs away
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     work: Callable[[Any], Any] = getattr(importlib.import_module(module), work_name)
     getattr(importlib.import_module(module), prepare_name)()
     connection.send(None)  # ready

@@ -29,17 +29,16 @@ class HFEngine(LocalEngine):
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: Tokenizer,
-        decoder: Choice,
-        *,
-        vocabulary: int,
-        rows: int,
-        wait_text: str,
-    ) -> None:
+        self, model: PreTrainedModel, tokenizer: Tokenizer, decoder: Choice, *, vocabulary: int, rows: int,
+        wait_text: str, model_dir: Path | None = None,
+    ) -> None:  # fmt: skip
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        super().__init__(tokenizer, wait_text=wait_text, context_tokens=positions or UNLIMITED_CONTEXT_TOKENS)
+        super().__init__(
+            tokenizer,
+            wait_text=wait_text,
+            context_tokens=positions or UNLIMITED_CONTEXT_TOKENS,
+            model_dir=model_dir,
+        )
         self._model = model
         self._decoder = decoder
         self._vocabulary = vocabulary
@@ -92,8 +91,10 @@ class HFEngine(LocalEngine):
             cast(nn.Module, model).to(chosen.device)
         elif dtype is torch.bfloat16 and can_pack():
             pack_linears(model)
-        decoder = choose_decoder(model, vocabulary=vocabulary, rows_max=rows)
-        return cls(model, cast(Tokenizer, tokenizer), decoder, vocabulary=vocabulary, rows=rows, wait_text=wait_text)
+        return cls(
+            model, cast(Tokenizer, tokenizer), choose_decoder(model, vocabulary=vocabulary, rows_max=rows),
+            vocabulary=vocabulary, rows=rows, wait_text=wait_text, model_dir=model_dir,
+        )  # fmt: skip
 
     def batch(self) -> ContinuousBatch:
         """A new continuous batch with its own cache."""

@@ -142,7 +142,12 @@ class ActiveRequest:
         self.release()
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The answer, piece by piece. Raises QueueClosed where it is cancelled, EngineFailed where the engine fails."""
+        """The answer, piece by piece; none once it was read to its end.
+
+        Raises QueueClosed where it is cancelled, EngineFailed where the engine fails.
+        """
+        if self.generation is not None:
+            return
         while isinstance(event := await self._events.get(), Piece):
             yield event
         if event is None:

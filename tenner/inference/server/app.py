@@ -7,10 +7,10 @@ import hmac
 import ipaddress
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -20,7 +20,14 @@ from tenner.inference.engine import LocalEngine
 from tenner.inference.forcing import FormatIds
 from tenner.inference.scheduler import Scheduler
 from tenner.inference.server import openai_schema
-from tenner.inference.server.admission import ActiveRequest, AdmissionQueue, EngineFailed, QueueClosed, QueueFull
+from tenner.inference.server.admission import (
+    ActiveRequest,
+    AdmissionQueue,
+    EngineFailed,
+    QueueClosed,
+    QueueFull,
+    UsageReport,
+)
 from tenner.inference.server.openai_schema import APIError
 from tenner.inference.server.served_student import ServedStudent
 
@@ -130,64 +137,101 @@ class Server:
             raise APIError(400, f"the body cannot be read: {e}", code="invalid_body") from None
         chat = openai_schema.parse(body)
         completion = openai_schema.Completion(self._student)
-        async with self._admit(chat, completion.id) as active:
+        async with AsyncExitStack() as admitted:
+            active = [await admitted.enter_async_context(one) for one in self._admit(chat, completion.id)]
             if chat.stream:
                 return await self._stream(request, chat, completion, active)
             try:
-                async for _ in active.pieces():
-                    pass
+                answers = [await _finished(one) for one in active]
             except (QueueClosed, EngineFailed) as e:
                 raise _aborted(e) from None
-            assert active.generation is not None
-            return web.json_response(completion.whole(active.generation, active.usage()))
+            return web.json_response(completion.whole(answers))
 
-    def _admit(self, chat: openai_schema.ChatRequest, request_id: str) -> ActiveRequest:
-        student = self._student
+    def _admit(self, chat: openai_schema.ChatRequest, request_id: str) -> list[ActiveRequest]:
+        """One request to the engine for each answer; all are admitted or none."""
+        student, queue = self._student, self._queue
         if chat.model != student.name:
             message = f"there is no model {chat.model!r} here: this is {student.name!r}"
             raise APIError(404, message, code="model_not_found", param="model")
+        samplings = chat.samplings()
+        if len(samplings) > queue.concurrency_max:
+            message = f"n = {chat.n} is more than the {queue.concurrency_max} answers that are given at a time"
+            raise APIError(400, message, code="invalid_value", param="n")
+        admitted: list[ActiveRequest] = []
         try:
             policy, answer_tokens_max = chat.limits(student, self._injected_tokens_max)
-            return self._queue.admit(
-                student.request(
-                    self._queue.tokenizer, chat.conversation, policy, request_id=request_id,
-                    answer_tokens_max=answer_tokens_max, sampling=chat.sampling,
-                )
-            )  # fmt: skip
-        except NoRoom as e:
-            raise APIError.of(e, code="context_length_exceeded") from None
-        except TennerError as e:
-            raise APIError.of(e, code="invalid_value") from None
-        except QueueFull:
-            raise APIError(
+            template_kwargs = chat.template_kwargs(student.template(queue.tokenizer).arguments)
+            for sampling in samplings:
+                request = student.request(
+                    queue.tokenizer, chat.conversation, policy, request_id=request_id,
+                    answer_tokens_max=answer_tokens_max, sampling=sampling, stop=chat.stop,
+                    chat_template_kwargs=template_kwargs,
+                )  # fmt: skip
+                admitted.append(queue.admit(request))
+            return admitted
+        except (TennerError, QueueFull, QueueClosed, EngineFailed) as e:
+            for active in admitted:
+                active.release()
+            raise self._refusal(e) from None
+
+    def _refusal(self, error: Exception) -> APIError:
+        """Why a request is not admitted."""
+        if isinstance(error, TennerError):
+            return APIError.of(error, code="context_length_exceeded" if isinstance(error, NoRoom) else "invalid_value")
+        if isinstance(error, QueueFull):
+            return APIError(
                 429, f"all {self._queue.concurrency_max} concurrent requests are in use", code="rate_limit_exceeded",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-            ) from None  # fmt: skip
-        except (QueueClosed, EngineFailed) as e:
-            raise _aborted(e) from None
+            )  # fmt: skip
+        return _aborted(error)
 
     async def _stream(
         self,
         request: web.Request,
         chat: openai_schema.ChatRequest,
         completion: openai_schema.Completion,
-        active: ActiveRequest,
+        active: Sequence[ActiveRequest],
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        with suppress(ConnectionResetError):  # the client has disconnected; leaving the block releases the request
+
+        async def write(index: int) -> UsageReport:
+            await response.write(completion.opening(index))
+            async for piece in active[index].pieces():
+                await response.write(completion.piece(index, piece))
+            answer = await _finished(active[index])
+            await response.write(completion.closing(index, answer))
+            return answer.report
+
+        with suppress(ConnectionResetError):  # the client has disconnected; leaving the block releases the requests
             await response.prepare(request)
-            await response.write(completion.opening())
             try:
-                async for piece in active.pieces():
-                    await response.write(completion.piece(piece))
+                reports = await _all_of([write(index) for index in range(len(active))])
             except (QueueClosed, EngineFailed) as e:
-                await response.write(openai_schema.event(_aborted(e).body) + openai_schema.DONE)
+                await response.write(openai_schema.event(_aborted(e).body))
             else:
-                assert active.generation is not None
-                usage = chat.stream_options is not None and chat.stream_options.include_usage
-                await response.write(completion.closing(active.generation, active.usage(), usage=usage))
+                if chat.stream_options is not None and chat.stream_options.include_usage:
+                    await response.write(completion.usage(reports))
+            await response.write(openai_schema.DONE)
             await response.write_eof()
         return response
+
+
+async def _finished(active: ActiveRequest) -> openai_schema.Answer:
+    """The whole answer; pieces that nobody has read are dropped. Raises what `pieces` does."""
+    async for _ in active.pieces():
+        pass
+    assert active.generation is not None
+    return openai_schema.Answer(active.generation, active.usage())
+
+
+async def _all_of(work: Sequence[Coroutine[Any, Any, UsageReport]]) -> list[UsageReport]:
+    """All results; at the first exception the others are cancelled, and it is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class Serving(NamedTuple):
@@ -258,7 +302,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     return f"http://{host}:{runner.addresses[0][1]}"
 
 
-def _aborted(why: QueueClosed | EngineFailed) -> APIError:
+def _aborted(why: Exception) -> APIError:
     if isinstance(why, EngineFailed):
         return APIError(500, "the engine has failed, and the server is stopping", code="engine_failed")
     return APIError(503, "the server is stopping", code="server_stopping")

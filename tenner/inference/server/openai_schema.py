@@ -1,32 +1,35 @@
 """The schema of OpenAI's chat completions, with tenner's additions: requests, responses, stream chunks, errors.
 
-A request may have, beyond OpenAI's own fields, `thinking`: an object of `max_tokens`, `min_tokens` and `waits`. A
-response has the thinking as `reasoning_content` and as `reasoning`. Its field `tenner` is the usage report (see
-`admission.UsageReport`), on the completion or on the last chunk that has a choice; a chunk of injected text has
+A request may have, beyond OpenAI's own fields, `thinking`: an object of `max_tokens`, `min_tokens` and `waits`; other
+servers' names for the budget are understood, too. A response has the thinking as `reasoning_content` and as
+`reasoning`. Its field `tenner` is the usage report (see `admission.UsageReport`), on the completion (a list of them
+where several answers were asked for) or on the last chunk of each answer; a chunk of injected text has
 `{"forced": true}` there.
 
-Parameters that would change the answer and are not supported are refused; those without effect on it (`user`,
-`metadata`, …) are accepted.
+Parameters that would change the answer and are not supported are refused: see `neutral_parameters`.
 """
 
 import json
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Message, Policy, Sampling
 from tenner.core.suggest import did_you_mean, fields_at
 from tenner.inference.engine import Generation, Piece
 from tenner.inference.server.admission import UsageReport
+from tenner.inference.server.neutral_parameters import UNSUPPORTED, RequestPart
 from tenner.inference.server.served_student import Effort, ServedStudent
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 SEED_BITS = 63
+STOP_STRINGS_MAX = 64
+TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class APIError(Exception):
@@ -53,128 +56,196 @@ class APIError(Exception):
         return cls(400, f"{error}. Hint: {error.hint}" if error.hint else str(error), code=code)
 
 
-class _RequestPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 def _join_parts(content: object) -> object:
     """Text parts joined by newlines."""
     if not isinstance(content, list):
         return content
     for part in content:
-        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+        if not (isinstance(part, dict) and part.get("type") in TEXT_PARTS and isinstance(part.get("text"), str)):
             raise ValueError("the student reads text only: every part must be {'type': 'text', 'text': …}")
     return "\n".join(part["text"] for part in content)
 
 
-def _refuse_stop(stop: object) -> object:
-    """Accept only the empty list, which some clients send by default."""
-    if stop:
-        raise ValueError("stop strings are not supported: the answer ends where the student ends it")
-    return stop
+def _stop_strings(stop: object) -> object:
+    """One string or several, as a tuple without the empty ones."""
+    strings = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    return tuple(string for string in strings if string != "") if isinstance(strings, list) else strings
 
 
-class ChatMessage(_RequestPart):
-    """A message of the conversation. Fields that must be null are those that clients send back."""
+def _whole_number(value: object) -> object:
+    """JSON has one kind of number: some clients write 100.0 for 100."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _known_effort(effort: object) -> object:
+    """The efforts beyond high that some models have: here there is nothing beyond the student's whole budget."""
+    return "high" if effort in ("xhigh", "max") else effort
+
+
+class ChatMessage(RequestPart):
+    """A message of the conversation."""
+
+    NO_EFFECT = frozenset("id status reasoning_details".split())
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "type": ("text", "message"), "tool_calls": (), "function_call": (), "refusal": (), "audio": (),
+        "annotations": (),
+    }  # fmt: skip
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_join_parts)]
     reasoning_content: str | None = None
     """Accepted in earlier answers, and not fed to the student again."""
     reasoning: str | None = None
-    refusal: None = None
-    audio: None = None
-    annotations: None = None
-    function_call: None = None
-    tool_calls: None = None
 
 
-class Thinking(_RequestPart):
-    """The thinking policy: see `records.Policy`."""
+class Thinking(RequestPart):
+    """The thinking policy: see `records.Policy`. `type` and `budget_tokens` are Anthropic's and DeepSeek's names."""
 
     max_tokens: NotNegative | None = None
     min_tokens: NotNegative = 0
     waits: NotNegative = 0
+    type: Literal["enabled", "disabled"] = "enabled"
+    budget_tokens: NotNegative | None = None
 
 
-class StreamOptions(_RequestPart):
+class Reasoning(RequestPart):
+    """OpenRouter's name for the budget."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {"exclude": (False,), "summary": ("auto",)}
+
+    effort: Annotated[Effort | None, BeforeValidator(_known_effort)] = None
+    max_tokens: NotNegative | None = None
+    enabled: bool = True
+
+
+class StreamOptions(RequestPart):
     """What a stream reports besides the answer."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "include_obfuscation": (False,), "continuous_usage_stats": (False,),
+    }  # fmt: skip
 
     include_usage: bool = False
 
 
-class TextFormat(_RequestPart):
-    """The only supported format."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(_RequestPart):
+class ChatRequest(RequestPart):
     """The body of POST /v1/chat/completions."""
+
+    NO_EFFECT = frozenset(
+        "user safety_identifier prompt_cache_key prompt_cache_retention metadata service_tier parallel_tool_calls "
+        "keep_alive priority request_id cache_salt".split()
+    )
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        # OpenAI's
+        "frequency_penalty": (0,), "presence_penalty": (0,), "logprobs": (False,), "top_logprobs": (0,),
+        "logit_bias": (), "tools": (), "tool_choice": ("none", "auto"), "functions": (), "function_call": ("none",),
+        "response_format": ({"type": "text"},), "modalities": (["text"],), "verbosity": ("medium",),
+        "store": (False,), "web_search_options": (), "prediction": (), "audio": (),
+        # vLLM's, SGLang's and llama.cpp's
+        "top_k": (-1, 0), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,), "length_penalty": (1,),
+        "best_of": (1,), "use_beam_search": (False,), "echo": (False,), "ignore_eos": (False,), "min_tokens": (0,),
+        "stop_token_ids": (), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True,), "prompt_logprobs": (), "truncate_prompt_tokens": (),
+        "add_generation_prompt": (True,), "continue_final_message": (False,), "add_special_tokens": (False,),
+        "include_reasoning": (True,), "separate_reasoning": (True,), "stream_reasoning": (True,),
+    }  # fmt: skip
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    thinking: Thinking | None = None
-    reasoning_effort: Effort | None = None
-    max_completion_tokens: Positive | None = None
+    max_completion_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
     """The limit of all tokens after the prompt, thinking included."""
-    max_tokens: Positive | None = None
+    max_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
     """The older name of max_completion_tokens."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Default: 0, which is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**SEED_BITS), lt=2**SEED_BITS)] | None = None
+    n: Positive | None = None
+    """So many answers, each sampled with a seed of its own; the server's concurrency limits it."""
+    stop: Annotated[tuple[str, ...], Field(max_length=STOP_STRINGS_MAX), BeforeValidator(_stop_strings)] = ()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Only the value that describes the actual behaviour is accepted.
-    n: Literal[1] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_refuse_stop)] = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logprobs: Literal[False] | None = None
-    response_format: TextFormat | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    # These have no effect on the answer.
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    metadata: dict[str, str] | None = None
+    # The thinking budget, by the names of several servers; a request sets it once.
+    thinking: Thinking | None = None
+    reasoning_effort: Annotated[Effort | None, BeforeValidator(_known_effort)] = None
+    reasoning: Reasoning | None = None
+    thinking_budget: NotNegative | None = None
+    thinking_token_budget: NotNegative | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """On top of the student's own. `enable_thinking` = false among them is a budget of 0."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ChatRequest":
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
-        if self.reasoning_effort is not None and self.thinking is not None and self.thinking.max_tokens is not None:
-            raise ValueError("reasoning_effort and thinking.max_tokens both set the budget: give one of them")
+        budgets = self._budgets()
+        if len(set(budgets.values())) > 1:
+            raise ValueError(f"{' and '.join(budgets)} both set the budget: give one of them")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens are two names of one limit, and differ")
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options requires stream = true")
         return self
+
+    def _budgets(self) -> dict[str, int | Effort]:
+        """The thinking budgets that the request sets, by parameter: in tokens, or as an effort."""
+        thinking, reasoning = self.thinking or Thinking(), self.reasoning or Reasoning()
+        given: dict[str, int | Effort | None] = {
+            "thinking.max_tokens": thinking.max_tokens,
+            "thinking.budget_tokens": thinking.budget_tokens,
+            "thinking.type": None if thinking.type == "enabled" else 0,
+            "reasoning_effort": self.reasoning_effort,
+            "reasoning.effort": reasoning.effort,
+            "reasoning.max_tokens": reasoning.max_tokens,
+            "reasoning.enabled": None if reasoning.enabled else 0,
+            "thinking_budget": self.thinking_budget,
+            "thinking_token_budget": self.thinking_token_budget,
+            "enable_thinking": 0 if self.enable_thinking is False else None,
+            "chat_template_kwargs.enable_thinking": 0
+            if self._template_kwargs.get("enable_thinking") is False
+            else None,
+        }
+        return {name: 0 if budget == "none" else budget for name, budget in given.items() if budget is not None}
+
+    @property
+    def _template_kwargs(self) -> dict[str, Any]:
+        return self.chat_template_kwargs or {}
+
+    def template_kwargs(self, read: Sequence[str]) -> dict[str, Any]:
+        """The arguments for a chat template that reads those in `read`.
+
+        Whether the student thinks is the budget's to say, whatever the template would write: thinking that is switched
+        off is opened and closed at once, and that it is on goes to the template only if it asks.
+        """
+        thinks = self._template_kwargs.get("enable_thinking")
+        drops = thinks is False or (thinks is True and "enable_thinking" not in read)
+        return {k: v for k, v in self._template_kwargs.items() if not (drops and k == "enable_thinking")}
 
     @property
     def conversation(self) -> tuple[Message, ...]:
         """The messages as records; the role developer becomes system."""
         return tuple(Message(role=_ROLES.get(m.role, m.role), content=m.content) for m in self.messages)
 
-    @property
-    def sampling(self) -> Sampling:
-        """The sampling; a request without a seed gets a random one."""
-        return Sampling(
-            temperature=self.temperature or 0.0,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=secrets.randbits(SEED_BITS) if self.seed is None else self.seed,
-        )
+    def samplings(self) -> list[Sampling]:
+        """The sampling of each of the `n` answers; a request without a seed gets a random one."""
+        first = secrets.randbits(SEED_BITS) if self.seed is None else self.seed
+        return [
+            Sampling(
+                temperature=self.temperature or 0.0,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                seed=(first + i + 2**SEED_BITS) % 2 ** (SEED_BITS + 1) - 2**SEED_BITS,  # beyond the largest: from below
+            )
+            for i in range(self.n or 1)
+        ]
 
     def limits(self, student: ServedStudent, injected_tokens_max: int) -> tuple[Policy, int]:
         """The policy and the answer's limit; thinking, answer and injected tokens together never exceed `max_tokens`.
 
-        A budget set by `thinking.max_tokens` must fit under `max_tokens`. The student's default budget, or that of an
+        A budget that is set in tokens must fit under `max_tokens`. The student's default budget, or that of an
         effort, is reduced so that the answer keeps half of the room, or its default limit where that is less.
         """
         thinking = self.thinking or Thinking()
-        tokens_max = thinking.max_tokens if self.reasoning_effort is None else student.budget(self.reasoning_effort)
+        asked = next(iter(self._budgets().values()), None)
+        tokens_max = student.budget(asked) if isinstance(asked, str) else asked
         policy = student.policy(
             thinking_tokens_max=tokens_max, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits
         )
@@ -184,7 +255,7 @@ class ChatRequest(_RequestPart):
         budget = policy.thinking_tokens_max
         assert budget is not None, "a student's policies have one"
         room = total - injected_tokens_max
-        if thinking.max_tokens is None and room > 0:
+        if not isinstance(asked, int) and room > 0:
             budget = min(budget, room - min(student.answer_tokens_max, (room + 1) // 2))
             policy = student.policy(
                 thinking_tokens_max=budget, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits
@@ -217,6 +288,9 @@ def _explain(error: ValidationError) -> APIError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return APIError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
+    if first["type"] == UNSUPPORTED:
+        param = ".".join([*([param] if param else []), first["ctx"]["name"]])
+        return APIError(400, f"{param}: {message}", param=param, code=UNSUPPORTED)
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(str(first["loc"][-1]), fields_at(first["loc"], ChatRequest), "")
         message = f"unknown or unsupported parameter {param}" + (f": {hint}" if hint else "")
@@ -226,45 +300,60 @@ def _explain(error: ValidationError) -> APIError:
     return APIError(400, f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
 
 
+class Answer(NamedTuple):
+    """One of a request's answers."""
+
+    generation: Generation
+    report: UsageReport
+
+
 class Completion:
-    """Writes one answer, as a whole or as the chunks of a stream."""
+    """Writes the answers to one request, as a whole or as the chunks of a stream."""
 
     def __init__(self, student: ServedStudent) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self._model = student.name
         self._created = int(time.time())
 
-    def whole(self, generation: Generation, report: UsageReport) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        message = {"role": "assistant", "content": generation.answer, **_reasoning(generation.thinking)}
-        choice = {"index": 0, "message": message, "finish_reason": _finish(generation), "logprobs": None}
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The body of an answer, or of the several that were asked for, that is not streamed."""
+        choices, reports = [], [report.model_dump() for _, report in answers]
+        for i, (generation, _) in enumerate(answers):
+            message = {"role": "assistant", "content": generation.answer, **_reasoning(generation.thinking)}
+            choices.append({"index": i, "message": message, "finish_reason": _finish(generation), "logprobs": None})
         return {
             **self._envelope("chat.completion"),
-            "choices": [choice],
-            "usage": _usage(report),
-            "tenner": report.model_dump(),
+            "choices": choices,
+            "usage": _usage([report for _, report in answers]),
+            "tenner": reports[0] if len(reports) == 1 else reports,
         }
 
-    def opening(self) -> bytes:
-        """The first event, which has the role."""
-        return self._chunk({"role": "assistant", "content": ""})
+    def opening(self, index: int) -> bytes:
+        """The first event of an answer, which has the role."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def piece(self, piece: Piece) -> bytes:
+    def piece(self, index: int, piece: Piece) -> bytes:
         """The event of a piece of text."""
         delta = {"content": piece.text} if piece.part == "answer" else _reasoning(piece.text)
-        return self._chunk(delta, tenner={"forced": True} if piece.forced else None)
+        return self._chunk(index, delta, tenner={"forced": True} if piece.forced else None)
 
-    def closing(self, generation: Generation, report: UsageReport, *, usage: bool) -> bytes:
-        """The last events: the finish reason, the usage report, and `[DONE]`."""
-        last = self._chunk({}, finish_reason=_finish(generation), tenner=report.model_dump())
-        if usage:
-            last += event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": _usage(report)})
-        return last + DONE
+    def closing(self, index: int, answer: Answer) -> bytes:
+        """The last event of an answer: the finish reason and the usage report."""
+        return self._chunk(index, {}, finish_reason=_finish(answer.generation), tenner=answer.report.model_dump())
+
+    def usage(self, reports: Sequence[UsageReport]) -> bytes:
+        """The event after all answers for clients that want to know what they used."""
+        return event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": _usage(reports)})
 
     def _chunk(
-        self, delta: dict[str, Any], *, finish_reason: str | None = None, tenner: dict[str, Any] | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        finish_reason: str | None = None,
+        tenner: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         more = {} if tenner is None else {"tenner": tenner}
         return event({**self._envelope("chat.completion.chunk"), "choices": [choice], **more})
 
@@ -304,10 +393,13 @@ def _finish(generation: Generation) -> str:
     return "length" if generation.truncated else "stop"
 
 
-def _usage(report: UsageReport) -> dict[str, Any]:
+def _usage(reports: Sequence[UsageReport]) -> dict[str, Any]:
+    """OpenAI's counts: the prompt once, the completions of all answers together."""
+    prompt_tokens = reports[0].prompt_tokens
+    completion_tokens = sum(report.completion_tokens for report in reports)
     return {
-        "prompt_tokens": report.prompt_tokens,
-        "completion_tokens": report.completion_tokens,
-        "total_tokens": report.prompt_tokens + report.completion_tokens,
-        "completion_tokens_details": {"reasoning_tokens": report.thinking_tokens},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": sum(report.thinking_tokens for report in reports)},
     }

@@ -15,6 +15,7 @@ import load_generator
 import openai
 import psutil
 import pytest
+from paths import DATA
 from short_format import SHORT
 
 from tenner.core.formats import render_prompt
@@ -282,11 +283,24 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
         GOOD | {"messages": [USER | {"contents": "Hi"}]},
         400, "unknown_parameter", "messages[0].contents", "did you mean content?",
     ),
-    (GOOD | {"tools": [{"type": "function"}]}, 400, "unknown_parameter", "tools", "unknown or unsupported"),
-    (GOOD | {"stop": "."}, 400, "invalid_value", "stop", "stop strings are not supported"),
-    (GOOD | {"n": 2}, 400, "invalid_value", "n", "1"),
-    (GOOD | {"logprobs": True}, 400, "invalid_value", "logprobs", "False"),
-    (GOOD | {"presence_penalty": 0.5}, 400, "invalid_value", "presence_penalty", "0"),
+    (GOOD | {"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools", "only null"),
+    (GOOD | {"stop": [7]}, 400, "invalid_value", "stop[0]", "string"),
+    (GOOD | {"stop": 7}, 400, "invalid_value", "stop", "array"),
+    (GOOD | {"stop": ["x"] * 65}, 400, "invalid_value", "stop", "at most 64"),
+    (GOOD | {"n": 0}, 400, "invalid_value", "n", "greater than 0"),
+    (GOOD | {"n": 9}, 400, "invalid_value", "n", "more than the 8 answers"),
+    (GOOD | {"logprobs": True}, 400, "unsupported_parameter", "logprobs", "True is not supported, only False"),
+    (GOOD | {"presence_penalty": 0.5}, 400, "unsupported_parameter", "presence_penalty", "0.5 is not supported"),
+    (GOOD | {"best_of": True}, 400, "unsupported_parameter", "best_of", "only 1"),
+    (
+        GOOD | {"chat_template_kwargs": {"preserve_thinking": True}},
+        400, "invalid_value", None, "preserve_thinking has no effect",
+    ),
+    (GOOD | {"top_k": 40}, 400, "unsupported_parameter", "top_k", "only -1 or 0"),
+    (
+        GOOD | {"messages": [USER | {"tool_calls": [{"id": "c"}]}, USER]},
+        400, "unsupported_parameter", "messages[0].tool_calls", "only null",
+    ),
     (GOOD | {"temperature": "hot"}, 400, "invalid_value", "temperature", "number"),
     (GOOD | {"temperature": -1}, 400, "invalid_value", "temperature", "greater than or equal to 0"),
     (b'{"model": "tiny", "messages": [], "temperature": NaN}', 400, "invalid_value", "messages", "at least 1"),
@@ -305,11 +319,153 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     ),
     (GOOD | {"thinking": {"max_tokens": 9}, "reasoning_effort": "low"}, 400, "invalid_value", None, "one of them"),
     (GOOD | {"stream": "yes"}, 400, "invalid_value", "stream", "boolean"),
-    (GOOD | {"stream_options": {"include_usage": True}}, 400, "invalid_value", None, "requires stream"),
+    (GOOD | {"thinking": {"type": "disabled", "max_tokens": 9}}, 400, "invalid_value", None, "one of them"),
+    (GOOD | {"thinking_budget": 9, "enable_thinking": False}, 400, "invalid_value", None, "one of them"),
     (GOOD | {"messages": [USER | {"content": "x" * 1000}]}, 400, "context_length_exceeded", None, "too many for the"),
     (GOOD | {"max_tokens": 10**6, "thinking": {"max_tokens": 5}}, 400, "context_length_exceeded", None, "too many"),
     (GOOD | {"messages": [USER | {"content": "x" * 30_000}]}, 413, "request_too_large", None, "larger than 20,000"),
 ]  # fmt: skip
+
+
+NEUTRAL_VALUES: list[dict[str, Any]] = [
+    {"tools": None, "tool_choice": None, "parallel_tool_calls": False},
+    {"tool_choice": "none", "logit_bias": {}, "functions": []},
+    {"frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "top_logprobs": 0},
+    {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0, "best_of": 1, "echo": False, "ignore_eos": False},
+    {"n": 1, "stop": None, "stream_options": {"include_usage": True}, "stream": False},
+    {"stop": "", "max_tokens": 100.0, "max_completion_tokens": None, "temperature": 0},
+    {"stop": [], "response_format": {"type": "text"}, "service_tier": "flex", "user": 7, "metadata": None},
+    {"messages": [USER, {"role": "assistant", "content": "4", "tool_calls": [], "annotations": [], "id": "x"}, USER]},
+    {"thinking": {"type": "enabled"}, "reasoning": {"exclude": False}, "chat_template_kwargs": {}},
+    {"some_new_parameter": None},
+]
+
+
+def test_values_that_change_nothing_are_accepted(engine: HFEngine, student: ServedStudent) -> None:
+    async def conversation(_: Client, server: Serving) -> None:
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+
+            async def content(body: dict[str, Any]) -> str:
+                response = await http.post("/v1/chat/completions", json=body)
+                assert response.status_code == 200, (body, response.text)
+                return str(response.json()["choices"][0]["message"])
+
+            for more in NEUTRAL_VALUES:
+                known = {name: more[name] for name in ("messages", "max_tokens") if name in more}
+                assert await content(GOOD | more) == await content(GOOD | known)
+
+    talk(engine, student, conversation)
+
+
+NO_THINKING = Policy(thinking_tokens_max=0)
+OTHER_NAMES = [
+    ({"thinking": {"type": "enabled", "budget_tokens": 9}}, Policy(thinking_tokens_max=9)),
+    ({"thinking": {"type": "disabled"}}, NO_THINKING),
+    ({"reasoning": {"effort": "low"}}, Policy(thinking_tokens_max=16)),
+    ({"reasoning": {"max_tokens": 7}}, Policy(thinking_tokens_max=7)),
+    ({"reasoning": {"enabled": False}}, NO_THINKING),
+    ({"reasoning_effort": "xhigh"}, Policy(thinking_tokens_max=64)),
+    ({"thinking_budget": 5}, Policy(thinking_tokens_max=5)),
+    ({"thinking_token_budget": 5, "thinking": {"waits": 1}}, Policy(thinking_tokens_max=5, waits=1)),
+    ({"enable_thinking": False}, NO_THINKING),
+    ({"enable_thinking": True, "thinking_budget": 3}, Policy(thinking_tokens_max=3)),
+    ({"enable_thinking": False, "reasoning_effort": "none"}, NO_THINKING),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, NO_THINKING),
+    ({"chat_template_kwargs": {"enable_thinking": True}, "thinking_budget": 3}, Policy(thinking_tokens_max=3)),
+]
+
+
+def test_the_budget_has_other_servers_names_too(engine: HFEngine, student: ServedStudent) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        for body, policy in OTHER_NAMES:
+            assert extra(await ask(client, extra_body=body))["policy"] == policy.model_dump()
+
+    talk(engine, student, conversation)
+
+
+def test_a_stop_string_ends_the_answer(engine: HFEngine, student: ServedStudent) -> None:
+    """At its first place in what the student writes, however the text is cut into pieces; no token is decoded after."""
+    whole = generated(engine, Policy(thinking_tokens_max=64))
+    written = whole.answer.removeprefix(SHORT.cue)
+    assert len(set(written)) > 3, "an answer with something to stop at"
+
+    async def conversation(client: Client, _: Serving) -> None:
+        for stop in (written[2:5], written[-3:], [written[4:6], written[1:4]], [written[0]], [SHORT.cue, written[3:5]]):
+            first = min(written.find(s) for s in ([stop] if isinstance(stop, str) else stop) if s in written)
+            expected = whole.answer.removesuffix(written) + written[:first]
+            done = await ask(client, stop=stop)
+            assert (done.choices[0].message.content, done.choices[0].finish_reason) == (expected, "stop")
+            assert done.choices[0].message.reasoning == whole.thinking, "thinking is not stopped"
+            assert done.usage.completion_tokens <= len(whole.token_ids)
+            chunks = [chunk async for chunk in await ask(client, stop=stop, stream=True)]
+            assert "".join(c.choices[0].delta.content or "" for c in chunks) == expected
+            assert chunks[-1].choices[0].finish_reason == "stop"
+        early = await ask(client, stop=written[0])
+        assert early.usage.completion_tokens < len(whole.token_ids), "the row is free at once"
+        never = await ask(client, stop=["a string that never comes", written[-1] + "more"])
+        assert never.choices[0].message.content == whole.answer
+
+    talk(engine, student, conversation)
+
+
+def test_several_answers_of_one_request(engine: HFEngine, student: ServedStudent) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        alone = [(await ask(client, temperature=1.0, seed=5 + i)).choices[0].message.content for i in range(3)]
+        done = await ask(client, temperature=1.0, seed=5, n=3)
+        assert [choice.index for choice in done.choices] == [0, 1, 2]
+        assert [choice.message.content for choice in done.choices] == alone
+        assert len(set(alone)) > 1, "each has a seed of its own"
+        reports = done.model_extra["tenner"]
+        assert done.usage.completion_tokens == sum(report["completion_tokens"] for report in reports)
+        assert done.usage.prompt_tokens == reports[0]["prompt_tokens"]
+        texts, ends, usage = ["", "", ""], [], None
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        async for chunk in await ask(client, temperature=1.0, seed=5, n=3, **options):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+                ends += [choice.index] * (choice.finish_reason is not None)
+            usage = chunk.usage
+        assert texts == alone
+        assert sorted(ends) == [0, 1, 2]
+        assert usage == done.usage
+        greedy = await ask(client, n=8)
+        assert len({choice.message.content for choice in greedy.choices}) == 1
+        largest = await ask(client, n=2, seed=2**63 - 1, temperature=1.0)
+        assert len(largest.choices) == 2
+        assert server.queue.active == 0
+
+    talk(engine, student, conversation)
+
+
+STRANGERS = DATA / "strangers" / "requests.jsonl"
+REFUSED = {
+    "verbosity": "verbosity",  # it would change the answer, and the student knows none
+    "assistant-null-content": "messages[1].tool_calls",  # a conversation with tools
+    "null-content-user": "messages[0].content",
+    "only-system": "last message",
+    "prefill": "last message",
+    "role-model": "messages[1].role",
+    "store-true": "store",  # nothing is stored
+    "keep_alive/options-ollama": "options",  # another context length would change the answer
+    "extra_body-nested": "extra_body",
+    "vllm-skip_special_tokens": "skip_special_tokens",  # the text would be another
+    "max_tokens-str": "max_tokens",
+}
+"""Of the strangers' bodies, and the word by which each is refused."""
+
+
+@pytest.mark.skipif(not STRANGERS.exists(), reason="the strangers' data are not here")
+def test_what_strangers_clients_send(engine: HFEngine, student: ServedStudent) -> None:
+    async def conversation(_: Client, server: Serving) -> None:
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            for row in map(json.loads, STRANGERS.read_text("utf-8").splitlines()):
+                response = await http.post("/v1/chat/completions", json=row["body"] | {"model": "tiny"})
+                if row["id"] in REFUSED:
+                    assert REFUSED[row["id"]] in assert_form(response, 400)["message"], row["id"]
+                else:
+                    assert response.status_code == 200, (row["id"], response.text)
+
+    talk(engine, student, conversation)
 
 
 def assert_form(response: httpx2.Response, status: int) -> dict[str, Any]:
