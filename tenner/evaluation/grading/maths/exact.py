@@ -20,8 +20,8 @@ from tenner.evaluation.grading.maths.shapes import (
     Union,
     Words,
     as_set,
-    shape_of,
 )
+from tenner.evaluation.grading.maths.structure import shape_of
 from tenner.evaluation.grading.maths.units import Unit
 from tenner.evaluation.grading.maths.values import Agreement, compare, proportional, rounds_to
 
