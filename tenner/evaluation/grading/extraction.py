@@ -83,13 +83,14 @@ def _marked(text: str) -> str | None:
     if "answer" not in text and "Answer" not in text:
         return None
     if tags := ANSWER_TAG.findall(text):
-        content = tags[-1].strip()
+        content: str = tags[-1].strip()
         return unboxed(content) if content and "\n" not in content else None
     if fields := ANSWER_FIELD.findall(text):
+        field: str = fields[-1]
         try:
-            return str(json.loads(fields[-1])) if fields[-1].startswith('"') else fields[-1]
+            return str(json.loads(field)) if field.startswith('"') else field
         except ValueError:  # an escape that JSON does not know: LaTeX that was not escaped
-            return fields[-1][1:-1]
+            return field[1:-1]
     return None
 
 

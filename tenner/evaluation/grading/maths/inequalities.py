@@ -1,13 +1,18 @@
 """Inequalities as the values that a name may have: an interval, or a union of two."""
 
+from itertools import pairwise
+
 from tenner.evaluation.grading.maths.expressions import Node, parse, symbols_in
 from tenner.evaluation.grading.maths.names import name_of
 from tenner.evaluation.grading.maths.notation import Token, Unreadable
 from tenner.evaluation.grading.maths.shapes import INFINITY, Equation, Interval, Shape, Union
+from tenner.evaluation.grading.maths.values import exact_value
 
 
 def inequality_of(signs: list[str], sides: list[list[Token]]) -> Shape:
     """x < 3, 3 > x, 0 < x \\le 5, x \\ne 2: the values that a name may have."""
+    if (absolute := _absolute(signs, sides)) is not None:
+        return absolute
     place = next((i for i, side in enumerate(sides) if name_of(side)), None)
     if place is None or len(sides) > 3 or (len(sides) == 3 and place != 1):
         raise Unreadable("an inequality of something else than a name")
@@ -63,3 +68,14 @@ def _shifted_name(node: Node) -> tuple[str, Node] | None:
     if len(names) != 1 or any(symbols_in(term) for term in rest) or not rest:
         return None
     return names[0], rest[0] if len(rest) == 1 else Node("+", rest)
+
+
+def line_without(points: list[Node]) -> Union | None:
+    """The real line without some points, as open intervals; None if their order cannot be told."""
+    values = [exact_value(point) for point in points]
+    known = [(value, point) for value, point in zip(values, points, strict=True) if value is not None]
+    if len(known) != len(points) and len(points) > 1:
+        return None
+    inner = [point for _, point in sorted(known)] if len(known) == len(points) else points
+    ends = [Node("neg", (INFINITY,)), *inner, INFINITY]
+    return Union(tuple(Interval(low, high, "()") for low, high in pairwise(ends)))

@@ -91,6 +91,8 @@ OHM = re.compile(
     r"(?:(?<=[0-9])|(?<=[0-9}][\s~])|(?<=\\[ ,;])|(?<=\{))\s*"
     r"(?:\\(?:text|mathrm)\s*\{\s*(?P<quoted>[kMm]?)\s*\}|(?P<prefix>[kMmG]))?\s*\\(?:Omega|ohm)(?![A-Za-z])"
 )
+KNOWN_SETS = {"Z": "integers", "Q": "rational numbers", "C": "complex numbers"}
+KNOWN_SET = re.compile(r"\\mathbb\s*(?:\{\s*(?=[ZQC]\s*\}))?(?P<set>[ZQC])(?:\s*\}|(?![A-Za-z]))(?!\s*[\^_])")
 ITEM_WORDS = r"(?:(?P<or>或者?|または|또는|или)|和|与|與|及|以及|および|と|와|과|그리고|и)"
 BETWEEN_ITEMS = re.compile(rf"(?<=[0-9A-Za-z)\]}}$])\s*{ITEM_WORDS}\s*(?=[-0-9A-Za-z(\[{{$\\])")
 """Chinese, Japanese, Korean and Russian for "and" and "or", between what is not words of these languages."""
@@ -217,6 +219,7 @@ def _plain(text: str) -> str:
         text, times = TEXT.subn(lambda m: QUOTED + m[1] + UNQUOTED, text)
         if not times:
             break
+    text = KNOWN_SET.sub(lambda m: f"{QUOTED}all {KNOWN_SETS[m['set']]}{UNQUOTED}", text)
     text = re.sub(r"\\math(?:bb|cal|frak)\s*\{\s*R\s*\}|\\math(?:bb)\s*R(?![A-Za-z])", r"\\reals ", text)
     text = text.strip()
     return re.sub(r"[.,;:\s]+$", "", text) if not text.endswith("...") else text.replace("...", r"\ldots ")

@@ -77,6 +77,7 @@ Shape: TypeAlias = (
 )
 
 INFINITY = Node("constant", name="infty")
+REALS = Interval(Node("neg", (INFINITY,)), INFINITY, "()")
 
 
 def as_set(shape: Shape) -> Shape:

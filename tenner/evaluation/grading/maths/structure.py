@@ -5,12 +5,13 @@ from itertools import product
 
 from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, split
 from tenner.evaluation.grading.maths.expressions import Node, number, parse
-from tenner.evaluation.grading.maths.inequalities import inequality_of
+from tenner.evaluation.grading.maths.inequalities import inequality_of, line_without
 from tenner.evaluation.grading.maths.names import name_of
-from tenner.evaluation.grading.maths.notation import Token, Unreadable
+from tenner.evaluation.grading.maths.notation import CONNECTIVES, Token, Unreadable
+from tenner.evaluation.grading.maths.phrases import ONES, meaning_of
 from tenner.evaluation.grading.maths.quantities import Quantity, quantity_of
 from tenner.evaluation.grading.maths.shapes import (
-    INFINITY,
+    REALS,
     Based,
     Ellipsis,
     Equation,
@@ -28,7 +29,6 @@ ITEMS_MAX = 40
 PLUS_MINUS_MAX = 3
 RELATIONS = frozenset(("=", "<", ">", "le", "ge", "ne", "in"))
 ARTICLES = frozenset(("a", "an", "the"))
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 MATRICES = frozenset(("pmatrix", "bmatrix", "matrix", "array", "smallmatrix"))
 
 
@@ -37,9 +37,23 @@ def shape_of(tokens: Sequence[Token]) -> Shape:
     tokens = list(tokens)
     if not tokens:
         raise Unreadable("nothing")
-    if all(t.kind == "word" for t in tokens) or _is_a_phrase(tokens):
-        return _words(tokens)
+    are_words = all(t.kind in ("word", "symbol") or t.text == "-" for t in tokens) and tokens[0].kind == "word"
+    if are_words and (meaning := meaning_of(_phrase(tokens))) is not None:
+        return meaning
+    if _is_a_phrase(tokens):
+        return _list_of_words(tokens)
     return _union(tokens)
+
+
+def _phrase(tokens: Sequence[Token]) -> str:
+    """The words in lower case and without articles."""
+    return " ".join(word for t in tokens if (word := t.text.lower()) not in ARTICLES).replace(" - ", "-")
+
+
+def _list_of_words(tokens: Sequence[Token]) -> Shape:
+    """ "Alice and Bob" are two answers; a phrase is one."""
+    parts = split(tokens, CONNECTIVES)
+    return Listing("", tuple(map(_words, parts))) if len(parts) > 1 and all(parts) else _words(tokens)
 
 
 def _is_a_phrase(tokens: Sequence[Token]) -> bool:
@@ -51,19 +65,38 @@ def _is_a_phrase(tokens: Sequence[Token]) -> bool:
 
 
 def _words(tokens: Sequence[Token]) -> Shape:
-    words = [t.text.lower() for t in tokens if t.text.lower() not in ARTICLES]
-    if len(words) == 1 and words[0] in NUMBER_WORDS:
-        return Quantity(number(NUMBER_WORDS.index(words[0])))
-    return Words(" ".join(words))
+    phrase = _phrase(tokens)
+    return meaning_of(phrase) or Words(phrase)
 
 
 def _union(tokens: list[Token]) -> Shape:
+    if (without := _reals_without(tokens)) is not None:
+        return without
     parts = split(tokens, frozenset(("cup",)))
     if len(parts) > 1:
         name, first = _member_of(parts[0])
         union = Union(tuple(as_set(_list(part)) for part in [first, *parts[1:]]))
         return Equation(name, None, union) if name else union
     return _list(tokens)
+
+
+def _reals_without(tokens: list[Token]) -> Shape | None:
+    """The real numbers but for some: \\mathbb{R} \\setminus \\{1, 2\\}, "all real numbers except x = 2"."""
+    place = next((i for i, t in enumerate(tokens) if t.text in ("setminus", "except", "excluding", "-")), 0)
+    name, reals = _member_of(tokens[:place]) if place else ("", [])
+    if not reals or not (reals[0].text == "reals" or reals[0].kind == "word") or shape_of(reals) != REALS:
+        return None
+    left_out = tokens[place + 1 :]
+    if left_out and left_out[0].text == "for":
+        left_out = left_out[1:]
+    holes = _list(left_out)
+    while isinstance(holes, Equation):
+        holes = holes.right
+    points = holes.items if isinstance(holes, Listing) and holes.bracket in ("", "{") else (holes,)
+    union = line_without([point.node for point in points if isinstance(point, Quantity)])
+    if union is None or len(union.parts) != len(points) + 1:
+        raise Unreadable("what is left out of the real numbers")
+    return Equation(name, None, union) if name else union
 
 
 def _member_of(tokens: list[Token]) -> tuple[str, list[Token]]:
@@ -178,7 +211,7 @@ def _single(tokens: list[Token]) -> Shape:
     if texts == ["ldots"]:
         return Ellipsis()
     if texts == ["reals"]:
-        return Interval(Node("neg", (INFINITY,)), INFINITY, "()")
+        return REALS
     if texts == ["emptyset"]:
         return Listing("{", ())
     if texts[:2] == ["begin", "{"]:
@@ -219,7 +252,7 @@ def _based(tokens: list[Token]) -> Shape | None:
             digits = [d for d in digits if d != "in"]
             text = "".join(digits).upper()
             value = int(base) if base.isascii() and base.isdigit() and len(base) < 3 else 0
-            value = NUMBER_WORDS.index(base) if base in NUMBER_WORDS else value
+            value = ONES.index(base) if base in ONES else value
             if text.isalnum() and text.isascii() and text[0].isdigit() and value > 1 and more in ([], [""]):
                 in_ten = value == 10 and text.isdigit()
                 return Quantity(number(int(text))) if in_ten else Based(text.lstrip("0") or "0", value)
