@@ -22,15 +22,15 @@ TEXT_COMMAND = re.compile(
     r"operatorname|boldsymbol|bm|rm|bf)(?![A-Za-z])\*?"
 )
 DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
-LEADING_SIGN = re.compile(
-    r"^(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=|~|\s|\$)+"
-)
+GROUP = re.compile(r"^\{([^{}]*)\}$")
+LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|to)(?![A-Za-z])|=)\s*)+")
 
 
 def undecorated(text: str) -> str:
-    """The text without decoration. A group that was decorated keeps its braces."""
+    """The text without decoration. A group that was only part of it keeps its braces."""
     if "\\" in text:
-        text = DECORATION.sub(lambda match: match["row"] or " ", text)
+        plain = DECORATION.sub(lambda match: match["row"] or " ", text).strip()
+        text = GROUP.sub(r"\1", plain) if plain != text else text
     return LEADING_SIGN.sub(r"\1", text).strip()
 
 

@@ -32,6 +32,9 @@ ONE_TOKEN = re.compile(r"\\[A-Za-z]+|[^\W_]+")
 TEXT_LABEL = re.compile(r"\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{(?P<label>[^{}]*)\}")
 
 
+ARTICLES = re.compile(r"\s*(?:(?:so|thus|therefore|hence|the|our|my),?\s+)*", re.IGNORECASE)
+
+
 class Stated(NamedTuple):
     """An answer as it stands in a response, and where it was found."""
 
@@ -97,12 +100,12 @@ def _marked(text: str) -> str | None:
 def _unlabelled(content: str) -> str:
     """The content of a box without a cue in front of it: `\\boxed{\\text{Answer: } 11}` says 11."""
     in_text = TEXT_LABEL.match(content)
-    label = cue_for(content).match(in_text["label"] if in_text else content.lstrip())
-    if label is None:
+    labelled = in_text["label"] if in_text else content
+    begin = ARTICLES.match(labelled)
+    cue = cue_for(content).match(labelled, begin.end() if begin else 0)
+    if cue is None:
         return content
-    if in_text is None:
-        return content.lstrip()[label.end() :].strip() or content
-    rest = in_text["label"][label.end() :] + content[in_text.end() :]
+    rest = labelled[cue.end() :] + (content[in_text.end() :] if in_text else "")
     return rest.strip() or content
 
 

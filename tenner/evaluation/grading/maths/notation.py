@@ -55,7 +55,7 @@ FUNCTIONS = frozenset(
 PLAIN_NAMES = FUNCTIONS | frozenset(
     (
         "pi theta alpha beta gamma lambda infinity inf oo infty arcsin arccos arctan degrees degree percent "
-        "percentage pct union cup phi mu omega sigma epsilon delta"
+        "percentage pct union cup phi mu omega sigma epsilon delta gcd lcm max min"
     ).split()
 )
 """Words that mean in plain text what the command of that name means."""
@@ -85,7 +85,9 @@ SCIENTIFIC = re.compile(  # 2e-3 may be 2e - 3; with a point, a capital or two d
     r"(?<![\w.])([0-9]+\.[0-9]+(?:e|E)[-+]?[0-9]{1,4}|[0-9]+E[-+]?[0-9]{1,4}|[0-9]+e[-+]?[0-9]{2,4})(?!\w)"
 )
 SPACED_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ]*[0-9/])")
-CLOCK = re.compile(r"(?<=:[0-9][0-9])\s*([aApP])\.?[mM](?:\.|(?![A-Za-z]))")
+CLOCK = re.compile(
+    r"(?<=:[0-9][0-9])\s*(?:\\(?:text|mathrm)\s*\{\s*([aApP])\.?\s?[mM]\.?\s*\}|([aApP])\.?[mM](?:\.|(?![A-Za-z])))"
+)
 MICRO = re.compile(r"(?<=[0-9}\s{])(?:\\[ ,;]|~|\s)*\\mu\s*(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z])\s*\}|([A-Za-z]))")
 OHM = re.compile(
     r"(?:(?<=[0-9])|(?<=[0-9}][\s~])|(?<=\\[ ,;])|(?<=\{))\s*"
@@ -93,6 +95,15 @@ OHM = re.compile(
 )
 KNOWN_SETS = {"Z": "integers", "Q": "rational numbers", "C": "complex numbers"}
 KNOWN_SET = re.compile(r"\\mathbb\s*(?:\{\s*(?=[ZQC]\s*\}))?(?P<set>[ZQC])(?:\s*\}|(?![A-Za-z]))(?!\s*[\^_])")
+UNIT_VECTORS = ("unit vector i", "unit vector j", "unit vector k")
+UNIT_VECTOR = re.compile(
+    r"\\(?P<style>mathbf|boldsymbol|bm|vec|hat|widehat|overrightarrow)\s*"
+    r"(?:\{\s*(?:\\(?:mathbf|boldsymbol)\s*\{\s*)?\\?(?P<name>[ijk]|imath|jmath)\s*\}?\s*\}|\\?(?P<bare>[ijk]|imath|jmath)(?![A-Za-z]))"
+)
+CHOOSE = re.compile(
+    r"(?:\{\s*\})?[\^_]\s*\{?\s*([0-9]{1,4})\s*\}?\s*(?:\\(?:text|mathrm)\s*\{\s*C\s*\}|C)\s*_\s*\{?\s*([0-9]{1,4})\s*\}?"
+)
+FEET_AND_INCHES = re.compile(r"""(?<![0-9.])([0-9]{1,6})\s*['′’]\s*([0-9]{1,2})\s*(?:''|"|″|’’|”)""")
 ITEM_WORDS = r"(?:(?P<or>或者?|または|또는|или)|和|与|與|及|以及|および|と|와|과|그리고|и)"
 BETWEEN_ITEMS = re.compile(rf"(?<=[0-9A-Za-z)\]}}$])\s*{ITEM_WORDS}\s*(?=[-0-9A-Za-z(\[{{$\\])")
 """Chinese, Japanese, Korean and Russian for "and" and "or", between what is not words of these languages."""
@@ -133,6 +144,8 @@ def _tokens(kind: str, text: str, *, spaced: bool, quoted: bool) -> list[Token]:
         return [Token("number", text.replace(",", ""), spaced)]
     if kind == "command":
         text = SAME_COMMAND.get(text, text)
+        if text.startswith("unitvector"):
+            return [Token("symbol", f"unit vector {text[-1]}", spaced)]
         return [Token("command" if text[0].isalpha() else "sign", text, spaced)]
     if kind == "newrow":
         return [Token("sign", r"\\", spaced)]
@@ -167,11 +180,19 @@ def _is_unit(symbol: str, before: list[Token], *, spaced: bool, quoted: bool) ->
         return False
     last = before[-1]
     if quoted:
-        return last.kind in ("number", "word") or last.text in ("}", ")", "cdot", "/", "pi", "*")
+        return (last.kind in ("number", "word") and last.text not in CONNECTIVES) or last.text in (
+            "}",
+            ")",
+            "cdot",
+            "/",
+            "pi",
+            "*",
+        )
     mixed = symbol.lower() != symbol and len(symbol) > 1 and not symbol.isupper()
     return spaced and (mixed or len(symbol) > 2) and (last.kind == "number" or last.text == "}")
 
 
+ENDS_OF_OPERANDS = frozenset(("}", ")", "cdot", "/", "pi", "*"))
 FIRST_NON_LATIN_LETTER = "\u0400"
 """Greek letters are symbols; a single Cyrillic, Chinese or Japanese character is a word."""
 UNIT_LETTERS = frozenset("mgshlL")
@@ -192,14 +213,18 @@ def _power_of_ten(scientific: re.Match[str]) -> str:
 
 def _plain(text: str) -> str:
     """One way of writing each thing: no delimiters, no spacing commands, text commands marked as quoted."""
+    text = FEET_AND_INCHES.sub(lambda m: rf"{12 * int(m[1]) + int(m[2])}\text{{ inches}}", text)
     text = BETWEEN_ITEMS.sub(lambda m: " or " if m["or"] else " and ", text)
+    if len({(m["name"] or m["bare"])[0] for m in UNIT_VECTOR.finditer(text)}) > 1:  # one alone may be imaginary
+        text = UNIT_VECTOR.sub(lambda m: rf"\unitvector{(m['name'] or m['bare'])[0]} ", text)
     text = re.sub(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^{" + m[0].translate(SUPERSCRIPTS) + "}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
     text = "".join(UNICODE.get(character, character) for character in text)
     text = REPEATING.sub(_fraction, text)
     text = SCIENTIFIC.sub(_power_of_ten, text)
+    text = CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
-    text = CLOCK.sub(r"\\text{\1m}", text)
+    text = CLOCK.sub(lambda m: rf"\text{{{m[1] or m[2]}m}}", text)
     text = MICRO.sub(r"\\text{ μ\1}", text)
     text = OHM.sub(lambda m: rf"\text{{ {m['prefix'] or m['quoted'] or ''}Ω}}", text)
     text = LETTER_DEGREE.sub(r"^\\circ ", text)

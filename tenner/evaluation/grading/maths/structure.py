@@ -4,14 +4,16 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, split
-from tenner.evaluation.grading.maths.expressions import Node, number, parse
+from tenner.evaluation.grading.maths.expressions import Node, parse
 from tenner.evaluation.grading.maths.inequalities import inequality_of, line_without
+from tenner.evaluation.grading.maths.matrices import environment_of, vector_of
 from tenner.evaluation.grading.maths.names import name_of
 from tenner.evaluation.grading.maths.notation import CONNECTIVES, Token, Unreadable
 from tenner.evaluation.grading.maths.phrases import ONES, meaning_of
 from tenner.evaluation.grading.maths.quantities import Quantity, quantity_of
 from tenner.evaluation.grading.maths.shapes import (
     REALS,
+    Approximation,
     Based,
     Ellipsis,
     Equation,
@@ -24,12 +26,13 @@ from tenner.evaluation.grading.maths.shapes import (
     Words,
     as_set,
 )
+from tenner.evaluation.grading.maths.values import is_near
 
 ITEMS_MAX = 40
 PLUS_MINUS_MAX = 3
+APPROXIMATELY = frozenset(("approx", "sim", "doteq"))
 RELATIONS = frozenset(("=", "<", ">", "le", "ge", "ne", "in"))
 ARTICLES = frozenset(("a", "an", "the"))
-MATRICES = frozenset(("pmatrix", "bmatrix", "matrix", "array", "smallmatrix"))
 
 
 def shape_of(tokens: Sequence[Token]) -> Shape:
@@ -143,7 +146,7 @@ def _has_relation(tokens: Sequence[Token]) -> bool:
 
 def _items(tokens: list[Token]) -> Iterator[Shape]:
     """The answers that one item of a list stands for: two where there is a plus-minus in it."""
-    signs = [i for i, t in enumerate(tokens) if t.text in ("pm", "mp")]
+    signs = [i for i, t in enumerate(tokens) if t.kind == "command" and t.text in ("pm", "mp")]
     if not signs:
         yield _relation(tokens)
         return
@@ -164,6 +167,10 @@ def _items(tokens: list[Token]) -> Iterator[Shape]:
 
 
 def _relation(tokens: list[Token]) -> Shape:
+    if tokens and tokens[0].text == "begin":
+        return _single(tokens)
+    if len(sides := split(tokens, APPROXIMATELY)) > 1:
+        return _approximation(sides)
     if not _has_relation(tokens):
         return _single(tokens)
     signs, depth = [], 0
@@ -183,6 +190,27 @@ def _relation(tokens: list[Token]) -> Shape:
     if set(signs) == {"="}:
         return _equation(sides)
     return inequality_of(signs, sides)
+
+
+def _approximation(sides: list[list[Token]]) -> Shape:
+    """Of 2.5 \\approx 3 the last side is the answer; of \\sqrt{2} \\approx 1.41, either. A wrong one is not read."""
+    last = _single(sides[-1])
+    if len(sides) != 2 or not sides[0]:
+        if any(sides[:-1]):
+            raise Unreadable("several approximations")
+        return last
+    if name_of(sides[0]):
+        return Equation(name_of(sides[0]), None, last)
+    first = _relation(sides[0])
+    exact = first.right if isinstance(first, Equation) else first
+    if not isinstance(exact, Quantity) or not isinstance(last, Quantity):
+        raise Unreadable("an approximation of something else than a number")
+    if exact.decimal is not None or len(sides[0]) == 1:
+        return last
+    if not is_near(exact.node, last.node):
+        raise Unreadable("an approximation that is wrong")
+    both = Approximation(exact._replace(unit=exact.unit or last.unit), last._replace(unit=last.unit or exact.unit))
+    return first._replace(right=both) if isinstance(first, Equation) else both
 
 
 def _equation(sides: list[list[Token]]) -> Shape:
@@ -214,8 +242,10 @@ def _single(tokens: list[Token]) -> Shape:
         return REALS
     if texts == ["emptyset"]:
         return Listing("{", ())
-    if texts[:2] == ["begin", "{"]:
-        return _matrix(tokens)
+    if (environment := environment_of(tokens, _single, _relation)) is not None:
+        return environment
+    if (vector := vector_of(tokens)) is not None:
+        return vector
     if len(parts := split(tokens, frozenset((":",)))) > 1 and all(parts):
         return Tokens(":", tuple(_single(part) for part in parts))
     if (based := _based(tokens)) is not None:
@@ -225,20 +255,6 @@ def _single(tokens: list[Token]) -> Shape:
     if all(t.kind == "word" for t in tokens) or _is_a_phrase(tokens):
         return _words(tokens)
     return quantity_of(tokens)
-
-
-def _matrix(tokens: list[Token]) -> Shape:
-    name, end = tokens[2].text, len(tokens) - 4
-    if name not in MATRICES or end < 4 or tokens[end].text != "end" or tokens[end + 2].text != name:
-        raise Unreadable(f"the environment {name}")
-    inside = tokens[4:end]
-    if name == "array" and inside and inside[0].text == "{":
-        inside = inside[[t.text for t in inside].index("}") + 1 :]
-    rows = [row for row in split(inside, frozenset((r"\\",))) if row]
-    cells = tuple(tuple(_single(cell) for cell in split(row, frozenset(("&",)))) for row in rows)
-    if len({len(row) for row in cells}) != 1:
-        raise Unreadable("rows of different lengths")
-    return Matrix(cells)
 
 
 def _based(tokens: list[Token]) -> Shape | None:
@@ -254,8 +270,7 @@ def _based(tokens: list[Token]) -> Shape | None:
             value = int(base) if base.isascii() and base.isdigit() and len(base) < 3 else 0
             value = ONES.index(base) if base in ONES else value
             if text.isalnum() and text.isascii() and text[0].isdigit() and value > 1 and more in ([], [""]):
-                in_ten = value == 10 and text.isdigit()
-                return Quantity(number(int(text))) if in_ten else Based(text.lstrip("0") or "0", value)
+                return Based(text.lstrip("0") or "0", value)
     return None
 
 
@@ -271,7 +286,7 @@ def _enclosed(tokens: list[Token]) -> Shape | None:
             return None
     inside = tokens[1:-1]
     if inside and inside[0].text == "begin" and (first, last) in (("(", ")"), ("[", "]")):
-        return _matrix(inside)
+        return environment_of(inside, _single, _relation)
     if first == "{s":
         if last != "}s":
             return None
