@@ -16,8 +16,9 @@ from openai.types import Batch
 from tenner.budget import prices
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.chat_completion import parse_completion
-from tenner.clients.faults import Fault, from_status, message_of
-from tenner.clients.http import CONNECT_SECONDS, JSONPosts, fault_of
+from tenner.clients.error_body import read_error
+from tenner.clients.faults import OUT_OF_MONEY, Fault, from_report, from_status, message_of
+from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
@@ -98,9 +99,10 @@ class OpenAIClient:
             listed = {row["id"] for row in response.json()["data"]}
         except openai.APIStatusError as e:
             fault = _fault_of_status(e)
-            if fault.kind == "bad_key" or fault.kind == "billing":
-                raise TennerError(
-                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=self._key_hint()
+            if fault.kind == "bad_key" or fault.kind in OUT_OF_MONEY:
+                hint = self._key_hint() if fault.kind == "bad_key" else fault.rule.hint
+                raise fault.error_class(
+                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=hint
                 ) from None
             return
         except openai.APIConnectionError as e:
@@ -111,7 +113,10 @@ class OpenAIClient:
             ) from None
         except (ValueError, KeyError, TypeError):
             return
-        if self._section.model not in listed:
+        assert self._section.model is not None, "validated in the recipe"
+        if self._section.model not in listed and prices.base_model(self._section.model) not in map(
+            prices.base_model, listed
+        ):
             known = ", ".join(sorted(listed)[:5])
             raise TennerError(
                 f"{self._provider.name} has no model {self._section.model}",
@@ -169,7 +174,7 @@ class OpenAIClient:
 
     async def create_batch(self, file_id: str, token: str) -> str:
         """Start a batch of the calls in a file."""
-        with _faults():
+        with _faults(not_found="file_not_ready"):
             batch = await self._client.batches.create(
                 input_file_id=file_id, endpoint=BATCH_PATH, completion_window="24h", metadata={TOKEN_NAME: token}
             )
@@ -191,10 +196,11 @@ class OpenAIClient:
         files = tuple(file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id)
         # Completed calls are charged, so their file must exist: while it is missing, the batch has not ended.
         missing = counts is not None and counts.completed > 0 and not batch.output_file_id
-        refusal = ""
+        refusal = None
         if batch.status == "failed" and not files:
             errors = (batch.errors and batch.errors.data) or []
-            refusal = "; ".join(filter(None, (e.message for e in errors))) or "no reason given"
+            messages = "; ".join(filter(None, (e.message for e in errors)))
+            refusal = from_report(next((e.code for e in errors), None), messages or "no reason given")
         return BatchStatus(
             state=batch.status,
             ended=batch.status in BATCH_ENDS and not missing,
@@ -206,7 +212,7 @@ class OpenAIClient:
 
     async def download(self, file_id: str, into: BinaryIO) -> None:
         """Write a result file as it arrives."""
-        with _faults(not_found="unknown_batch"):
+        with _faults(not_found="file_not_ready"):
             async with self._client.files.with_streaming_response.content(file_id) as response:
                 async for chunk in response.iter_bytes():
                     into.write(chunk)
@@ -234,11 +240,16 @@ def read_result(line: bytes) -> BatchResult:
     if isinstance(response, dict) and isinstance(status := response.get("status_code"), int):
         body = json.dumps(response.get("body"))
         if status == 200:
-            return BatchResult(key, Response(body.encode(), "application/json"))
+            try:
+                return BatchResult(key, checked(Response(body.encode(), "application/json")))
+            except Fault as fault:
+                return BatchResult(key, fault)
         return BatchResult(key, from_status(status, {}, body))
     code = error.get("code") if isinstance(error, dict) else None
-    kind = "expired" if code in ("batch_expired", "batch_cancelled") else "server_error"
-    return BatchResult(key, Fault(kind, message_of(json.dumps({"error": error}))))
+    if code in ("batch_expired", "batch_cancelled"):
+        return BatchResult(key, Fault("expired", message_of(json.dumps({"error": error}))))
+    reported = from_report(code, message_of(json.dumps({"error": error})))
+    return BatchResult(key, Fault("server_error", reported.evidence) if reported.kind == "bad_request" else reported)
 
 
 def _provider(section: PaidModel) -> Provider:
@@ -255,6 +266,8 @@ def _provider(section: PaidModel) -> Provider:
         provider = Provider(urlsplit(section.base_url).hostname or section.base_url, section.base_url)
     if section.base_url is not None:
         provider = provider._replace(base_url=section.base_url, batches=True)
+    if section.limit_parameter is not None:
+        provider = provider._replace(limit_parameter=section.limit_parameter)
     if section.api_key_env is not None:
         provider = provider._replace(api_key_env=section.api_key_env)
     return provider
@@ -273,8 +286,11 @@ def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as e:
-        fault = _fault_of_status(e)
-        raise (Fault(not_found, fault.evidence) if fault.kind == "unknown_model" else fault) from None
+        found = _fault_of_status(e)
+        is_missing = found.kind == "unknown_model"
+        if not_found == "file_not_ready" and found.kind == "bad_request":
+            is_missing = read_error(e.response.text).is_about_missing_file
+        raise (Fault(not_found, found.evidence) if is_missing else found) from None
     except json.JSONDecodeError as e:
         raise Fault("server_error", f"the response is not JSON: {e}") from None
     except httpx2.RequestError as e:  # while a body is read; timeouts are subclasses

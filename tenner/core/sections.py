@@ -326,6 +326,8 @@ class PaidModel(Section):
     """Sent as they are: temperature, reasoning_effort, …"""
     output_tokens_max: Positive = 32_000
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """How the server calls this limit. Left out: as the preset has it, else max_tokens."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Annotated[Positive, Resume.FREE] = 8
@@ -349,6 +351,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.client != "openai" and self.limit_parameter is not None:
+            raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
 
 

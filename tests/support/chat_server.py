@@ -99,6 +99,7 @@ BEHAVIOURS: dict[str, Callable[[str], Answer]] = {
     "truncated": lambda q: _good(q, finish_reason="length", content=""),
     "content filter": lambda q: _good(q, finish_reason="content_filter", content="", reasoning_content=None),
     "web page": lambda _: Answer(200, b"<html>Welcome</html>", content_type="text/html"),
+    "plain text": lambda _: Answer(200, b"Welcome", content_type="text/plain"),
     "bad key": lambda _: _error(401, "Incorrect API key provided"),
     "bad request": lambda _: _error(400, "unknown parameter"),
     "refused": lambda _: _error(403, "the input was flagged"),
