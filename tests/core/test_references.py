@@ -25,7 +25,8 @@ def test_what_is_no_answer_is_an_error(value):
 @pytest.mark.parametrize(
     "text",
     [None, "", "  ", "NaN", "nan", "None", "null", "proof", "Proof.", "not found", "Not Found", "not_found", "N/A",
-     "n/a.", "see solution", "(See solution.)", r"\text{Not found}", r"$\boxed{\text{proof}}$", "[]", "None.", "-", "<NA>"],
+     "n/a.", "see solution", "(See solution.)", r"\text{Not found}", r"$\boxed{\text{proof}}$", "[]", "None.", "-",
+     "<NA>"],
 )  # fmt: skip
 def test_words_that_stand_for_no_answer(text):
     assert not is_reference(text, "maths")
