@@ -88,11 +88,13 @@ def run(
         TennerError: anything else that the caller can mend.
     """
     from tenner import pipeline  # which draws charts: a measurement runs without that library
+    from tenner.stages import resolve_student
 
     cap_usd, others = recipes.split_cap(overrides, budget_usd)
     described = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=others)
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
+    described = resolve_student.with_format(described)
     with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
         pipeline.run_stages(opened, described.stages)
     return result(path)

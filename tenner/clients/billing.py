@@ -15,7 +15,7 @@ from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
 
 BAD_REQUESTS_BEFORE_GIVING_UP = 5  # with no success before: the recipe is at fault, not the questions
-WEB_PAGES_BEFORE_GIVING_UP = 3  # with no success before: the base URL is wrong, or a proxy asks for a login
+NOT_JSON_BEFORE_GIVING_UP = 3  # with no success before: the base URL is wrong, or a proxy asks for a login
 
 
 class Overcharged(TennerError):
@@ -141,7 +141,7 @@ class CallBilling:
         """Count a call that failed for good, and give its result.
 
         Raises:
-            TennerError: every request so far was refused, or answered with a web page.
+            TennerError: every request so far was refused, or answered with something else than JSON.
         """
         self.progress.failures[fault.kind] += 1
         self._give_up_if_hopeless(fault)
@@ -189,18 +189,20 @@ class CallBilling:
                 f"the first {BAD_REQUESTS_BEFORE_GIVING_UP} requests were refused: {evidence}",
                 hint="the provider does not accept these parameters: change them in the recipe",
             )
-        if failures["web_page"] + self.progress.retries["web_page"] >= WEB_PAGES_BEFORE_GIVING_UP:
+        if failures["not_json"] + self.progress.retries["not_json"] >= NOT_JSON_BEFORE_GIVING_UP:
             raise TennerError(
-                f"the first {WEB_PAGES_BEFORE_GIVING_UP} responses are web pages: {evidence}",
+                f"the first {NOT_JSON_BEFORE_GIVING_UP} responses are no JSON: {evidence}",
                 hint="check the base URL (most end in /v1), and whether a proxy asks for a login",
             )
 
     def _settle(self, spend_id: int, reply: Reply, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
-        if reply.usage.input_tokens is None or reply.usage.output_tokens is None:
-            return BilledReply(reply, worst_microusd, metered=False)
+        metered = reply.usage.input_tokens is not None and reply.usage.output_tokens is not None
+        usage = reply.usage if metered else reply.claimed
         charged = ceil_microusd((reply.charged_usd or 0.0) * MICROUSD_PER_USD)
-        microusd = max(charged, self.microusd(reply.usage, *moments))
-        self._ledger.settle(spend_id, reply.usage, microusd, finish_reason=reply.finish_reason)
+        microusd = max(charged, self.microusd(usage, *moments))
+        if not metered and microusd <= worst_microusd:
+            return BilledReply(reply, worst_microusd, metered=False)
+        self._ledger.settle(spend_id, usage, microusd, finish_reason=reply.finish_reason)
         if microusd > worst_microusd:
             raise Overcharged(
                 f"{self.payee.provider}/{self.payee.model} charged {microusd} micro-dollars for a call "

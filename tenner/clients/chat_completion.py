@@ -1,11 +1,13 @@
 """Parsing chat completions: every body, valid or not, has an outcome."""
 
+from typing import Any
+
 from tenner.clients.json_fields import mapping, text
 from tenner.clients.protocol import Reply, Response
 from tenner.clients.reply_outcome import judge
 from tenner.clients.response_body import STREAM_ENDED, read_body
 from tenner.clients.thinking import find_thinking
-from tenner.clients.usage import charged_usd, chat_usage
+from tenner.clients.usage import charged_usd, chat_usage, claimed_usage
 
 
 def parse_completion(response: Response) -> Reply:
@@ -18,23 +20,22 @@ def parse_completion(response: Response) -> Reply:
     if not isinstance(fields, dict):
         return Reply("unreadable")
     counts = mapping(fields.get("usage"))
-    usage = chat_usage(counts, text_chars=0)
     choices = fields.get("choices")
     if not isinstance(choices, list):
-        return Reply("unreadable", usage=usage)
+        return Reply("unreadable", usage=chat_usage(counts, text_chars=0))
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if not isinstance(message, dict):
-        return Reply("empty", usage=usage)
+        return Reply("empty", usage=chat_usage(counts, text_chars=0))
     finish_reason = text(choices[0].get("finish_reason")) or text(choices[0].get("native_finish_reason")) or None
     thought = find_thinking(message, choices[0])
-    usage = chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
-    charged = charged_usd(counts)
+    billed: dict[str, Any] = {
+        "usage": chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer)),
+        "charged_usd": charged_usd(counts),
+        "claimed": claimed_usage(counts),
+    }
     if fields.get(STREAM_ENDED) is False:
-        return Reply(
-            "interrupted", *thought[:2], finish_reason, usage, charged, evidence="the stream broke off",
-            is_summary=thought.is_summary,
-        )  # fmt: skip
+        return Reply("interrupted", *thought[:2], finish_reason, evidence="the stream broke off", **billed)
     if refusal := text(message.get("refusal")):
-        return Reply("content_filter", *thought[:2], finish_reason, usage, charged, evidence=f"refusal: {refusal}")
+        return Reply("content_filter", *thought[:2], finish_reason, evidence=f"refusal: {refusal}", **billed)
     names = ", ".join(sorted(name for name, value in message.items() if value not in (None, "", [])))
-    return judge(thought, finish_reason, fields=f"the fields {names}", usage=usage, charged_usd=charged)
+    return judge(thought, finish_reason, fields=f"the fields {names}", **billed)

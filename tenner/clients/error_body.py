@@ -13,7 +13,8 @@ MONEY_CODES = {
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance",  # OpenAI
     "exceeded_current_quota_error", "insufficient_user_quota", "insufficient_credits", "insufficient_funds",  # Kimi
     "1113", "arrearage", "accountoverdueerror", "not_enough_balance", "payment_required", "billing_error",
-    "credit_balance_too_low", "billing_disabled", "quota_exceeded", "account_balance_not_enough",
+    "credit_balance_too_low", "allocationquota.freetieronly", "billing_disabled", "quota_exceeded",
+    "account_balance_not_enough",
 }  # fmt: skip
 MONEY_WORDS = re.compile(
     r"insufficient[ _-](account |user |remaining )?(balance|credits?|funds?|quota)\b"
@@ -22,7 +23,8 @@ MONEY_WORDS = re.compile(
     r"|(balance|credits?|funds?)( \S+){0,2} (is|are|was|were) "
     r"(too low|insufficient|not (enough|sufficient)|exhausted|depleted|used up|negative)"
     r"|(key|credits?|spend(ing)?|budget|monthly usage) limit (has been |was |is )?(exceeded|reached|hit)"
-    r"|(exceeded|reached|hit) (\S+ ){0,4}(credits?|spend(ing)? limit|spending cap|billing (hard )?limit|credit limit)\b"
+    r"|(exceed|reach|hit)(ed|ing)? (\S+ ){0,3}(spend(ing)? (limit|cap)|billing (hard )?limit|credit limit)\b"
+    r"|(exceeded|reached|used)( \S+){0,2} (your|monthly|included|available|remaining|free) (\S+ )?credits?\b"
     r"|exceeded your current (token )?quota|check your (account )?balance|payment required|top[ -]up your"
     r"|\barrear|\boverdue\b|\brecharge\b|account .{0,40}good standing|余额不足|欠费|充值",
     re.IGNORECASE,
@@ -37,7 +39,7 @@ KEY_CODES = {
     "invalid_api_key", "invalidapikey", "authentication_error", "invalid_authentication_error", "unauthenticated",
 }  # fmt: skip
 MODEL_CODES = {"model_not_found", "model_not_exist", "modelnotfound", "invalid_model"}
-BATCH_LIMIT = re.compile(r"enqueued token|token_limit_exceeded|too many (enqueued|pending|in.progress) ", re.IGNORECASE)
+BATCH_LIMIT = re.compile(r"enqueued token|too many .{0,20}\bbatch|\bbatch.{0,30} (limit|quota)\b", re.IGNORECASE)
 MISSING_FILE = re.compile(
     r"no such file|\bfile\b.{0,80}(not found|could not be found|does not exist|still (being )?process"
     r"|not (yet )?(ready|available|processed|uploaded))",
@@ -103,7 +105,7 @@ class ErrorBody(NamedTuple):
     @property
     def is_about_batch_limit(self) -> bool:
         """More tokens or batches wait than the account may have waiting."""
-        return any(map(BATCH_LIMIT.search, (self.message, *self.codes)))
+        return bool(BATCH_LIMIT.search(self.message))
 
     @property
     def is_about_missing_file(self) -> bool:

@@ -38,8 +38,8 @@ FAULTS: dict[str, Rule] = {
     "gateway_timeout": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # A response with HTTP 200 that holds an error in place of a completion, or beside a part of one.
     "error_in_response": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
-    # A web page with HTTP 200, as of a proxy that asks for a login.
-    "web_page": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # A web page or plain text with HTTP 200, as of a proxy that asks for a login.
+    "not_json": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # Not retried at once: a slow call would be paid for and waited for again.
     "deadline": Rule(retried=False, maybe_charged=True, stops_the_run=False, transient=True),
     # Its batch ended without it.
@@ -79,6 +79,10 @@ GATEWAY_TIMEOUTS = (499, 504, 520, 524, 598, 599)
 """Statuses by which a gateway (nginx, Cloudflare) says that it stopped waiting for a request that it had passed on."""
 
 
+LATE_SECONDS = 30.0
+"""A server that fails so long after a request was probably generating: the request may have been charged."""
+
+
 class Fault(Exception):
     """A call failed. `kind` is a key of `FAULTS`."""
 
@@ -88,6 +92,13 @@ class Fault(Exception):
         self.rule = FAULTS[kind]
         self.evidence = evidence
         self.retry_after_seconds = retry_after_seconds
+
+    def after(self, seconds: float) -> "Fault":
+        """The fault as it counts when it comes so long after the request: late server errors are gateway time-outs."""
+        if self.kind in ("server_error", "overloaded") and seconds > LATE_SECONDS:
+            evidence = f"{self.evidence} (after {seconds:.0f} s)"
+            return Fault("gateway_timeout", evidence, retry_after_seconds=self.retry_after_seconds)
+        return self
 
     @property
     def error_class(self) -> type[TennerError]:
@@ -178,7 +189,7 @@ def _kind(status: int, error: ErrorBody, asked_seconds: float | None) -> str:
         return "unknown_model"
     if status == 403:
         return "refused"
-    if status in GATEWAY_TIMEOUTS or (status >= 500 and error.says_timeout):
+    if status in GATEWAY_TIMEOUTS or ((status >= 500 or status == 408) and error.says_timeout):
         return "gateway_timeout"
     if status in (503, 529):
         return "overloaded"

@@ -195,7 +195,7 @@ def parse_generation(response: Response) -> Reply:
     thought = _thought(mapping(candidates[0].get("content")))
     usage = _usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
     finish_reason = text(candidates[0].get("finishReason")) or None
-    return judge(thought, finish_reason, fields="no part is marked as a thought", usage=usage)
+    return judge(thought, finish_reason, fields="no part is marked as a thought", usage=usage, claimed=_claimed(counts))
 
 
 def _thought(content: Mapping[str, Any]) -> Thought:
@@ -221,6 +221,15 @@ def _usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
     elif answer is None and thoughts is None:
         output = None
     return checked_usage(prompt, cached, output, thoughts, text_chars=text_chars)
+
+
+def _claimed(fields: Mapping[str, Any]) -> Usage:
+    """The most tokens that the counts speak of, whatever they contradict."""
+    prompt, answer, thoughts, total = (
+        count(fields.get(name)) or 0
+        for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    )
+    return Usage(input_tokens=prompt, output_tokens=max(answer + thoughts, total - prompt))
 
 
 def _check_parameters(parameters: Mapping[str, Any], place: str) -> None:

@@ -12,7 +12,7 @@ import httpx2
 from tenner import __version__
 from tenner.clients.faults import Fault, from_status, from_success, message_of
 from tenner.clients.protocol import Response
-from tenner.clients.response_body import is_web_page, read_body, stream_of
+from tenner.clients.response_body import is_json, read_body, stream_of, without_comments
 from tenner.core.errors import TennerError
 
 CONNECT_SECONDS = 10.0
@@ -54,17 +54,19 @@ def check_proxies() -> None:
 
 
 def checked(response: Response) -> Response:
-    """A response with HTTP 200, as it is. Raises Fault where it holds an error or a web page and no completion.
+    """A response with HTTP 200, as it is. Raises Fault where it holds an error, a web page or nothing.
 
-    A body that cannot be read is returned: it was paid, and is kept.
+    Damaged JSON is returned: it was paid, and is stored.
     """
     try:
         fault = from_success(read_body(response.body))
     except (ValueError, RecursionError):
-        if is_web_page(response.body):
-            said = message_of(response.body.decode("utf-8", "replace"))
-            raise Fault("web_page", f"HTTP 200: {said}") from None
-        return response
+        if not without_comments(response.body):
+            raise Fault("interrupted", "HTTP 200: the body is empty") from None
+        if is_json(response.body):
+            return response
+        said = message_of(response.body.decode("utf-8", "replace"))
+        raise Fault("not_json", f"HTTP 200: {said}") from None
     if fault is not None:
         raise fault
     return response

@@ -301,6 +301,8 @@ def _provider(section: PaidModel) -> Provider:
         provider = Provider(urlsplit(section.base_url).hostname or section.base_url, section.base_url)
     if section.base_url is not None:
         provider = provider._replace(base_url=section.base_url, batches=True)
+    if section.limit_parameter is not None:
+        provider = provider._replace(limit_parameter=section.limit_parameter)
     if section.api_key_env is not None:
         provider = provider._replace(api_key_env=section.api_key_env)
     return provider

@@ -141,7 +141,7 @@ class PaidCalls:
             if isinstance(e, TimeoutError):
                 fault = Fault("deadline", f"no whole response within {self._limits.deadline_seconds:g} s")
             elif isinstance(e, Fault):
-                fault = e
+                fault = e.after((_now() - sent_at).total_seconds())
             else:
                 self._release(reservation, charged=not isinstance(e, TennerError))
                 raise

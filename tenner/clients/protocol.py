@@ -49,6 +49,8 @@ class Reply(NamedTuple):
     """All None where the call is unmetered: the provider did not say, or cannot be right."""
     charged_usd: float | None = None
     """What the provider says that the call cost; None where it does not."""
+    claimed: Usage = Usage(input_tokens=0, output_tokens=0)
+    """The largest counts that the provider named: what an unmetered call cost where that is above its worst case."""
     evidence: str | None = None
     """What in the response led to the outcome, where it is not complete."""
     is_summary: bool = False

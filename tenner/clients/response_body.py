@@ -8,6 +8,7 @@ from tenner.clients.json_fields import mapping, mappings
 
 STREAM_ENDED = "stream_ended"
 """The key under which a completion that came as a stream says whether its last event came."""
+DECODER = json.JSONDecoder(strict=False)
 END_OF_STREAM = "[DONE]"
 
 
@@ -19,7 +20,7 @@ def read_body(body: bytes | bytearray) -> object:
     """
     text = body.decode(json.detect_encoding(body), "replace")
     try:
-        return json.loads(text, strict=False)
+        return DECODER.decode(text)
     except ValueError:
         lines = text.split("\n")
         if any(line.startswith("data:") for line in lines):
@@ -27,7 +28,7 @@ def read_body(body: bytes | bytearray) -> object:
         behind = [line for line in lines if not line.startswith(":")]  # as ": OPENROUTER PROCESSING"
         if len(behind) == len(lines):
             raise
-        return json.loads("\n".join(behind), strict=False)
+        return DECODER.decode("\n".join(behind))
 
 
 def stream_of(body: bytes | bytearray) -> Literal["whole", "broken"] | None:
@@ -44,9 +45,15 @@ def stream_of(body: bytes | bytearray) -> Literal["whole", "broken"] | None:
     return "whole" if fields[STREAM_ENDED] else "broken"
 
 
-def is_web_page(body: bytes) -> bool:
-    """Whether a body is HTML or XML."""
-    return body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
+def without_comments(body: bytes) -> bytes:
+    """A body without white space at its ends, its byte order mark and comments, by which servers keep connections."""
+    lines = body.removeprefix(b"\xef\xbb\xbf").splitlines()
+    return b"\n".join(line for line in lines if not line.startswith(b":")).strip()
+
+
+def is_json(body: bytes) -> bool:
+    """Whether a body begins as a JSON object or array does, whole or not."""
+    return without_comments(body)[:1] in (b"{", b"[")
 
 
 def _completion_of(lines: list[str]) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
             if chunk.get(name):
                 whole[name] = chunk[name]
         usage_is_final |= bool(chunk.get("usage")) and not chunk.get("choices")
+        if "choices" not in chunk and isinstance(chunk.get("message"), str):  # an event of the kind "error"
+            whole["error"] = chunk
         for part in mappings(chunk.get("choices")):
             if part.get("index") not in (0, None):
                 continue
@@ -89,7 +98,7 @@ def _chunks(lines: list[str]) -> Iterator[dict[str, Any] | None]:
             yield None
             return
         try:
-            chunk = json.loads(data, strict=False)
+            chunk = DECODER.decode(data)
         except ValueError:  # cut off
             return
         if isinstance(chunk, dict):

@@ -1,7 +1,7 @@
 """The tokens that a response is billed for, from the usage fields of all providers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tenner.clients.json_fields import count, mapping
 from tenner.core.records import Usage
@@ -18,6 +18,16 @@ INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 
 
+class Counts(NamedTuple):
+    """The counts of a usage, by whatever names they go; None where they are missing or no counts."""
+
+    prompt: int | None
+    cached: int | None
+    completion: int | None
+    reasoning: int | None
+    total: int | None
+
+
 def chat_usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
     """The usage of a chat completion with `text_chars` characters of thinking and answer.
 
@@ -26,6 +36,24 @@ def chat_usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
     include reasoning, xAI's and those of Gemini's compatible endpoint do not, and the latter may give no
     `reasoning_tokens` either. See `billed_output`.
     """
+    counts, misses = _counts(fields), count(fields.get("prompt_cache_miss_tokens"))
+    if count(fields.get("cache_creation_input_tokens")):
+        return UNMETERED  # writing to Anthropic's cache has a price of its own
+    if misses is not None and (counts.cached or 0) + misses > (counts.prompt or 0):
+        return UNMETERED
+    output = billed_output(counts.prompt, counts.completion, counts.reasoning, counts.total)
+    return checked_usage(counts.prompt, counts.cached, output, counts.reasoning, text_chars=text_chars)
+
+
+def claimed_usage(fields: Mapping[str, Any]) -> Usage:
+    """The most tokens that any of the fields speaks of, whatever the others say: for replies that are unmetered."""
+    counts = _counts(fields)
+    written, thought = counts.completion or 0, counts.reasoning or 0
+    named = written + thought if thought > written else written
+    return Usage(input_tokens=counts.prompt or 0, output_tokens=max(named, (counts.total or 0) - (counts.prompt or 0)))
+
+
+def _counts(fields: Mapping[str, Any]) -> Counts:
     prompt, completion, total = (_largest(fields, names) for names in (INPUT_NAMES, OUTPUT_NAMES, TOTAL_NAMES))
     cached = _largest(fields, CACHED_NAMES)
     if cached is None:
@@ -35,18 +63,12 @@ def chat_usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
     for name in OUTPUT_DETAILS:
         detail = count(mapping(fields.get(name)).get("reasoning_tokens"))
         reasoning = detail if reasoning is None else max(reasoning, detail or 0)
-    if count(fields.get("cache_creation_input_tokens")):
-        return UNMETERED  # writing to Anthropic's cache has a price of its own
     if prompt is not None and count(fields.get("prompt_tokens")) is None:
         # Anthropic's names: what was read from its cache is not part of `input_tokens`.
         read = count(fields.get("cache_read_input_tokens"))
         prompt += read or 0
         cached = read if cached is None else cached
-    misses = count(fields.get("prompt_cache_miss_tokens"))
-    if prompt is not None and cached is not None and misses is not None and cached + misses > prompt:
-        return UNMETERED
-    output = billed_output(prompt, completion, reasoning, total)
-    return checked_usage(prompt, cached, output, reasoning, text_chars=text_chars)
+    return Counts(prompt, cached, completion, reasoning, total)
 
 
 def billed_output(prompt: int | None, completion: int | None, reasoning: int | None, total: int | None) -> int | None:

@@ -17,6 +17,7 @@ FIELDS = {
     "--system-prompt": "system_prompt",
     "--suffix": "suffix",
     "--max-output-tokens": "output_tokens_max",
+    "--limit-parameter": "limit_parameter",
     "--longer-output-tokens": "longer_output_tokens_max",
     "--samples": "samples_per_question",
     "--keep": "keep",

@@ -328,6 +328,8 @@ class Setting(Record):
     template_sha256: str | None
     """Of the chat template; None: the API has its own."""
     system_prompt: str | None
+    chat_template_kwargs: dict[str, Any] = {}
+    """Arguments of the chat template."""
     suffix: str
     """Put behind every question, after the benchmark's own."""
     policies: tuple[Policy, ...]

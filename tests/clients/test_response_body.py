@@ -7,7 +7,7 @@ from money_faults import events
 
 from tenner.clients.chat_completion import parse_completion
 from tenner.clients.protocol import Response
-from tenner.clients.response_body import is_web_page, read_body
+from tenner.clients.response_body import is_json, read_body, without_comments
 
 
 def chunk(**delta):
@@ -57,7 +57,9 @@ def test_anything_else_cannot_be_read(body):
         read_body(body)
 
 
-def test_a_page_is_told_by_its_first_character():
-    assert is_web_page(b"\xef\xbb\xbf\n <!doctype html>")
-    assert not is_web_page(b'{"a": "<html>"}')
-    assert not is_web_page(b"")
+def test_damaged_json_is_told_from_pages_and_from_nothing():
+    for body in (b'{"a": "<html>', b"\xef\xbb\xbf\n [1", b": PROCESSING\n\n{"):
+        assert is_json(body)
+    for body in (b"\xef\xbb\xbf\n <!doctype html>", b"Welcome", b"data: no", b"", b": PROCESSING\n"):
+        assert not is_json(body)
+    assert without_comments(b"\xef\xbb\xbf: a\r\n\r\n: b\n ") == b""

@@ -1,10 +1,12 @@
 """A benchmark asked without a training: by an engine with a tiny model, and through the API of a server on loopback."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from chat_families import QWEN35_SMALL
 from chat_server import ChatServer, usage_of
 
 from tenner import cli
@@ -246,7 +248,7 @@ def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path
     assert (score.n, score.missing, score.unparsed) == (8, 2, 1)
     told = capsys.readouterr()
     assert "adder: 2 answers are missing" in told.err
-    assert "tenner: 1 call of evaluate failed for good: refused 1" in told.err
+    assert "tenner: 2 calls of evaluate failed for good: refused 1, unreadable 1" in told.err
     assert "adder" in told.out  # what it came to is printed all the same
 
 
@@ -263,3 +265,27 @@ def test_a_model_beside_a_run_s_students_needs_a_name_of_its_own():
         asked(name="base")
     with pytest.raises(TennerError, match="client: Input should be 'openai' or 'gemini'"):
         asked(client="reference-solution")
+
+
+def test_the_chat_template_is_asked_as_the_options_say(tiny_model_dir, data, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "chat_template.jinja").write_text(QWEN35_SMALL)
+    given = [model, "--data", data, "--thinking", "2", "--answer", "2", "--run-dir", tmp_path / "run"]
+    measured(*given, code=2)
+    assert "ends the thinking before it begins" in capsys.readouterr().err
+    for kwargs, said in (("{", "is not a JSON object"), ('{"thinks": 1}', "thinks has no effect")):
+        measured(*given, "--chat-template-kwargs", kwargs, "--run-dir", tmp_path / "wrong", code=2)
+        assert said in capsys.readouterr().err
+    kwargs = ["--chat-template-kwargs", '{"enable_thinking": true}', "--run-dir", tmp_path / "right"]
+    measured(*given, *kwargs)
+    (setting,) = RunFolder(tmp_path / "right").read("settings", Setting)
+    assert setting.chat_template_kwargs == {"enable_thinking": True}
+    for c in RunFolder(tmp_path / "right").read("completions", Completion):
+        assert c.thinking_tokens == 2
+        assert [i.kind for i in c.interventions] == ["cut", "close", "cue"]
+    (model / "chat_template.jinja").unlink()
+    measured(*given, "--format", "think", "--run-dir", tmp_path / "base", code=2)
+    assert "the student's tokenizer has no chat template" in capsys.readouterr().err
+    measured(*given, "--format", "think", "--chat-template", "chatml", "--run-dir", tmp_path / "named")
+    assert len(RunFolder(tmp_path / "named").read("completions", Completion)) == QUESTIONS

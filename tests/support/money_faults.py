@@ -18,13 +18,13 @@ def _bill(question: str, output_tokens: int) -> dict[str, str]:
     return {"x-billed": str(len(question) + 2 * output_tokens)}
 
 
-def _usage(**usage: object) -> Callable[[str], Answer]:
-    """A long reply of 905 tokens whose usage is told so; `p` stands for the tokens of the prompt."""
+def _usage(tokens: int = 905, **usage: object) -> Callable[[str], Answer]:
+    """A long reply of so many tokens, with this usage; a function in it is given the tokens of the prompt."""
 
     def answer(question: str) -> Answer:
         told = {name: value(len(question)) if callable(value) else value for name, value in usage.items()}
         fields = completion(question, reasoning_content=THINKING, usage=told)
-        return Answer(200, json.dumps(fields).encode(), _bill(question, 905))
+        return Answer(200, json.dumps(fields).encode(), _bill(question, tokens))
 
     return answer
 
@@ -105,6 +105,14 @@ USAGES: dict[str, tuple[Callable[[str], Answer], bool]] = {
 }  # fmt: skip
 """A reply with usage in many dialects; True where it says what the call cost."""
 
+BEYOND: dict[str, Callable[[str], Answer]] = {
+    "reasoning beyond total and limit": _usage(5005, prompt_tokens=_p(), completion_tokens=5, total_tokens=_p(5),
+                                                       completion_tokens_details={"reasoning_tokens": 5000}),
+    "a total beyond the limit, without a prompt": _usage(5005, completion_tokens=5, total_tokens=5010),
+    "a cost beyond the limit, without tokens": _usage(5005, cost=lambda p: (p + 2 * 5005) / 1e6),
+}  # fmt: skip
+"""Usage that contradicts itself and names more than the limit of output tokens: the provider bills 5,005."""
+
 PAGE = b"<html><head><title>A timeout occurred</title></head></html>"
 CHARGED: dict[str, tuple[Callable[[str], Answer], str]] = {
     "finish error": (_finished("error", error={"code": 502, "message": "upstream idle timeout"}), "error_in_response"),
@@ -125,7 +133,14 @@ CHARGED: dict[str, tuple[Callable[[str], Answer], str]] = {
     "200 with an error event": (_broken(200, b'data: {"choices":[{"delta":{"content":"7"}}]}\n\n'
                                         b'data: {"error":{"message":"overloaded"}}\n\n'), "error_in_response"),
     "200 with a stream cut off": (lambda q: _stream(q, end="", usage=False), "error_in_response"),
-    "200 with a page": (_broken(200, PAGE), "web_page"),
+    "200 with an event of an error": (_broken(200, b'event:error\ndata:{"code":"Internal","message":"x"}\n\n'),
+                                      "error_in_response"),
+    "200 with nothing": (_broken(200, b"\n\n"), "interrupted"),
+    "200 with comments alone": (_broken(200, b": PROCESSING\n\n: PROCESSING\n\n"), "interrupted"),
+    "200 with plain text": (_broken(200, b"upstream request timeout", kind="text/plain"), "not_json"),
+    "408 after a time-out": (_broken(408, {"error": {"code": 408, "message": "Your request timed out"}}),
+                             "gateway_timeout"),
+    "200 with a page": (_broken(200, PAGE), "not_json"),
     "504": (_broken(504, PAGE), "gateway_timeout"),
     "520": (_broken(520, PAGE), "gateway_timeout"),
     "524": (_broken(524, PAGE), "gateway_timeout"),
@@ -195,6 +210,7 @@ EMPTY_ACCOUNTS: dict[str, Callable[[str], Answer]] = {
 }  # fmt: skip
 """Every provider's way to say that nothing more can be bought."""
 
+BEHAVIOURS.update(BEYOND)
 for table in (USAGES, CHARGED, FREE, GOOD):
     BEHAVIOURS.update({name: found[0] for name, found in table.items()})
 BEHAVIOURS.update({f"empty: {name}": answer for name, answer in EMPTY_ACCOUNTS.items()})

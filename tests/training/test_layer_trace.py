@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tenner.training import attention, kernels
 from tenner.training.architecture import Architecture, decoder_layers
+from tenner.training.documents import Documents
 
 TINY = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -21,9 +22,7 @@ def kept_bytes(config, dtype):
     """Of each layer and token of a real row, as autograd tells, in the kernels that train it."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME).eval()
     kernels.fuse(model)
-    documents = attention.Documents(
-        (TOKENS,), config.num_attention_heads, config.num_key_value_heads, dtype, torch.device("cpu")
-    )
+    documents = Documents((TOKENS,), dtype, torch.device("cpu"))
     weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     found = []
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import StorageFull, TennerError
 from tenner.training import student
 
@@ -185,7 +186,7 @@ def test_a_damaged_folder_is_refused(tiny_model_dir, tmp_path):
 def test_the_turn_ends_where_the_template_says(tiny_model_dir):
     tokenizer = student.load_tokenizer(tiny_model_dir)
     tokenizer.eos_token = "<|im_start|>"
-    assert student.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ChatTemplate(tokenizer).turn_end_id(frozenset()) == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 @pytest.mark.slow

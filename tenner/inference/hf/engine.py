@@ -26,9 +26,12 @@ class HFEngine(LocalEngine):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, *, vocabulary: int, rows: int, wait_text: str
-    ) -> None:
-        super().__init__(tokenizer, wait_text=wait_text, context_tokens=model.config.max_position_embeddings)
+        self, model: PreTrainedModel, tokenizer: Tokenizer, *, vocabulary: int, rows: int, wait_text: str,
+        model_dir: Path | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            tokenizer, wait_text=wait_text, context_tokens=model.config.max_position_embeddings, model_dir=model_dir
+        )
         self._model = model
         self._vocabulary = vocabulary
         self._rows = rows
@@ -85,7 +88,10 @@ class HFEngine(LocalEngine):
             cast(nn.Module, model).to(chosen.device)
         elif dtype is torch.bfloat16 and can_pack():
             pack_linears(model)
-        return cls(model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text)
+        return cls(
+            model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text,
+            model_dir=model_dir,
+        )  # fmt: skip
 
     def batch(self) -> ContinuousBatch:
         """A new continuous batch with its own cache."""
