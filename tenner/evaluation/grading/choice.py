@@ -60,9 +60,11 @@ def same_letters(a: str, b: str) -> bool:
     """
     for compact, listed in ((a, b), (b, a)):
         letters = SET.fullmatch(_without_markup(compact))
+        if letters is not None and letters[0] == _without_markup(listed):
+            return True
         if letters is None or "".join(sorted(set(letters[0]))) != letters[0]:
             continue
-        text = _without_markup(listed).strip("[](). ")
+        text = _without_markup(listed).strip("[](). \\")
         parts = [part.strip("() ") for part in SEPARATOR.split(text)]
         if len(parts) == len(letters[0]) and sorted(parts) == list(letters[0]):
             return True

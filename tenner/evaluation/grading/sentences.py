@@ -31,6 +31,7 @@ QUALIFIER = re.compile(
     rf"|\(?\s*(?:where|with|and|for)?\s*\}}?{PARAMETER}\s*(?:{TEXT}\s*(?:is|being)\s+(?:an?|any|some)(?:\s+{KIND})+"
     rf"|\\in\s*{INTEGERS})"
     rf"|(?:for\s+(?:all|any|some)\s*\}}?)?{PARAMETER}\s*\\in\s*{INTEGERS}"
+    rf"|\\forall{PARAMETER}(?:\s*\\in\s*{INTEGERS})?"
     r"|\(\s*(?:approximately|approx\.?|exactly|rounded|exact)\b[^()]*"
     r"|[,(]\s*(?:and\s+)?(?:not|rather\s+than)\b[^()]*|(?<=\s)(?:rather\s+than|instead\s+of)\b[^()]*"
     r"|(?:in\s+total|altogether|exactly|approximately|respectively|only|is\s+correct|is\s+the\s+(?:correct\s+)?answer)"

@@ -222,6 +222,7 @@ def _plain(text: str) -> str:
     text = "".join(UNICODE.get(character, character) for character in text)
     text = REPEATING.sub(_fraction, text)
     text = SCIENTIFIC.sub(_power_of_ten, text)
+    text = re.sub(r"(?<![\w}.])([0-9]{1,4})\s*\\choose\s*([0-9]{1,4})(?!\w)", r"\\binom{\1}{\2}", text)
     text = CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
     text = CLOCK.sub(lambda m: rf"\text{{{m[1] or m[2]}m}}", text)
