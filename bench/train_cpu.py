@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 import evidence
 
 from tenner.core import hardware, recipe
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.records import NamedPrecision, Sample
 from tenner.core.sections import Train
@@ -161,8 +162,9 @@ def samples(workload: Workload, tokenizer: Tokenizer, settings: recipe.Recipe) -
             )
         )  # fmt: skip
     r.shuffle(found)
-    fmt, system_prompt = FORMATS["s1"], settings.student.system_prompt
-    encoded = [loss_mask.encode(tokenizer, sample, fmt, system_prompt=system_prompt) for sample in found]
+    template, fmt = ChatTemplate(tokenizer, system_prompt=settings.student.system_prompt), FORMATS["s1"]
+    end_id = template.turn_end_id(frozenset({tokenizer.eos_token_id}))
+    encoded = [loss_mask.encode(template, sample, fmt, end_id=end_id) for sample in found]
     return even_steps(encoded[workload.held_out :]), encoded[: workload.held_out]
 
 

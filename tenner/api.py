@@ -82,15 +82,19 @@ def run(
 
     Raises:
         BudgetReached: the cap would be crossed. Nothing is lost: a higher cap goes on from there.
-        Incomplete: some calls failed in a way that may heal: the same call makes them again.
+        Incomplete: some calls failed in a way that may heal: the same call makes them again. Calls that failed for
+            good are in `failed*.jsonl` of the folder, and raise nothing.
+        OutOfMoney: an account at a provider is empty, or its quota is used up.
         TennerError: anything else that the caller can mend.
     """
     from tenner import pipeline  # which draws charts: a measurement runs without that library
+    from tenner.stages import resolve_student
 
     cap_usd, others = recipes.split_cap(overrides, budget_usd)
     described = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=others)
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
+    described = resolve_student.with_format(described)
     with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
         pipeline.run_stages(opened, described.stages)
     return result(path)

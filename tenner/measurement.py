@@ -1,7 +1,7 @@
 """A measurement: a benchmark asked of a model as it is, of a run's student, or of models behind APIs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +54,9 @@ class MeasureOptions(NamedTuple):
     precision: Precision | None = None
     price_usd_per_hour: float | None = None
     budget_usd: float | None = None
+    chat_template: str | None = None
+    """This and the next: see `sections.Model`."""
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
 
 def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()) -> Measurement:
@@ -98,10 +101,15 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
         unfetched = _unfetched(data, who, options.format)
         evaluation.check(recipes.validate(Measurement, unfetched, text=text, where=where, overrides=changes))
         _set_student(data, who, options)
-    elif options.format is not None:
-        raise TennerError("--format goes with a model, not with a file", hint="say it in the file: student.format")
+    for field in ("format", "chat_template", "chat_template_kwargs") if is_file else ():
+        if getattr(options, field) is not None:
+            option = f"--{field.replace('_', '-')}"
+            raise TennerError(
+                f"{option} goes with a model, not with a file", hint=f"say it in the file: student.{field}"
+            )
     described = recipes.validate(Measurement, data, text=text, where=where, overrides=changes)
     evaluation.check(described)
+    described = resolve_student.with_format(described)
     _refuse_without_effect(described, options, who)
     return described
 
@@ -146,6 +154,7 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
         from tenner.training.student import resolve
 
         folder = resolve(student.model)
+        evaluation.check_template(run, folder, [student.format])
         if endpoint is not None:
             return evaluation.api_engine(run, endpoint, folder)
         return evaluation.load_engine(run, "evaluate", folder)
@@ -214,12 +223,19 @@ def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> Non
     """Who answers, by address, and what is usual for it where the options say nothing."""
     _refuse_without_cap(data, options.price_usd_per_hour)  # before anything is fetched; a run knows its price
     student_options = resolve_student.StudentOptions(
-        format=options.format, price_usd_per_hour=options.price_usd_per_hour
-    )
+        format=options.format, chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs, price_usd_per_hour=options.price_usd_per_hour,
+    )  # fmt: skip
     served, price_usd_per_hour = resolve_student.resolve_student(who, student_options)
     is_run = (Path(who) / "recipe.toml").is_file()
     student = {"model": str(served.model_dir) if is_run else who, "format": served.fmt.name}
-    data["student"] = student | _given({"system_prompt": served.system_prompt})
+    data["student"] = student | _given(
+        {
+            "system_prompt": served.system_prompt,
+            "chat_template": served.chat_template,
+            "chat_template_kwargs": dict(served.chat_template_kwargs) or None,
+        }
+    )
     data["name"] = _slug(served.name)
     data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": price_usd_per_hour or 0.0}
     data.setdefault("seed", 0)

@@ -40,6 +40,8 @@ def gather(run: Run) -> tuple[int, int]:
     recipe, seed = run.recipe, run.recipe.seed
     families, count = recipe.gather.families, recipe.gather.questions
     read = sources.gather(recipe.gather.sources, seed=seed)
+    for note in read.notes:
+        run.screen.say(note)
     generated = list(puzzles.generate(count, families=families, split="train", seed=seed))
     pool, counts = [*read.questions, *generated], read.counts
     if generated:
@@ -72,6 +74,8 @@ def attempt(run: Run) -> tuple[int, int]:
     The recipe may name a second model. Questions without a reference answer cannot be graded and are left out.
     """
     recipe = run.recipe
+    formats = [recipe.student.format, *(form.format for form in recipe.attempt.prompts)]
+    evaluation.check_template(run, base_student(run), formats)
     pool = run.folder.read("clean", Question)
     gradable = [q for q in pool if q.answer is not None]
     sample = samplers.stratified(gradable, recipe.attempt.questions, recipe.seed)
@@ -245,7 +249,8 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student
 
-    return evaluation.load_engine(run, stage, student.resolve(_model_of(run, student_name)))
+    folder = student.resolve(_model_of(run, student_name))
+    return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 
 
 def _model_of(run: Run, name: StudentName) -> str:

@@ -95,8 +95,8 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
     elif who != "distilled":  # the untrained one, as in one of its attempts
         form = next(form for form in described.attempt.prompts if form.name == prompt)
         name = described.student.base_model
-    tokenizer = student.load_tokenizer(folder)
+    tokenizer = student.load_tokenizer(folder, described.student.chat_template)
     return _Asking(
-        name, lambda q: render(tokenizer, q, form, described), FORMATS[form.format],
+        name, lambda q: render(tokenizer, q, form, described).text, FORMATS[form.format],
         described.evaluate.answer_tokens_max,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 from tenner.commands import options
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Experiment
-from tenner.core.sections import Benchmark, Draws, Endpoint, Evaluate, Machine, Model
+from tenner.core.sections import Benchmark, Draws, Endpoint, Evaluate, Machine
 from tenner.evaluation.benchmarks import TASKS
 
 
@@ -29,7 +29,7 @@ def _add_own(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a benchmark of your own")
     options.add_field(verb, "--questions", Benchmark, "sample", default="all")
     verb.add_argument("--run-dir", metavar="DIR", type=Path, help="where it goes (default: runs/NAME-TASK)")
-    options.add_field(verb, "--format", Model, "format", default="the run's")
+    options.add_chat(verb)
     options.add_field(verb, "--thinking", Evaluate, "thinking_tokens_max", metavar="N,…")
     options.add_field(verb, "--thinking-min", Evaluate, "thinking_tokens_min")
     options.add_field(verb, "--waits", Evaluate, "waits", metavar="N,…")
@@ -52,13 +52,17 @@ def _add_own(verb: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Measure, and print what it came to."""
     from tenner import api, measurement
+    from tenner.clients import failed_calls
     from tenner.commands import show
+    from tenner.core.run_folder import RunFolder
 
     wanted = measurement.MeasureOptions(
         task=args.task,
         data=args.data,
         questions=args.questions,
         format=args.format,
+        chat_template=args.chat_template,
+        chat_template_kwargs=options.json_object("--chat-template-kwargs", args.chat_template_kwargs),
         thinking_tokens_max=_numbers("--thinking", args.thinking),
         thinking_tokens_min=args.thinking_min,
         waits=_numbers("--waits", args.waits),
@@ -81,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     )
     done = api.measure(args.who, wanted, run_dir=args.run_dir, overrides=args.overrides)
     print(show.as_json(done.path) if args.json else show.summary(done.path))
+    failed_calls.check(RunFolder(done.path))
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

@@ -1,9 +1,12 @@
 """Options that several verbs have."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from tenner.core.errors import TennerError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -56,10 +59,10 @@ def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
 
 def add_student(parser: argparse.ArgumentParser) -> None:
     """A student that answers, and how."""
-    from tenner.core.sections import Evaluate, Machine, Model
+    from tenner.core.sections import Evaluate, Machine
 
     parser.add_argument("student", metavar="RUN_OR_MODEL", help="a run's folder, a model's, hf:org/name, or wheel:…")
-    add_field(parser, "--format", Model, "format", default="the run's")
+    add_chat(parser)
     add_field(parser, "--engine", Evaluate, "engine", choices=("hf", "vllm"), default="vllm where it is installed")
     parser.add_argument(
         "--thinking", metavar="N", type=int, help="the most thinking tokens of a request that sets none"
@@ -69,6 +72,30 @@ def add_student(parser: argparse.ArgumentParser) -> None:
     add_field(parser, "--price-usd-per-hour", Machine, "price_usd_per_hour", default="the run's")
     add_device(parser)
     add_precision(parser)
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """How a student is asked."""
+    from tenner.core.sections import Model
+
+    add_field(parser, "--format", Model, "format", default="the run's, or the one of the model's chat template")
+    add_field(parser, "--chat-template", Model, "chat_template", metavar="NAME|FILE")
+    add_field(parser, "--chat-template-kwargs", Model, "chat_template_kwargs", metavar="JSON")
+
+
+def json_object(option: str, text: str | None) -> dict[str, Any] | None:
+    """The JSON object of an option; None where it is not given. Raises TennerError for anything else."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or None in found.values():
+        raise TennerError(
+            f"{option} {text} is not a JSON object of values", hint=f"write {option} '{{\"enable_thinking\": true}}'"
+        )
+    return found
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +131,8 @@ def student_options(args: argparse.Namespace) -> "StudentOptions":
 
     return StudentOptions(
         format=args.format,
+        chat_template=args.chat_template,
+        chat_template_kwargs=json_object("--chat-template-kwargs", args.chat_template_kwargs),
         name=getattr(args, "name", None),
         thinking_tokens_max=args.thinking,
         answer_tokens_max=args.answer,

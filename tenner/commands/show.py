@@ -14,7 +14,7 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
 from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
-from tenner.core.run import stored_recipe
+from tenner.core.run import chat_template_of, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import mean_tokens
@@ -139,6 +139,7 @@ def print_sample(path: Path, sample_id: str, *, as_json: bool = False) -> None:
 
     As JSON: `{"id", "pieces": [{"text", "trained_on"}], "tokens", "trained_tokens"}`.
     """
+    from tenner.core import turn_end
     from tenner.training import loss_mask, student
 
     folder = RunFolder.existing(path)
@@ -146,10 +147,11 @@ def print_sample(path: Path, sample_id: str, *, as_json: bool = False) -> None:
     found = [s for s in folder.read("samples", Sample) if sample_id in (s.id, s.question_id)]
     if not found:
         raise TennerError(f"{path} has no sample {sample_id}", hint=f"the ids are in {path / 'samples.jsonl'}")
-    tokenizer = student.load_tokenizer(student.resolve(recipe.student.model))
-    encoded = loss_mask.encode(
-        tokenizer, found[0], FORMATS[recipe.student.format], system_prompt=recipe.student.system_prompt
-    )
+    base = student.resolve(recipe.student.model)
+    tokenizer = student.load_tokenizer(base, recipe.student.chat_template)
+    template = chat_template_of(tokenizer, recipe)
+    end_id = template.turn_end_id(turn_end.end_ids(base, tokenizer))
+    encoded = loss_mask.encode(template, found[0], FORMATS[recipe.student.format], end_id=end_id)
     pieces, trained = loss_mask.runs(tokenizer, encoded), sum(encoded.loss_mask)
     if as_json:
         shown_pieces = [{"text": words, "trained_on": is_trained} for words, is_trained in pieces]

@@ -13,8 +13,9 @@ from typing_extensions import TypeVar
 from tenner.budget.ledger import Ledger
 from tenner.core import hardware
 from tenner.core import recipe as recipes
+from tenner.core.chat_template import ChatTemplate, PromptText
 from tenner.core.errors import BudgetReached, TennerError
-from tenner.core.formats import Tokenizer, render_prompt
+from tenner.core.formats import Tokenizer
 from tenner.core.hardware import Hardware
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
@@ -121,11 +122,16 @@ class Meter:
         self._run.ledger.check_machine(self._stage, ahead_seconds, self._price)
 
 
-def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Experiment) -> str:
+def chat_template_of(tokenizer: Tokenizer, described: Experiment) -> ChatTemplate:
+    """The chat template that the student is asked with. Raises TennerError where the tokenizer has none."""
+    section = described.student
+    assert section is not None, "who has no student renders nothing"
+    return ChatTemplate(tokenizer, system_prompt=section.system_prompt, kwargs=section.chat_template_kwargs)
+
+
+def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Experiment) -> PromptText:
     """A question as the student is asked it: with what its benchmark and the prompt form put behind it."""
-    assert described.student is not None, "who has no student renders nothing"
-    text = question.question + question.suffix + form.suffix
-    return render_prompt(tokenizer, text, system_prompt=described.student.system_prompt)
+    return chat_template_of(tokenizer, described).question(question.question + question.suffix + form.suffix)
 
 
 class Opened(NamedTuple, Generic[D]):

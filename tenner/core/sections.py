@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tenner.core.formats import FORMATS
+from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
 
 Positive = Annotated[int, Field(gt=0)]
@@ -30,8 +30,8 @@ Similarity = Annotated[float, Field(gt=0, le=1)]
 
 
 def _known_format(name: str) -> str:
-    if name not in FORMATS:
-        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)}")
+    if name not in FORMATS and name != AUTO:
+        raise ValueError(f"no think format is called {name!r}; there are {', '.join(FORMATS)} and {AUTO}")
     return name
 
 
@@ -75,9 +75,13 @@ class Model(Section):
     model: str
     """`wheel:…`, `hf:org/name@revision`, or the path of a model folder."""
     format: FormatName
-    """How it thinks (see `formats.FORMATS`)."""
+    """How it thinks (see `formats.FORMATS`); `auto`: as its chat template says."""
     system_prompt: str | None = None
     """Left out: the chat template's own default."""
+    chat_template: str | None = None
+    """`chatml`, `plain` or a file, for a base model that has none; left out: the model's own."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Arguments of the chat template: enable_thinking, reasoning_effort, …"""
 
     @property
     def form(self) -> "PromptForm":
@@ -152,7 +156,7 @@ class Table(Section):
     splits: Annotated[list[str], Field(min_length=1)] = ["train"]
     revision: str | None = None
     file: str | None = None
-    """A .jsonl, .csv or .parquet file."""
+    """A .jsonl, .csv or .parquet file, on this machine or at a URL."""
     columns: Columns
     template: str | None = None
     """The question out of several columns, as `{passage}\\n\\n{question}`."""
@@ -322,6 +326,8 @@ class PaidModel(Section):
     """Sent as they are: temperature, reasoning_effort, …"""
     output_tokens_max: Positive = 32_000
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """How the server calls this limit. Left out: as the preset has it, else max_tokens."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Annotated[Positive, Resume.FREE] = 8
@@ -345,6 +351,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.client != "openai" and self.limit_parameter is not None:
+            raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
 
 
@@ -424,6 +432,9 @@ class Train(Section):
     backward through them, so half the layers frozen are a third of the work saved."""
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
+    quantization: Literal["nf4"] | None = None
+    """`nf4`: LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), which one process trains beside; the adapters
+    are merged into the weights as they were. Left out: in the precision that is computed in."""
     epochs: Positive
     lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
@@ -458,6 +469,8 @@ class Train(Section):
             raise ValueError("pure-bf16 is for full fine-tuning: LoRA's frozen weights are in bfloat16 already")
         if self.precision == "pure-bf16" and self.optimizer != "adamw":
             raise ValueError("pure-bf16 has an optimizer of its own: leave train.optimizer out")
+        if self.quantization and self.method != "lora":
+            raise ValueError('quantization is for method = "lora": weights in 4 bits cannot be trained themselves')
         if self.frozen_layers and self.method == "lora":
             raise ValueError("frozen_layers is for full fine-tuning: LoRA freezes all layers already")
         return self

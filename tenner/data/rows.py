@@ -2,10 +2,16 @@
 
 import csv
 import importlib.util
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
@@ -14,6 +20,8 @@ from tenner.core.suggest import did_you_mean
 
 Row = dict[str, Any]
 FILE_KINDS = (".jsonl", ".csv", ".parquet")
+TIMEOUT_SECONDS = 60
+"""Of a server of files, to answer and between any two parts of a file."""
 FIELD_CHARACTERS_MAX = (1 << 31) - 1
 DATA_HINT = "pip install 'tenner[data]'"
 
@@ -21,11 +29,10 @@ DATA_HINT = "pip install 'tenner[data]'"
 def check(source: Table) -> None:
     """Check, without reading it, that a source can be read. Raises TennerError if not."""
     if source.file is not None:
-        path = Path(source.file)
-        if path.suffix not in FILE_KINDS:
-            raise _error(source, f"{path} is not one of {', '.join(FILE_KINDS)}")
-        if not path.is_file():
-            raise _error(source, f"{path} does not exist")
+        if _suffix(source.file) not in FILE_KINDS:
+            raise _error(source, f"{source.file} is not one of {', '.join(FILE_KINDS)}")
+        if not _is_url(source.file) and not Path(source.file).is_file():
+            raise _error(source, f"{source.file} does not exist")
     needs_datasets = source.file is None or source.file.endswith(".parquet")
     if needs_datasets and importlib.util.find_spec("datasets") is None:
         raise _error(source, "the library datasets is not installed", hint=DATA_HINT)
@@ -34,19 +41,46 @@ def check(source: Table) -> None:
 def read(source: Table) -> Iterator[Row]:
     """The rows of all its configurations and splits. Raises TennerError, in one line that names the source."""
     if source.file is not None:
-        path = Path(source.file)
         readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
         try:
-            yield from readers[path.suffix](source, path)
+            with _here(source, source.file) as path:
+                yield from readers[path.suffix](source, path)
         except OSError as e:
-            raise _error(source, f"{path} cannot be read: {e.strerror or e}") from e
+            raise _error(source, f"{source.file} cannot be read: {e.strerror or e}") from e
         except UnicodeDecodeError as e:
-            raise _error(source, f"{path} is not UTF-8 text", hint="save it as UTF-8") from e
+            raise _error(source, f"{source.file} is not UTF-8 text", hint="save it as UTF-8") from e
         return
     configs: list[str | None] = [*source.configs] or [None]
     for config in configs:
         for split in source.splits:
             yield from _dataset(source, config, split)
+
+
+def _is_url(file: str) -> bool:
+    return file.startswith(("https://", "http://"))
+
+
+def _suffix(file: str) -> str:
+    return PurePosixPath(urlsplit(file).path).suffix if _is_url(file) else Path(file).suffix
+
+
+@contextmanager
+def _here(source: Table, file: str) -> Iterator[Path]:
+    """A file on this machine, or a copy of one at a URL for as long as it is read."""
+    if not _is_url(file):
+        yield Path(file)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"rows{_suffix(file)}"
+        try:
+            with urlopen(file, timeout=TIMEOUT_SECONDS) as answer, copy.open("wb") as sink:
+                shutil.copyfileobj(answer, sink)
+        except (OSError, HTTPException, ValueError) as e:
+            if isinstance(e, HTTPError):
+                e.close()  # it holds the connection
+            hint = "check the network and the address, or name a local copy"
+            raise _error(source, f"{file} cannot be fetched: {' '.join(str(e).split())}", hint=hint) from e
+        yield copy
 
 
 def value_of(source: Table, row: Row, column: str) -> Any:
@@ -116,7 +150,7 @@ def _dataset(source: Table, config: str | None, split: str) -> Iterator[Row]:
             table = datasets.load_dataset(source.dataset, config, split=split, revision=source.revision)
         if not len(table):
             raise _error(source, f"the split {split} is empty")
-    yield from table
+        yield from table
 
 
 @contextmanager
@@ -142,12 +176,21 @@ def _dataset_errors(source: Table, config: str | None, split: str) -> Iterator[N
         raise _error(source, f"the hub answers {' '.join(str(e).split())[:160]}") from e
     except exceptions.DatasetGenerationError as e:
         raise _error(source, f"its files cannot be read: {' '.join(str(e.__cause__ or e).split())[:160]}") from e
-    except ValueError as e:  # an unknown configuration or split
+    except RuntimeError as e:
+        if "Dataset scripts are no longer supported" not in str(e):
+            raise _as_it_says(source, config, split, e) from e
         raise _error(
             source,
-            " ".join(str(e).split())[:200],
-            hint=f"requested: {config or 'no'} configuration, split {split}",
+            f"{source.dataset} is a dataset script, which the datasets library no longer loads",
+            hint='read its Parquet files, where it has them: revision = "refs/convert/parquet"; or name a copy',
         ) from e
+    except Exception as e:  # an unknown configuration or split is a ValueError; each format has errors of its own
+        raise _as_it_says(source, config, split, e) from e
+
+
+def _as_it_says(source: Table, config: str | None, split: str, error: Exception) -> TennerError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return _error(source, reason, hint=f"requested: {config or 'no'} configuration, split {split}")
 
 
 def _gated(source: Table) -> TennerError:

@@ -84,7 +84,7 @@ def complete(
             remember(run, _setting(run, student, engine, task, policies, samplings, answer_tokens_max, count))
         for task, sample_index, group in missing:
             by_id = {q.id: q for q in group}
-            prompts = [Prompt(q.id, render(engine.tokenizer, q, form, run.recipe)) for q in group]
+            prompts = [Prompt(q.id, *render(engine.tokenizer, q, form, run.recipe)) for q in group]
             sampling = samplings[sample_index]
             finished = []
             for generation in engine.sweep(
@@ -133,6 +133,7 @@ def _setting(
         seeds=tuple(s.seed for s in samplings) if hot else (),
         template_sha256=None if template is None else digest(template),
         system_prompt=section.system_prompt,
+        chat_template_kwargs=section.chat_template_kwargs,
         suffix=student.form.suffix,
         policies=tuple(policies),
         wait_text=run.recipe.evaluate.wait_text,

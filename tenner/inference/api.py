@@ -11,11 +11,13 @@ an error.
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 
 from tenner.core.errors import TennerError
+from tenner.core.finish_reasons import ending_of
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.core.sections import Speaks
@@ -42,9 +44,10 @@ class ApiEngine(JobEngine):
         api_key: str = "none",
         requests: int = 16,
         wait_text: str = WAIT_TEXT,
+        model_dir: Path | None = None,
     ) -> None:
-        """At most `requests` are made at a time."""
-        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context_tokens)
+        """At most `requests` are made at a time. `model_dir` holds the served model's configuration, if it is known."""
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context_tokens, model_dir=model_dir)
         self._client = openai.OpenAI(base_url=base_url, api_key=api_key)
         self._model = model
         self._speaks = speaks
@@ -54,6 +57,18 @@ class ApiEngine(JobEngine):
     def info(self) -> EngineInfo:
         """What is known of it: not the precision and device of the server."""
         return EngineInfo("api", None, None, ("openai",))
+
+    def _job(
+        self, prompt: Prompt, policies: Sequence[Policy], fmt: ThinkFormat, answer_tokens_max: int, sampling: Sampling
+    ) -> Job:
+        """Raise TennerError where a text would be read by the server as another one."""
+        if prompt.literal and self._speaks == "text":
+            start, end = prompt.literal[0]
+            raise TennerError(
+                f"prompt {prompt.id} holds {prompt.text[start:end]} as text, which the server would take for the token",
+                hint='set speaks = "ids", or leave this question out',
+            )
+        return super()._job(prompt, policies, fmt, answer_tokens_max, sampling)
 
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
         """Raise TennerError where the server fails or ignores its limits."""
@@ -96,7 +111,7 @@ class ApiEngine(JobEngine):
                 hint="start it with a reasoning parser and its delimiters, or force by continuation",
             )
         if machine.phase is Phase.ANSWERING:  # the server stopped at an end of text inside the thinking
-            machine.push(min(machine.format_ids.eos))
+            machine.push(machine.format_ids.end_of_text)
         policy = Policy(thinking_tokens_max=thinking_tokens_max)
         return Generation.of(prompt.id, machine, self.tokenizer)._replace(policy=policy)
 
@@ -148,8 +163,9 @@ class ApiEngine(JobEngine):
         stop: list[str] | None = None
         if self._speaks == "ids":
             extra |= {"return_token_ids": True, "skip_special_tokens": False}
-            if stops and until:
-                extra["stop_token_ids"] = list(until)
+            further_ends = machine.format_ids.eos - {machine.format_ids.end_of_text}
+            if stopping := [*(until if stops else ()), *sorted(further_ends)]:
+                extra["stop_token_ids"] = stopping
         elif stops and until:
             stop = [self._text_of(until)]
         try:
@@ -171,13 +187,19 @@ class ApiEngine(JobEngine):
         if not completion.choices:
             raise TennerError(f"{self._client.base_url} returned no choice", hint="look at the server's log")
         choice = completion.choices[0]
-        extra_fields, end_of_text = choice.model_extra or {}, min(machine.format_ids.eos)
-        ended = choice.finish_reason == "stop"
+        extra_fields, end_of_text = choice.model_extra or {}, machine.format_ids.end_of_text
+        ending = ending_of(choice.finish_reason)
+        if ending not in ("complete", "cut"):
+            raise TennerError(
+                f"{self._client.base_url} ended a completion with finish_reason {choice.finish_reason}",
+                hint="neither an end of text nor a limit of tokens: look at the server's log",
+            )
+        ended = ending == "complete"
         if self._speaks == "ids":
             if "token_ids" not in extra_fields:
                 raise TennerError(f"{self._client.base_url} returns no token ids", hint='set speaks = "text"')
             ids: list[int] = list(extra_fields["token_ids"])
-            if ended and (not ids or ids[-1] not in {end_of_text, *until}):
+            if ended and (not ids or ids[-1] not in machine.format_ids.eos | set(until)):
                 ids.append(end_of_text)
         else:
             ids = self.tokenizer.encode(choice.text, add_special_tokens=False)

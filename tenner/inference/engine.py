@@ -2,8 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from tenner.core import turn_end
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Intervention, Policy, Sampling
@@ -171,10 +174,19 @@ class Batch(Protocol):
 class JobEngine(ABC):
     """Base of all engines: turns prompts and policies into jobs. A subclass decodes the jobs. It satisfies Engine."""
 
-    def __init__(self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int, model_dir: Path | None = None
+    ) -> None:
+        """`model_dir` is where the model's configuration names further ends of a turn; None: only the tokenizer's."""
         self.tokenizer = tokenizer
         self._wait_text = wait_text
         self._context_tokens = context_tokens
+        self._model_dir = model_dir
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """All ids that end a turn. Read on first use: a chat template may be set after loading."""
+        return frozenset() if self._model_dir is None else turn_end.end_ids(self._model_dir, self.tokenizer)
 
     @property
     @abstractmethod
@@ -232,7 +244,7 @@ class JobEngine(ABC):
         return Job.of(
             self.tokenizer, prompt, policies, fmt,
             answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
-            context_tokens=self._context_tokens,
+            context_tokens=self._context_tokens, end_ids=self.end_ids,
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ class ForcedRow:
         self.rng = rng
         self._prompted = prompted
         self._drawn: tuple[int, int] | None = None
-        self._end_of_text = min(machine.format_ids.eos)
+        self._end_of_text = machine.format_ids.end_of_text
 
     def due(self, out: int) -> int | None:
         """The forced id at output position `out`; None where the token is to be sampled."""

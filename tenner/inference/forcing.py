@@ -46,17 +46,36 @@ class FormatIds:
     cue: tuple[int, ...]
     wait: tuple[int, ...]
     eos: frozenset[int]
+    """All ids that end a turn."""
+    own_eos: int | None = None
+    """The tokenizer's end of text; None: the smallest of `eos`."""
 
     @classmethod
-    def resolve(cls, tokenizer: Tokenizer, fmt: ThinkFormat, wait_text: str) -> Self:
-        """Raise TennerError where the wait text has no ids: then a suppressed end would only be sampled again."""
+    def resolve(
+        cls, tokenizer: Tokenizer, fmt: ThinkFormat, wait_text: str, end_ids: frozenset[int] = frozenset()
+    ) -> Self:
+        """`end_ids` are the model's beside the tokenizer's own (see `core/turn_end.py`).
+
+        Raise TennerError where the wait text has no ids: then a suppressed end would only be sampled again.
+        """
         opening, close, cue, wait = (
             tuple(tokenizer.encode(text, add_special_tokens=False))
             for text in (fmt.open, fmt.close, fmt.cue, wait_text)
         )
         if not wait:
             raise TennerError("the wait text is empty", hint='give a text to continue from, such as "Wait"')
-        return cls(opening, close, cue, wait, frozenset({tokenizer.eos_token_id}))
+        own = tokenizer.eos_token_id
+        eos = end_ids if own is None else end_ids | {own}
+        if not eos:
+            raise TennerError(
+                "the student's tokenizer names no end of text", hint="set eos_token in its tokenizer_config.json"
+            )
+        return cls(opening, close, cue, wait, eos, own)
+
+    @property
+    def end_of_text(self) -> int:
+        """The end that an engine is made to emit: every one stops at the tokenizer's own."""
+        return min(self.eos) if self.own_eos is None else self.own_eos
 
     @property
     def injected_tokens_max(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tenner.core.chat_template import PromptText, Span, encode_prompt
 from tenner.core.errors import NoRoom
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
@@ -17,6 +18,8 @@ class Prompt(NamedTuple):
 
     id: str
     text: str
+    literal: tuple[Span, ...] = ()
+    """Where a control token in the text is what somebody wrote (see `PromptText`)."""
 
 
 class Request(NamedTuple):
@@ -54,10 +57,15 @@ class Job:
         sampling: Sampling,
         wait_text: str,
         context_tokens: int,
+        end_ids: frozenset[int] = frozenset(),
     ) -> "Job":
-        """Raise NoRoom where `context_tokens` cannot hold the prompt, the delimiters and the whole answer."""
-        format_ids = FormatIds.resolve(tokenizer, fmt, wait_text)
-        prompt_ids = tokenizer.encode(prompt.text, add_special_tokens=False)
+        """The thinking is not opened where the prompt ends with the format's opening; `end_ids` end a turn, too.
+
+        Raise NoRoom where `context_tokens` cannot hold the prompt, the delimiters and the whole answer, and
+        TennerError where the prompt opens the thinking in another format, or closes it.
+        """
+        format_ids = FormatIds.resolve(tokenizer, fmt.after(prompt.text), wait_text, end_ids)
+        prompt_ids = encode_prompt(tokenizer, PromptText(prompt.text, prompt.literal))
         assert prompt_ids, "a rendered prompt is never empty"
         room = context_tokens - len(prompt_ids) - format_ids.injected_tokens_max - answer_tokens_max
         if room < 0:

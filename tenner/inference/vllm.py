@@ -10,7 +10,8 @@ with `tenner_`:
     {"prompt": "...", "max_tokens": 3000, "vllm_xargs": {"tenner_format": "s1", "tenner_thinking_tokens_max": 2000,
      "tenner_waits": 2, "tenner_answer_tokens_max": 512}}
 
-`--generation-config vllm` keeps vLLM from stopping at other ids than the tokenizer's end of text.
+`--generation-config vllm` keeps vLLM from stopping at other ids than the tokenizer's end of text: the processor knows
+the others (see `core/turn_end.py`), and gives vLLM its own where one of them ends an answer.
 
 Shape suffixes: R rows of vLLM's batch, V vocabulary.
 """
@@ -18,6 +19,7 @@ Shape suffixes: R rows of vLLM's batch, V vocabulary.
 import itertools
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -25,9 +27,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
+from tenner.core import turn_end
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS, Tokenizer
+from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, ROWS, WAIT_TEXT
 from tenner.inference.engine import EngineInfo, LocalEngine, vllm_not_installed
@@ -59,6 +63,8 @@ CPU_BLOCK_TOKENS = 32
 many prompts: a sweep of the demo's student took 1.6 times as long with it."""
 CPU_CACHE_DIVISOR = 4
 """On a CPU, the KV cache gets the free memory divided by this. vLLM's default is 92 % of all memory, or it fails."""
+TAIL_TOKENS = 32
+"""In so many last ids of a prompt the opening of a thinking is looked for."""
 _ROWS: dict[int, ForcedRow] = {}
 _TICKETS = itertools.count()
 
@@ -109,8 +115,9 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         model = vllm_config.model_config
         self._tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(model.tokenizer))
         self._vocabulary = len(cast(Any, self._tokenizer))
+        self._end_ids = turn_end.end_ids(_folder_of(model.model, model.revision), self._tokenizer)
         self._context: int = model.max_model_len
-        self._formats: dict[tuple[str, str], FormatIds] = {}
+        self._formats: dict[tuple[ThinkFormat, str], FormatIds] = {}
         self._rows: dict[int, tuple[ForcedRow, list[int]]] = {}
 
     @classmethod
@@ -172,7 +179,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         if args is None:
             return None
         assert prompt_ids is not None
-        fmt = self._format_ids(args)
+        fmt = self._format_ids(args, prompt_ids)
         context = self._context if params.max_tokens is None else len(prompt_ids) + params.max_tokens
         room = min(self._context, context) - len(prompt_ids) - fmt.injected_tokens_max - args.answer_tokens_max
         policy = Policy.model_validate(args.model_dump(include=set(Policy.model_fields)))
@@ -183,11 +190,26 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         arguments[ROW] = row
         return row, out
 
-    def _format_ids(self, args: ForcingArgs) -> FormatIds:
-        key = args.format, args.wait_text
+    def _format_ids(self, args: ForcingArgs, prompt_ids: list[int]) -> FormatIds:
+        """Those of the request. Thinking that the prompt has opened is not opened again."""
+        fmt = FORMATS[args.format]
+        with suppress(TennerError):  # opened in another format or closed: the client's own prompt is kept as it is
+            fmt = fmt.after(self._tokenizer.decode(prompt_ids[-TAIL_TOKENS:], skip_special_tokens=False))
+        key = fmt, args.wait_text
         if key not in self._formats:
-            self._formats[key] = FormatIds.resolve(self._tokenizer, FORMATS[args.format], args.wait_text)
+            self._formats[key] = FormatIds.resolve(self._tokenizer, fmt, args.wait_text, self._end_ids)
         return self._formats[key]
+
+
+def _folder_of(model: str, revision: str | None) -> Path:
+    """The folder of a model's configuration: the model's own, or the hub's cache, where vLLM has put it."""
+    if Path(model).is_dir():
+        return Path(model)
+    found = [
+        cached_file(model, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        for file in turn_end.FILES
+    ]
+    return Path(str(found[0])).parent
 
 
 class VLLMBatch:
@@ -260,9 +282,9 @@ class VLLMBatch:
 class VLLMEngine(LocalEngine):
     """Decodes a student in a vLLM engine of this process."""
 
-    def __init__(self, llm: LLM, tokenizer: Tokenizer, *, wait_text: str) -> None:
+    def __init__(self, llm: LLM, tokenizer: Tokenizer, *, wait_text: str, model_dir: Path | None = None) -> None:
         context: int = llm.llm_engine.model_config.max_model_len
-        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context)
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context, model_dir=model_dir)
         self._llm = llm
 
     @property
@@ -311,4 +333,6 @@ class VLLMEngine(LocalEngine):
             if not options:
                 raise
             raise TennerError(f"vLLM rejects evaluate.vllm: {e}", hint="its keys are arguments of vllm.LLM") from e
-        return cls(llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text)
+        return cls(
+            llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text, model_dir=model_dir
+        )

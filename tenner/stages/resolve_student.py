@@ -2,15 +2,18 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tenner.core import hardware
+from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS
+from tenner.core.formats import AUTO, FORMATS
+from tenner.core.recipe import Experiment, Recipe
 from tenner.core.run import stored_recipe
 from tenner.core.run_folder import RunFolder
-from tenner.core.sections import Device, LocalEngineName, Precision
+from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
 from tenner.inference import engines
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, WAIT_TEXT
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from tenner.inference.engine import LocalEngine
     from tenner.inference.server.served_student import ServedStudent
 
+E = TypeVar("E", bound=Experiment)
+M = TypeVar("M", Model, Student, PromptForm)
 THINKING_TOKENS_MAX = 1024
 """The budget of a model that is not a run's student, where no option sets one."""
 
@@ -32,6 +37,9 @@ class StudentOptions(NamedTuple):
     price_usd_per_hour: float | None = None
     device: Device = "auto"
     precision: Precision = "auto"
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """On top of the run's."""
 
 
 class ResolvedStudent(NamedTuple):
@@ -55,8 +63,10 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
             raise TennerError(f"--{option} {value:g} is less than {least}")
         if value is not None and math.isinf(value):
             raise TennerError(f"--{option} {value:g} is not a finite number")
-    if options.format is not None and options.format not in FORMATS:
-        raise TennerError(f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)}")
+    if options.format not in (None, AUTO, *FORMATS):
+        raise TennerError(
+            f"no think format is called {options.format}", hint=f"there are {', '.join(FORMATS)} and {AUTO}"
+        )
     if options.name == "":
         raise TennerError("--name is empty", hint="leave it out for the name of the recipe or the folder")
     is_run = (Path(address) / "recipe.toml").is_file()
@@ -69,25 +79,67 @@ def load(
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
     `rows` answers are decoded at a time. A warning on standard error names a precision that is slow on this device.
-    Raises TennerError where vLLM is named and not installed, or where the device is not available.
+    Raises TennerError where the student cannot be asked as the options say, where vLLM is named and not installed, or
+    where the device is not available.
     """
+    from tenner.training.student import load_tokenizer
+
+    template = student.template(load_tokenizer(student.model_dir, student.chat_template))
+    template.check(student.fmt)
+    for note in template.notes:
+        print(note, file=sys.stderr)
     if engine is None:
         engine = "vllm" if engines.is_there("vllm") else "hf"
     if options.precision != "auto":
         kind = hardware.device_kind(options.device)
         if warning := hardware.slowness(kind, options.precision):
             print(warning, file=sys.stderr)
-    return engines.load(
+    loaded = engines.load(
         engine, student.model_dir, rows=rows, wait_text=student.wait_text, precision=options.precision,
         device=options.device,
     )  # fmt: skip
+    set_template(loaded.tokenizer, student.chat_template)
+    return loaded
+
+
+def with_format(described: E) -> E:
+    """The recipe or measurement with the format that `auto` stands for, for which the student is fetched.
+
+    Raises TennerError where the student's chat template does not tell it.
+    """
+    section = described.student
+    forms = described.attempt.prompts if isinstance(described, Recipe) else []
+    if section is None or AUTO not in (section.format, *(form.format for form in forms)):
+        return described
+    from tenner.training.student import load_tokenizer, resolve
+
+    fmt = detected_format(load_tokenizer(resolve(section.model), section.chat_template))
+    if fmt is None:
+        raise TennerError(
+            f"the chat template of {section.model} does not tell the think format",
+            hint=f"set student.format to one of {', '.join(FORMATS)}",
+        )
+
+    found = fmt.name
+
+    def known(part: M) -> M:
+        return part.model_copy(update={"format": found}) if part.format == AUTO else part
+
+    changes: dict[str, Any] = {"student": known(section)}
+    if isinstance(described, Recipe):
+        changes["attempt"] = described.attempt.model_copy(update={"prompts": [known(form) for form in forms]})
+    return described.model_copy(update=changes)
 
 
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     recipe = stored_recipe(RunFolder.existing(path))
     assert recipe is not None, "RunFolder.existing checks it"
-    if options.format not in (None, recipe.student.format):
+    if options.format not in (None, AUTO, recipe.student.format):
         raise TennerError(f"{path} was trained with the format {recipe.student.format}, not {options.format}")
+    if options.chat_template is not None:
+        raise TennerError(
+            f"{path} was trained with its own chat template", hint="leave --chat-template out, or name a model"
+        )
     model_dir = path / "student"
     if not model_dir.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
@@ -103,31 +155,41 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
         thinking_tokens_max=_or_default(options.thinking_tokens_max, evaluate.thinking_tokens_max[-1]),
         answer_tokens_max=_or_default(options.answer_tokens_max, evaluate.answer_tokens_max),
         keeps_history=False,
+        chat_template_kwargs={**recipe.student.chat_template_kwargs, **(options.chat_template_kwargs or {})},
     )
     price = options.price_usd_per_hour
     return ResolvedStudent(student, recipe.machine.price_usd_per_hour if price is None else price)
 
 
 def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
-    if options.format is None:
-        raise TennerError(
-            f"{address} is not a run folder, and the think format of a model is not known",
-            hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
-        )
     from tenner.inference.server.served_student import ServedStudent
-    from tenner.training.student import HUB, resolve
+    from tenner.training.student import HUB, load_tokenizer, resolve
 
+    if Path(address).is_dir() and not (Path(address) / "config.json").is_file():
+        raise TennerError(f"{address} is not a run folder, and holds no model", hint="one has a config.json")
     folder = resolve(address)
+    if options.format in (None, AUTO):
+        fmt = detected_format(load_tokenizer(folder, options.chat_template))
+        if fmt is None:
+            raise TennerError(
+                f"{address} is not a run folder, and its chat template does not tell the think format",
+                hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
+            )
+        print(f"think format {fmt.name}, as the chat template of {address} has it", file=sys.stderr)
+    else:
+        fmt = FORMATS[options.format]
     hub_name = HUB.fullmatch(address)
     student = ServedStudent(
         name=options.name or (hub_name[1] if hub_name else folder.resolve().name),
         model_dir=folder,
-        fmt=FORMATS[options.format],
+        fmt=fmt,
         system_prompt=None,
         wait_text=WAIT_TEXT,
         thinking_tokens_max=_or_default(options.thinking_tokens_max, THINKING_TOKENS_MAX),
         answer_tokens_max=_or_default(options.answer_tokens_max, ANSWER_TOKENS_MAX),
         keeps_history=True,
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs or {},
     )
     return ResolvedStudent(student, options.price_usd_per_hour)
 

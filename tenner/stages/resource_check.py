@@ -1,6 +1,5 @@
 """Whether this machine has the memory and the disk that a run's training takes, said before anything starts."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,8 +9,8 @@ from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
 from tenner.training import plan as training_plan
-from tenner.training.architecture import FAMILIES, Architecture
-from tenner.training.memory_plan import frozen_parameters, lora_parameters
+from tenner.training.architecture import Architecture
+from tenner.training.memory_plan import trained_parameters
 
 GB = training_plan.GB
 OTHER_FILES_BYTES = 100_000_000
@@ -21,17 +20,14 @@ OTHER_FILES_BYTES = 100_000_000
 def check(recipe: Recipe, folder: Path, base: Path) -> None:
     """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`.
 
-    A student whose family is not known, or a system that does not tell what is free, is not judged; nor are several
-    processes, which share the one machine or do not.
+    Memory is not judged where the system does not tell what is free, or where what the student's layers keep is only
+    estimated; nothing is judged of several processes, which share the one machine or do not.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return
-    config = json.loads((base / "config.json").read_text("utf-8"))
-    if config.get("model_type") not in FAMILIES:
-        return
-    architecture = Architecture.of(config)
+    architecture = training_plan.read_config(base / "config.json")
     kind = hardware.device_kind(recipe.machine.device)
-    if free_bytes := hardware.free_memory_bytes(kind):
+    if architecture.traced and (free_bytes := hardware.free_memory_bytes(kind)):
         machine = training_plan.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
         plan = training_plan.plan(architecture, recipe.train, machine, longest_tokens=recipe.train.tokens_max)
         if plan.fits is False:
@@ -50,14 +46,9 @@ def check(recipe: Recipe, folder: Path, base: Path) -> None:
 
 def disk_bytes(architecture: Architecture, train: Train) -> int:
     """The student, and while it is trained two checkpoints: the newest and the one before it."""
-    a, lora = architecture, train.method == "lora"
-    trained = (
-        a.layers * lora_parameters(a, train.lora_rank)
-        if lora
-        else a.parameters - frozen_parameters(a, train.frozen_layers)
-    )
     moments_bytes = 2 if train.optimizer == "adamw-8bit" else 8
-    return 4 * a.parameters + 2 * (4 + moments_bytes) * trained + OTHER_FILES_BYTES
+    trained = trained_parameters(architecture, train)
+    return 4 * architecture.parameters + 2 * (4 + moments_bytes) * trained + OTHER_FILES_BYTES
 
 
 def _existing(folder: Path) -> Path:

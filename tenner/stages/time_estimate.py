@@ -5,9 +5,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from tenner.core import turn_end
+from tenner.core.chat_template import encode_prompt
 from tenner.core.formats import FORMATS
 from tenner.core.records import Question, Sample, StageForecast
-from tenner.core.run import Run, render
+from tenner.core.run import Run, chat_template_of, render
 from tenner.core.sections import PromptForm
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
@@ -42,13 +44,11 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
     if not examples:
         return []
     rows = recipe.evaluate.rows
-    speed = decoding_speed(engine, render(engine.tokenizer, examples[0], recipe.attempt.prompts[0], recipe), rows=rows)
+    first = render(engine.tokenizer, examples[0], recipe.attempt.prompts[0], recipe)
+    speed = decoding_speed(engine, first.text, rows=rows)
 
     def prompt_tokens(form: PromptForm) -> float:
-        return fmean(
-            len(engine.tokenizer.encode(render(engine.tokenizer, q, form, recipe), add_special_tokens=False))
-            for q in examples
-        )
+        return fmean(len(encode_prompt(engine.tokenizer, render(engine.tokenizer, q, form, recipe))) for q in examples)
 
     def of_base(form: PromptForm, thinking_max: int, answer_max: int) -> Lengths:
         return Lengths(prompt_tokens(form), BASE_SHARE * thinking_max, BASE_SHARE * answer_max)
@@ -133,7 +133,7 @@ def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Ru
     form = run.recipe.student.form
     cue = FORMATS[form.format].cue
     return Lengths(
-        mean_tokens([render(engine.tokenizer, q, form, run.recipe) for q in questions]),
+        mean_tokens([render(engine.tokenizer, q, form, run.recipe).text for q in questions]),
         mean_tokens([s.thinking for s in samples]) + 1,
         mean_tokens([f"{cue} {s.answer}" for s in samples]) + 1,
     )
@@ -146,9 +146,11 @@ def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> fl
         return None
     from tenner.training import distributed, loss_mask, speed_probe, student
 
-    recipe, tokenizer = run.recipe, student.load_tokenizer(base)
-    fmt = FORMATS[recipe.student.format]
-    encoded = [loss_mask.encode(tokenizer, s, fmt, system_prompt=recipe.student.system_prompt) for s in samples]
+    recipe = run.recipe
+    fmt, tokenizer = FORMATS[recipe.student.format], student.load_tokenizer(base, recipe.student.chat_template)
+    template = chat_template_of(tokenizer, recipe)
+    end_id = template.turn_end_id(turn_end.end_ids(base, tokenizer))
+    encoded = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples]
     world = distributed.here(recipe.machine.device)
     speed = speed_probe.training_speed(base, encoded, recipe.train, world, seed=recipe.seed)
     tokens = fmean(len(e.ids) for e in encoded) * recipe.select.samples * recipe.train.epochs

@@ -1,13 +1,13 @@
 """The train stage, in the process that keeps the run and in those that only train beside it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
+from tenner.core import turn_end
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe
 from tenner.core.records import Drop, Sample, TrainStep
-from tenner.core.run import Run, stored_recipe
+from tenner.core.run import Run, chat_template_of, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device
 from tenner.training import distributed, loop, loss_mask, optional_libraries, plan, student
@@ -57,9 +57,12 @@ def learn(run: Run) -> tuple[int, int]:
 
         result = loop.train(
             base, encoded, settings, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
-            world=world, device_tflops=recipe.machine.peak_tflops,
+            say=run.screen.say, world=world, device_tflops=recipe.machine.peak_tflops,
         )  # fmt: skip
-        loop.finish(result, base, folder.path / "student", workdir, base_model=recipe.student.base_model)
+        loop.finish(
+            result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,
+            chat_template=recipe.student.chat_template,
+        )  # fmt: skip
     return len(encoded) + len(too_long), len(encoded)
 
 
@@ -103,12 +106,12 @@ def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
 def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
     """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
     base = student.resolve(recipe.student.model)
-    tokenizer, fmt = student.load_tokenizer(base), FORMATS[recipe.student.format]
+    tokenizer, fmt = student.load_tokenizer(base, recipe.student.chat_template), FORMATS[recipe.student.format]
+    template = chat_template_of(tokenizer, recipe)
+    template.check(fmt)
+    end_id = template.turn_end_id(turn_end.end_ids(base, tokenizer))
     samples = folder.read("samples", Sample)
-    encode: Callable[[Sample], Encoded] = lambda s: loss_mask.encode(  # noqa: E731
-        tokenizer, s, fmt, system_prompt=recipe.student.system_prompt
-    )
-    encoded, tokens_max = [encode(sample) for sample in samples], recipe.train.tokens_max
+    encoded, tokens_max = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples], recipe.train.tokens_max
     if recipe.train.longer == "stop":
         loss_mask.refuse_longer(encoded, tokens_max=tokens_max)
     kept = [e for e in encoded if len(e.ids) <= tokens_max]

@@ -1,79 +1,179 @@
-"""The shape of a language model as its config.json tells it, and how many parameters it therefore has."""
+"""The sizes of a language model as its config.json tells them: parameters, layers, and what a token costs in each.
 
-from collections.abc import Mapping
+The model is made of its config.json by transformers, on the meta device, where it takes no memory; so every family that
+transformers knows is counted as it is loaded.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
 
 from tenner.core.errors import TennerError
+from tenner.core.suggest import did_you_mean
+from tenner.training import layer_trace
+from tenner.training.layer_trace import Attention, Layer
 
-FAMILIES = ("llama", "qwen2")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+TOLD: dict[str, set[str]] = {"hidden_size": set(), "num_hidden_layers": {"layer_types", "layers_block_type"}}
+"""What a config.json must state, or one of these instead: transformers has a default for everything, which would be
+another model."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder of the Llama family: gated MLP, grouped key heads, two norms a layer and one after the last."""
+    """A causal language model. Its decoder and its head are trained; a vision or audio tower is not."""
 
     hidden: int
-    layers: int
-    heads: int
-    key_heads: int
-    head_size: int
-    intermediate: int
     vocabulary: int
+    """Outputs of the head."""
+    parameters: int
+    """Of the whole model, as transformers counts them; a tied head is counted once."""
+    embedding: int
+    """Parameters of the input embedding."""
+    tables: int
+    """Parameters of the embedding and the head together; a tied head is counted once."""
     tied: bool
     """The head is the embedding itself, and has no parameters of its own."""
-    query_biases: bool
-    """On the projections to queries, keys and values."""
-    output_bias: bool
-    mlp_biases: bool
+    tower: int
+    """Parameters outside of decoder and head: those of a vision tower."""
+    layers: tuple[Layer, ...]
+    traced: bool
+    """False where the forward pass does not run on the meta device: what the layers keep is then estimated."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self:
-        """Read the fields of a config.json. Raises TennerError for another family or a missing or unusable number."""
-        family = config.get("model_type")
-        if family not in FAMILIES:
-            raise TennerError(f"no parameter count is known for model_type {family!r}", hint=f"known: {FAMILIES}")
+    def of(cls, config: Mapping[str, Any]) -> "Architecture":
+        """Of the contents of a config.json.
 
-        def number(name: str) -> int:
-            value = config.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TennerError(f"config.json: {name} is {value!r}", hint="a whole number above zero is needed")
-            return value
+        Raises TennerError where it is not one of a causal language model that transformers knows, or a number in it is
+        missing or impossible.
+        """
+        return _described(json.dumps(dict(config), sort_keys=True, default=str))
 
-        def optional(name: str, otherwise: int) -> int:
-            return otherwise if config.get(name) is None else number(name)
+    @property
+    def largest_layer(self) -> int:
+        """Parameters of the layer that has most."""
+        return max(layer.parameters for layer in self.layers)
 
-        hidden, heads = number("hidden_size"), number("num_attention_heads")
-        llama = family == "llama"
-        if not llama and "num_key_value_heads" not in config:
-            number("num_key_value_heads")  # transformers would take 32 here, whatever the heads: told, not guessed
-        attention_bias = llama and bool(config.get("attention_bias"))
-        return cls(
-            hidden=hidden,
-            layers=number("num_hidden_layers"),
-            heads=heads,
-            key_heads=optional("num_key_value_heads", heads),
-            head_size=optional("head_dim", hidden // heads),
-            intermediate=number("intermediate_size"),
-            vocabulary=number("vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            query_biases=attention_bias or not llama,
-            output_bias=attention_bias,
-            mlp_biases=llama and bool(config.get("mlp_bias")),
+    def lora_parameters(self, rank: int) -> int:
+        """Of the adapters beside the linear layers of all layers."""
+        return rank * sum(inputs + outputs for layer in self.layers for inputs, outputs in layer.linears)
+
+    def frozen_parameters(self, frozen_layers: int) -> int:
+        """Of the first so many layers and the embedding, which a tied head shares; none of no layers."""
+        layers = sum(layer.parameters for layer in self.layers[:frozen_layers])
+        return layers + self.embedding if frozen_layers else 0
+
+
+def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+    """The layers of a model's decoder: its longest list of modules. Raises TennerError where there is none."""
+    level: list[nn.Module] = [model.get_decoder()]  # type: ignore[no-untyped-call]
+    while level:
+        if lists := [module for module in level if isinstance(module, nn.ModuleList)]:
+            return max((list(found) for found in lists), key=len)
+        level = [child for module in level for child in module.children()]
+    raise TennerError(f"the layers of a {type(model).__name__} are not found", hint="choose another student")
+
+
+@lru_cache(maxsize=32)
+def _described(text: str) -> Architecture:
+    config = _config(json.loads(text))
+    low, wide = _empty(config, torch.bfloat16), _empty(config, torch.float32)
+    modules = decoder_layers(low)
+    head, embedding = low.get_output_embeddings(), low.get_input_embeddings()  # type: ignore[no-untyped-call]
+    tables = {id(p): p.numel() for module in (head, embedding) for p in module.parameters()}
+    decoder: nn.Module = low.get_decoder()  # type: ignore[no-untyped-call]
+    inside = {id(p): p.numel() for p in decoder.parameters()} | tables
+    parameters = low.num_parameters()
+    try:
+        if low.config._attn_implementation != layer_trace.NAME:
+            raise NotImplementedError("attention by a function of its own")
+        layers, traced = layer_trace.traced(low, wide, decoder_layers), True
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, NotImplementedError, AssertionError):
+        layers, traced = layer_trace.estimated(modules, attentions(config, len(modules))), False
+    return Architecture(
+        hidden=head.weight.shape[1], vocabulary=head.weight.shape[0], parameters=parameters,
+        embedding=sum(p.numel() for p in embedding.parameters()), tables=sum(tables.values()),
+        tied=head.weight is embedding.weight, tower=parameters - sum(inside.values()), layers=tuple(layers),
+        traced=traced,
+    )  # fmt: skip
+
+
+def _config(fields: dict[str, Any]) -> PreTrainedConfig:
+    """What transformers makes of the fields of a config.json, with every number that matters checked."""
+    family = fields.get("model_type")
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        hint = did_you_mean(str(family), CONFIG_MAPPING, "update transformers, if the family is a new one")
+        raise TennerError(f"config.json: transformers knows no model_type {family!r}", hint=hint)
+    nested = fields.get("text_config")
+    told = fields | (nested if isinstance(nested, dict) else {})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = AutoConfig.for_model(**{key: value for key, value in fields.items() if key != "dtype"})
+            text = config.get_text_config(decoder=True)
+    except Exception as error:  # whatever a family's checks raise: huggingface_hub's, torch's or Python's own
+        raise _unusable(error) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TennerError(f"config.json: a {family} is not a causal language model", hint="choose another student")
+    for name, instead in TOLD.items():
+        if not {name, text.attribute_map.get(name), *instead} & told.keys():
+            raise TennerError(f"config.json: {name} is missing", hint="a whole number above zero is needed")
+    for name in SIZES:
+        value = getattr(text, name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise TennerError(f"config.json: {name} is {value!r}", hint="a whole number above zero is needed")
+    heads, key_heads = (getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    if isinstance(heads, int) and isinstance(key_heads, int) and (key_heads < 1 or heads % key_heads):
+        raise TennerError(
+            f"config.json: num_attention_heads = {heads} is not a multiple of num_key_value_heads = {key_heads}",
+            hint="num_key_value_heads has a default of its own where config.json leaves it out",
         )
+    return config
 
-    @property
-    def layer_parameters(self) -> int:
-        """Of one layer, biases and both norms included."""
-        queries, keys = self.heads * self.head_size, self.key_heads * self.head_size
-        attention = self.hidden * (2 * queries + 2 * keys)
-        mlp = 3 * self.hidden * self.intermediate
-        biases = self.query_biases * (queries + 2 * keys) + self.output_bias * self.hidden
-        biases += self.mlp_biases * (2 * self.intermediate + self.hidden)
-        return attention + mlp + biases + 2 * self.hidden
 
-    @property
-    def parameters(self) -> int:
-        """Of the whole model; a tied head is counted once."""
-        tables = (1 if self.tied else 2) * self.vocabulary * self.hidden
-        return tables + self.layers * self.layer_parameters + self.hidden
+def _empty(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on the meta device, its attention stood in for where the family lets it be chosen."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        try:
+            model = _from_config(config, dtype, layer_trace.NAME)
+        except KeyError:
+            model = _from_config(config, dtype, "eager")
+    except Exception as error:  # as above
+        raise _unusable(error) from error
+    finally:
+        logging.set_verbosity(level)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _from_config(config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, attn_implementation=attention
+        )
+    return model
+
+
+def _unusable(error: Exception) -> TennerError:
+    reason = " ".join(str(error).split())[:200]
+    return TennerError(f"config.json: transformers cannot make a model of it: {reason}", hint="is it the whole file?")
+
+
+def attentions(config: PreTrainedConfig, layers: int) -> list[Attention | None]:
+    """As the numbers of the config say, the same in all layers."""
+    text = config.get_text_config(decoder=True)
+    if not (heads := getattr(text, "num_attention_heads", None)):
+        return [None] * layers
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return [Attention(heads, getattr(text, "num_key_value_heads", None) or heads, size, size)] * layers

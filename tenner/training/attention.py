@@ -1,12 +1,12 @@
 """Attention over packed rows: each document sees itself and nothing else, on any device.
 
 Letters in names: B documents of a row, L tokens of the longest, T tokens of the row, H query heads, K key heads,
-G query heads to each key head (H = K G), D head size, N pairs of document and key head (N = B K).
+G query heads to each key head (H = K G), D size of queries and keys, E size of values, N pairs of document and key head
+(N = B K).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
 from inspect import signature
 from typing import Any, cast
@@ -14,77 +14,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tenner.core.errors import TennerError
-from tenner.training.memory_plan import SHORT_LENGTH_MAX
+from tenner.training.documents import Documents
+from tenner.training.masked_attention import MaskFunction, Visibility, masked_attention
 
 NAME = "tenner_packed"
+"""The name under which transformers knows `packed_attention`."""
+SHORT_LENGTH_MAX = 256
+"""Tokens of a row's longest document up to which, on a CPU, the L x L scores are kept for backward; above this they
+take too much memory."""
 BLOCK = 128
-"""Queries at a time in longer documents."""
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Where a row's documents lie. What a kernel needs of them is laid out when one first asks.
-
-    Two kernels move between the row (T H vectors) and a padded batch (B H L vectors). Padding needs no mask: it stands
-    to the right, where causal attention of real tokens never looks. A padded slot repeats its document's last token;
-    what comes of it is thrown away, so its gradient is zero.
-    """
-
-    lengths: tuple[int, ...]
-    heads: int
-    key_heads: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def count(self) -> int:
-        return len(self.lengths)
-
-    @cached_property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-    @cached_property
-    def starts_and_end(self) -> Tensor:
-        """B + 1 places of the row, int32: what kernels for packed rows read."""
-        return functional.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(self.device, torch.int32)
-
-    @cached_property
-    def query_slots_BHL(self) -> Tensor:
-        return self._slots(self.heads)
-
-    @cached_property
-    def key_slots_BKL(self) -> Tensor:
-        return self._slots(self.key_heads)
-
-    @cached_property
-    def query_back_TH(self) -> Tensor:
-        return self._back(self.heads)
-
-    @cached_property
-    def key_back_TK(self) -> Tensor:
-        return self._back(self.key_heads)
-
-    @cached_property
-    def causal_LL(self) -> Tensor:
-        """0 where a query (row) may see a key (column), else -inf."""
-        square = torch.full((self.longest, self.longest), -torch.inf, dtype=self.dtype)
-        return square.triu(1).to(self.device)
-
-    def _slots(self, heads: int) -> Tensor:
-        lengths_B = torch.tensor(self.lengths)
-        starts_B = lengths_B.cumsum(0) - lengths_B
-        tokens_BL = starts_B[:, None] + torch.arange(self.longest).minimum(lengths_B[:, None] - 1)
-        return (tokens_BL[:, None] * heads + torch.arange(heads)[:, None]).flatten().to(self.device)
-
-    def _back(self, heads: int) -> Tensor:
-        filled_BL = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
-        document_T, slot_T = filled_BL.nonzero(as_tuple=True)
-        slots_TH = (document_T[:, None] * heads + torch.arange(heads)) * self.longest + slot_T[:, None]
-        return slots_TH.flatten().to(self.device)
+"""Queries per block in longer documents."""
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -100,31 +42,38 @@ class _ShortAttention(torch.autograd.Function):
         ctx: Any, query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
     ) -> Tensor:
         length, size = docs.longest, query_TH_D.shape[-1]
-        key_BK_LD = key_TK_D.index_select(0, docs.key_slots_BKL).view(-1, length, size)
-        value_BK_LD = value_TK_D.index_select(0, docs.key_slots_BKL).view(-1, length, size)
-        query_BK_GLD = query_TH_D.index_select(0, docs.query_slots_BHL).view(key_BK_LD.shape[0], -1, size)
+        key_BK_LD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(-1, length, size)
+        value_BK_LD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(
+            -1, length, size
+        )
+        query_BK_GLD = query_TH_D.index_select(0, docs.slots_BHL(query_TH_D.shape[0] // docs.tokens)).view(
+            key_BK_LD.shape[0], -1, size
+        )
         causal_GL_L = docs.causal_LL.repeat(query_BK_GLD.shape[1] // length, 1)
         scores_BK_GL_L = torch.baddbmm(causal_GL_L, query_BK_GLD, key_BK_LD.mT, alpha=scaling)
         seen_BK_GL_L = functional.softmax(scores_BK_GL_L, dim=-1)
         ctx.save_for_backward(query_BK_GLD, key_BK_LD, value_BK_LD, seen_BK_GL_L)
         ctx.docs, ctx.scaling = docs, scaling
-        return torch.bmm(seen_BK_GL_L, value_BK_LD).view(-1, size).index_select(0, docs.query_back_TH)
+        places_TH = docs.places_TH(query_TH_D.shape[0] // docs.tokens)
+        return torch.bmm(seen_BK_GL_L, value_BK_LD).view(-1, size).index_select(0, places_TH)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query_BK_GLD, key_BK_LD, value_BK_LD, seen_BK_GL_L = ctx.saved_tensors
         docs, size = ctx.docs, query_BK_GLD.shape[-1]
+        places_TH = docs.places_TH(grads[0].shape[0] // docs.tokens)
+        places_TK = docs.places_TH(key_BK_LD.shape[0] // docs.count)
         grad_out = torch.zeros_like(query_BK_GLD)
-        grad_out.view(-1, size).index_copy_(0, docs.query_back_TH, grads[0])
+        grad_out.view(-1, size).index_copy_(0, places_TH, grads[0])
         grad_value = torch.bmm(seen_BK_GL_L.mT, grad_out)
         grad_seen = torch.bmm(grad_out, value_BK_LD.mT)
         grad_scores = torch._softmax_backward_data(grad_seen, seen_BK_GL_L, -1, seen_BK_GL_L.dtype)
         grad_query = torch.bmm(grad_scores, key_BK_LD).mul_(ctx.scaling)
         grad_key = torch.bmm(grad_scores.mT, query_BK_GLD).mul_(ctx.scaling)
         return (
-            grad_query.view(-1, size).index_select(0, docs.query_back_TH),
-            grad_key.view(-1, size).index_select(0, docs.key_back_TK),
-            grad_value.view(-1, size).index_select(0, docs.key_back_TK),
+            grad_query.view(-1, size).index_select(0, places_TH),
+            grad_key.view(-1, size).index_select(0, places_TK),
+            grad_value.view(-1, size).index_select(0, places_TK),
             None,
             None,
         )
@@ -142,9 +91,13 @@ class _BlockAttention(torch.autograd.Function):
         ctx: Any, query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
     ) -> Tensor:
         length, size = docs.longest, query_TH_D.shape[-1]
-        key_N_LD = key_TK_D.index_select(0, docs.key_slots_BKL).view(-1, length, size)
-        value_N_LD = value_TK_D.index_select(0, docs.key_slots_BKL).view(-1, length, size)
-        query_N_GLD = query_TH_D.index_select(0, docs.query_slots_BHL).view(key_N_LD.shape[0], -1, length, size)
+        key_N_LD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(-1, length, size)
+        value_N_LD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(
+            -1, length, size
+        )
+        query_N_GLD = query_TH_D.index_select(0, docs.slots_BHL(query_TH_D.shape[0] // docs.tokens)).view(
+            key_N_LD.shape[0], -1, length, size
+        )
         out_N_GLD = torch.empty_like(query_N_GLD)
         for start in range(0, length, BLOCK):
             end = min(length, start + BLOCK)
@@ -152,15 +105,17 @@ class _BlockAttention(torch.autograd.Function):
             out_N_GLD[:, :, start:end] = torch.bmm(seen, value_N_LD[:, :end]).view(*out_N_GLD.shape[:2], -1, size)
         ctx.save_for_backward(query_N_GLD, key_N_LD, value_N_LD)
         ctx.docs, ctx.scaling = docs, scaling
-        return out_N_GLD.view(-1, size).index_select(0, docs.query_back_TH)
+        return out_N_GLD.view(-1, size).index_select(0, docs.places_TH(query_TH_D.shape[0] // docs.tokens))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query_N_GLD, key_N_LD, value_N_LD = ctx.saved_tensors
         docs, scaling = ctx.docs, ctx.scaling
         count, _, length, size = query_N_GLD.shape
+        places_TH = docs.places_TH(grads[0].shape[0] // docs.tokens)
+        places_TK = docs.places_TH(count // docs.count)
         grad_out = torch.zeros_like(query_N_GLD)
-        grad_out.view(-1, size).index_copy_(0, docs.query_back_TH, grads[0])
+        grad_out.view(-1, size).index_copy_(0, places_TH, grads[0])
         grad_query = torch.empty_like(query_N_GLD)
         # Added up over the blocks, so in float32.
         grad_key, grad_value = (torch.zeros(key_N_LD.shape, dtype=torch.float32) for _ in range(2))
@@ -175,9 +130,9 @@ class _BlockAttention(torch.autograd.Function):
             grad_query[:, :, start:end] = grad_part.view(count, -1, end - start, size)
             grad_key[:, :end] += torch.bmm(grad_scores.mT, query).mul_(scaling)
         return (
-            grad_query.view(-1, size).index_select(0, docs.query_back_TH),
-            grad_key.to(key_N_LD.dtype).view(-1, size).index_select(0, docs.key_back_TK),
-            grad_value.to(value_N_LD.dtype).view(-1, size).index_select(0, docs.key_back_TK),
+            grad_query.view(-1, size).index_select(0, places_TH),
+            grad_key.to(key_N_LD.dtype).view(-1, size).index_select(0, places_TK),
+            grad_value.to(value_N_LD.dtype).view(-1, size).index_select(0, places_TK),
             None,
             None,
         )
@@ -198,21 +153,22 @@ def _fused_attention(
 ) -> Tensor:
     """The same by PyTorch's fused kernel, for GPUs without a kernel for packed rows, and in float32."""
     shape = (docs.count, -1, docs.longest, query_TH_D.shape[-1])
-    key_BKLD = key_TK_D.index_select(0, docs.key_slots_BKL).view(shape)
-    value_BKLD = value_TK_D.index_select(0, docs.key_slots_BKL).view(shape)
+    key_BKLD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(shape)
+    value_BKLD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(shape)
+    heads = query_TH_D.shape[0] // docs.tokens
     shares_keys = _can_share_keys(query_TH_D.device)
     if not shares_keys:
-        groups = docs.heads // docs.key_heads
+        groups = query_TH_D.shape[0] // key_TK_D.shape[0]
         key_BKLD, value_BKLD = (x.repeat_interleave(groups, dim=1) for x in (key_BKLD, value_BKLD))
     out_BHLD = functional.scaled_dot_product_attention(
-        query_TH_D.index_select(0, docs.query_slots_BHL).view(shape),
+        query_TH_D.index_select(0, docs.slots_BHL(heads)).view(shape),
         key_BKLD,
         value_BKLD,
         is_causal=True,
         scale=scaling,
         enable_gqa=shares_keys,
     )
-    return out_BHLD.reshape(-1, query_TH_D.shape[-1]).index_select(0, docs.query_back_TH)
+    return out_BHLD.reshape(-1, query_TH_D.shape[-1]).index_select(0, docs.places_TH(heads))
 
 
 @lru_cache
@@ -242,7 +198,7 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
 
         def by_torch(query: Tensor, key: Tensor, value: Tensor, docs: Documents, scaling: float) -> Tensor:
             if repeats_keys:
-                groups = docs.heads // docs.key_heads
+                groups = query.shape[1] // key.shape[1]
                 key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
             ends, longest = docs.starts_and_end, docs.longest
             out: Any = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, **causal)
@@ -271,26 +227,32 @@ def packed_attention(
     module: torch.nn.Module,  # noqa: ARG001  the signature is transformers'
     query_1HTD: Tensor,
     key_1KTD: Tensor,
-    value_1KTD: Tensor,
-    attention_mask: Tensor | None,
+    value_1KTE: Tensor,
+    attention_mask: Visibility | None,
     *,
     scaling: float,
     documents: Documents,
-    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_unused: object,
 ) -> tuple[Tensor, None]:
-    """What transformers calls for every layer of a model loaded with `attention=NAME`. Returns (1, T, H, D)."""
-    assert attention_mask is None
+    """What transformers calls for every layer of a model loaded with `attention=NAME`. Returns (1, T, H, E).
+
+    `softcap` and `s_aux` (sinks, a logit for each head) are transformers' names. Other arguments that would change what
+    is computed are found by the comparison before training (`packed_loss.check_packing`).
+    """
     heads, tokens, size = query_1HTD.shape[1:]
-    if sliding_window is not None and sliding_window < documents.longest:
-        raise TennerError(
-            f"this student looks back {sliding_window} tokens only, and a sample has {documents.longest}",
-            hint="sliding windows are not supported: choose another student or shorter samples",
+    special = softcap is not None or s_aux is not None or value_1KTE.shape[-1] != size
+    if special or (attention_mask is not None and not attention_mask.is_causal(documents)):
+        query_THD, key_TKD, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTE))
+        out_THE = masked_attention(
+            query_THD, key_TKD, value_TKE, documents, scaling, seen=attention_mask, softcap=softcap, sinks_H=s_aux
         )
+        return out_THE[None], None
     if VARLEN is not None and query_1HTD.device.type == "cuda" and query_1HTD.dtype != torch.float32:
-        parts = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTD))
+        parts = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
         return VARLEN(*parts, documents, scaling)[None], None
-    query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTD))
+    query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTE))
     if query.device.type == "cpu":
         kernel = _ShortAttention if documents.longest <= SHORT_LENGTH_MAX else _BlockAttention
         out_TH_D: Tensor = kernel.apply(query, key, value, documents, scaling)  # type: ignore[no-untyped-call]
@@ -299,4 +261,10 @@ def packed_attention(
     return out_TH_D.view(1, tokens, heads, size), None
 
 
+def packed_mask(*, mask_function: MaskFunction, **_: object) -> Visibility:
+    """What transformers calls for the mask: the function that it would make it of."""
+    return Visibility(mask_function)
+
+
 ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, packed_mask)

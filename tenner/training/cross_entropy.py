@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tenner.training.memory_plan import BLOCK_LOGITS, CHUNK_LOGITS
+CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28, "mps": 1 << 26}
+"""Logits of a chunk (C x V), in the compute dtype: 67 MB in bfloat16 on a CPU. On a GPU 537 MB, because every chunk
+adds to the whole gradient of the head, and for a short chunk that addition takes longer than the product. For Apple's
+GPUs it is an unmeasured value between the two: they share the machine's memory."""
+BLOCK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26, "mps": 1 << 24}
+"""Logits of a block (b x V), in float32: few enough to stay in a CPU's cache."""
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -4,15 +4,22 @@ Source of the formula: A. Chowdhery et al., PaLM (arXiv 2204.02311), appendix B:
 where attention is counted over all T x T pairs (non-causal), though causal attention needs half of them. Here N is the
 linear layers (frozen ones take 4 N: no gradient of theirs is made; below the first that is trained it is 2 N, and a
 third of attention, as nothing goes backward there), the head counts at trained positions only, and what is computed
-twice to save memory counts once.
+twice to save memory counts once. Of a mixture of experts those that a token is sent to are counted, and products of
+convolutions and recurrent states with them, as a pass over the layers on the meta device has them
+(`training/layer_trace.py`); where attention looks back over a window, the pairs within it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from tenner.core.errors import TennerError
+from tenner.training.architecture import Architecture, attentions
+from tenner.training.layer_trace import estimated
 
 PEAK_TFLOPS = {
     "H200": 989.5,  # NVIDIA's data sheets, bfloat16 without sparsity
@@ -42,28 +49,41 @@ class Arithmetic(NamedTuple):
     per_token: float
     per_trained: float
     per_pair: float
-    """A query and a key, over all layers and heads."""
+    """A query and a key, over all layers that see all tokens, and all heads."""
+    per_windowed_pair: tuple[tuple[int, float], ...] = ()
+    """The same of layers that look back over a window, with its tokens."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, layers: Sequence[nn.Module], *, frozen_layers: int = 0) -> "Arithmetic":
         """Counted before the model is sharded. The head's input needs a gradient even where the head is frozen."""
-        per_token = sum(
-            (2 if i < frozen_layers else 6 if p.requires_grad else 4) * p.numel()
-            for i, layer in enumerate(layers)
-            for module in layer.modules()
-            if isinstance(module, nn.Linear)
-            for p in (module.weight,)
-        )
-        config, head = model.config, model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_pair = (12 * len(layers) - 8 * frozen_layers) * config.num_attention_heads * size
-        return cls(per_token, (6 if head.requires_grad else 4) * head.numel(), per_pair)
+        try:
+            described = Architecture.of(model.config.to_dict()).layers
+        except TennerError:  # a class of one's own, in memory only
+            described = tuple(estimated(layers, attentions(model.config, len(layers))))
+        per_token, pairs = 0.0, Counter[int | None]()
+        for i, (module, layer) in enumerate(zip(layers, described, strict=True)):
+            frozen = i < frozen_layers
+            per_token += sum(
+                (2 if frozen else 6 if m.weight.requires_grad else 4) * m.in_features * m.out_features
+                for m in module.modules()
+                if isinstance(m, nn.Linear)
+            )
+            others = layer.token_flops - 2 * layer.linear_parameters  # experts, convolutions, states
+            trains = any(p.requires_grad and p.ndim > 2 for p in module.parameters())
+            per_token += others * (1 if frozen else 3 if trains else 2)
+            if layer.attention:
+                pairs[layer.attention.window] += layer.attention.pair_flops * (1 if frozen else 3)
+        head = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        windowed = tuple((window, pair) for window, pair in pairs.items() if window is not None)
+        return cls(per_token, (6 if head.requires_grad else 4) * head.numel(), pairs[None], windowed)
 
     def work(self, lengths: Iterable[int], trained: int) -> Work:
         """Of documents of these lengths with so many trained positions in all."""
         lengths = list(lengths)
         products = self.per_token * sum(lengths) + self.per_trained * trained
         pairs = self.per_pair * sum(length * length for length in lengths)
+        for window, per_pair in self.per_windowed_pair:
+            pairs += per_pair * sum(length**2 - max(0, length - window) ** 2 for length in lengths)
         return Work(products + pairs / 2, products + pairs)
 
 

@@ -6,7 +6,9 @@ which keep theirs, some in float32. Here a norm keeps its input and a number a t
 Letters in names: T tokens, D hidden size, I intermediate size.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
+from inspect import signature
 from types import MethodType
 from typing import Any
 
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PROBE_TOKENS = 5
+PROBE_HEADS = 3
 PROBE_TOLERANCE = 1e-4
+QUANTIZED_TOLERANCE = 1e-2
 
 
 class _Norm(torch.autograd.Function):
@@ -38,7 +42,7 @@ class _Norm(torch.autograd.Function):
         products_TD = grad_TD * normed_TD
         axes = tuple(range(x_TD.ndim - 1))
         grad_weight_D = products_TD.sum(axes).to(weight_D.dtype) if ctx.needs_input_grad[1] else None
-        along_T1 = torch.mv(products_TD.view(-1, x_TD.shape[-1]), weight_D.float()).view(scale_T1.shape)
+        along_T1 = torch.mv(products_TD.reshape(-1, x_TD.shape[-1]), weight_D.float()).view(scale_T1.shape)
         grad_x_TD = torch.addcmul(grad_TD * weight_D, normed_TD, along_T1, value=-1 / x_TD.shape[-1])
         return grad_x_TD.mul_(scale_T1).to(x_TD.dtype), grad_weight_D, None
 
@@ -97,12 +101,52 @@ def _gated_forward(module: Any, hidden_states: Tensor) -> Tensor:
     return out
 
 
-@torch.no_grad()
 def _is_same(module: nn.Module, forward: Any) -> bool:
-    """Whether a twin of the module, in float32 and with random weights, computes what `forward` does."""
+    """Whether a twin of the module, in float32 and with random weights, computes what `forward` does, there and back.
+
+    Tried with what a layer gets, and with heads of it (tokens by heads), which lie otherwise in memory. Of weights in
+    4 bits there is no such twin: the module itself is tried.
+    """
+    if len(signature(module.forward).parameters) != 1:
+        return False
+    if not all(p.is_floating_point() for p in module.parameters()):
+        return _gives_the_same(module, forward)
     generator = torch.Generator().manual_seed(0)
     twin = nn.Module.to_empty(deepcopy(module), device="cpu").float()
     for p in twin.parameters():
-        p.copy_(torch.randn(p.shape, generator=generator))
-    probe_TD = torch.randn(1, PROBE_TOKENS, next(twin.parameters()).shape[-1], generator=generator)
-    return torch.allclose(twin(probe_TD), forward(twin, probe_TD), rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE)
+        p.data.copy_(torch.randn(p.shape, generator=generator))
+    size = next(twin.parameters()).shape[-1]
+    probe_1TD = torch.randn(1, PROBE_TOKENS, size, generator=generator)
+    probe_1HTD = torch.randn(1, PROBE_TOKENS, PROBE_HEADS, size, generator=generator).transpose(1, 2)
+    for probe in (probe_1TD, probe_1HTD):
+        try:
+            theirs = _there_and_back(twin, twin, probe)
+        except RuntimeError:  # it takes no heads
+            return False
+        mine = _there_and_back(twin, lambda x: forward(twin, x), probe)
+        if not all(
+            torch.allclose(a, b, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE) for a, b in zip(theirs, mine, strict=True)
+        ):
+            return False
+    return True
+
+
+@torch.no_grad()
+def _gives_the_same(module: Any, forward: Any) -> bool:
+    """Whether a gate whose weights are in 4 bits gives what `forward` does, as near as its products are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    probe_1TD = torch.randn(1, PROBE_TOKENS, module.gate_proj.in_features, generator=generator)
+    probe_1TD = probe_1TD.to(next(module.parameters()).device)
+    theirs_1TD, mine_1TD = module(probe_1TD), forward(module, probe_1TD)
+    return torch.allclose(theirs_1TD, mine_1TD, rtol=QUANTIZED_TOLERANCE, atol=QUANTIZED_TOLERANCE)
+
+
+@torch.enable_grad()
+def _there_and_back(module: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor) -> list[Tensor]:
+    """What comes out for a probe, and the gradients of the probe and of all weights, which come in strided, too."""
+    probe = probe.detach().requires_grad_()
+    out = forward(probe)
+    weights = [p for p in module.parameters() if p.requires_grad]
+    turned = out.transpose(1, -1)
+    back = torch.autograd.grad(turned, [probe, *weights], grad_outputs=torch.sin(turned.detach()).contiguous())
+    return [out.detach(), *back]

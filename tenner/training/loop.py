@@ -14,7 +14,7 @@ from typing import NamedTuple, cast, get_args
 import torch
 from transformers import PreTrainedModel
 
-from tenner.core import hardware
+from tenner.core import hardware, turn_end
 from tenner.core.errors import Preempted, TennerError
 from tenner.core.records import NamedPrecision
 from tenner.core.sections import Train
@@ -28,7 +28,8 @@ from tenner.training.flops import Work, peak_tflops
 from tenner.training.loss_mask import Encoded
 from tenner.training.model_loading import Learner, compute_dtype
 from tenner.training.optimizer import ROWS, Optimizer, optimizer_of
-from tenner.training.packed_loss import Batch, check_packing
+from tenner.training.packed_loss import Batch
+from tenner.training.packing_check import choose_packing
 from tenner.training.signals import Termination, interrupts_held, termination_noted
 
 GIVE_BACK_STEPS = 8
@@ -89,31 +90,39 @@ def train(
     workdir: Path,
     on_step: Callable[[StepReport], None],
     on_begin: Callable[[checkpoint.Found], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     world: World | None = None,
     device_tflops: float | None = None,
 ) -> TrainResult:
     """Train the student in the folder `base`, or go on where the newest checkpoint in `workdir` left off.
 
     A process alone may also hand over a loaded model, on any device; it is changed in place.
-    `on_begin` is told where that is, before the first step; `on_step` is called after every step. When it raises
+    `on_begin` is told where that is, before the first step; `say` gets a line about what is done otherwise than people
+    expect; `on_step` is called after every step. When it raises
     TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a checkpoint is written before this ends,
     so that nothing is lost. Steps after the last checkpoint of a killed run are done, and reported, again.
     `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish` saves the result.
 
     Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
-    whose packed loss is not its unpacked loss, and on a checkpoint that does not fit; Preempted on SIGTERM.
+    whose loss is not what transformers computes, and on a checkpoint that does not fit; Preempted on SIGTERM.
     """
     assert 0 < max((len(e.ids) for e in encoded), default=0) <= settings.tokens_max
     world = world or here()
     settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
     reported = time.monotonic()
     learner = model_loading.load(base, settings, world, seed=seed)
-    check_packing(learner.loss, encoded, device=world.device, dtype=compute_dtype(settings))
+    why = choose_packing(
+        learner.loss, encoded, device=world.device, dtype=compute_dtype(settings), alone=world.size == 1
+    )
+    if why is not None:
+        say(f"each sample has a row of its own, which takes longer: {why}")
     optimizer = optimizer_of(learner.weights.moved, settings)
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
     shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
-    fingerprint = digest(settings.model_dump_json(exclude=Train.free_on_resume()), seed, shapes, *encoded)
+    fingerprint = digest(
+        settings.model_dump_json(exclude=Train.free_on_resume(), exclude_none=True), seed, shapes, *encoded
+    )
     found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
     step = first_step = saved_step = found.step
     optimizer.continue_at(step)
@@ -182,7 +191,10 @@ def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
     return known[int(agreed)]
 
 
-def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str) -> None:
+def finish(
+    result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str,
+    chat_template: str | None = None,
+) -> None:  # fmt: skip
     """Save the trained student as a Hugging Face folder, in its compute dtype, and then remove the checkpoints.
 
     LoRA's adapters are saved beside it, in `adapter`, and merged into the student. Only the first process has to.
@@ -194,7 +206,8 @@ def finish(result: TrainResult, model_dir: Path, student_dir: Path, workdir: Pat
     if adapters is not None:
         adapters.save(student_dir.with_name("adapter"), base_model=base_model)
         model = adapters.merge()
-    student.save(model, student.load_tokenizer(model_dir), student_dir, dtype)
+    tokenizer = student.load_tokenizer(model_dir, chat_template)
+    student.save(model, tokenizer, student_dir, dtype, end_ids=turn_end.end_ids(model_dir, tokenizer))
     checkpoint.delete(workdir)
 
 
@@ -220,7 +233,8 @@ def _plan_step(
     indices: Sequence[int], encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train,
     world: World,
 ) -> _Step:  # fmt: skip
-    rows = packing.split_rows(indices, lengths, settings.tokens_per_row, ranks=world.size)
+    row_tokens = settings.tokens_per_row if learner.loss.packed else 1  # a longer sample has a row to itself
+    rows = packing.split_rows(indices, lengths, row_tokens, ranks=world.size)
     trained = sum(sum(encoded[i].loss_mask[1:]) for i in indices)
     return _Step(
         rows=packing.deal(rows, lengths, world.size),
@@ -240,7 +254,7 @@ def _forward_backward(
     for row in doing.rows[world.rank]:
         packed = packing.pack([encoded[i] for i in row or (idle,)])
         weight = 1 / doing.trained if row else 0.0
-        batch = Batch.of(packed, learner.model, device=world.device, dtype=compute, weight=weight)
+        batch = Batch.of(packed, device=world.device, dtype=compute, weight=weight)
         with offloaded(settings):
             loss = learner.loss(batch)
         loss.backward()

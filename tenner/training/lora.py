@@ -5,27 +5,39 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.core.seeds import derived
+from tenner.training.architecture import decoder_layers
 from tenner.training.bf16_rounding import rounded
+
+NO_TARGETS = {"gate", "router", "shared_expert_gate"}
+"""Which expert a token is sent to stays as it is."""
+MAMBA_LAYERS = ("out_proj", "conv1d")
 
 
 class Adapters:
     """The adapters of one model. The model's other weights are frozen."""
 
     def __init__(self, model: PreTrainedModel, settings: Train) -> None:
-        """Put them in, in float32 and not drawn yet."""
+        """Put them in, in float32 and not drawn yet. Raises TennerError where peft has none for this model."""
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear"
+            task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=_targets(model)
         )
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
-            self._peft: Any = get_peft_model(model, config)
+            try:
+                self._peft: Any = get_peft_model(model, config)
+            except ValueError as e:
+                raise TennerError(
+                    f"peft has no adapters for a {type(model).__name__}: {' '.join(str(e).split())[:200]}",
+                    hint='train.method = "full", or choose another student',
+                ) from e
 
     def save(self, folder: Path, *, base_model: str) -> None:
         """Write them as a folder that peft puts on top of `base_model`."""
@@ -44,6 +56,40 @@ class Adapters:
                 whole = weight.detach().float().add_(change("default").detach())
                 weight.data = rounded(whole, weight.dtype)
         return cast(PreTrainedModel, self._peft.unload())
+
+
+def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+    """The frozen weights of linear layers in 4 bits, their scales in 8, products in `compute`, as in QLoRA's paper."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def _targets(model: PreTrainedModel) -> str | list[str]:
+    """Which linear layers get adapters: those of the decoder's layers, but for routers and what peft cannot adapt.
+
+    `all-linear`, peft's name for all but the head, where that is the same.
+    """
+    layers = {
+        id(module)
+        for layer in decoder_layers(model)
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+        and not (NO_TARGETS & set(name.split(".")[-1:]))
+        and not _is_inside_mamba(layer, name)
+    }
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if all(id(module) in layers or module is head for module in linears.values()):
+        return "all-linear"
+    if not layers:
+        raise TennerError(f"a {type(model).__name__} has no linear layers that adapters can stand beside")
+    return [name for name, module in linears.items() if id(module) in layers]
+
+
+def _is_inside_mamba(layer: nn.Module, name: str) -> bool:
+    """peft leaves the mixers of state-space models alone, whose kernels read the weights of some layers themselves."""
+    return hasattr(layer.get_submodule(name.rpartition(".")[0]), "A_log") and name.endswith(MAMBA_LAYERS)
 
 
 def init_lora(name: str, shape: torch.Size, *, seed: int) -> Tensor:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from tenner.core.chat_template import ChatTemplate, encode_prompt, special_ids
 from tenner.core.errors import TennerError
-from tenner.core.formats import ThinkFormat, Tokenizer, render_prompt
+from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Sample
 
 IDS_SHOWN = 10
@@ -19,30 +20,32 @@ class Encoded(NamedTuple):
     loss_mask: tuple[bool, ...]
 
 
-def encode(tokenizer: Tokenizer, sample: Sample, fmt: ThinkFormat, *, system_prompt: str | None) -> Encoded:
+def encode(template: ChatTemplate, sample: Sample, fmt: ThinkFormat, *, end_id: int) -> Encoded:
     """Prompt, then open, thinking, close and answer, each encoded on its own, then the end of the turn.
 
     Encoding the segments apart is what makes the ids that forcing puts in at inference the ids that were trained on.
-    Raises TennerError when the thinking would not come back from its ids, or contains the format's own delimiters.
+    An opening that the chat template writes itself is part of the prompt: the student never samples it.
+    Raises TennerError when the thinking would not come back from its ids, or contains the format's own delimiters, and
+    when the answer contains a special token.
     """
-    texts = fmt.trained_segments(sample.thinking, sample.answer)
-    prompt = render_prompt(tokenizer, sample.question, system_prompt=system_prompt)
-    if fmt.open.strip() and prompt.rstrip().endswith(fmt.open.strip()):
-        raise TennerError(
-            f"the student's chat template opens the thinking itself, and format {fmt.name} would open it twice",
-            hint="choose another student.format, or mend the template in the student's folder",
-        )
-    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+    tokenizer, prompt = template.tokenizer, template.question(sample.question)
+    texts = fmt.after(prompt.text).trained_segments(sample.thinking, sample.answer)
+    prompt_ids = encode_prompt(tokenizer, prompt)
     open_ids, thinking_ids, close_ids, answer_ids = (tokenizer.encode(t, add_special_tokens=False) for t in texts)
-    # Special tokens are skipped here: a thinking text that contains one (an end of turn, say) is lost, and refused.
-    survives = tokenizer.decode(thinking_ids, skip_special_tokens=True) == texts[1]
+    # Special tokens are skipped here: a text that contains one (an end of turn, say) is lost, and refused.
     delimited = any(mark.strip() and mark.strip() in sample.thinking for mark in (fmt.open, fmt.close))
+    survives = tokenizer.decode(thinking_ids, skip_special_tokens=True) == texts[1]
     if not survives or delimited:
         raise TennerError(
             f"the thinking of sample {sample.id} does not survive the tokenizer in format {fmt.name}",
             hint="it holds characters, special tokens or delimiters that the ids cannot give back: drop this sample",
         )
-    said_ids = (*open_ids, *thinking_ids, *close_ids, *answer_ids, tokenizer.eos_token_id)
+    if special := special_ids(tokenizer).intersection(answer_ids):
+        raise TennerError(
+            f"the answer of sample {sample.id} holds the control token {tokenizer.decode([min(special)])}",
+            hint="the student would learn to say it in the middle of an answer: drop this sample",
+        )
+    said_ids = (*open_ids, *thinking_ids, *close_ids, *answer_ids, end_id)
     return Encoded(sample.id, (*prompt_ids, *said_ids), (False,) * len(prompt_ids) + (True,) * len(said_ids))
 
 

@@ -19,9 +19,13 @@ from torch import Tensor
 
 from tenner.core.sections import Train
 from tenner.training.bf16_rounding import round_into
-from tenner.training.memory_plan import BLOCK_NUMBERS
 
 EPSILON = 1e-8
+BLOCK_NUMBERS = 1 << 24
+"""Numbers of one tensor that a step in pure bfloat16 converts to float32 at a time: a whole embedding of half a billion
+numbers would take 13 GB of intermediate results."""
+STEP_COPIES = 7
+"""Float32 tensors of BLOCK_NUMBERS numbers that such a step holds at once."""
 SCALING_DEVICES = ("cpu", "cuda")
 """Where the fused kernel divides by `grad_scale` as it goes: clipping costs no pass of its own over the gradients."""
 ROWS = ("exp_avg", "exp_avg_sq", "correction")

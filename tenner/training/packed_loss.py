@@ -1,28 +1,22 @@
-"""The loss of a packed row, and the same of samples one by one, by which it is checked.
+"""The loss of a row of samples, packed where the model keeps them apart.
 
-Letters in names: T tokens of a row, P trained positions of it.
+Letters in names: T tokens of a row, P trained positions of it, D hidden size, V vocabulary.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tenner.core.errors import TennerError
-from tenner.training import attention, packing
+from tenner.training import packing
 from tenner.training.cross_entropy import summed_cross_entropy
-from tenner.training.loss_mask import Encoded
-
-CHECKED_SAMPLES = 3
-CHECKED_TOKENS = 512
-"""Of each, the last: transformers' own way holds all scores of attention and all logits."""
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""Largest relative difference of packed and unpacked loss that rounding explains."""
+from tenner.training.documents import Documents
+from tenner.training.own_head import PROBED_ROWS, head_is_linear, own_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -31,23 +25,18 @@ class Batch:
 
     ids_1T: Tensor
     positions_1T: Tensor
-    documents: attention.Documents
+    documents: Documents
     predictors_P: Tensor
     targets_P: Tensor
     weight: float
     """What the sum of the losses is multiplied by."""
 
     @classmethod
-    def of(
-        cls, row: packing.Row, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype, weight: float
-    ) -> "Batch":
-        config = model.config
+    def of(cls, row: packing.Row, *, device: torch.device, dtype: torch.dtype, weight: float) -> "Batch":
         return cls(
             ids_1T=torch.tensor([row.ids], device=device),
             positions_1T=torch.tensor([row.positions], device=device),
-            documents=attention.Documents(
-                row.lengths, config.num_attention_heads, config.num_key_value_heads, dtype, device
-            ),
+            documents=Documents(row.lengths, dtype, device),
             predictors_P=torch.tensor(row.predictors, device=device),
             targets_P=torch.tensor(row.targets, device=device),
             weight=weight,
@@ -60,53 +49,73 @@ class PackedLoss(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.packed = True
+        """Whether a row may hold several documents; else it is fed as transformers feeds one alone."""
+        self._head_is_linear: bool | None = None
 
-    def forward(self, batch: Batch, *, as_the_library: bool = False) -> Tensor:
+    def forward(self, batch: Batch, *, as_the_library: bool = False, hidden_only: bool = False) -> Tensor:
         """`weight` times the sum of the cross entropy at the trained positions, in nats.
 
-        `as_the_library`: by transformers' own forward pass, for a row of one document only.
+        `as_the_library`: by transformers' own forward pass, for a row of one document only. `hidden_only`: the hidden
+        states (T, D) instead.
         """
         model = self.model
         if as_the_library:
-            logits_PV = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=batch.predictors_P).logits[0]
-            return batch.weight * functional.cross_entropy(logits_PV.float(), batch.targets_P, reduction="sum")
-        hidden_TD = model.base_model(
-            input_ids=batch.ids_1T, position_ids=batch.positions_1T, use_cache=False, documents=batch.documents
-        ).last_hidden_state[0]
-        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+            out = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=batch.predictors_P)
+            summed = functional.cross_entropy(out.logits[0].float(), batch.targets_P, reduction="sum")
+            auxiliary = getattr(out, "aux_loss", None) if has_auxiliary_loss(model) else None
+            return batch.weight * summed + (0.0 if auxiliary is None else _weighed(auxiliary, batch, model))
+        row: dict[str, Any] = {}
+        if self.packed:
+            row = {"position_ids": batch.positions_1T, "documents": batch.documents}
+        else:
+            assert len(batch.documents.lengths) == 1
+        if not self.packed and has_auxiliary_loss(model):
+            with _last_hidden_state(model) as states:
+                auxiliary = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=1).aux_loss
+            (hidden_TD,) = states
+        else:
+            auxiliary = None
+            hidden_TD = model.base_model(input_ids=batch.ids_1T, use_cache=False, **row).last_hidden_state[0]
+        if hidden_only:
+            return hidden_TD
         hidden_PD = hidden_TD[batch.predictors_P]
-        return summed_cross_entropy(hidden_PD, head.weight, batch.targets_P, weight=batch.weight)
+        if self._head_is_linear is None:
+            self._head_is_linear = head_is_linear(model, hidden_PD[:PROBED_ROWS].detach())
+        if self._head_is_linear:
+            head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+            loss = summed_cross_entropy(hidden_PD, head.weight, batch.targets_P, weight=batch.weight)
+        else:
+            loss = batch.weight * own_cross_entropy(model, hidden_PD, batch.targets_P)
+        return loss if auxiliary is None else loss + _weighed(auxiliary, batch, model)
 
 
 def packed_loss(model: PreTrainedModel, row: packing.Row, *, weight: float = 1.0) -> Tensor:
     """`weight` times the sum of the cross entropy at the row's trained positions, of a model on one device."""
-    batch = Batch.of(row, model, device=model.device, dtype=model.dtype, weight=weight)
+    batch = Batch.of(row, device=model.device, dtype=model.dtype, weight=weight)
     return cast(Tensor, PackedLoss(model)(batch))
 
 
-@torch.no_grad()
-def check_packing(loss: PackedLoss, encoded: Sequence[Encoded], *, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare the packed loss of some samples' beginnings with what transformers' own code gives each of them alone.
+# -- mixtures of experts ---------------------------------------------------------------------------------------------
 
-    Raises TennerError where they differ by more than rounding: the model then does something (another mask, a scaled
-    head) that training on packed rows would leave out.
-    """
-    samples = [
-        e._replace(ids=e.ids[-CHECKED_TOKENS:], loss_mask=e.loss_mask[-CHECKED_TOKENS:])
-        for e in sorted(encoded, key=lambda e: len(e.ids))[:CHECKED_SAMPLES]
-    ]
 
-    def value(row: packing.Row, *, as_the_library: bool) -> float:
-        batch = Batch.of(row, loss.model, device=device, dtype=dtype, weight=1.0)
-        return float(loss(batch, as_the_library=as_the_library).item())
+def has_auxiliary_loss(model: PreTrainedModel) -> bool:
+    """Whether the model's config asks for the loss that spreads tokens over experts."""
+    return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
 
-    together = value(packing.pack(samples), as_the_library=False)
-    loss.model.set_attn_implementation("eager")
-    alone = sum(value(packing.pack([sample]), as_the_library=True) for sample in samples)
-    loss.model.set_attn_implementation(attention.NAME)
-    if not math.isclose(together, alone, rel_tol=TOLERANCE[dtype]):
-        raise TennerError(
-            f"the packed loss of {len(samples)} samples is {together:.6g} but {alone:.6g} one by one: "
-            f"{type(loss.model).__name__} cannot be trained on packed rows",
-            hint="choose another student (Llama and Qwen2.5 models are known to work)",
-        )
+
+def _weighed(auxiliary: Tensor, batch: Batch, model: PreTrainedModel) -> Tensor:
+    """A sample's auxiliary loss, as transformers adds it to the mean of the sample's cross entropy."""
+    coefficient: float = model.config.get_text_config().router_aux_loss_coef
+    return batch.weight * len(batch.targets_P) * coefficient * auxiliary
+
+
+@contextmanager
+def _last_hidden_state(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Filled by the next forward pass: its hidden states (T, D)."""
+    states: list[Tensor] = []
+    handle = model.base_model.register_forward_hook(lambda _m, _i, out: states.append(out.last_hidden_state[0]))
+    try:
+        yield states
+    finally:
+        handle.remove()

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,17 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
+from tenner.training import student
 from tenner.training.architecture import Architecture
-from tenner.training.memory_plan import Forecast, forecast
+from tenner.training.memory_plan import Forecast, forecast, trained_parameters
 
 GB = 1_000_000_000
 RANKS_FACTOR_MAX = 64
 """So many times the ranks are tried, in doublings, where it does not fit."""
+ROW_TOKENS_MIN, ROW_TOKENS_STEP = 1024, 256
+"""Rows of so few tokens are proposed where it does not fit, and how finely: shorter traces hold no reasoning."""
+LONGER_FACTOR = 1.25
+"""Further changes are proposed for rows that are longer by this."""
 
 
 class Machine(NamedTuple):
@@ -28,17 +34,23 @@ class Machine(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """`fits` is None where no memory is given; `remedies` are settings with which it would fit, the fewest first."""
+    """`fits` is None where no memory is given; `remedies` are settings with which it would fit, the fewest first: on
+    these devices with all tokens, on these with fewer tokens to a row, then on more.
+    """
 
     forecast: Forecast
     machine: Machine
+    parameters: int
+    trained_parameters: int
     longest_tokens: int
     fits: bool | None
     remedies: list[str]
 
     def as_json(self) -> str:
+        counts = {"parameters": self.parameters, "trained_parameters": self.trained_parameters}
         return json.dumps(
             self.machine._asdict()
+            | counts
             | {"longest_tokens": self.longest_tokens, "moment": self.forecast.moment, "bytes": self.forecast.items}
             | {"total_bytes": self.forecast.total_bytes, "fits": self.fits, "remedies": self.remedies}
         )
@@ -47,7 +59,8 @@ class Plan(NamedTuple):
         machine, total_gb = self.machine, self.forecast.total_bytes / GB
         each = f"a sample of {self.longest_tokens:,} tokens on {machine.ranks} {'GPU' if machine.on_gpu else 'process'}"
         each += ("s" if machine.on_gpu else "es") * (machine.ranks > 1)
-        lines = [f"{name:24}{n / GB:10.2f} GB" for name, n in self.forecast.items.items()]
+        lines = [f"{self.parameters:,} parameters, {self.trained_parameters:,} trained"]
+        lines += [f"{name:24}{n / GB:10.2f} GB" for name, n in self.forecast.items.items()]
         lines.append(f"{'together':24}{total_gb:10.2f} GB on each, most of all {self.forecast.moment}; {each}")
         if self.fits is not None:
             lines.append(f"{'fits' if self.fits else 'does not fit'} in {machine.memory_gb:.4g} GB")
@@ -80,40 +93,73 @@ def plan(
         train = train.model_copy(update={"precision": precision})
 
     def of(settings: Train, ranks: int) -> Forecast:
-        return forecast(architecture, settings, longest_tokens=longest_tokens, ranks=ranks, on_gpu=machine.on_gpu)
+        longest = min(longest_tokens, settings.tokens_max)
+        return forecast(architecture, settings, longest_tokens=longest, ranks=ranks, on_gpu=machine.on_gpu)
 
     def fit(settings: Train, ranks: int) -> bool | None:
         return None if machine.memory_gb is None else of(settings, ranks).total_bytes <= machine.memory_gb * GB
 
     fits = fit(train, machine.ranks)
-    found: list[tuple[dict[str, Any], int]] = []
-    for changes in _changes(train) if fits is False else ():
-        settings = train.model_copy(update=changes)
-        tried = (machine.ranks << doublings for doublings in range(RANKS_FACTOR_MAX.bit_length()))
-        ranks = next((ranks for ranks in tried if fit(settings, ranks)), None)
-        # Not what another one does with fewer changes and no more ranks.
-        if ranks and not any(less.items() <= changes.items() and fewer <= ranks for less, fewer in found):
-            found.append((changes, ranks))
     remedies = [
         " and ".join(
             [f"train.{key} = {json.dumps(value)}" for key, value in changes.items()]
             + [f"{ranks} ranks"] * (ranks > machine.ranks)
         )
         + (", in a new run" if run_exists and changes.keys() - Train.free_on_resume() else "")
-        for changes, ranks in found
+        for changes, ranks in (_remedies(train, machine.ranks, longest_tokens, fit) if fits is False else ())
     ]
-    return Plan(of(train, machine.ranks), machine, longest_tokens, fits, remedies)
+    trained = trained_parameters(architecture, train)
+    return Plan(of(train, machine.ranks), machine, architecture.parameters, trained, longest_tokens, fits, remedies)
+
+
+def _remedies(
+    train: Train, own_ranks: int, longest_tokens: int, fit: Callable[[Train, int], bool | None]
+) -> list[tuple[dict[str, Any], int]]:
+    """Changes of settings with the ranks they need, in the order of `Plan.remedies`."""
+    here, shorter, larger = (list[tuple[dict[str, Any], int]]() for _ in range(3))
+    best_tokens = 0
+    for changes in _changes(train, own_ranks):
+        settings = train.model_copy(update=changes)
+        doublings = range(1 if settings.quantization else RANKS_FACTOR_MAX.bit_length())
+        tried = (own_ranks << doubling for doubling in doublings)
+        ranks = next((ranks for ranks in tried if fit(settings, ranks)), None)
+        # Not what another one does with fewer changes and no more ranks.
+        if ranks and not any(less.items() <= changes.items() and fewer <= ranks for less, fewer in here + larger):
+            (here if ranks == own_ranks else larger).append((changes, ranks))
+        if ranks != own_ranks:
+            tokens = _row_tokens(settings, longest_tokens, lambda tried: fit(tried, own_ranks))
+            if tokens and max(tokens.values()) >= LONGER_FACTOR * best_tokens:
+                best_tokens = max(tokens.values())
+                shorter.append((changes | tokens, own_ranks))
+    return here + shorter + larger
+
+
+def _row_tokens(train: Train, longest_tokens: int, fit: Callable[[Train], bool | None]) -> dict[str, int]:
+    """The most tokens to a row with which it fits: fewer to a packed row if that will do, else shorter samples.
+
+    Nothing where not even rows of `ROW_TOKENS_MIN` fit.
+    """
+
+    def changes(tokens: int) -> dict[str, int]:
+        shorter = {"tokens_max": tokens} if tokens < longest_tokens else {}
+        return shorter | ({"tokens_per_row": tokens} if tokens < train.tokens_per_row else {})
+
+    steps = range(ROW_TOKENS_MIN, max(longest_tokens, train.tokens_per_row), ROW_TOKENS_STEP)
+    fitting = bisect_left(steps, True, key=lambda tokens: not fit(train.model_copy(update=changes(tokens))))
+    return changes(steps[fitting - 1]) if fitting else {}
 
 
 def _check(machine: Machine, train: Train) -> None:
     if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
+    if machine.ranks > 1 and train.quantization:
+        raise TennerError(f'train.quantization = "{train.quantization}" is for one rank', hint="leave one of them out")
     if machine.memory_gb is not None and not 0 < machine.memory_gb < math.inf:
         raise TennerError(f"--memory-gb {machine.memory_gb:g} is not a number above zero")
 
 
 def read_config(path: Path) -> Architecture:
-    """Raises TennerError for a file that cannot be read or is no config.json of a known family."""
+    """Raises TennerError for a file that cannot be read or is no config.json of a model that transformers knows."""
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -126,20 +172,24 @@ def read_config(path: Path) -> Architecture:
 
 
 def _architecture(recipe: Recipe, config: Path | None) -> Architecture:
-    folder = Path(recipe.student.model).expanduser()
-    if config is None and not (folder / "config.json").is_file():
+    """Of the file that is given, or of the student where it is on this machine: nothing is fetched."""
+    if config is None and (folder := student.local(recipe.student.model)) is not None:
+        config = folder / "config.json"
+    if config is None:
         raise TennerError(
             f"the config.json of {recipe.student.model} is not on this machine", hint="give it: --config FILE"
         )
-    return read_config(config or folder / "config.json")
+    return read_config(config)
 
 
-def _changes(train: Train) -> Iterator[dict[str, Any]]:
-    """Changes of settings: none, one at a time, then two, then three."""
+def _changes(train: Train, ranks: int) -> Iterator[dict[str, Any]]:
+    """Changes of settings: none, one at a time, then two, and so on, where they are possible together."""
     changes = {"activations": "inputs"}
     if train.precision != "pure-bf16":
         changes |= {"optimizer": "adamw-8bit", "method": "lora"}
+        changes |= {"quantization": "nf4"} if ranks == 1 else {}
     new = [(key, value) for key, value in changes.items() if getattr(train, key) != value]
     for count in range(len(new) + 1):
         for some in combinations(new, count):
-            yield dict(some)
+            if dict(some).get("quantization") is None or "lora" in (train.method, dict(some).get("method")):
+                yield dict(some)

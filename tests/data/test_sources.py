@@ -5,6 +5,7 @@ import shutil
 import string
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -54,10 +55,15 @@ def test_the_recipe_names_all_sources_of_the_paper_with_their_counts():
     assert sum(s.published or 0 for s in S1.gather.sources) == 59_029
 
 
+def on_disk(table, folder, **changes):
+    """A source of s1 that is read where `save` wrote it."""
+    return table.model_copy(update={"dataset": str(folder), "file": None, "revision": None} | changes)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
     save(TABLES[name], tmp_path)
-    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None, "expect": None})
+    here = on_disk(TABLES[name], tmp_path, expect=None)
     found = gather(here)
     (count,) = found.counts
     pieces = max(1, len(here.configs)) * len(here.splits)
@@ -69,7 +75,7 @@ def test_every_source_of_s1_is_read_in_its_schema(name, tmp_path):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp_path):
-    here = TABLES[name].model_copy(update={"dataset": str(tmp_path), "revision": None})
+    here = on_disk(TABLES[name], tmp_path)
     column = here.columns.question or next(c for _, c, *_ in string.Formatter().parse(here.template) if c)
     save(here, tmp_path, lambda table: table.rename_column(column, f"{column}_text"))
     said = refusal(here)
@@ -83,13 +89,15 @@ def test_a_source_of_s1_that_has_changed_is_named_with_what_is_missing(name, tmp
 def test_what_becomes_of_the_sources_of_s1(tmp_path):
     def one(name):
         save(TABLES[name], tmp_path / name)
-        return gather(TABLES[name].model_copy(update={"dataset": str(tmp_path / name)})).questions
+        return gather(on_disk(TABLES[name], tmp_path / name)).questions
 
     assert [q.origin for q in one("AIME")] == ["1983-I-1", "2021-I-1"]
     assert [q.question for q in one("NuminaMATH")] == ["Find x."]
     assert len(one("xword")) == 1000
     assert one("OlympiadBench")[0].question == "Let x be 3.\n\nProve it."
     assert one("AGIEval")[0].question == "A text.\n\nWhat follows?\n(A)this\n(B)that"
+    assert {(q.answer, q.kind) for q in (*one("AGIEval"), *one("AGIEval AQuA-RAT"))} == {("A", "choice")}
+    assert [(q.question, q.answer, q.solution) for q in one("AGIEval MATH")] == [("Hard?", "3", "S.")]
     (gpqa,) = one("GPQA")
     right = next(line for line in gpqa.question.splitlines() if line.endswith("neon"))
     assert right.startswith(f"({gpqa.answer})")
@@ -126,6 +134,26 @@ def test_nested_columns_conditions_and_constants(tmp_path):
     assert len(found.questions[0].id) == 16
     kept = gather(source(file=file, without=[Condition(column="id", one_of=["a", "x"])])).questions
     assert [q.question for q in kept] == ["2+2?"]
+
+
+def test_what_is_no_reference_is_counted_and_told(tmp_path):
+    answers = ["7", "", "NaN", "NaN", "proof", "Not found.", None, float("nan"), "none", 0.00001, [1, 2], ["3"], True]
+    file = jsonl(tmp_path / "a.jsonl", [{"question": f"{i}?", "answer": a} for i, a in enumerate(answers)])
+    columns = Columns(question="question", answer="answer")
+    found = gather(source(columns, file=file))
+    assert [q.answer for q in found.questions] == [
+        "7", None, None, None, None, None, None, None, None, "0.00001", "1, 2", "3", "true",
+    ]  # fmt: skip
+    assert found.counts[0].without_reference == 8
+    assert found.notes == [
+        "source mine: 8 rows have no reference answer: empty 3, 'NaN' 2, 'proof' 1, 'Not found.' 1, …"
+    ]
+    crossword = gather(source(columns, file=file, kind="text"))
+    assert [q.answer for q in crossword.questions][:9] == ["7", None, "NaN", "NaN", "proof", "Not found.", None, None,
+                                                           "none"]  # fmt: skip
+    assert gather(source(Columns(question="question"), file=file)).notes == []
+    (tmp_path / "a.csv").write_text("question,answer\n1+1?,\n1+2?,NaN\n1+3?,4\n")
+    assert [q.answer for q in gather(source(columns, file=str(tmp_path / "a.csv"))).questions] == [None, None, "4"]
 
 
 def test_nothing_is_lost_without_a_word(tmp_path):
@@ -242,6 +270,10 @@ def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_
             {"configs": ["topology"]},
             "requested: topology configuration, split train",
         ),
+        "some/script is a dataset script, which the datasets library no longer loads": (
+            {"dataset": "some/script", "revision": None},
+            'revision = "refs/convert/parquet"',
+        ),
         'Unknown split "test"': (
             {"configs": ["geometry"], "splits": ["test"]},
             "requested: geometry configuration, split test",
@@ -252,6 +284,32 @@ def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_
         assert said.startswith(f"source mine: {message}")
         assert "\n" not in said
         assert hint in hinted
+
+
+def test_a_file_at_a_url(hub):
+    folder = f"{hub}/datasets/some/good/resolve/v1"
+    columns = Columns(question="problem", answer="answer")
+    (q,) = gather(source(columns, file=f"{folder}/algebra.jsonl?download=1")).questions
+    assert (q.question, q.answer) == ("1+1?", "2")
+    if find_spec("pyarrow"):
+        (q,) = gather(source(columns, file=f"{folder}/geometry/train.parquet")).questions
+        assert q.answer == "3"
+    for file, message in (
+        (f"{folder}/none.jsonl", "cannot be fetched: HTTP Error 404: Not Found"),
+        ("http://127.0.0.1:9/a.jsonl", "cannot be fetched: <urlopen error"),
+        (f"{folder}/algebra.txt", "is not one of .jsonl, .csv, .parquet"),
+    ):
+        assert message in refusal(source(columns, file=file))[0]
+
+
+def test_rows_that_the_library_cannot_decode_are_one_line(tmp_path):
+    table = datasets.Dataset.from_dict(
+        {"question": [b"no image"]}, features=datasets.Features(question=datasets.Image())
+    )
+    table.save_to_disk(str(tmp_path / "d"))
+    said, hint = refusal(source(dataset=str(tmp_path / "d")))
+    assert said.startswith("source mine: ")
+    assert hint == "requested: no configuration, split train"
 
 
 @pytest.mark.slow  # the library tries for 20 s

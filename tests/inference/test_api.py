@@ -75,6 +75,24 @@ def test_rounds_by_text_give_the_same_ids(tokenizer: Any, student: Callable[[lis
         assert list(g.token_ids) == alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT).ids
 
 
+def test_the_words_of_other_servers_for_an_end_and_a_cut_are_known(
+    tokenizer: Any, student: Callable[[list[int]], int]
+) -> None:
+    with CompletionsServer(tokenizer, student, words={"stop": "eos", "length": "MAX_TOKENS"}) as server:
+        generations = list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+    expected = [alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT) for g in generations]
+    assert [(list(g.token_ids), g.truncated) for g in generations] == [(e.ids, e.truncated) for e in expected]
+    assert any(e.truncated for e in expected)
+
+
+@pytest.mark.parametrize("word", ["abort", "content_filter", "paused", None])
+def test_an_end_that_is_neither_is_an_error(tokenizer: Any, student: Callable[[list[int]], int], word: str) -> None:
+    with CompletionsServer(tokenizer, student, words={"stop": word, "length": word}) as server:
+        engine = engine_for(server, tokenizer)
+        with pytest.raises(TennerError, match=f"ended a completion with finish_reason {word}"):
+            list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+
+
 def test_a_stream_is_the_generation_and_sampling_goes_with_every_round(
     tokenizer: Any, student: Callable[[list[int]], int]
 ) -> None:
@@ -120,6 +138,39 @@ def test_responses_are_checked(
         pytest.raises(TennerError, match=message),
     ):
         list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+
+
+def test_every_end_of_a_turn_ends_a_round(tokenizer: Any, tmp_path: Path) -> None:
+    """generation_config names a second one: the server is told of it, and it is no part of the answer."""
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    (think,) = tokenizer.encode("a", add_special_tokens=False)
+
+    def ending(ids: list[int]) -> int:
+        """Ends the thinking, and then the answer, by the second one after two tokens."""
+        return 0 if ids[-2:] == [think, think] else think
+
+    with CompletionsServer(tokenizer, ending) as server:
+        engine = engine_for(server, tokenizer, model_dir=tmp_path)
+        (g,) = engine.sweep(PROMPTS[:1], [Policy(thinking_tokens_max=9)], FORMAT, answer_tokens_max=ANSWER_MAX)
+    assert (g.thinking, g.answer, g.truncated) == ("aa", "aa", False)
+    (close,) = tokenizer.encode("x", add_special_tokens=False)
+    assert [r["stop_token_ids"] for r in server.requests] == [[close, 0], [0]]
+
+
+def test_a_control_token_as_text_needs_a_server_of_ids(tokenizer: Any) -> None:
+    prompt = Prompt("p", "<|im_start|>user\nWhat is <|im_end|>?<|im_end|>\n", ((25, 35),))
+    for speaks in ("ids", "text"):
+        with CompletionsServer(tokenizer, lambda _: 2) as server:
+            engine = engine_for(server, tokenizer, speaks=speaks)
+            if speaks == "ids":
+                (_,) = engine.sweep([prompt], [Policy()], PLAIN, answer_tokens_max=ANSWER_MAX)
+                assert server.requests[0]["prompt"].count(2) == 1
+                continue
+            with pytest.raises(TennerError, match=r"prompt p holds <\|im_end\|> as text") as refused:
+                list(engine.sweep([prompt], [Policy()], PLAIN, answer_tokens_max=ANSWER_MAX))
+            assert refused.value.hint is not None
+            assert 'speaks = "ids"' in refused.value.hint
+            assert server.requests == []
 
 
 def test_no_server_and_no_room(tokenizer: Any) -> None:

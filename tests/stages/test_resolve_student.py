@@ -1,11 +1,13 @@
 """Resolving a student, and the refusals of `tenner serve` and `tenner chat` before a model is loaded."""
 
 import io
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_families import GEMMA2, QWEN35
 
 from tenner.commands import chat
 from tenner.commands import serve as serve_command
@@ -13,7 +15,15 @@ from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.run import open_run
-from tenner.stages.resolve_student import StudentOptions, resolve_student
+from tenner.stages.resolve_student import StudentOptions, resolve_student, with_format
+
+
+@pytest.fixture
+def opening_model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """The tiny model, with a chat template that opens the thinking unless it is told otherwise."""
+    shutil.copytree(tiny_model_dir, tmp_path / "opening")
+    (tmp_path / "opening" / "chat_template.jinja").write_text(QWEN35)
+    return tmp_path / "opening"
 
 
 @pytest.fixture
@@ -43,9 +53,9 @@ def test_a_model_has_no_price_and_needs_a_format(tiny_model_dir: Path) -> None:
     student, price_usd_per_hour = resolve_student(str(tiny_model_dir), StudentOptions(format="think"))
     assert (student.name, student.fmt.name, student.keeps_history) == ("model", "think", True)
     assert price_usd_per_hour is None
-    with pytest.raises(TennerError, match="not a run folder") as refused:
+    with pytest.raises(TennerError, match="not a run folder, and its chat template does not tell") as refused:
         resolve_student(str(tiny_model_dir), StudentOptions())
-    assert refused.value.hint == "give a run's folder, or say --format s1|think|plain"
+    assert refused.value.hint == "give a run's folder, or say --format s1|think|plain|harmony|gemma4"
 
 
 @pytest.mark.parametrize(
@@ -104,3 +114,59 @@ def test_chat_answers_each_line_and_reports_its_usage(
     out, err = capsys.readouterr()
     assert out.count("Answer:") == 2
     assert err.count("3 tokens of thinking, 4 of answer, $") == 2
+
+
+def test_chat_with_a_template_that_opens_the_thinking(
+    opening_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The format is read off the template; a second opening would be shown as thinking."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+    chat.talk(str(opening_model_dir), StudentOptions(thinking_tokens_max=0, answer_tokens_max=4), waits=0)
+    out, err = capsys.readouterr()
+    assert out.startswith("Answer:")
+    assert f"think format think, as the chat template of {opening_model_dir} has it" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (StudentOptions("s1"), "opens the thinking itself, as in format think"),
+        (StudentOptions("think", chat_template_kwargs={"enable_thinking": False}), "ends the thinking before it"),
+        (StudentOptions("think", chat_template_kwargs={"effort": 1}), "effort has no effect"),
+        (StudentOptions("think", chat_template="chatmel"), "chatmel is neither a file that can be read nor one of"),
+    ],
+)
+def test_a_student_that_cannot_be_asked_so_is_refused_before_it_is_loaded(
+    opening_model_dir: Path, options: StudentOptions, message: str
+) -> None:
+    (opening_model_dir / "model.safetensors").unlink()
+    with pytest.raises(TennerError, match=message):
+        chat.talk(str(opening_model_dir), options, waits=0)
+
+
+def test_no_system_role_is_said(
+    tiny_recipe: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    described = recipe.load(str(tiny_recipe), overrides=['student.system_prompt="Be brief."'])
+    with open_run(tmp_path / "run", described, Screen(), budget_usd=None):
+        pass
+    shutil.copytree(tiny_model_dir, tmp_path / "run" / "student")
+    (tmp_path / "run" / "student" / "chat_template.jinja").write_text(GEMMA2)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+    chat.talk(str(tmp_path / "run"), StudentOptions(), waits=0)
+    assert "has no system role: the system prompt begins the first user turn" in capsys.readouterr().err
+    with pytest.raises(TennerError, match="was trained with its own chat template"):
+        resolve_student(str(tmp_path / "run"), StudentOptions(chat_template="chatml"))
+
+
+def test_a_recipe_may_leave_the_format_to_the_template(
+    tiny_recipe: Path, tiny_model_dir: Path, opening_model_dir: Path
+) -> None:
+    auto = ['student.format="auto"', 'attempt.prompts=[{name="own", format="auto"}, {name="bare", format="plain"}]']
+    described = recipe.load(str(tiny_recipe), overrides=[*auto, f'student.model="{opening_model_dir}"'])
+    known = with_format(described)
+    assert (known.student.format, [form.format for form in known.attempt.prompts]) == ("think", ["think", "plain"])
+    assert with_format(known) is known
+    with pytest.raises(TennerError, match=r"the chat template of .* does not tell the think format"):
+        with_format(recipe.load(str(tiny_recipe), overrides=[*auto, f'student.model="{tiny_model_dir}"']))

@@ -49,7 +49,7 @@ def test_the_disk_holds_the_student_and_two_checkpoints(tiny_model_dir):
     n = architecture.parameters
     assert resource_check.disk_bytes(architecture, TRAIN) == 4 * n + 24 * n + resource_check.OTHER_FILES_BYTES
     frozen = TRAIN.model_copy(update={"frozen_layers": 1})
-    trained = architecture.layer_parameters + architecture.hidden
+    trained = architecture.layers[0].parameters + architecture.hidden
     assert resource_check.disk_bytes(architecture, frozen) == 4 * n + 24 * trained + resource_check.OTHER_FILES_BYTES
     lora = TRAIN.model_copy(update={"method": "lora", "optimizer": "adamw-8bit", "lora_rank": 1})
     assert resource_check.disk_bytes(architecture, lora) < 4 * n + 24 * trained + resource_check.OTHER_FILES_BYTES

@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 from tiny_training import torchrun
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tenner import cli, pipeline
 from tenner.budget.ledger import read_spend
+from tenner.commands import show
 from tenner.core import recipe
+from tenner.core.chat_template import TEMPLATES
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.records import Drop, Sample, TrainStep
@@ -49,18 +51,58 @@ def test_longer_samples_stop_the_run(tiny_recipe, tmp_path):
         learn(tmp_path / "run2", tiny_recipe, [sample(1, "long " * 300)], 'train.longer="drop"')
 
 
-def test_a_template_that_opens_the_thinking_itself_is_refused(tiny_model_dir, tiny_recipe, tmp_path):
+@pytest.fixture
+def opening_model_dir(tiny_model_dir, tmp_path):
+    """The tiny model with a chat template that opens the thinking."""
     shutil.copytree(tiny_model_dir, tmp_path / "model")
     template = tmp_path / "model" / "chat_template.jinja"
     text = template.read_text()
     template.write_text(text.replace("assistant\n' }}", "assistant\n<think>\n' }}"))
     assert template.read_text() != text
-    with pytest.raises(TennerError, match="opens the thinking itself"):
-        learn(
-            tmp_path / "run", tiny_recipe, [sample(0)], f'student.model="{tmp_path / "model"}"',
-            'student.format="think"',
-        )  # fmt: skip
+    return tmp_path / "model"
+
+
+def test_what_the_template_opens_is_not_opened_twice(opening_model_dir, tiny_recipe, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = [f'student.model="{opening_model_dir}"', 'student.format="think"', 'student.system_prompt="Be brief."']
+    assert learn(run, tiny_recipe, [sample(0)], *settings) == (1, 1)
+    show.print_sample(run, "s0", as_json=True)
+    asked, said = json.loads(capsys.readouterr().out)["pieces"]
+    assert asked["text"].endswith("assistant\n<think>\n")
+    assert said == {"text": "a thought\n</think>\n\nAnswer: 1<|im_end|>", "trained_on": True}
+
+
+def test_a_template_that_opens_the_thinking_in_another_format_is_refused(opening_model_dir, tiny_recipe, tmp_path):
+    with pytest.raises(TennerError, match="opens the thinking itself, as in format think, and format s1 would"):
+        learn(tmp_path / "run", tiny_recipe, [sample(0)], f'student.model="{opening_model_dir}"')
     assert not (tmp_path / "run" / "training.jsonl").exists()
+
+
+def test_a_base_model_is_trained_with_a_named_template_and_keeps_it(tiny_model_dir, tiny_recipe, tmp_path):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    model = f'student.model="{tmp_path / "model"}"'
+    with pytest.raises(TennerError, match="the student's tokenizer has no chat template") as refused:
+        learn(tmp_path / "run", tiny_recipe, [sample(0)], model)
+    assert refused.value.hint.startswith("set chat_template to one of chatml, plain")
+    learn(tmp_path / "other", tiny_recipe, [sample(0)], model, 'student.chat_template="chatml"')
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "other" / "student")
+    assert tokenizer.chat_template == TEMPLATES["chatml"]
+
+
+def test_all_ends_of_a_turn_are_saved_and_the_templates_own_is_trained(tiny_model_dir, tiny_recipe, tmp_path, capsys):
+    """The tokenizer names one end, generation_config another, and the template closes a turn with a third."""
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": [1, 77]}')  # 77 is a letter
+    learn(tmp_path / "run", tiny_recipe, [sample(0)], f'student.model="{tmp_path / "model"}"')
+    show.print_sample(tmp_path / "run", "s0", as_json=True)
+    assert json.loads(capsys.readouterr().out)["pieces"][-1]["text"].endswith("Answer: 1<|im_end|>")
+    for file in ("config.json", "generation_config.json"):
+        saved = json.loads((tmp_path / "run" / "student" / file).read_text())
+        assert saved["eos_token_id"] == [0, 1, 2]
 
 
 def test_a_tracker_that_is_not_installed_is_told_in_a_line(tiny_recipe, tmp_path):

@@ -1,4 +1,6 @@
-"""A Hugging Face hub on loopback: `some/good` with two configurations, `some/gated`, and no other dataset.
+"""A Hugging Face hub on loopback: `some/good` with two configurations, `some/script`, `some/gated`, and no other.
+
+It is a plain server of files too: `URL/datasets/some/good/resolve/v1/algebra.jsonl`.
 
 with HubServer() as hub:
     … with HF_ENDPOINT=hub.url …
@@ -32,7 +34,12 @@ class HubServer:
     """The server, in a thread."""
 
     def __init__(self) -> None:
-        self._files = {"README.md": CARD.encode(), **{f"{name}.parquet": _parquet(rows) for name, rows in ROWS.items()}}
+        self._script = {"script.py": b"import datasets\n"}
+        self._files = {"algebra.jsonl": b'{"problem": "1+1?", "answer": "2"}\n'}
+        self._files |= {
+            "README.md": CARD.encode(),
+            **{f"{name}.parquet": _parquet(rows) for name, rows in ROWS.items()},
+        }
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -52,6 +59,9 @@ class HubServer:
         app.router.add_route("*", "/datasets/some/good/resolve/{revision}/{path:.*}", self._file)
         app.router.add_get("/api/datasets/some/good/revision/{revision}", self._listing)
         app.router.add_get("/api/datasets/some/good/tree/{revision}/{path:.*}", self._tree)
+        app.router.add_get("/api/datasets/some/script", self._script_listing)
+        app.router.add_get("/api/datasets/some/script/revision/{revision:.*}", self._script_listing)
+        app.router.add_route("*", "/datasets/some/script/resolve/{revision}/{path:.*}", self._script_file)
         app.router.add_route("*", "/{tail:.*}", _refuse)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -67,9 +77,15 @@ class HubServer:
         return web.Response(body=body, headers={"ETag": f'"{_oid(body)}"', "X-Repo-Commit": COMMIT})
 
     async def _listing(self, _request: web.Request) -> web.Response:
-        return web.json_response({"_id": "1", "id": "some/good", "sha": COMMIT, "private": False, "gated": False,
-                                  "disabled": False, "downloads": 0, "likes": 0, "tags": [],
-                                  "siblings": [{"rfilename": name} for name in self._files]})  # fmt: skip
+        return _described("some/good", self._files)
+
+    async def _script_listing(self, _request: web.Request) -> web.Response:
+        return _described("some/script", self._script)
+
+    async def _script_file(self, request: web.Request) -> web.Response:
+        if (body := self._script.get(request.match_info["path"])) is None:
+            return web.Response(status=404, headers={"X-Error-Code": "EntryNotFound"})
+        return web.Response(body=body, headers={"ETag": f'"{_oid(body)}"', "X-Repo-Commit": COMMIT})
 
     async def _tree(self, request: web.Request) -> web.Response:
         below = f"{request.match_info['path']}/"
@@ -85,6 +101,12 @@ async def _refuse(request: web.Request) -> web.Response:
         return web.json_response({"error": "Access to dataset is restricted"}, status=403, headers=headers)
     headers = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
     return web.json_response({"error": "Repository not found"}, status=404, headers=headers)
+
+
+def _described(name: str, files: dict[str, bytes]) -> web.Response:
+    return web.json_response({"_id": "1", "id": name, "sha": COMMIT, "private": False, "gated": False,
+                              "disabled": False, "downloads": 0, "likes": 0, "tags": [],
+                              "siblings": [{"rfilename": file} for file in files]})  # fmt: skip
 
 
 def _oid(body: bytes) -> str:

@@ -7,7 +7,8 @@ GPQA = {
     "Incorrect Answer 3": "radon", "Explanation": "Ten electrons.", "High-level domain": "Chemistry", "Subdomain": "x",
 }  # fmt: skip
 AGIEVAL = {
-    "passage": "A text.", "question": "What follows?", "options": ["(A)this", "(B)that"], "label": "A", "solution": "A"
+    "passage": "A text.", "question": "What follows?", "options": ["(A)this", "(B)that"], "label": "A",
+    "other": {"solution": "Because."},
 }  # fmt: skip
 MATH = {
     "problem": "What is 1+2?",
@@ -47,11 +48,14 @@ ROWS = {
     ],
     "OlympiadBench": [OLYMPIAD],
     "JEEBench": [{"subject": "phy", "description": "d", "gold": "B", "index": 3, "type": "MCQ", "question": "A body."}],
-    "AGIEval": [AGIEVAL],
-    "AGIEval AQuA-RAT": [AGIEVAL],
+    **{
+        name: [AGIEVAL]
+        for name in ("AGIEval", "AGIEval SAT maths", "AGIEval LSAT analysis", "AGIEval LSAT logic",
+                     "AGIEval LSAT reading", "AGIEval LogiQA", "AGIEval AQuA-RAT")
+    },
     "AGIEval MATH": [
-        {"question": "Hard?", "solution": "3", "level": 5, "type": "Algebra", "answer": "3"},
-        {"question": "Easy?", "solution": "3", "level": 1, "type": "Algebra", "answer": "3"},
+        {"question": "Hard?", "answer": "3", "other": {"solution": "S.", "level": 5, "type": "Algebra"}},
+        {"question": "Easy?", "answer": "3", "other": {"solution": "S.", "level": 1, "type": "Algebra"}},
     ],
     "s1-prob": [{"question": "Show it.", "solution": "It is."}],
     "GPQA": [GPQA],

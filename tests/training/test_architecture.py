@@ -1,8 +1,12 @@
-"""Parameters counted from a config.json equal those of the real model."""
+"""Parameters counted from a config.json equal those of the real model, in every family."""
+
+import json
+import time
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from published_configs import CONFIGS, PUBLISHED_PARAMETERS
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from tenner.core.errors import TennerError
 from tenner.training.architecture import Architecture
@@ -28,9 +32,35 @@ TINY = {
     ],
 )
 def test_equals_the_real_model(config):
+    model = AutoModelForCausalLM.from_config(config)
+    described = Architecture.of(config.to_dict())
+    assert described.parameters == sum(p.numel() for p in model.parameters())
+    assert [layer.parameters for layer in described.layers] == [
+        sum(p.numel() for p in layer.parameters()) for layer in model.model.layers
+    ]
+    assert described.tables == (1 if config.tie_word_embeddings else 2) * 131 * 48
+    assert described.frozen_parameters(2) == 131 * 48 + 2 * described.layers[0].parameters
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equals_transformers_own_count(name):
+    config = CONFIGS[name]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    assert Architecture.of(config.to_dict()).parameters == sum(p.numel() for p in model.parameters())
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    began = time.perf_counter()
+    described = Architecture.of(config)
+    assert time.perf_counter() - began < 5
+    assert described.parameters == model.num_parameters()
+    assert described.traced
+    assert len(described.layers) == (config | config.get("text_config", {}))["num_hidden_layers"]
+    if name in PUBLISHED_PARAMETERS:
+        assert described.parameters == PUBLISHED_PARAMETERS[name]
+
+
+def test_a_vision_tower_is_told_apart():
+    whole, text = (Architecture.of(CONFIGS[name]) for name in ("Gemma-3-27B", "Gemma-3-27B-text"))
+    assert whole.parameters - whole.tower == text.parameters
+    assert whole.layers == text.layers
 
 
 @pytest.mark.parametrize(
@@ -57,14 +87,32 @@ def test_sizes_of_qwen(hidden, layers, heads, key_heads, intermediate, vocabular
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "message"),
     [
-        {"model_type": "mamba"},
-        {"model_type": "llama"},
-        {"model_type": "llama", **TINY, "hidden_size": 0},
-        {"model_type": "qwen2"} | {name: n for name, n in TINY.items() if name != "num_key_value_heads"},
+        ({}, "transformers knows no model_type None"),
+        ({"model_type": "lama", **TINY}, "transformers knows no model_type 'lama'"),
+        ({"model_type": "siglip_vision_model", **TINY}, "a siglip_vision_model is not a causal language model"),
+        ({"model_type": "llama"}, "hidden_size is missing"),
+        ({"model_type": "llama", "hidden_size": 4096}, "num_hidden_layers is missing"),
+        ({"model_type": "llama", **TINY, "hidden_size": 0}, "hidden_size is 0"),
+        ({"model_type": "llama", **TINY, "vocab_size": "many"}, "vocab_size"),
+        ({"model_type": "gemma3", "text_config": 3}, "text_config"),
+        (
+            {"model_type": "qwen2"} | {name: n for name, n in TINY.items() if name != "num_key_value_heads"},
+            "num_attention_heads = 6 is not a multiple of num_key_value_heads = 32",
+        ),
     ],
 )
-def test_what_cannot_be_counted_is_refused(config):
-    with pytest.raises(TennerError):
+def test_what_cannot_be_counted_is_refused(config, message):
+    with pytest.raises(TennerError) as caught:
         Architecture.of(config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+
+
+def test_what_a_hub_adds_to_a_config_changes_nothing():
+    plain = CONFIGS["gpt-oss-20b"]
+    added = {"dtype": "bfloat16", "architectures": ["GptOssForCausalLM"], "transformers_version": "4.55.0"}
+    added["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    assert Architecture.of(json.loads(json.dumps(plain | added))) == Architecture.of(plain)

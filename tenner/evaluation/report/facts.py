@@ -3,9 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tenner.budget.ledger import SpendRow, read_spend
+from tenner.core.chat_template import NO_KWARGS
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.provenance import recorded
 from tenner.core.recipe import Recipe
@@ -20,6 +21,7 @@ from tenner.core.records import (
     SourceCount,
     TrainStep,
 )
+from tenner.core.run import chat_template_of
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.report import published
 from tenner.evaluation.report.score_tables import evaluation_usd
@@ -121,6 +123,11 @@ class RunFacts(NamedTuple):
     """How the answers were generated, by benchmark and student."""
     training: Sequence[TrainStep]
     examples: Sequence[Example]
+    chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
+    opening: str | None = None
+    """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    has_system_role: bool = True
+    """Without one, the system prompt begins the first user turn."""
 
     @property
     def scores(self) -> list[Score]:
@@ -148,14 +155,19 @@ def benchmark_facts(
 def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: tuple[str, ...]) -> RunFacts:
     """The facts of a run whose evaluation is done; `tokenizer` is the student's, to decode its tokens."""
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
+    template = chat_template_of(tokenizer, recipe)
+    fmt = FORMATS[recipe.student.format]
     spend = read_spend(folder.path / "run.db")
     machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,
         base_model=recipe.student.base_model,
         license=recipe.student.license,
-        think_format=FORMATS[recipe.student.format],
+        think_format=fmt,
         system_prompt=recipe.student.system_prompt,
+        chat_template_kwargs=recipe.student.chat_template_kwargs,
+        opening=fmt.after(template.question("?").text).open,
+        has_system_role=not template.notes,
         recipe_toml=recipe.to_toml(),
         provenance=recorded(folder),
         funnel=[_funnel_row(folder, stage) for stage in recipe.stages if stage in FUNNEL],

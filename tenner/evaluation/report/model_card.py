@@ -64,9 +64,14 @@ def _think_format(fmt: ThinkFormat) -> str:
 
 def _usage(facts: RunFacts) -> str:
     """A snippet that runs as it stands, in the folder above the student."""
-    fmt, turns = facts.think_format, [{"role": "user", "content": "What is the sum of 7, 5, 9, 4?"}]
-    if facts.system_prompt is not None:
-        turns.insert(0, {"role": "system", "content": facts.system_prompt})
+    fmt, question = facts.think_format, "What is the sum of 7, 5, 9, 4?"
+    opening = fmt.open if facts.opening is None else facts.opening
+    kwargs = "".join(f", {name}={value!r}" for name, value in facts.chat_template_kwargs.items())
+    if facts.system_prompt is None or not facts.has_system_role:
+        system = f"{facts.system_prompt}\n\n" if facts.system_prompt else ""
+        turns = [{"role": "user", "content": system + question}]
+    else:
+        turns = [{"role": "system", "content": facts.system_prompt}, {"role": "user", "content": question}]
     return f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -74,8 +79,8 @@ tokenizer = AutoTokenizer.from_pretrained("student")
 model = AutoModelForCausalLM.from_pretrained("student")
 
 turns = {json.dumps(turns)}
-prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-prompt += {json.dumps(fmt.open)}
+prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True{kwargs})
+prompt += {json.dumps(opening)}
 inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 text = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:])

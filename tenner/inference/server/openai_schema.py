@@ -148,7 +148,6 @@ class ChatRequest(RequestPart):
         "spaces_between_special_tokens": (True,), "prompt_logprobs": (), "truncate_prompt_tokens": (),
         "add_generation_prompt": (True,), "continue_final_message": (False,), "add_special_tokens": (False,),
         "include_reasoning": (True,), "separate_reasoning": (True,), "stream_reasoning": (True,),
-        "chat_template_kwargs": (),
     }  # fmt: skip
 
     model: str
@@ -173,6 +172,8 @@ class ChatRequest(RequestPart):
     thinking_budget: NotNegative | None = None
     thinking_token_budget: NotNegative | None = None
     enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """On top of the student's own. `enable_thinking` = false among them is a budget of 0."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ChatRequest":
@@ -199,8 +200,25 @@ class ChatRequest(RequestPart):
             "thinking_budget": self.thinking_budget,
             "thinking_token_budget": self.thinking_token_budget,
             "enable_thinking": 0 if self.enable_thinking is False else None,
+            "chat_template_kwargs.enable_thinking": 0
+            if self._template_kwargs.get("enable_thinking") is False
+            else None,
         }
         return {name: 0 if budget == "none" else budget for name, budget in given.items() if budget is not None}
+
+    @property
+    def _template_kwargs(self) -> dict[str, Any]:
+        return self.chat_template_kwargs or {}
+
+    def template_kwargs(self, read: Sequence[str]) -> dict[str, Any]:
+        """The arguments for a chat template that reads those in `read`.
+
+        Whether the student thinks is the budget's to say, whatever the template would write: thinking that is switched
+        off is opened and closed at once, and that it is on goes to the template only if it asks.
+        """
+        thinks = self._template_kwargs.get("enable_thinking")
+        drops = thinks is False or (thinks is True and "enable_thinking" not in read)
+        return {k: v for k, v in self._template_kwargs.items() if not (drops and k == "enable_thinking")}
 
     @property
     def conversation(self) -> tuple[Message, ...]:

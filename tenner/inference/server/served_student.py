@@ -1,13 +1,12 @@
 """A student behind the server: its limits, and how a conversation becomes a request to the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jinja2
-
+from tenner.core.chat_template import NO_KWARGS, ChatTemplate
 from tenner.core.errors import TennerError
-from tenner.core.formats import ThinkFormat, Tokenizer, render_chat
+from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Message, Policy, Sampling
 from tenner.inference.job import Prompt, Request
 
@@ -31,6 +30,10 @@ class ServedStudent(NamedTuple):
     """The limit of a request that sets none."""
     keeps_history: bool
     """Whether clients should send the conversation so far. A run's student was trained on single questions."""
+    chat_template: str | None = None
+    """Set on the tokenizer when the student is loaded (see `chat_template.set_template`)."""
+    chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
+    """The chat template's arguments of a request that sets none of its own."""
 
     def policy(self, *, thinking_tokens_max: int | None = None, thinking_tokens_min: int = 0, waits: int = 0) -> Policy:
         """The policy, with the student's own budget where none is given. Raise TennerError if minimum > budget."""
@@ -41,6 +44,11 @@ class ServedStudent(NamedTuple):
                 hint="lower the minimum or raise the budget",
             )
         return Policy(thinking_tokens_max=budget, thinking_tokens_min=thinking_tokens_min, waits=waits)
+
+    def template(self, tokenizer: Tokenizer, chat_template_kwargs: Mapping[str, Any] = NO_KWARGS) -> ChatTemplate:
+        """The chat template it is asked with. Raise TennerError where the tokenizer has none."""
+        kwargs = {**self.chat_template_kwargs, **chat_template_kwargs}
+        return ChatTemplate(tokenizer, system_prompt=self.system_prompt, kwargs=kwargs)
 
     def budget(self, effort: Effort) -> int:
         """The thinking budget of an effort, in tokens."""
@@ -56,14 +64,16 @@ class ServedStudent(NamedTuple):
         answer_tokens_max: int | None = None,
         sampling: Sampling | None = None,
         stop: tuple[str, ...] = (),
+        chat_template_kwargs: Mapping[str, Any] = NO_KWARGS,
     ) -> Request:
         """The engine's request for the next turn of a conversation.
 
-        Raise TennerError where the chat template refuses it: some have no system role, some require alternating turns.
+        `chat_template_kwargs` are the request's own, on top of the student's. Raise TennerError where one has no
+        effect, or where the chat template refuses the conversation: some require alternating turns.
         """
-        try:
-            text = render_chat(tokenizer, messages, system_prompt=self.system_prompt)
-        except jinja2.TemplateError as e:
-            raise TennerError(f"the chat template of {self.name} refuses this conversation: {e}") from e
+        template = self.template(tokenizer, chat_template_kwargs)
+        if chat_template_kwargs:
+            template.check(self.fmt)
+        prompt = template.prompt(messages)
         answer = self.answer_tokens_max if answer_tokens_max is None else answer_tokens_max
-        return Request(Prompt(request_id, text), policy, self.fmt, answer, sampling or Sampling(), stop)
+        return Request(Prompt(request_id, *prompt), policy, self.fmt, answer, sampling or Sampling(), stop)

@@ -9,7 +9,7 @@ from stated_answers import ROWS
 from tenner.evaluation.grading.grader import Grader, GradingRequest
 
 STRICTER = {
-    "g033",  # "x = 1, y = 2" for the point (1, 2): values with names are no tuple, and no tuple has names
+    "g033",  # "x = 1, y = 2" for the point (1, 2): values with names are not a tuple, nor the other way round
     "g057",  # another letter for the integer parameter: renamed constants are other names
     "g060",  # Gamma(n + 1) is n! for whole numbers only
 }

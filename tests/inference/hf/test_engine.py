@@ -183,10 +183,6 @@ def test_refused_at_the_door(tiny_model_dir: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
     with pytest.raises(TennerError, match="ids but the model only 100"):
         HFEngine.load(folder)
-    mistral = config | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
-    (folder / "config.json").write_text(json.dumps(mistral))
-    with pytest.raises(TennerError, match="has full attention"):
-        HFEngine.load(folder)
 
 
 def test_a_prompt_without_room_is_refused_before_anything_is_decoded(tiny_model_dir: Path) -> None:
@@ -194,3 +190,26 @@ def test_a_prompt_without_room_is_refused_before_anything_is_decoded(tiny_model_
     prompts = [PROMPTS[0], Prompt("long", "x" * 1020)]
     with pytest.raises(TennerError, match=r"prompt long has 1020 tokens: \d+ too many"):
         next(engine.sweep(prompts, [Policy()], S1, answer_tokens_max=8))
+
+
+def test_every_end_of_a_turn_that_the_model_names_ends_it(lively_model_dir: Path, tmp_path: Path) -> None:
+    """As in transformers, which takes them from generation_config.json."""
+    folder = tmp_path / "model"
+    shutil.copytree(lively_model_dir, folder)
+    alone = load(lively_model_dir)
+    free = sweep(alone, PROMPTS, POLICIES[:1])
+    second = next(i for g in free.values() for i in g.token_ids[-3:] if i > 2)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(second)]})
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, second]}))
+    engine = load(folder)
+    assert (alone.end_ids, engine.end_ids) == ({2}, {2, second})
+    ended = sweep(engine, PROMPTS, POLICIES[:1])
+    assert ended != free
+    for key, generation in ended.items():
+        start = len(generation.token_ids) - generation.answer_tokens
+        said = free[key].token_ids[start:]
+        upto = said.index(second) if second in said else len(said)
+        assert generation.token_ids[start:] == said[:upto]
+        assert generation.truncated == (free[key].truncated and second not in said)

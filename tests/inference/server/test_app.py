@@ -292,6 +292,10 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"logprobs": True}, 400, "unsupported_parameter", "logprobs", "True is not supported, only False"),
     (GOOD | {"presence_penalty": 0.5}, 400, "unsupported_parameter", "presence_penalty", "0.5 is not supported"),
     (GOOD | {"best_of": True}, 400, "unsupported_parameter", "best_of", "only 1"),
+    (
+        GOOD | {"chat_template_kwargs": {"preserve_thinking": True}},
+        400, "invalid_value", None, "preserve_thinking has no effect",
+    ),
     (GOOD | {"top_k": 40}, 400, "unsupported_parameter", "top_k", "only -1 or 0"),
     (
         GOOD | {"messages": [USER | {"tool_calls": [{"id": "c"}]}, USER]},
@@ -366,6 +370,8 @@ OTHER_NAMES = [
     ({"enable_thinking": False}, NO_THINKING),
     ({"enable_thinking": True, "thinking_budget": 3}, Policy(thinking_tokens_max=3)),
     ({"enable_thinking": False, "reasoning_effort": "none"}, NO_THINKING),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, NO_THINKING),
+    ({"chat_template_kwargs": {"enable_thinking": True}, "thinking_budget": 3}, Policy(thinking_tokens_max=3)),
 ]
 
 
