@@ -82,7 +82,7 @@ def _good(question: str, **changes) -> Answer:
 def events_of(whole: dict, *, usage: bool = True) -> bytes:
     """A chat completion as the stream of events that adds up to it, word by word."""
     (choice,) = whole["choices"]
-    deltas = [{"role": "assistant", "content": ""}]
+    deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}]
     for name, value in choice["message"].items():
         if isinstance(value, str) and name != "role":
             deltas += [{name: piece} for piece in re.findall(r"\S+\s*|\s+", value)]

@@ -2,6 +2,8 @@
 
 # ruff: noqa: RUF001, E501  # full-width and Cyrillic characters are the cases, and count twice in a line
 
+from tenner.core.records import AnswerKind
+
 C, W, U = "correct", "wrong", "unparsed"
 
 
@@ -10,7 +12,7 @@ def box(answer: str) -> str:
 
 
 # kind -> (response, reference, kind of answer, verdict)
-ROWS: dict[str, list[tuple[str, str, str, str]]] = {
+ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
     "quantities with units": [
         (box(r"13.6\text{ eV}"), "13.6", "maths", C), (box("13.6 eV"), r"13.6\,\mathrm{eV}", "maths", C),
         (box("13.6"), r"-13.6\ \text{eV}", "maths", W), (box("13.6 eV"), r"13.6\,\mathrm{keV}", "maths", W),

@@ -4,6 +4,7 @@ import copy
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import families
 import pytest
@@ -162,8 +163,8 @@ def test_a_fork_starts_again_from_the_prompt_and_leaves_its_source():
 
 @pytest.mark.skipif(not can_pack(), reason="packs only where the processor supports it")
 def test_the_weight_of_a_packed_layer_can_be_read():
-    model = torch.nn.Sequential(torch.nn.Linear(48, 40).bfloat16())
-    plain = copy.deepcopy(model[0])
+    model: Any = torch.nn.Sequential(torch.nn.Linear(48, 40).bfloat16())
+    plain: Any = copy.deepcopy(model[0])
     pack_linears(model)
     assert torch.equal(model[0].weight, plain.weight)
     assert torch.equal(model[0].bias, plain.bias)
