@@ -1,7 +1,5 @@
 """Parsing chat completions: every body, valid or not, has an outcome."""
 
-from typing import Any
-
 from tenner.clients.json_fields import mapping, text
 from tenner.clients.protocol import Reply, Response
 from tenner.clients.reply_outcome import judge
@@ -28,14 +26,18 @@ def parse_completion(response: Response) -> Reply:
         return Reply("empty", usage=chat_usage(counts, text_chars=0), evidence="it has no message")
     finish_reason = text(choices[0].get("finish_reason")) or text(choices[0].get("native_finish_reason")) or None
     thought = find_thinking(message, choices[0])
-    billed: dict[str, Any] = {
-        "usage": chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer)),
-        "charged_usd": charged_usd(counts),
-        "claimed": claimed_usage(counts),
-    }
+    usage = chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
+    charged, claimed = charged_usd(counts), claimed_usage(counts)
     if fields.get(STREAM_ENDED) is False:
-        return Reply("interrupted", *thought[:2], finish_reason, evidence="the stream broke off", **billed)
+        return Reply(
+            "interrupted", *thought[:2], finish_reason, usage, charged, claimed, evidence="the stream broke off",
+            is_summary=thought.is_summary,
+        )  # fmt: skip
     if refusal := text(message.get("refusal")):
-        return Reply("content_filter", *thought[:2], finish_reason, evidence=f"refusal: {refusal}", **billed)
+        return Reply(
+            "content_filter", *thought[:2], finish_reason, usage, charged, claimed, evidence=f"refusal: {refusal}"
+        )
     names = ", ".join(sorted(name for name, value in message.items() if value not in (None, "", [])))
-    return judge(thought, finish_reason, fields=f"the fields {names}", **billed)
+    return judge(
+        thought, finish_reason, fields=f"the fields {names}", usage=usage, charged_usd=charged, claimed=claimed
+    )

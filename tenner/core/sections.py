@@ -432,6 +432,9 @@ class Train(Section):
     backward through them, so half the layers frozen are a third of the work saved."""
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
+    quantization: Literal["nf4"] | None = None
+    """`nf4`: LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), which one process trains beside; the adapters
+    are merged into the weights as they were. Left out: in the precision that is computed in."""
     epochs: Positive
     lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
@@ -466,6 +469,8 @@ class Train(Section):
             raise ValueError("pure-bf16 is for full fine-tuning: LoRA's frozen weights are in bfloat16 already")
         if self.precision == "pure-bf16" and self.optimizer != "adamw":
             raise ValueError("pure-bf16 has an optimizer of its own: leave train.optimizer out")
+        if self.quantization and self.method != "lora":
+            raise ValueError('quantization is for method = "lora": weights in 4 bits cannot be trained themselves')
         if self.frozen_layers and self.method == "lora":
             raise ValueError("frozen_layers is for full fine-tuning: LoRA freezes all layers already")
         return self

@@ -1,6 +1,7 @@
 """The registry of engines: check that one is available, and load a student into it."""
 
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,7 +59,10 @@ def load(
 
     chosen = hardware.choose(device, precision)
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
-    return HFEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=dtype, device=chosen.device)
+    engine_hf = HFEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=dtype, device=chosen.device)
+    if engine_hf.notice is not None:
+        print(engine_hf.notice, file=sys.stderr)
+    return engine_hf
 
 
 def _vllm_device(device: Device) -> Device:

@@ -13,7 +13,7 @@ from tenner.clients.registry import CallContext
 from tenner.core import hardware
 from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS
+from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
@@ -106,8 +106,7 @@ def load_engine(run: AnyRun, stage: str, folder: Path, *, own_template: bool = F
         wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=chosen.precision,
         device=run.recipe.machine.device, options=wanted.vllm,
     )  # fmt: skip
-    if run.recipe.student is not None and not own_template:
-        set_template(engine.tokenizer, run.recipe.student.chat_template)
+    _set_template(run, engine.tokenizer, own_template=own_template)
     return engine
 
 
@@ -119,14 +118,22 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
 
     http.check_proxies()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if run.recipe.student is not None:
-        set_template(tokenizer, run.recipe.student.chat_template)
+    _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
     return ApiEngine(
         endpoint.base_url, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
         api_key=key_in_environment(endpoint.api_key_env) or NO_KEY, requests=wanted.rows, wait_text=wanted.wait_text,
         model_dir=folder,
     )  # fmt: skip
+
+
+def _set_template(run: AnyRun, tokenizer: Tokenizer, *, own_template: bool) -> None:
+    """Give the tokenizer the student's chat template, and say what is special about how it is asked."""
+    section = run.recipe.student
+    assert section is not None, "nobody else has a tokenizer"
+    set_template(tokenizer, None if own_template else section.chat_template)
+    for note in chat_template_of(tokenizer, run.recipe).notes:
+        run.screen.say(note)
 
 
 def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """A benchmark asked without a training: by an engine with a tiny model, and through the API of a server on loopback."""
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -281,6 +282,8 @@ def test_the_chat_template_is_asked_as_the_options_say(tiny_model_dir, data, tmp
     measured(*given, *kwargs)
     (setting,) = RunFolder(tmp_path / "right").read("settings", Setting)
     assert setting.chat_template_kwargs == {"enable_thinking": True}
+    report = (tmp_path / "right" / "report.md").read_text()
+    assert re.search(r"template arguments +\| enable\\?_thinking True", report)
     for c in RunFolder(tmp_path / "right").read("completions", Completion):
         assert c.thinking_tokens == 2
         assert [i.kind for i in c.interventions] == ["cut", "close", "cue"]

@@ -1,20 +1,20 @@
 """The continuous batch of the embedded engine: rows that decode under forcing machines, and their scheduling.
 
-A row of the batch holds one completion and, in its slot of the cache, the keys and values of the ids fed so far. When
-a completion is done, its row continues with another policy of the same prompt and keeps the common prefix in the
-cache. So each prompt is prefilled once and its thinking decoded once, however many policies share it. Free rows take
-new prompts; when none are left, they take a waiting policy of a busy row, with a copy of the common prefix.
+A row of the batch holds one completion and, in the decoder, the state of the ids fed so far. When a completion is
+done, its row continues with another policy of the same prompt and keeps the state of the common prefix. So each prompt
+is prefilled once and its thinking sampled once, however many policies share it. Free rows take new prompts; when none
+are left, they take a waiting policy of a busy row, with a copy of the state of the common prefix. (A decoder that
+cannot shorten a state keeps that of the prompt, and is fed the common ids again.)
 
-Shape suffixes: R rows, T tokens fed in a step, V vocabulary.
+Shape suffixes: R rows, V vocabulary.
 """
 
 from collections import deque
 
 import torch
-from transformers import PreTrainedModel
 
 from tenner.inference.forcing import ForcingMachine, Phase
-from tenner.inference.hf.kv_cache import KVCache
+from tenner.inference.hf.decoder import Decoder, RowFeed
 from tenner.inference.job import Job, Prompt
 from tenner.inference.sampling import draw
 
@@ -23,7 +23,7 @@ PREFILL_TOKENS_MAX = 8192
 
 
 class _Row:
-    """One running completion. Its slot holds the first `cached` ids of prompt and completion."""
+    """One running completion. The decoder has cached the first `cached` ids of prompt and completion."""
 
     def __init__(self, job: Job, machine: ForcingMachine, cached: int) -> None:
         self.job = job
@@ -31,12 +31,13 @@ class _Row:
         self.cached = cached
 
     @property
-    def unfed(self) -> list[int]:
+    def unfed(self) -> RowFeed:
         """The ids that the next step must feed."""
-        beyond_prompt = self.cached - len(self.job.prompt_ids)
-        if beyond_prompt >= 0:
-            return self.machine.ids[beyond_prompt:]
-        return self.job.prompt_ids[self.cached :] + self.machine.ids
+        prompt_tokens = len(self.job.prompt_ids)
+        if self.cached >= prompt_tokens:
+            return RowFeed(self.machine.ids[self.cached - prompt_tokens :], self.cached)
+        restart_at = prompt_tokens if self.job.waiting else 0
+        return RowFeed(self.job.prompt_ids[self.cached :] + self.machine.ids, self.cached, restart_at)
 
     def shared(self, machine: ForcingMachine) -> int:
         """How many cached ids another machine of the prompt can reuse; its last id is always fed, for its logits."""
@@ -59,11 +60,10 @@ class _Row:
 
 
 class ContinuousBatch:
-    """The active rows, row i in slot i, and the queue of jobs that wait for a row."""
+    """The active rows and the queue of jobs that wait for a row."""
 
-    def __init__(self, model: PreTrainedModel, *, rows_max: int, vocabulary: int) -> None:
-        self._model = model
-        self._cache = KVCache(model, rows_max=rows_max)
+    def __init__(self, decoder: Decoder, *, rows_max: int, vocabulary: int) -> None:
+        self._decoder = decoder
         self._queue: deque[Job] = deque()
         self._rows: list[_Row] = []
         self._rows_max = rows_max
@@ -73,7 +73,7 @@ class ContinuousBatch:
         """Queue a job."""
         self._queue.append(job)
 
-    @torch.inference_mode()  # moving a row copies its slot
+    @torch.inference_mode()  # moving a row copies its state
     def cancel(self, job: Job) -> None:
         """Drop a job and free its rows at once; no effect on a job that is done."""
         if job in self._queue:
@@ -103,22 +103,10 @@ class ContinuousBatch:
 
     def _sample(self) -> list[int]:
         """Feed all rows and sample the next token of each."""
-        # The uncached ids of all rows, concatenated: (T,).
-        unfed = [row.unfed for row in self._rows]
-        feed = self._cache.feed([len(ids) for ids in unfed], [row.cached for row in self._rows])
-        ids_T = torch.tensor([token for ids in unfed for token in ids], device=self._model.device)
-        # Logits of each row's last token only: (1, R, V).
-        logits_1RV = self._model(
-            input_ids=ids_T[None],
-            position_ids=feed.position_T[None],
-            use_cache=False,
-            logits_to_keep=feed.last_R,
-            cache=self._cache,
-            feed=feed,
-        ).logits
+        logits_RV = self._decoder.feed([row.unfed for row in self._rows])
         # Embedding rows beyond the tokenizer's vocabulary are untrained padding, and are cut off.
         return draw(
-            logits_1RV[0, :, : self._vocabulary],
+            logits_RV[:, : self._vocabulary],
             [row.job.rng.sampling for row in self._rows],
             [row.uniform() for row in self._rows],
         )
@@ -129,15 +117,15 @@ class ContinuousBatch:
         if startable := self._startable(row.job, but=row):
             machine = max(startable, key=row.shared)
             row.job.waiting.remove(machine)
-            self._rows[i] = _Row(row.job, machine, row.shared(machine))
+            self._rows[i] = _Row(row.job, machine, self._decoder.fork(i, i, row.shared(machine)))
             return
         self._free(i)
 
     def _free(self, i: int) -> None:
-        """Remove row i; the last row moves to slot i."""
+        """Remove row i; the last row takes its place."""
         last = self._rows.pop()
         if i < len(self._rows):
-            self._cache.copy(len(self._rows), i, last.cached)
+            self._decoder.move(len(self._rows), i, last.cached)
             self._rows[i] = last
 
     def _startable(self, job: Job, *, but: _Row | None = None) -> list[ForcingMachine]:
@@ -167,7 +155,6 @@ class ContinuousBatch:
         source = max(
             (i for i, row in enumerate(self._rows) if row.job is job), key=lambda i: self._rows[i].shared(machine)
         )
-        cached = self._rows[source].shared(machine)
-        self._cache.copy(source, len(self._rows), cached)
+        cached = self._decoder.fork(source, len(self._rows), self._rows[source].shared(machine))
         job.waiting.remove(machine)
         self._rows.append(_Row(job, machine, cached))

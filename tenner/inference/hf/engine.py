@@ -15,26 +15,39 @@ from tenner.core.sections import Device
 from tenner.inference.defaults import ROWS, WAIT_TEXT
 from tenner.inference.engine import EngineInfo, LocalEngine
 from tenner.inference.hf.continuous_batch import ContinuousBatch
-from tenner.inference.hf.kv_cache import ATTENTION_NAME
+from tenner.inference.hf.decoders import Choice, choose_decoder
 from tenner.inference.hf.packed_linear import can_pack, pack_linears
+
+UNLIMITED_CONTEXT_TOKENS = 131_072
+"""The context of a model whose positions have no limit, as where all layers are recurrent."""
 
 
 class HFEngine(LocalEngine):
-    """Decodes any causal language model that uses transformers' registry of attention functions.
+    """Decodes any causal language model of transformers that passes the check at load (see `decoding_check`).
 
     The same prompts, policies and sampling, in the same order, give the same tokens, bit for bit.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, *, vocabulary: int, rows: int, wait_text: str,
-        model_dir: Path | None = None,
+        self, model: PreTrainedModel, tokenizer: Tokenizer, decoder: Choice, *, vocabulary: int, rows: int,
+        wait_text: str, model_dir: Path | None = None,
     ) -> None:  # fmt: skip
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         super().__init__(
-            tokenizer, wait_text=wait_text, context_tokens=model.config.max_position_embeddings, model_dir=model_dir
+            tokenizer,
+            wait_text=wait_text,
+            context_tokens=positions or UNLIMITED_CONTEXT_TOKENS,
+            model_dir=model_dir,
         )
         self._model = model
+        self._decoder = decoder
         self._vocabulary = vocabulary
         self._rows = rows
+
+    @property
+    def notice(self) -> str | None:
+        """One line for the user where this model is not decoded in the fastest way."""
+        return self._decoder.notice
 
     @property
     def info(self) -> EngineInfo:
@@ -63,36 +76,26 @@ class HFEngine(LocalEngine):
                 hint="give the folder that save_pretrained wrote, or run the train stage first",
             )
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
-        kinds = getattr(config, "layer_types", None)
-        limited = set(kinds) != {"full_attention"} if kinds else getattr(config, "sliding_window", None) is not None
-        if limited:
-            raise TennerError(
-                f"{model_dir}: not every layer of a {config.model_type} model has full attention, "
-                "which the embedded engine requires",
-                hint="use a model with full attention, such as Llama or Qwen2.5",
-            )
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        vocabulary = len(tokenizer)
-        if vocabulary > config.vocab_size:
+        vocabulary, embedded = len(tokenizer), config.get_text_config().vocab_size
+        if vocabulary > embedded:
             raise TennerError(
-                f"{model_dir}: the tokenizer has {vocabulary} ids but the model only {config.vocab_size}",
+                f"{model_dir}: the tokenizer has {vocabulary} ids but the model only {embedded}",
                 hint="the tokenizer and the weights are not of the same model",
             )
         chosen = hardware.choose(device)
         dtype = dtype or (torch.float32 if chosen.precision == "fp32" else torch.bfloat16)
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=dtype, attn_implementation=ATTENTION_NAME, local_files_only=True
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
         if chosen.device != "cpu":
             cast(nn.Module, model).to(chosen.device)
         elif dtype is torch.bfloat16 and can_pack():
             pack_linears(model)
         return cls(
-            model, cast(Tokenizer, tokenizer), vocabulary=vocabulary, rows=rows, wait_text=wait_text,
-            model_dir=model_dir,
+            model, cast(Tokenizer, tokenizer), choose_decoder(model, vocabulary=vocabulary, rows_max=rows),
+            vocabulary=vocabulary, rows=rows, wait_text=wait_text, model_dir=model_dir,
         )  # fmt: skip
 
     def batch(self) -> ContinuousBatch:
         """A new continuous batch with its own cache."""
-        return ContinuousBatch(self._model, rows_max=self._rows, vocabulary=self._vocabulary)
+        return ContinuousBatch(self._decoder.new(), rows_max=self._rows, vocabulary=self._vocabulary)

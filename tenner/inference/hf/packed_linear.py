@@ -21,6 +21,16 @@ class PackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
         self._bias = None if linear.bias is None else linear.bias.detach()
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it was, unpacked anew each time: for layers that also compute with it themselves."""
+        return cast(Tensor, self._weight.to_dense())
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, which is not packed."""
+        return self._bias
+
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], ""))
 

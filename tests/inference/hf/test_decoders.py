@@ -1,0 +1,184 @@
+"""Decoders of many families: greedy ids are those of generate; and what leaks from row to row is found at load."""
+
+import copy
+import json
+from functools import partial
+from pathlib import Path
+
+import families
+import pytest
+import torch
+from paths import BENCH
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
+
+from tenner.core.errors import TennerError
+from tenner.inference.hf import decoders, decoding_check, kv_cache, library_decoder
+from tenner.inference.hf.decoder import RowFeed
+from tenner.inference.hf.engine import HFEngine
+from tenner.inference.hf.library_decoder import LibraryDecoder
+from tenner.inference.hf.packed_linear import can_pack, pack_linears
+from tenner.inference.hf.slot_decoder import SlotDecoder
+
+RECURRENT = {"DeltaNet", "convolution", "state space"}
+PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+@pytest.fixture(scope="module")
+def families_decode():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCH))
+        import families_decode
+
+        yield families_decode
+
+
+def family(model_type):
+    return next(f for f in families.FAMILIES if f.model_type == model_type)
+
+
+def choose(model):
+    return decoders.choose_decoder(model, vocabulary=families.VOCABULARY, rows_max=4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(f, id=f.name, marks=[pytest.mark.slow] if f.slow else [])
+        for f in families.FAMILIES
+        if f.variant != " with auxiliary loss"
+    ],
+)
+def test_greedy_ids_are_those_of_generate(families_decode, family):
+    outcome = families_decode.outcome(family)
+    assert outcome.supported, outcome.decoding
+    assert outcome.same == outcome.completions == 32
+    assert outcome.waits > 0
+    assert ("one row at a time" in outcome.decoding) == (family.kind in RECURRENT)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", [pytest.param("gpt_oss", marks=pytest.mark.slow), "qwen3_5_text"])
+def test_rows_policies_and_their_order_change_nothing(families_decode, model_type, tmp_path):
+    families.model_of(family(model_type)).save_pretrained(tmp_path)
+    families_decode.tokenizer().save_pretrained(tmp_path)
+    prompts, policies = families_decode.PROMPTS[:3], families_decode.POLICIES
+
+    def sweep(rows, policies):
+        engine = HFEngine.load(tmp_path, rows=rows, dtype=torch.float32, device="cpu")
+        found = engine.sweep(prompts, policies, families_decode.FORMAT, answer_tokens_max=4)
+        return {(g.prompt_id, g.policy): g for g in found}
+
+    swept = sweep(1, policies)
+    assert sweep(7, policies[::-1]) == swept
+    alone = sweep(2, policies[2:3])
+    assert alone == {key: swept[key] for key in alone}
+
+
+def leaky(attend):
+    """Each row sees the first key of the row before it in place of its own."""
+
+    def attend_leaky(self, layer, query, key, value, feed, **more):
+        key = key.clone()
+        first = [int(i) for i in (feed.row_T.diff() != 0).nonzero()[:, 0] + 1]
+        for i in first:
+            key[:, i] = key[:, i - 1]
+        return attend(self, layer, query, key, value, feed, **more)
+
+    return attend_leaky
+
+
+def slightly_leaky(attend):
+    """What a row attends to has a thousandth of what the token before it attends to: less than bf16 shows in logits."""
+
+    def attend_leaky(self, layer, query, key, value, feed, **more):
+        seen = attend(self, layer, query, key, value, feed, **more)
+        return seen + seen.roll(1, dims=0) * 1e-3
+
+    return attend_leaky
+
+
+@PRECISIONS
+@pytest.mark.parametrize("leak", [leaky, slightly_leaky])
+@pytest.mark.parametrize("model_type", ["llama", "mixtral"])
+def test_keys_of_another_row_are_noticed(monkeypatch, model_type, leak, dtype):
+    model = families.model_of(family(model_type), dtype=dtype)
+    assert choose(model).notice is None
+    model.set_attn_implementation("sdpa")
+    monkeypatch.setattr(kv_cache.KVCache, "attend", leak(kv_cache.KVCache.attend))
+    notice = choose(model).notice
+    assert notice is not None
+    assert "one row at a time" in notice
+    assert "a row depends on the ids of other rows" in notice or "the logits are not those" in notice
+
+
+@PRECISIONS
+def test_a_row_that_depends_on_others_is_noticed_by_its_bits(monkeypatch, dtype):
+    """Where the logits are the same but for rounding."""
+    model = families.model_of(family("llama"), dtype=dtype)
+    expected = decoding_check.compute_reference(model, vocabulary=families.VOCABULARY)
+    model.set_attn_implementation(kv_cache.ATTENTION_NAME)
+    monkeypatch.setattr(kv_cache.KVCache, "attend", slightly_leaky(kv_cache.KVCache.attend))
+    monkeypatch.setattr(decoding_check, "_close", lambda *_: True)
+    new = partial(SlotDecoder, model, rows_max=8)
+    fault = decoding_check.find_fault(model, new, expected, vocabulary=families.VOCABULARY)
+    assert fault == "a row depends on the ids of other rows"
+
+
+@PRECISIONS
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", ["qwen3_5_text", "lfm2"])
+def test_a_state_that_is_not_reset_is_noticed(monkeypatch, model_type, dtype):
+    model = families.model_of(family(model_type), dtype=dtype)
+    assert "recurrent state" in (choose(model).notice or "")
+    first = DynamicCache(config=model.config)
+
+    def not_reset(config):
+        """A new row's recurrent layers begin with the state that another row has left."""
+        cache = DynamicCache(config=config)
+        pairs = zip(cache.layers, first.layers, strict=True)
+        cache.layers = [old if isinstance(old, LinearAttentionLayer) else new for new, old in pairs]
+        return cache
+
+    monkeypatch.setattr(library_decoder, "DynamicCache", not_reset)
+    with pytest.raises(TennerError, match=f"cannot decode this {model_type} model"):
+        choose(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fork_starts_again_from_the_prompt_and_leaves_its_source():
+    model = families.model_of(family("qwen3_5_text"))
+    decoder = LibraryDecoder(model)
+    with torch.inference_mode():
+        decoder.feed([RowFeed([5, 6, 7, 8, 9], 0, restart_at=3)])
+        assert decoder.fork(0, 1, 4) == 3
+        assert decoder.fork(0, 2, 5) == 5
+        assert decoder.fork(0, 3, 2) == 0
+        logits = decoder.feed([RowFeed([10], 5), RowFeed([8, 9, 10], 3), RowFeed([10], 5), RowFeed([5, 6, 7], 0)])
+        alone = model(input_ids=torch.tensor([[5, 6, 7, 8, 9, 10]])).logits[0, -1]
+    for row in range(3):
+        torch.testing.assert_close(logits[row], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not can_pack(), reason="packs only where the processor supports it")
+def test_the_weight_of_a_packed_layer_can_be_read():
+    model = torch.nn.Sequential(torch.nn.Linear(48, 40).bfloat16())
+    plain = copy.deepcopy(model[0])
+    pack_linears(model)
+    assert torch.equal(model[0].weight, plain.weight)
+    assert torch.equal(model[0].bias, plain.bias)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_text_part_of_a_larger_model_is_decoded(families_decode, tmp_path: Path):
+    """Qwen3.5 comes as a vision model's config, whose sizes are those of its text part."""
+    families.model_of(family("qwen3_5_text")).save_pretrained(tmp_path)
+    families_decode.tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    whole = {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": config}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    engine = HFEngine.load(tmp_path, rows=2, dtype=torch.float32, device="cpu")
+    swept = list(
+        engine.sweep(families_decode.PROMPTS[:2], families_decode.POLICIES, families_decode.FORMAT, answer_tokens_max=4)
+    )
+    assert len(swept) == 2 * len(families_decode.POLICIES)
