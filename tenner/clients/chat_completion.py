@@ -23,7 +23,7 @@ def parse_completion(response: Response) -> Reply:
         return Reply("unreadable", usage=chat_usage(counts, text_chars=0))
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if not isinstance(message, dict):
-        return Reply("empty", usage=chat_usage(counts, text_chars=0))
+        return Reply("empty", usage=chat_usage(counts, text_chars=0), evidence="it has no message")
     finish_reason = text(choices[0].get("finish_reason")) or text(choices[0].get("native_finish_reason")) or None
     thought = find_thinking(message, choices[0])
     usage = chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer))

@@ -191,7 +191,7 @@ def parse_generation(response: Response) -> Reply:
         return Reply("content_filter", finish_reason=blocked, usage=usage, evidence=f"blockReason is {blocked}")
     candidates = mappings(fields.get("candidates"))
     if not candidates:
-        return Reply("empty", usage=usage)
+        return Reply("empty", usage=usage, evidence="it has no candidates")
     thought = _thought(mapping(candidates[0].get("content")))
     usage = _usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
     finish_reason = text(candidates[0].get("finishReason")) or None

@@ -6,13 +6,15 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Trace, TraceOutcome
 
 UNUSABLE_REPLIES_MAX = 5
-"""So many replies without thinking, or with an end that is not understood, and none of use beside them, stop a run."""
+"""So many replies of no use, such as those without thinking, and none of use beside them, stop a run."""
 UNUSABLE: dict[TraceOutcome, tuple[str, str]] = {
     "no_reasoning": (
         "hold no thinking",
         "ask for it in trace.parameters (reasoning_effort, enable_thinking, …), or choose a model that shows it",
     ),
     "unknown_finish": ("ended in a way that is not known", "ask the provider what it means, or choose another"),
+    "empty": ("hold no answer", "look at a stored response in run.db, or at the server's log"),
+    "unreadable": ("are no chat completions", "check the base URL, or look at a stored response in run.db"),
     "damaged": ("hold control tokens", "start the server with the model's own reasoning parser and end tokens"),
 }
 """What a teacher of whose replies none is of use does, and what to do about it, by outcome."""
@@ -55,8 +57,8 @@ class ReplyWatch:
         if self.is_hopeless:
             first = self._unusable[0]
             fault, hint = UNUSABLE[first.outcome]
+            evidence = f" ({first.evidence})" if first.evidence else ""
             raise TennerError(
-                f"the first {len(self._unusable)} replies of {first.teacher} are of no use: they {fault} "
-                f"({first.evidence})",
+                f"the first {len(self._unusable)} replies of {first.teacher} are of no use: they {fault}{evidence}",
                 hint=f"{hint}; what was bought is kept, and the same command goes on with the next questions",
             )

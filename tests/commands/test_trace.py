@@ -221,6 +221,8 @@ def test_the_longer_one_is_asked_with_the_higher_limit(file):
     [
         ("damaged: no thinking", "they hold no thinking (the fields content, role)"),
         ("damaged: an unknown word", "they ended in a way that is not known (finish_reason is paused)"),
+        ("damaged: no answer", "they hold no answer (it has thinking and no answer)"),
+        ("invalid json", "they are no chat completions"),
         ("damaged: a second block", "they hold control tokens (the answer holds <think>)"),
     ],
 )
