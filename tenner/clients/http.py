@@ -12,10 +12,11 @@ import httpx2
 from tenner import __version__
 from tenner.clients.faults import Fault, from_status, from_success, message_of
 from tenner.clients.protocol import Response
-from tenner.clients.response_body import is_json, read_body, without_comments
+from tenner.clients.response_body import is_json, read_body, stream_of, without_comments
 from tenner.core.errors import TennerError
 
 CONNECT_SECONDS = 10.0
+EVENT_STREAM = "text/event-stream"
 SOCKS_SCHEMES = ("socks5", "socks5h")
 UNSENT = (
     httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol,
@@ -85,18 +86,25 @@ class JSONPosts:
         self._session: aiohttp.ClientSession | None = None
         self._socks: httpx2.AsyncClient | None = None
 
-    async def post(self, body: str) -> Response:
-        """One attempt. Raises Fault for a broken connection and for a status other than success."""
+    async def post(self, body: str, *, streamed: bool = False) -> Response:
+        """One attempt. Raises Fault for a broken connection and for a status other than success.
+
+        Of a `streamed` response what came before it broke off is returned, and its parser sees that it did: a part of
+        its text was paid for, and is not bought again by itself.
+        """
+        received, post = bytearray(), self._post
         if self._proxy is not None and urlsplit(self._proxy).scheme in SOCKS_SCHEMES:
-            return await self._post_by_socks(body)
-        if self._session is None:
-            self._session = self._open()
+            post = self._post_by_socks
         try:
-            async with self._session.post(self._url, data=body.encode(), proxy=self._proxy) as response:
-                content = await response.read()
-        except aiohttp.ClientError as e:
-            raise fault_of(e) from None
-        return _response(response.status, response.headers, content)
+            status, headers = await post(body, received)
+        except (aiohttp.ClientError, httpx2.RequestError) as e:
+            if not streamed or stream_of(received) is None:
+                raise fault_of(e) from None
+            status, headers = 200, {"content-type": EVENT_STREAM}
+        if not 200 <= status < 300:
+            raise from_status(status, headers, received.decode("utf-8", "replace"))
+        response = Response(bytes(received), headers.get("content-type", ""))
+        return response if streamed and stream_of(received) == "broken" else checked(response)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -105,18 +113,26 @@ class JSONPosts:
         if self._socks is not None:
             await self._socks.aclose()
 
-    async def _post_by_socks(self, body: str) -> Response:
-        """One attempt through a SOCKS proxy, which aiohttp does not speak to."""
+    async def _post(self, body: str, received: bytearray) -> tuple[int, Mapping[str, str]]:
+        """The status and the headers; the body is put into `received` as it arrives."""
+        if self._session is None:
+            self._session = self._open()
+        async with self._session.post(self._url, data=body.encode(), proxy=self._proxy) as response:
+            async for chunk in response.content.iter_any():
+                received += chunk
+        return response.status, response.headers
+
+    async def _post_by_socks(self, body: str, received: bytearray) -> tuple[int, Mapping[str, str]]:
+        """The same through a SOCKS proxy, which aiohttp does not speak to."""
         if self._socks is None:
             self._socks = httpx2.AsyncClient(
                 headers=self._headers, proxy=self._proxy, trust_env=False,
                 limits=httpx2.Limits(max_connections=None), timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
             )  # fmt: skip
-        try:
-            response = await self._socks.post(self._url, content=body.encode())
-        except httpx2.RequestError as e:
-            raise fault_of(e) from None
-        return _response(response.status_code, response.headers, response.content)
+        async with self._socks.stream("POST", self._url, content=body.encode()) as response:
+            async for chunk in response.aiter_bytes():
+                received += chunk
+        return response.status_code, response.headers
 
     def _open(self) -> aiohttp.ClientSession:
         """A new session, bound to the running event loop."""
@@ -128,13 +144,6 @@ class JSONPosts:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-
-
-def _response(status: int, headers: Mapping[str, str], content: bytes) -> Response:
-    """The response to a post. Raises Fault for a status other than success, and as `checked` does."""
-    if not 200 <= status < 300:
-        raise from_status(status, headers, content.decode("utf-8", "replace"))
-    return checked(Response(content, headers.get("content-type", "")))
 
 
 def proxy_of(url: str) -> str | None:

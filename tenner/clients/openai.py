@@ -1,9 +1,11 @@
 """A client for the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
 
 import json
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from typing import BinaryIO, Final, Literal, NamedTuple
@@ -31,6 +33,15 @@ BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
 TOKEN_NAME = "tenner"  # the key of our token in the metadata of a batch
 RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
 """Parameters that would bypass the store, the cap or the parser."""
+STREAM_DEMANDED = re.compile(
+    r"for non-?streaming calls|\bonly\b[^.]{0,20}\bsupports? stream|\bonly stream(ing)?\b[^.]{0,20}\bsupported"
+    r"|only (be )?(called|used|available)[^.]{0,30}\bstream|non-?stream\w*[^.]{0,40}\b(not|un)[- ]?(supported|allowed)"
+    r"|stream(ing)?\W{0,4} ?(=|must|is|should|needs?|has)[^.]{0,20}\b(true|required|enabled)\b"
+    r"|(set|enable|use|with|have) \W{0,2}stream(ing)?\b(?! ?(to|=|:) ?false)[^.]{0,20}(true|parameter|mode)"
+    r"|stream\W{0,2} ?(=|to|:) ?(false)[^.]{0,20}not (supported|allowed)",
+    re.IGNORECASE,
+)
+"""How servers say that a model only streams."""
 
 
 class Provider(NamedTuple):
@@ -42,6 +53,8 @@ class Provider(NamedTuple):
     reasoning: Literal["shown", "summary", "hidden"] = "shown"
     limit_parameter: str = "max_tokens"
     batches: bool = False
+    streamed_models: Sequence[str] = ()
+    """Patterns of the names of models that only stream, as `qwq-*`."""
 
 
 @cache
@@ -76,6 +89,8 @@ class OpenAIClient:
                 hint="see model, output_tokens_max and the number of samples",
             )
         self.reasoning_is_summary = self._provider.reasoning == "summary"
+        self._streams = any(fnmatchcase(section.model, pattern) for pattern in self._provider.streamed_models)
+        self._usage_option = True
         self.price = prices.price_of(self._provider.name, section.model, section.price)
         self.secret = key_in_environment(self._provider.api_key_env) if key is None else key
         self._client = openai.AsyncOpenAI(
@@ -135,7 +150,7 @@ class OpenAIClient:
                 ) from None
 
     def request(self, call: Call) -> Request:
-        """The body of the chat completion, not streamed: the one body that is stored is the one that is parsed."""
+        """The body of the chat completion but for the fields of streaming, which `send` adds."""
         section = self._section
         messages = [{"role": "user", "content": call.question.question + section.suffix}]
         if section.system_prompt:
@@ -155,8 +170,28 @@ class OpenAIClient:
         return Usage(input_tokens=prompt_bytes + TEMPLATE_TOKENS_MAX, output_tokens=self._section.output_tokens_max)
 
     async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  the request holds it all
-        """One attempt."""
-        return await self._completions.post(json.dumps(request))
+        """One attempt; streamed where the preset says so, or once the server has demanded it, which it does for free.
+
+        How the response travels is no part of the request, so its key is the same either way.
+        """
+        if not self._streams:
+            try:
+                return await self._completions.post(json.dumps(request))
+            except Fault as fault:
+                if fault.kind != "bad_request" or not STREAM_DEMANDED.search(fault.evidence):
+                    raise
+                self._streams = True
+        try:
+            return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+        except Fault as fault:
+            if fault.kind != "bad_request" or not self._usage_option or "stream_options" not in fault.evidence:
+                raise
+            self._usage_option = False  # then its calls are unmetered, and stay at their worst case
+        return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+
+    def _streamed(self, request: Request) -> Request:
+        usage: Request = {"stream_options": {"include_usage": True}} if self._usage_option else {}
+        return request | {"stream": True} | usage
 
     def parse(self, response: Response) -> Reply:
         """Parse a chat completion."""

@@ -1,8 +1,8 @@
-"""Reads the body of a chat completion: JSON, JSON behind comments, or a stream of events that was not asked for."""
+"""Reads the body of a chat completion: JSON, JSON behind comments, or a stream of events, asked for or not."""
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tenner.clients.json_fields import mapping, mappings
 
@@ -12,7 +12,7 @@ DECODER = json.JSONDecoder(strict=False)
 END_OF_STREAM = "[DONE]"
 
 
-def read_body(body: bytes) -> object:
+def read_body(body: bytes | bytearray) -> object:
     """The JSON of a body, with raw control characters in its strings and comment lines before it.
 
     Chunks of a stream are put together to the completion that they are parts of. Raises ValueError or RecursionError
@@ -31,6 +31,20 @@ def read_body(body: bytes) -> object:
         return DECODER.decode("\n".join(behind))
 
 
+def stream_of(body: bytes | bytearray) -> Literal["whole", "broken"] | None:
+    """What a body holds of a streamed completion; None where it is none, or holds an error."""
+    try:
+        fields = read_body(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or STREAM_ENDED not in fields or fields.get("error") or fields.get("base_resp"):
+        return None
+    choices = mappings(fields.get("choices"))
+    if not choices or choices[0].get("error"):
+        return None
+    return "whole" if fields[STREAM_ENDED] else "broken"
+
+
 def without_comments(body: bytes) -> bytes:
     """A body without white space at its ends, its byte order mark and comments, by which servers keep connections."""
     lines = body.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -47,6 +61,7 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
     message: dict[str, Any] = {}
     whole: dict[str, Any] = {"choices": [], STREAM_ENDED: False}
     choice: dict[str, Any] = {"index": 0, "finish_reason": None, "message": message}
+    usage_is_final = False
     for chunk in _chunks(lines):
         if chunk is None:
             whole[STREAM_ENDED] = True
@@ -54,6 +69,7 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
         for name in ("error", "usage", "base_resp"):
             if chunk.get(name):
                 whole[name] = chunk[name]
+        usage_is_final |= bool(chunk.get("usage")) and not chunk.get("choices")
         if "choices" not in chunk and isinstance(chunk.get("message"), str):  # an event of the kind "error"
             whole["error"] = chunk
         for part in mappings(chunk.get("choices")):
@@ -65,6 +81,8 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
                 whole["usage"] = part["usage"]
             choice |= {name: part[name] for name in ("finish_reason", "error") if part.get(name)}
     whole[STREAM_ENDED] |= choice["finish_reason"] is not None
+    if not whole[STREAM_ENDED] and not usage_is_final:
+        whole.pop("usage", None)  # a count on the way, below what is charged
     if not whole["choices"] and "error" not in whole:
         raise ValueError("a stream without chunks of a completion")
     return whole
@@ -88,12 +106,19 @@ def _chunks(lines: list[str]) -> Iterator[dict[str, Any] | None]:
 
 
 def _add(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
-    """Append the texts and lists of a delta to those of the message."""
+    """Append the texts, content parts and objects of a delta to those of the message."""
     for name, value in delta.items():
         before = message.get(name)
-        if isinstance(before, str) and isinstance(value, str) and name != "role":
+        if isinstance(before, str) and isinstance(value, str) and name not in ("role", "type"):
             message[name] = before + value
-        elif isinstance(before, list) and isinstance(value, list):
-            message[name] = [*before, *value]
+        elif isinstance(before, str | list) and isinstance(value, str | list) and name != "role":
+            message[name] = _parts(before) + _parts(value)  # Mistral begins with parts and goes on with text
+        elif isinstance(before, dict) and isinstance(value, dict):
+            message[name] = dict(before)
+            _add(message[name], value)
         elif value is not None:
             message[name] = value
+
+
+def _parts(content: str | list[Any]) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []

@@ -52,6 +52,8 @@ class SourceCount(Record):
     """Rows that the recipe's conditions let through."""
     published: int | None
     """The count that its authors report, to be compared."""
+    without_reference: int = 0
+    """Rows whose answer column holds none, or a word such as "NaN" or "proof" in its place."""
 
 
 class Drop(Record):

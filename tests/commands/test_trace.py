@@ -181,6 +181,18 @@ def test_without_references_all_samples_are_bought(file):
     assert [row["sample_index"] for row in rows(file)] == [0, 1, 2]
 
 
+def test_words_that_are_no_reference_are_none_and_told(file):
+    answers = ["NaN", float("nan"), "proof", "N/A", "", 2e-5, [3, 4]]
+    file.write_text("".join(json.dumps({"id": i, "question": f"{i}+1?", "answer": a}) + "\n"
+                            for i, a in enumerate(answers)))  # fmt: skip
+    with ChatServer() as server:
+        done = trace(file, server)
+    assert done.returncode == 0, done.stderr
+    assert "answers: no reference 5, wrong 2" in done.stdout
+    told = "these answers are no reference answers: 'NaN' 1, nan 1, 'proof' 1, 'N/A' 1, '' 1"
+    assert f"questions.jsonl: {told}" in done.stderr
+
+
 def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file):
     with ChatServer({"What is 3+3?": ["truncated", "good"]}) as server:
         assert trace(file, server).returncode == 0

@@ -58,16 +58,21 @@ def same_letters(a: str, b: str) -> bool:
 
     "ABD" is "B, A, D" and "A and B and D". Two lists are not compared here: their order may matter.
     """
+    if max(len(a), len(b)) > LISTED_CHARS_MAX:
+        return False
     for compact, listed in ((a, b), (b, a)):
         letters = SET.fullmatch(_without_markup(compact))
+        if letters is not None and letters[0] == _without_markup(listed):
+            return True
         if letters is None or "".join(sorted(set(letters[0]))) != letters[0]:
             continue
-        text = _without_markup(listed).strip("[](). ")
+        text = _without_markup(listed).strip("[](). \\")
         parts = [part.strip("() ") for part in SEPARATOR.split(text)]
         if len(parts) == len(letters[0]) and sorted(parts) == list(letters[0]):
             return True
     return False
 
 
+LISTED_CHARS_MAX = 200
 SET = re.compile(r"[A-J]{2,10}")
 SEPARATOR = re.compile(r"\s*(?:,\s*and\b|[,;/&+]|\band\b)\s*|\s+")

@@ -21,6 +21,7 @@ TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textsc|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|"
     r"operatorname|boldsymbol|bm|rm|bf)(?![A-Za-z])\*?"
 )
+QUOTED_TEXT = re.compile(rf"(?:{TEXT_COMMAND.pattern})\s*\{{([^{{}}]*)\}}")
 DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
 GROUP = re.compile(r"^\{([^{}]*)\}$")
 LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|to)(?![A-Za-z])|=)\s*)+")
@@ -32,6 +33,11 @@ def undecorated(text: str) -> str:
         plain = DECORATION.sub(lambda match: match["row"] or " ", text).strip()
         text = GROUP.sub(r"\1", plain) if plain != text else text
     return LEADING_SIGN.sub(r"\1", text).strip()
+
+
+def unquoted(text: str) -> str:
+    """The text without text commands and spaces: `\\mathrm{H_2O}` and `\\text{H}_2\\text{O}` are H_2O."""
+    return "".join(QUOTED_TEXT.sub(r"\1", text).split())
 
 
 def as_text(text: str) -> str:

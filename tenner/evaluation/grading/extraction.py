@@ -101,12 +101,14 @@ def _unlabelled(content: str) -> str:
     """The content of a box without a cue in front of it: `\\boxed{\\text{Answer: } 11}` says 11."""
     in_text = TEXT_LABEL.match(content)
     labelled = in_text["label"] if in_text else content
+    if in_text is not None and content[in_text.end() :].lstrip().startswith((":", "=")):
+        labelled += ":"  # \\text{Answer}: 11
     begin = ARTICLES.match(labelled)
     cue = cue_for(content).match(labelled, begin.end() if begin else 0)
     if cue is None:
         return content
     rest = labelled[cue.end() :] + (content[in_text.end() :] if in_text else "")
-    return rest.strip() or content
+    return rest.strip().lstrip(":= ") or content
 
 
 def shortened(statement: str) -> str:

@@ -20,7 +20,7 @@ from tenner.core.hardware import cores
 from tenner.core.records import AnswerKind, Grade, Question
 from tenner.evaluation.grading.characters import as_ascii
 from tenner.evaluation.grading.choice import canonical_choice, same_letters
-from tenner.evaluation.grading.decoration import as_text, undecorated
+from tenner.evaluation.grading.decoration import as_text, undecorated, unquoted
 from tenner.evaluation.grading.extraction import Stated, shortened, stated_answers, unboxed
 from tenner.evaluation.grading.integer import canonical_integer
 from tenner.evaluation.grading.maths import symbolic
@@ -162,7 +162,7 @@ def _forms(stated: Stated) -> Iterator[str]:
     """The text of an answer, and what it says without the sentence around it. None changes what is said."""
     short = shortened(stated.text)
     yield from (stated.text, short, without_qualifier(short))
-    if stated.place != "box" and (said := complement(short) or complement(stated.text)) is not None:
+    if stated.place == "statement" and (said := complement(short) or complement(stated.text)) is not None:
         yield from (said, without_qualifier(shortened(said)))
 
 
@@ -192,6 +192,8 @@ def _grade_maths(stated: Stated, reference: str) -> Grade | _Case:
         return Grade(verdict="correct", extracted=stated.text, reason="exact verifier: the same text")
     if LETTER.fullmatch(as_text(reference)) and canonical_choice(text) == canonical_choice(reference):
         return Grade(verdict="correct", extracted=text, reason="by choice")
+    if unquoted(text) == unquoted(reference):
+        return Grade(verdict="correct", extracted=text, reason="exact verifier: the same text")
     if same_letters(text, reference):
         return Grade(verdict="correct", extracted=text, reason="by the letters of a choice")
     text, reference = (CHOICE_LABEL.sub("", without_qualifier(side)) for side in (text, reference))

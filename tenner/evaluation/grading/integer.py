@@ -10,7 +10,7 @@ NOT_UNITS = re.compile(
     re.I,
 )
 DASH = re.compile(r"[\u2212\u2013\u2014\u2012](?=\s*[0-9])")
-SPACED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ]*[0-9/])")
+SPACED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3}){1,12}(?![0-9 ]{0,4}[0-9/])")
 GROUPING = re.compile(r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|,\\!|~)+\s*(?=[0-9]{3}(?![0-9]))")
 DRESSING = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|mathbf|bf|displaystyle|left|right|qquad|quad)(?![A-Za-z])|\\[,!;:()\[\] ]|[{}*`~]"

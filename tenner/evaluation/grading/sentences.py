@@ -17,6 +17,8 @@ NEGATION = re.compile(
     r"^\W*(?:not|never|no\s+longer|neither|unlikely|unknown|unclear|impossible\s+to)\b", re.IGNORECASE
 )
 SUBJECT_WORDS_MAX = 20
+CHARS_MAX = 1_000
+"""Longer texts are left as they are: the patterns take quadratic time."""
 
 TEXT = r"(?:\\(?:text|textrm|mathrm|textbf|mbox)\s*\{\s*)?"
 PARAMETER = r"(?:\s*\$?\\?[A-Za-z](?:_\{?\w\}?)?\$?)"
@@ -31,6 +33,7 @@ QUALIFIER = re.compile(
     rf"|\(?\s*(?:where|with|and|for)?\s*\}}?{PARAMETER}\s*(?:{TEXT}\s*(?:is|being)\s+(?:an?|any|some)(?:\s+{KIND})+"
     rf"|\\in\s*{INTEGERS})"
     rf"|(?:for\s+(?:all|any|some)\s*\}}?)?{PARAMETER}\s*\\in\s*{INTEGERS}"
+    rf"|\\forall{PARAMETER}(?:\s*\\in\s*{INTEGERS})?"
     r"|\(\s*(?:approximately|approx\.?|exactly|rounded|exact)\b[^()]*"
     r"|[,(]\s*(?:and\s+)?(?:not|rather\s+than)\b[^()]*|(?<=\s)(?:rather\s+than|instead\s+of)\b[^()]*"
     r"|(?:in\s+total|altogether|exactly|approximately|respectively|only|is\s+correct|is\s+the\s+(?:correct\s+)?answer)"
@@ -48,6 +51,8 @@ def complement(sentence: str) -> str | None:
 
     A subject with a condition in it ("the n for which n! is 24"), a second verb or a negation may mean something else.
     """
+    if len(sentence) > CHARS_MAX:
+        return None
     begin = CLAUSE.match(sentence)
     text = sentence[begin.end() if begin else 0 :]
     verbs = list(SUBJECT.finditer(text))
@@ -65,6 +70,8 @@ def without_qualifier(text: str) -> str:
 
     Conditions that change it stay: "for all x > 0" is not removed.
     """
+    if len(text) > CHARS_MAX:
+        return text
     short = BEFORE_NUMBER.sub("", text)
     found = QUALIFIER.search(short)
     short = short[: found.start()].strip() if found and short[: found.start()].strip(" ({$\\") else short

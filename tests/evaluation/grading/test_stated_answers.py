@@ -1,15 +1,17 @@
 """Answers as people and models state them: our own rows by kind, and those after public bug reports."""
 
 import json
+import time
 
 import pytest
 from paths import DATA
 from stated_answers import ROWS
 
-from tenner.evaluation.grading.grader import Grader, GradingRequest
+from tenner.core.records import Question
+from tenner.evaluation.grading.grader import Grader, GradingRequest, grade_trace
 
 STRICTER = {
-    "g033",  # "x = 1, y = 2" for the point (1, 2): values with names are not a tuple, as they are not the other way round
+    "g033",  # "x = 1, y = 2" for the point (1, 2): values with names are not a tuple, nor the other way round
     "g057",  # another letter for the integer parameter: renamed constants are other names
     "g060",  # Gamma(n + 1) is n! for whole numbers only
 }
@@ -33,6 +35,24 @@ def test_every_kind_has_correct_answers_and_near_misses():
         verdicts = [verdict for *_, verdict in rows]
         assert min(verdicts.count("correct"), verdicts.count("wrong")) >= 2
     assert sum(map(len, ROWS.values())) >= 350
+
+
+HOSTILE = (
+    r"\boxed{" * 4_000 + "7" + "}" * 4_000, r"\boxed{" + " " * 10_000 + "(}", r"\boxed{" + "111 " * 20_000 + "}",
+    "Answer: the n is " + "a " * 40_000, "答案:" + "1或" * 20_000, r"\boxed{" + r"\text{" * 10_000 + "}" * 10_001,
+    "Answer: " + "is " * 20_000, "<answer>" * 10_000, r"\boxed{" + r"\textcolor{" * 10_000 + "}" * 10_001,
+    r"\boxed{" + ", (not " * 12_000 + "}", r"\boxed{\text{no " + "a " * 900 + "}}", r"\boxed{" + "A, " * 20_000 + "B}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["maths", "integer", "choice", "text"])
+def test_hostile_responses_are_graded_in_time(kind):
+    answer = {"maths": "7", "integer": "7", "choice": "B", "text": "AB"}[kind]
+    question = Question(id="q", question="?", answer=answer, kind=kind, source="t")
+    began = time.perf_counter()
+    for response in HOSTILE:
+        grade_trace(response, question)
+    assert time.perf_counter() - began < 4
 
 
 def test_no_row_ends_the_command_and_each_is_decided_as_its_reporter_wishes(grader):

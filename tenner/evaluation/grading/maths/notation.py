@@ -84,7 +84,7 @@ REPEATING = re.compile(r"([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar|dot)\s*\{
 SCIENTIFIC = re.compile(  # 2e-3 may be 2e - 3; with a point, a capital or two digits (as computers print it) it is not
     r"(?<![\w.])([0-9]+\.[0-9]+(?:e|E)[-+]?[0-9]{1,4}|[0-9]+E[-+]?[0-9]{1,4}|[0-9]+e[-+]?[0-9]{2,4})(?!\w)"
 )
-SPACED_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ]*[0-9/])")
+SPACED_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3}){1,12}(?![0-9 ]{0,4}[0-9/])")
 CLOCK = re.compile(
     r"(?<=:[0-9][0-9])\s*(?:\\(?:text|mathrm)\s*\{\s*([aApP])\.?\s?[mM]\.?\s*\}|([aApP])\.?[mM](?:\.|(?![A-Za-z])))"
 )
@@ -222,6 +222,7 @@ def _plain(text: str) -> str:
     text = "".join(UNICODE.get(character, character) for character in text)
     text = REPEATING.sub(_fraction, text)
     text = SCIENTIFIC.sub(_power_of_ten, text)
+    text = re.sub(r"(?<![\w}.])([0-9]{1,4})\s*\\choose\s*([0-9]{1,4})(?!\w)", r"\\binom{\1}{\2}", text)
     text = CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
     text = CLOCK.sub(lambda m: rf"\text{{{m[1] or m[2]}m}}", text)

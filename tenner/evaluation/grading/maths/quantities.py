@@ -1,9 +1,11 @@
 """Quantities: an expression with its unit, before or behind it."""
 
 from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
-from tenner.evaluation.grading.maths.expressions import CONSTANTS, DEGREE_MARKS, OPERANDS, Node, parse
+from tenner.evaluation.grading.maths.expressions import CONSTANTS, DEGREE_MARKS, OPERANDS, Node, number, parse
 from tenner.evaluation.grading.maths.notation import FUNCTIONS, Token, Unreadable
 from tenner.evaluation.grading.maths.units import DEGREE, PERCENT, TABLE, Unit, unit_of
 
@@ -30,6 +32,8 @@ class Quantity(NamedTuple):
 def quantity_of(tokens: Sequence[Token]) -> Quantity:
     """The quantity that all the tokens make. Raises Unreadable if they make none."""
     tokens = list(tokens)
+    if (mixed := _mixed_units(tokens)) is not None:
+        return mixed
     unit, tokens = _unit(tokens)
     if not tokens:
         raise Unreadable("a unit without a number")
@@ -41,6 +45,19 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
     if unit is None and MARKS.intersection(texts) and not TRIGONOMETRIC.intersection(texts):
         return Quantity(parse(_without_degree_marks(tokens)), DEGREE)  # 180^\\circ - 2x is in degrees as a whole
     return Quantity(parse(tokens), unit, decimal, _italic_unit(tokens) if unit is None else None)
+
+
+def _mixed_units(tokens: list[Token]) -> Quantity | None:
+    """1 hour 30 minutes, 5 feet 10 inches: the sum, in the last unit; None for anything else."""
+    pairs = list(zip(tokens[::2], tokens[1::2], strict=False))
+    if len(tokens) % 2 or not 2 <= len(pairs) <= 3 or any(n.kind != "number" or u.kind != "word" for n, u in pairs):
+        return None
+    units = [unit_of([unit]) for _, unit in pairs]
+    falls = all(a.size > b.size for a, b in pairwise(units))
+    if not falls or len({unit.dimension for unit in units}) > 1:
+        return None
+    total = sum(Fraction(n.text) * unit.size for (n, _), unit in zip(pairs, units, strict=True))
+    return Quantity(number(total / units[-1].size), units[-1])
 
 
 def _without_degree_marks(tokens: list[Token]) -> list[Token]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, split
+from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, are_one_pair, split
 from tenner.evaluation.grading.maths.expressions import Node, parse
 from tenner.evaluation.grading.maths.inequalities import inequality_of, line_without
 from tenner.evaluation.grading.maths.matrices import environment_of, vector_of
@@ -40,7 +40,8 @@ def shape_of(tokens: Sequence[Token]) -> Shape:
     tokens = list(tokens)
     if not tokens:
         raise Unreadable("nothing")
-    are_words = all(t.kind in ("word", "symbol") or t.text == "-" for t in tokens) and tokens[0].kind == "word"
+    are_words = all(t.kind in ("word", "symbol") or t.text == "-" for t in tokens)
+    are_words = are_words and any(t.kind == "word" for t in tokens)
     if are_words and (meaning := meaning_of(_phrase(tokens))) is not None:
         return meaning
     if _is_a_phrase(tokens):
@@ -242,6 +243,8 @@ def _single(tokens: list[Token]) -> Shape:
         return REALS
     if texts == ["emptyset"]:
         return Listing("{", ())
+    if (transposed := _transposed(tokens)) is not None:
+        return transposed
     if (environment := environment_of(tokens, _single, _relation)) is not None:
         return environment
     if (vector := vector_of(tokens)) is not None:
@@ -255,6 +258,18 @@ def _single(tokens: list[Token]) -> Shape:
     if all(t.kind == "word" for t in tokens) or _is_a_phrase(tokens):
         return _words(tokens)
     return quantity_of(tokens)
+
+
+def _transposed(tokens: list[Token]) -> Shape | None:
+    """The transpose of a matrix; a tuple is a column already. None where nothing is transposed."""
+    texts = [t.text for t in tokens]
+    for mark in (["^", "T"], ["^", "{", "T", "}"], ["^", "top"], ["^", "{", "top", "}"]):
+        if texts[-len(mark) :] == mark and (texts[0] == "begin" or are_one_pair(tokens[: -len(mark)])):
+            inner = _single(tokens[: -len(mark)])
+            if isinstance(inner, Matrix):
+                return Matrix(tuple(zip(*inner.rows, strict=True)))
+            return inner if isinstance(inner, Listing) and inner.bracket in ("(", "[") else None
+    return None
 
 
 def _based(tokens: list[Token]) -> Shape | None:
@@ -279,11 +294,8 @@ def _enclosed(tokens: list[Token]) -> Shape | None:
     first, last = tokens[0].text, tokens[-1].text
     if first not in ("(", "[", "{s", "langle", "]") or last not in (")", "]", "}s", "rangle", "["):
         return None
-    depth = 0
-    for i, token in enumerate(tokens):
-        depth += (token.text in OPEN) - (token.text in CLOSE)
-        if depth <= 0 and i < len(tokens) - 1:
-            return None
+    if not are_one_pair(tokens):
+        return None
     inside = tokens[1:-1]
     if inside and inside[0].text == "begin" and (first, last) in (("(", ")"), ("[", "]")):
         return environment_of(inside, _single, _relation)
