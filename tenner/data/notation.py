@@ -11,6 +11,7 @@ What is treated as the same:
 | `90°`, `90^\circ`, `90^{\circ}`, `90 degrees` | `90 degrees` |
 | `1,250`, `1{,}250`, `1,\!250`, `1\,250` | `1250` (but not `1,2`, `1, 250` and the point `(1,250)`) |
 | `\le`, `\leq`, `\leqslant`, `≤`, `<=`; other synonyms in `SYNONYMS` | one of them |
+| `2×3`, `2\cdot 3`, `2*3` | `2 3` |
 | `\left(`, `\mathrm{..}`, `\begin{align}`, `\dots` and others that change only the look (`LOOK`) | nothing |
 
 Plain ASCII text, without LaTeX, entities, `^` and thousands separators, is only lowered.
@@ -20,8 +21,6 @@ import html
 import re
 import unicodedata
 
-TIMES = "\x02"
-"""The sign of multiplication: `*`, being Markdown's emphasis as well, is read as nothing."""
 FRACTION_DEPTH_MAX = 8
 """Fractions within fractions are read so far; the numerator of deeper ones is not told from what follows."""
 
@@ -33,12 +32,14 @@ LOOK = frozenset(
     mbox hbox ensuremath tiny small normalsize large huge quad qquad enspace thinspace hfill noindent centering par
     newline linebreak nonumber notag hline item colon dots ldots cdots dotsc dotsb dotsm dotsi hdots vdots ddots mid
     vert lvert rvert langle rangle lbrace rbrace lbrack rbrack prime bullet
+    times cdot ast
     """.split()
 )
-"""LaTeX commands that change only the look, or stand for punctuation; what they are applied to stays."""
+"""LaTeX commands that change only the look, or stand for what is nothing in ASCII, punctuation and `*` (Markdown's
+emphasis as well); what they are applied to stays."""
 SYNONYMS = {
     "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">",
-    "neq": "ne", "times": TIMES, "cdot": TIMES, "ast": TIMES, "div": "/", "over": "/", "plus": "+", "minus": "-",
+    "neq": "ne", "div": "/", "over": "/", "plus": "+", "minus": "-",
     "equal": "=", "rightarrow": "to", "longrightarrow": "to", "implies": "to", "leftrightarrow": "iff",
     "longleftrightarrow": "iff", "pmod": "mod", "bmod": "mod", "dbinom": "binom", "tbinom": "binom", "bar": "overline",
     "widehat": "hat", "overrightarrow": "vec", "land": "wedge", "lor": "vee", "lnot": "neg", "varnothing": "emptyset",
@@ -96,12 +97,14 @@ _GROUP = r"\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+)\}"
 _ARGUMENTS = re.compile(rf"\\[dtc]?(frac|binom)\s*+(?:{_GROUP}|([a-z\d]|\\[a-z]+))\s*+([a-z\d])?")
 _RADICAND = re.compile(r"\\sqrt\s*+(\d++)(?=[a-z])")
 _LOG_BASE = re.compile(r"(\\log\s*_\s*\d)(?=\d)")
+_LONE_VARIABLE = re.compile(r"(\d)\{([a-z])\}(?![a-z\d])")
 # An exponent or index without braces ends before a letter; a letter is one alone, but for ordinals: 10^th.
-_SCRIPT_END = re.compile(r"([\^_](?:\d++(?=[a-z])|[a-z](?=[a-z\d])))(?!(?<=[snrt])(?:t|d|h)\b)")
-_SUPERSCRIPT_SIGN = re.compile(r"\^[\s{]*+\\(?:(circ|degree)|prime)(?![a-z])")
+_SCRIPT_END = re.compile(r"((?:\^|(?<=[a-z\d)\]}])_)(?:\d++(?=[a-z])|[a-z](?=[a-z\d])))(?!(?<=[snrt])(?:t|d|h)\b)")
+_SUPERSCRIPT_SIGN = re.compile(r"\^[\s{]*+\\++(?:(circ|degree)|prime)(?![a-z])")
+# JSON escaped twice has two backslashes before each command; a word after a line break is read alike.
 _COMMAND = re.compile(
-    rf"\\(?:(?:begin|end)\s*\{{(?:{'|'.join(ENVIRONMENTS)})\*?\}}(?:\[[a-z]\])?(?:\{{[lcr|\s]*\}})?"
-    r"|[hv]space\*?\s*\{[^{}]*\}|\\\[[\d.]+[a-z]+\]|([a-z]+)|[\s\S]?)"
+    rf"\\\\?(?:(?:begin|end)\s*\{{(?:{'|'.join(ENVIRONMENTS)})(?:\\?\*)?\}}(?:\[[a-z]\])?(?:\{{[lcr|\s]*\}})?"
+    r"|(?:label|tag|[hv]space)\*?\s*\{[^{}]*\}|(?<=\\\\)\[[\d.]+[a-z]+\]|([a-z]+)|[^a-z\\]?)"
 )
 
 
@@ -116,6 +119,8 @@ def plain(text: str) -> str:
     text = text.casefold()
     if _MAYBE_THOUSANDS.search(text):
         text = _THOUSANDS.sub(_joined, text)
+    if "{" in text:
+        text = _LONE_VARIABLE.sub(r"\1\2", text)
     if "\\" in text:
         return _without_latex(text)
     return _SCRIPT_END.sub(r"\1 ", text) if "^" in text or ("_" in text and text.count("$") > 1) else text
@@ -145,7 +150,7 @@ def _joined(match: re.Match[str]) -> str:
 
 def _without_latex(text: str) -> str:
     """Text with words and operators for LaTeX commands."""
-    text = text.replace("{}", " ")
+    text = text.replace("{}", " ").replace("\\_", "_")
     if "frac" in text or "binom" in text:
         for _ in range(FRACTION_DEPTH_MAX):
             text, found = _ARGUMENTS.subn(_apart, text)

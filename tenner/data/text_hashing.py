@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tenner.data.notation import TIMES, plain
+from tenner.data.notation import plain
 
 Hashes = NDArray[np.uint64]
 
-TOKEN = re.compile(rf"[^\W_]+|[+/^=<>{TIMES}]|-(?=\s*\d)")
+TOKEN = re.compile(r"[^\W_]+|[+/^=<>]|-(?=\s*\d)")
 """A word, or an operator; a minus only before a digit, since others are hyphens."""
 MINUS = re.compile(r"-(?=\s*\d)")
 # Characters of scripts without spaces between words (Thai to Burmese, Khmer, kana, Han): each is a word.
 _RANGES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 _UNSPACED = re.compile(f"[{_RANGES}]")
 _BETWEEN_UNSPACED = re.compile(f"(?<=[{_RANGES}]) (?=[{_RANGES}])")
-_BLANKS = "-" + "".join(c if c.isalnum() or c in f"+/^=<>{TIMES}" else " " for c in map(chr, range(1, 128)))
-OPERATORS = f"+/^=<>-{TIMES}"
+_BLANKS = "-" + "".join(c if c.isalnum() or c in "+/^=<>" else " " for c in map(chr, range(1, 128)))
+OPERATORS = "+/^=<>-"
 WORD, NUMBER, OPERATOR = 0, 1, 2  # the two lowest bits of a token's hash
 VOCABULARY_MAX = 500_000
 ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
