@@ -172,7 +172,7 @@ def timed(benchmark: Path, pool: Path) -> float:
 def timed_elsewhere(root: Path, benchmark: Path, pool: Path) -> float:
     """The same by the version of another folder, in a process of its own."""
     command = [sys.executable, __file__, str(benchmark), "--pool", str(pool), "--only-time"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    environment = os.environ | {"PYTHONPATH": str(root.resolve())}
     return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
@@ -198,7 +198,7 @@ def main() -> None:
     if args.before:
         seconds: dict[str, list[float]] = {"before": [], "now": []}
         for _ in range(TURNS):
-            for name, root in (("before", args.before), ("now", Path(__file__).parents[1])):
+            for name, root in (("before", args.before), ("now", Path(__file__).resolve().parents[1])):
                 seconds[name].append(timed_elsewhere(root, args.benchmark, args.pool))
         before, now = (statistics.median(seconds[name]) for name in ("before", "now"))
         ratios = [b / a for a, b in zip(seconds["before"], seconds["now"], strict=True)]

@@ -13,11 +13,13 @@ from tenner.clients.billing import CallBilling, CallProgress, OnResult, PaidRepl
 from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
 from tenner.clients.protocol import Call, Client, KeyedRequest, Request, keyed_request
 from tenner.clients.rate_limiter import RateLimiter, sleep
-from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.errors import BudgetReached, Incomplete, TennerError
 from tenner.core.records import FailedCall, Usage
 from tenner.core.seeds import rng
 
 BACKOFF_MAX_SECONDS = 60.0
+LOST_IN_A_ROW = 20
+"""So many attempts that may have been charged, and twice the calls in flight, without one response end the run."""
 
 
 class Limits(NamedTuple):
@@ -55,6 +57,7 @@ class PaidCalls:
         self._in_flight: dict[str, asyncio.Event] = {}
         self._stop: Exception | None = None
         self._stopped = asyncio.Event()
+        self._lost_in_a_row = 0
 
     @property
     def progress(self) -> CallProgress:
@@ -113,6 +116,7 @@ class PaidCalls:
             except Fault as fault:
                 if fault.rule.stops_the_run:
                     raise self._billing.fatal_error(fault) from None
+                self._stop_if_all_is_lost(fault)
                 asked_seconds = fault.retry_after_seconds
                 too_long = asked_seconds is not None and asked_seconds > RETRY_AFTER_MAX_SECONDS
                 if not fault.rule.retried or attempt == self._limits.attempts_max or too_long:
@@ -124,6 +128,17 @@ class PaidCalls:
                     self._rate_limiter.hold(asked_seconds)
                 await sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw), self._stopped)
         raise AssertionError("the last attempt returns")
+
+    def _stop_if_all_is_lost(self, fault: Fault) -> None:
+        """Raise Incomplete if attempt after attempt is booked at its worst case and none brings a response."""
+        self._lost_in_a_row += fault.rule.maybe_charged
+        if self._lost_in_a_row >= LOST_IN_A_ROW + 2 * self._limits.concurrency:
+            raise Incomplete(
+                f"the last {self._lost_in_a_row} attempts brought no response and may have been charged: "
+                f"{fault.kind}: {self._billing.redacted(fault.evidence)}",
+                hint="each is booked at its worst case; what was bought is kept: the same command goes on from here "
+                "when the provider works again",
+            )
 
     async def _attempt(self, call: Call, request: Request, keyed: KeyedRequest, worst: Usage) -> PaidReply | None:
         estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
@@ -153,6 +168,7 @@ class PaidCalls:
         finally:
             self._open_reservations -= 1
             self._freed.set()
+        self._lost_in_a_row = 0
         usage = billed.reply.usage
         used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._rate_limiter.correct(used - estimate)

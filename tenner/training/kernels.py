@@ -78,6 +78,11 @@ def fuse(model: nn.Module) -> None:
                 module.forward = MethodType(forward, module)
 
 
+def fuses_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm whose forward pass `fuse` replaces."""
+    return _is_norm(module) and _is_same(module, _norm_forward)
+
+
 def _is_norm(module: nn.Module) -> bool:
     return isinstance(getattr(module, "variance_epsilon", None), float) and isinstance(
         getattr(module, "weight", None), nn.Parameter

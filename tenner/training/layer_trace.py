@@ -10,7 +10,6 @@ Letters in names: T tokens, D hidden size, I intermediate size, H query heads, K
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
 from types import MethodType
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +19,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tenner.training.kernels import fuses_norm
 
 NAME = "tenner_traced"
 TOKENS = 256
@@ -141,10 +142,11 @@ def _costs(model: PreTrainedModel, layers: Sequence[nn.Module]) -> list[_Cost]:
         kind = _kind(layer)
         order.append(kind)
         if kind not in kinds:
-            _stand_in(layer)
             kinds[kind] = _run(layer, kind, args, kwargs, own)
         return kinds[kind][1]
 
+    for layer in {_kind(layer): layer for layer in reversed(layers)}.values():  # the first of each
+        _stand_in(layer)
     for layer in layers:
         layer.forward = MethodType(run, layer)
     ids_1T = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
@@ -254,21 +256,14 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
 def _stand_in(layer: nn.Module) -> None:
     """Have norms and gates keep what the fused ones keep, where these replace them."""
     for module in layer.modules():
-        if _is_plain_norm(module):
+        if fuses_norm(module):
             module.forward = MethodType(_norm, module)
         elif _is_silu_gate(module):
             module.forward = MethodType(_gated, module)
 
 
-def _is_plain_norm(module: nn.Module) -> bool:
-    """Not one that is gated as well."""
-    return (
-        isinstance(getattr(module, "variance_epsilon", None), float)
-        and len(signature(type(module).forward).parameters) == 2
-    )
-
-
 def _is_silu_gate(module: nn.Module) -> bool:
+    """Told by its parts: to try it, as `fuse` does, would take the memory of its weights."""
     gated = all(isinstance(getattr(module, f"{name}_proj", None), nn.Linear) for name in ("gate", "up", "down"))
     return gated and type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
 

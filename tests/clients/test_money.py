@@ -15,7 +15,7 @@ from tenner.clients import registry
 from tenner.clients.openai import OpenAIClient
 from tenner.clients.paid_calls import PaidCalls
 from tenner.clients.protocol import Call
-from tenner.core.errors import BudgetReached, OutOfMoney, TennerError
+from tenner.core.errors import BudgetReached, Incomplete, OutOfMoney, TennerError
 from tenner.core.progress import Screen
 from tenner.core.records import FailedCall
 
@@ -41,7 +41,7 @@ def bought(behaviours, ledger, *, then=(), attempts_max=LIMITS.attempts_max):
     """The results by behaviour, and the server, of one call each that meets the behaviour and then these."""
     texts = {f"1+{10 + i}?": name for i, name in enumerate(behaviours)}
     with BillingServer({text: [name, *then] for text, name in texts.items()}) as server:
-        limits = LIMITS._replace(attempts_max=attempts_max)
+        limits = LIMITS._replace(attempts_max=attempts_max, concurrency=2 + len(texts))
         results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+99?", *texts), limits=limits)
         assert is_covered(server, ledger)
     return {name: results[f"q{i}"] for i, name in enumerate(texts.values(), 1)}, server, paid_calls
@@ -102,6 +102,17 @@ def test_a_completion_in_an_odd_body_is_read_and_kept_raw(ledger):
         bodies = [body for (body,) in db.execute("SELECT body FROM responses")]
     assert sum(body.startswith(b": PROCESSING") for body in bodies) == 1
     assert sum(b"data: {" in body for body in bodies) == 2
+
+
+def test_an_outage_does_not_use_up_the_cap(ledger):
+    texts = [f"{i}+1?" for i in range(200)]
+    with BillingServer({text: ["504"] for text in texts[50:]}) as server:
+        with pytest.raises(Incomplete, match="the last 24 attempts brought no response and may have been charged") as e:
+            buy(OpenAIClient(section(server)), ledger, questions(*texts), limits=LIMITS._replace(concurrency=2))
+        assert is_covered(server, ledger)
+    assert "gateway_timeout: HTTP 504: a web page: A timeout occurred" in str(e.value)
+    assert len(buy.results) >= 50
+    assert ledger.spent_usd() < ledger.cap_microusd / 1e6 / 4
 
 
 @pytest.mark.parametrize("account", EMPTY_ACCOUNTS)

@@ -1,12 +1,13 @@
 """What a layer is said to keep, and to take, is what a real one keeps and takes."""
 
+import families
 import pytest
 import torch
 from published_configs import CONFIGS
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tenner.training import attention, kernels
+from tenner.training import attention, kernels, layer_trace
 from tenner.training.architecture import Architecture, decoder_layers
 from tenner.training.documents import Documents
 
@@ -57,6 +58,25 @@ def test_what_is_kept_is_what_a_real_layer_keeps(family, more, dtype):
     b = dtype.itemsize
     said = [b * layer.kept_numbers + layer.kept_bytes for layer in layers]
     assert said == pytest.approx(kept_bytes(config, dtype), rel=0.1)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
+def test_every_family_is_counted_and_its_norms_and_gates_are_known(family):
+    model = families.model_of(family)
+    described = Architecture.of(model.config.to_dict())
+    assert described.traced
+    assert described.parameters == model.num_parameters()
+    assert described.lora_parameters(1) > 0
+    kernels.fuse(model)
+    with torch.device("meta"):
+        traced = AutoModelForCausalLM.from_config(model.config)
+    for layer in decoder_layers(traced):
+        layer_trace._stand_in(layer)
+    fused, stood_in = (
+        {name for name, module in made.named_modules() if "layers." in name and "forward" in vars(module)}
+        for made in (model, traced)
+    )
+    assert fused == stood_in
 
 
 def test_a_llama_keeps_what_the_formula_says():
