@@ -228,6 +228,8 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
         (box("2e-05"), r"2\times10^{-4}", "maths", W), (box("12 345 678"), "12345678", "maths", C),
         (box("12 345 678"), "12345678", "integer", C), (box("12 345"), "12, 345", "maths", W),
         (box(r"\{7\}"), "7", "maths", C), (box(r"\{7\}"), "8", "maths", W),
+        (box("2 1/3"), "21/3", "maths", W), (box(r"\text{H}_2\text{O}"), r"\mathrm{H_2O}", "maths", C),
+        (box(r"\text{H}_2\text{O}"), r"\mathrm{HO_2}", "maths", W), (box(r"\mathrm{CO_2}"), "CO_2", "maths", C),
         (box(r"\text{twenty-one}"), "21", "maths", C), (box(r"\text{twenty-one}"), "20", "maths", W),
     ],
 }  # fmt: skip

@@ -36,8 +36,12 @@ def undecorated(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """The text without text commands and spaces: `\\mathrm{H_2O}` and `\\text{H}_2\\text{O}` are H_2O."""
-    return "".join(QUOTED_TEXT.sub(r"\1", text).split())
+    """The text without text commands: `\\mathrm{H_2O}` and `\\text{H}_2\\text{O}` are H_2O.
+
+    Text with powers or other commands stays as it is, as braces matter there; so do spaces: 2 1/3 is not 21/3.
+    """
+    plain = QUOTED_TEXT.sub(r"\1", text)
+    return text if "\\" in plain or "^" in plain else " ".join(plain.split())
 
 
 def as_text(text: str) -> str:
