@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         serve,
         trace,
     )
-    from tenner.core.errors import BudgetReached, Incomplete, TennerError
+    from tenner.core.errors import BudgetReached, Incomplete, OutOfMoney, TennerError
     from tenner.core.recipe import Recipe
     from tenner.core.records import Completion, Grade, Policy, Question, Sample, Score, Trace
     from tenner.measurement import MeasureOptions
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "BudgetReached", "Completion", "Grade", "Incomplete", "MeasureOptions", "Policy", "Question", "Recipe", "RunResult",
+    "BudgetReached", "Completion", "Grade", "Incomplete", "MeasureOptions", "OutOfMoney", "Policy", "Question",
+    "Recipe", "RunResult",
     "Sample", "Score", "Server", "StudentOptions", "TennerError", "Trace", "TraceResult", "__version__", "grade",
     "load_recipe", "measure", "result", "run", "serve", "trace",
 ]  # fmt: skip
@@ -33,7 +34,7 @@ _HOMES = {
     "tenner.api": (
         "RunResult", "Server", "grade", "load_recipe", "measure", "result", "run", "serve", "trace",
     ),
-    "tenner.core.errors": ("BudgetReached", "Incomplete", "TennerError"),
+    "tenner.core.errors": ("BudgetReached", "Incomplete", "OutOfMoney", "TennerError"),
     "tenner.core.recipe": ("Recipe",),
     "tenner.core.records": ("Completion", "Grade", "Policy", "Question", "Sample", "Score", "Trace"),
     "tenner.measurement": ("MeasureOptions",),

@@ -82,7 +82,9 @@ def run(
 
     Raises:
         BudgetReached: the cap would be crossed. Nothing is lost: a higher cap goes on from there.
-        Incomplete: some calls failed in a way that may heal: the same call makes them again.
+        Incomplete: some calls failed in a way that may heal: the same call makes them again. Calls that failed for
+            good are in `failed*.jsonl` of the folder, and raise nothing.
+        OutOfMoney: an account at a provider is empty, or its quota is used up.
         TennerError: anything else that the caller can mend.
     """
     from tenner import pipeline  # which draws charts: a measurement runs without that library

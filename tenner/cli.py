@@ -69,7 +69,7 @@ def parser(verb: str | None) -> argparse.ArgumentParser:
         prog="tenner",
         description="Make a reasoning model on a budget: s1 for a tenner.",
         epilog="Progress goes to stderr, data to stdout. Exit codes: 2 unusable input, 3 cap reached, "
-        "4 some calls failed, 75 the machine was taken away, 130 interrupted.",
+        "4 some calls failed, 5 an account at a provider is empty, 75 the machine was taken away, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"tenner {__version__}")
     verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)

@@ -40,6 +40,8 @@ def gather(run: Run) -> tuple[int, int]:
     recipe, seed = run.recipe, run.recipe.seed
     families, count = recipe.gather.families, recipe.gather.questions
     read = sources.gather(recipe.gather.sources, seed=seed)
+    for note in read.notes:
+        run.screen.say(note)
     generated = list(puzzles.generate(count, families=families, split="train", seed=seed))
     pool, counts = [*read.questions, *generated], read.counts
     if generated:

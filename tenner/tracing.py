@@ -15,11 +15,14 @@ from tenner.core.jsonl import read_objects
 from tenner.core.progress import Screen
 from tenner.core.recipe import TraceJob, explain
 from tenner.core.records import AnswerKind, FailedCall, Question, Trace
+from tenner.core.references import is_reference, reference_text
 from tenner.core.run import open_folder
 from tenner.core.run_folder import RunFolder
 from tenner.distill import traces
 from tenner.distill.traces import TracePurchase
 from tenner.evaluation.grading.grader import grade_trace
+
+QUESTIONS_HINT = "give a run folder or a JSONL file"
 
 
 class TraceResult(NamedTuple):
@@ -67,8 +70,11 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
         TennerError: questions that cannot be read, a folder of another job, or a teacher that cannot be asked.
         BudgetReached, Incomplete: see `traces.buy_traces`.
     """
-    check_questions(questions_path)
+    without_reference = check_questions(questions_path)
     screen = Screen()
+    if without_reference:
+        words = ", ".join(f"{said} {count:,}" for said, count in without_reference.most_common())
+        screen.say(f"{questions_path.name}: these answers are no reference answers: {words}")
     registry.check(job.trace, screen)
     with open_folder(out, TraceJob, job, screen, budget_usd=job.budget_usd) as opened:
         context = CallContext(opened.ledger, screen, stage="trace")
@@ -80,20 +86,28 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
     return result(RunFolder(out))
 
 
-def check_questions(path: Path) -> None:
-    """Read every line once. Raises TennerError for a file, a line or an id that cannot be used."""
+def check_questions(path: Path) -> Counter[str]:
+    """Read every line once, and count the words that stand in place of a reference answer.
+
+    Raises TennerError for a file, a line or an id that cannot be used.
+    """
     seen: set[str] = set()
-    for q in read_questions(path):
+    words: Counter[str] = Counter()
+    for line in read_objects(path, hint=QUESTIONS_HINT):
+        q = _question(line.fields, line.where, path.name)
         if q.id in seen:
             raise TennerError(f"{path}: the id {q.id} occurs more than once", hint="every question needs its own id")
         seen.add(q.id)
+        if q.answer is None and (said := line.fields.get("answer")) is not None:
+            words[repr(said)] += 1
     if not seen:
         raise TennerError(f"{path} holds no questions")
+    return words
 
 
 def read_questions(path: Path) -> Iterator[Question]:
     """The questions of a JSONL file; other columns than id, question, answer, kind and domain are left alone."""
-    for line in read_objects(path, hint="give a run folder or a JSONL file"):
+    for line in read_objects(path, hint=QUESTIONS_HINT):
         yield _question(line.fields, line.where, path.name)
 
 
@@ -117,9 +131,9 @@ def result(folder: RunFolder) -> TraceResult:
 
 def _question(row: dict[str, Any], where: str, source: str) -> Question:
     fields = {}
-    for name in ("id", "question", "answer", "domain"):
+    for name in ("id", "question", "domain"):
         value = row.get(name)
-        if value is None and name in ("id", "question"):
+        if value is None and name != "domain":
             raise TennerError(f"{where} has no {name}", hint="every line needs id and question")
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
             raise TennerError(f"{where}: {name} is neither text nor a number")
@@ -128,4 +142,8 @@ def _question(row: dict[str, Any], where: str, source: str) -> Question:
         raise TennerError(f"{where}: the question is empty")
     if (kind := row.get("kind")) is not None and kind not in get_args(AnswerKind):
         raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(get_args(AnswerKind))}")
-    return Question(source=source, kind=kind, **fields)
+    try:
+        answer = reference_text(row.get("answer"))
+    except ValueError as e:
+        raise TennerError(f"{where}: answer is {e}") from e
+    return Question(source=source, kind=kind, answer=answer if is_reference(answer, kind) else None, **fields)

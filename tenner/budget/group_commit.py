@@ -1,4 +1,4 @@
-"""Writes into the ledger what many calls want written at the same moment, in one transaction: one fsync for all."""
+"""Group commit: the ledger changes of many concurrent calls in one transaction, with one fsync."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,17 +17,17 @@ class _Job(NamedTuple):
 
 
 class GroupCommit:
-    """Collects what is to be written for one turn of the event loop, and then commits it."""
+    """Collects the changes of one turn of the event loop, and then commits them together."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._jobs: list[_Job] = []
 
     async def do(self, work: Callable[[], T], *, droppable: bool = False) -> T:
-        """Have `work` done, and return when it is on the disk. Raises what it raises.
+        """Do `work` in the next transaction, and return its result when that is committed. Raises what `work` raises.
 
-        A caller that is cancelled meanwhile leaves its work to be done, unless it is `droppable`. A TennerError that
-        `work` raises is its own affair; anything else undoes the work of all.
+        If the caller is cancelled meanwhile, the work is done all the same unless it is `droppable`. A TennerError
+        fails this work alone; any other exception rolls the transaction back and fails the work of all callers.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
@@ -38,17 +38,17 @@ class GroupCommit:
 
     def _commit(self) -> None:
         jobs, self._jobs = [job for job in self._jobs if not (job.droppable and job.done.cancelled())], []
-        told: list[tuple[_Job, Any, Exception | None]] = []
+        results: list[tuple[_Job, Any, Exception | None]] = []
         try:
             with self._ledger.together():
                 for job in jobs:
                     try:
-                        told.append((job, job.work(), None))
+                        results.append((job, job.work(), None))
                     except TennerError as e:
-                        told.append((job, None, e))
-        except Exception as e:  # noqa: BLE001  every caller learns of it
-            told = [(job, None, e) for job in jobs]
-        for job, result, error in told:
+                        results.append((job, None, e))
+        except Exception as e:  # noqa: BLE001  passed on to every caller
+            results = [(job, None, e) for job in jobs]
+        for job, result, error in results:
             if job.done.cancelled():
                 continue
             if error is None:

@@ -1,7 +1,7 @@
-"""Every cent of a run: reserved before it is spent, settled after, under one cap, in integer micro-dollars.
+"""The ledger of a run: spends and reservations under one cap, in integer micro-dollars.
 
-The database also keeps the raw response of every call, committed together with its cost, so that nothing that was
-paid for is lost or bought again.
+The worst case of a call is reserved before it is sent, and its actual cost is settled afterwards. The database also
+stores the raw response of every call, committed together with its cost, so that nothing paid is lost or bought twice.
 """
 
 import errno
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
 from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.file_lock import no_locks
 from tenner.core.records import Usage
 from tenner.core.run_folder import disk_errors
 
@@ -86,7 +87,7 @@ END;
 
 
 class Payee(NamedTuple):
-    """Who is paid for a call, in which stage, by which price."""
+    """The provider and model that are paid, the stage, and the price row."""
 
     stage: str
     provider: str
@@ -95,7 +96,7 @@ class Payee(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A call that shall wait in a batch."""
+    """A call that is to be submitted in a batch."""
 
     key: str
     request: str
@@ -104,7 +105,7 @@ class Line(NamedTuple):
 
 
 class WaitingLine(NamedTuple):
-    """A call that waits in a batch."""
+    """A call of a batch whose response is not stored yet."""
 
     reservation: int
     key: str
@@ -113,10 +114,10 @@ class WaitingLine(NamedTuple):
 
 
 BatchState = Literal[
-    "reserved",  # its money is set aside, and nobody was told about it
-    "submitting",  # the provider may have it, and `batch_id` is not known
+    "reserved",  # its worst case is reserved, and it was not submitted
+    "submitting",  # the provider may have it; its `batch_id` is not known
     "submitted",
-    "closed",  # all that came of it is kept
+    "closed",  # all of its results are stored
 ]
 
 
@@ -130,7 +131,7 @@ class BatchRow(NamedTuple):
 
 
 class SpendRow(NamedTuple):
-    """What one stage spent with one provider."""
+    """The spend of one stage at one provider."""
 
     stage: str
     provider: str
@@ -157,15 +158,28 @@ class StoredResponse(NamedTuple):
     settled: bool
 
 
+WITHOUT_LOCKS = (
+    sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_UNLOCK,
+    sqlite3.SQLITE_IOERR_RDLOCK, sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE,
+)  # fmt: skip
+"""SQLite's errors on file systems without locks or shared memory."""
+
+
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """As `disk_errors`, for SQLite, which says it in its own way."""
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the disk and the file system, as SQLite reports them, into one line for the user."""
     with disk_errors(path):
         try:
             yield
         except sqlite3.OperationalError as e:
-            if e.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            code = e.sqlite_errorcode
+            if code == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, str(e)) from e
+            if code in WITHOUT_LOCKS:
+                raise no_locks(path) from e
+            if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise TennerError(f"{path} cannot be written: {e}", hint="choose a folder that can be written") from e
             raise
 
 
@@ -174,12 +188,15 @@ BUSY_RETRY_SECONDS = 0.01
 
 
 class Ledger:
-    """The money of one run. Processes may share it: every change is one transaction of its database."""
+    """The spends, reservations and stored responses of one run.
+
+    Processes may share it: every change is one transaction of its database.
+    """
 
     def __init__(self, path: Path, *, budget_usd: float) -> None:
         self.path = path
         self.cap_microusd = int(budget_usd * MICROUSD_PER_USD + 1e-6)  # 0.29 * 1e6 is 289999.99…
-        with _disk_errors(path):
+        with sqlite_errors(path):
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
             given_up = time.monotonic() + BUSY_SECONDS
             try:
@@ -198,11 +215,11 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and alone: IMMEDIATE takes the write lock before the cap is looked at."""
-        if self._db.in_transaction:  # of `together`, which sees to the rest
+        """One transaction. IMMEDIATE takes the write lock before the cap is read."""
+        if self._db.in_transaction:  # of `together`, which commits it
             yield self._db
             return
-        with _disk_errors(self.path):
+        with sqlite_errors(self.path):
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -214,14 +231,17 @@ class Ledger:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make one transaction of all that is done in the block."""
+        """Make all changes of the block in one transaction."""
         with self._transaction():
             yield
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
     def reserve(self, payee: Payee, microusd: int) -> int:
-        """Set the worst case of a spend aside. Raises BudgetReached, and reserves nothing, over the cap."""
+        """Reserve the worst case of a spend, and return the reservation's id.
+
+        Raises BudgetReached, and reserves nothing, where that would cross the cap.
+        """
         with self._transaction() as db:
             self._refuse_over_cap(payee.stage, microusd)
             cursor = db.execute(
@@ -232,19 +252,19 @@ class Ledger:
             return cursor.lastrowid
 
     def release(self, reservation: int) -> None:
-        """Give a reservation back: the call was not made, or cost nothing."""
+        """Delete a reservation: the call was not made, or cost nothing."""
         with self._transaction() as db:
             db.execute("DELETE FROM reservations WHERE id = ?", (reservation,))
 
     def lose(self, reservation: int) -> None:
-        """Book the worst case of a call that went out and of which nothing came back: it may have been charged."""
+        """Book the worst case of a call that was sent and has no usable response: it may have been charged."""
         with self._transaction() as db:
             self._book(db, reservation)
 
     def lose_orphans(self) -> int:
-        """Book what a killed process had in flight, and count it; only for who holds the run folder's lock.
+        """Book the calls that a killed process had in flight at their worst case, and return their number.
 
-        What waits in a batch goes on without us.
+        Only for the holder of the run folder's lock. Calls in batches stay reserved: the provider works on them.
         """
         with self._transaction() as db:
             orphans = [row[0] for row in db.execute("SELECT id FROM reservations WHERE batch IS NULL")]
@@ -253,10 +273,10 @@ class Ledger:
             return len(orphans)
 
     def keep(self, reservation: int, *, key: str, request: str, body: bytes, content_type: str) -> int:
-        """Keep a response that has come, before anything parses it, and charge all that was reserved for it.
+        """Store a response, unparsed, and book all that was reserved for it. Returns the spend's id, for `settle`.
 
-        Returns the spend's id, for `settle`. If the process ends before that, the worst case stays on the books.
-        A key that another process bought meanwhile keeps its first response; both were paid, and both are booked.
+        If the process ends before `settle`, the worst case stays booked. A key that another process has bought
+        meanwhile keeps its first response; both were paid, and both are booked.
         """
         with self._transaction() as db:
             spend_id = self._book(db, reservation)
@@ -268,7 +288,7 @@ class Ledger:
             return spend_id
 
     def settle(self, spend_id: int, usage: Usage, microusd: int, *, finish_reason: str | None = None) -> None:
-        """Correct a kept response's charge to what it really was."""
+        """Replace the worst case of a stored response by its actual cost."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE spends SET input_tokens = ?, cached_input_tokens = ?, output_tokens = ?, "
@@ -292,9 +312,9 @@ class Ledger:
     # -- batches -------------------------------------------------------------------------------------------------
 
     def reserve_batch(self, payee: Payee, token: str, lines: Sequence[Line]) -> int:
-        """Set the worst cases of the first so many lines aside as a batch: of as many as fit under the cap.
+        """Reserve the worst cases of the first lines as a batch, of as many as fit under the cap, and return how many.
 
-        Returns how many. Raises BudgetReached, and reserves nothing, where the first does not fit.
+        Raises BudgetReached, and reserves nothing, where the first does not fit.
         """
         with self._transaction() as db:
             self._refuse_over_cap(payee.stage, lines[0].microusd)
@@ -325,7 +345,7 @@ class Ledger:
             return len(fitting)
 
     def open_batches(self, payee: Payee) -> list[BatchRow]:
-        """The batches that are not closed, the oldest first; only for who holds the run folder's lock."""
+        """The batches that are not closed, the oldest first; only for the holder of the run folder's lock."""
         rows = self._db.execute(
             "SELECT token, batch_id, state, submitted_at FROM batches "
             "WHERE state != 'closed' AND stage = ? AND provider = ? AND model = ? ORDER BY rowid",
@@ -334,14 +354,14 @@ class Ledger:
         return [BatchRow(*row) for row in rows]
 
     def waiting_lines(self, token: str) -> list[WaitingLine]:
-        """The calls of a batch whose responses are not kept yet."""
+        """The calls of a batch whose responses are not stored yet."""
         rows = self._db.execute(
             "SELECT id, key, request, microusd FROM reservations WHERE batch = ? ORDER BY id", (token,)
         )
         return [WaitingLine(*row) for row in rows]
 
     def mark_batch(self, batch: BatchRow) -> None:
-        """Remember how far a batch is."""
+        """Store the state of a batch."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE batches SET batch_id = ?, state = ?, submitted_at = ? WHERE token = ?",
@@ -349,7 +369,7 @@ class Ledger:
             )
 
     def close_batch(self, token: str) -> None:
-        """Nothing more will come of a batch: give back what is still reserved for it."""
+        """Close a batch that has no more results, and delete what is still reserved for it."""
         with self._transaction() as db:
             db.execute("DELETE FROM reservations WHERE batch = ?", (token,))
             db.execute("UPDATE batches SET state = 'closed' WHERE token = ?", (token,))
@@ -357,7 +377,7 @@ class Ledger:
     # -- machine time --------------------------------------------------------------------------------------------
 
     def charge_machine(self, stage: str, seconds: float, price_usd_per_hour: float) -> None:
-        """Record machine time that has passed."""
+        """Book machine time that has passed."""
         microusd = ceil_microusd(seconds * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
         with self._transaction() as db:
             db.execute(
@@ -374,11 +394,11 @@ class Ledger:
     # -- sums ----------------------------------------------------------------------------------------------------
 
     def spent_usd(self) -> float:
-        """All that was spent so far, calls of unknown cost at their worst case."""
+        """The spend so far, with calls of unknown cost at their worst case."""
         return self._totals()[0] / MICROUSD_PER_USD
 
     def reserved_usd(self) -> float:
-        """What calls in flight may cost at worst."""
+        """The worst case of all calls in flight."""
         return self._totals()[1] / MICROUSD_PER_USD
 
     def rows(self) -> list[SpendRow]:
@@ -428,7 +448,7 @@ def spend_rows(db: sqlite3.Connection) -> list[SpendRow]:
 
 
 def read_spend(path: Path) -> list[SpendRow]:
-    """The spend of a run that may be under way in another process; nothing is written. Empty without a database."""
+    """The spend of a run, which another process may be working on; read only. Empty without a database."""
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
@@ -441,7 +461,7 @@ def _is_begun(db: sqlite3.Connection) -> bool:
 
 
 def _begin(db: sqlite3.Connection, path: Path) -> bool:
-    """Make the database what it should be; False where another process was in the way."""
+    """Create or check the tables; False where another process holds the database."""
     try:
         db.execute("BEGIN")
         _check_version(db, path)

@@ -1,4 +1,4 @@
-"""What a token costs: dated rows with a source, in `prices.toml`. An unknown price is an error, never zero."""
+"""Token prices: dated rows with a source, in `prices.toml`. An unknown price is an error, never zero."""
 
 import datetime
 import math
@@ -12,17 +12,22 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
 MICROUSD_PER_USD = 1_000_000
+ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto")
+PRICE_HINT = (
+    "give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; 0 for a server "
+    "of your own"
+)
 
 
 class Peak(NamedTuple):
-    """Hours of the working week in which a provider asks for more."""
+    """Hours of the working week in which a provider charges more."""
 
     multiplier: float
-    """Of every price of the row."""
+    """For every price of the row."""
     hours_utc: Sequence[Sequence[int]]
-    """From and to, in whole hours: [[1, 4], [6, 10]]."""
+    """Pairs of whole hours, the second excluded: [[1, 4], [6, 10]]."""
     weekdays: Sequence[int]
-    """Monday is 0. Public holidays are not known here: they are taken for working days, never too cheap."""
+    """Monday is 0. Public holidays are not known and count as working days, so the price is never too low."""
 
     def covers(self, at: datetime.datetime) -> bool:
         """Whether `at` lies in the peak."""
@@ -40,19 +45,19 @@ class Price(NamedTuple):
     source: str
     checked: datetime.date
     cached_input_usd_per_mtok: float | None = None
-    """None: a cached input token costs as much as any other."""
+    """None: a cached input token costs as much as any other input token."""
     batch_multiplier: float | None = None
-    """What batch mode takes of every price of the row (0.5 is half); None: it is not known to be sold."""
+    """The factor for every price of the row in batch mode (0.5 is half); None: not known."""
     peak: Peak | None = None
 
     def microusd(self, usage: Usage, *moments: datetime.datetime, batch: bool = False) -> int:
         """The cost of a call, in micro-dollars, rounded up. Dollars per million tokens are micro-dollars per token.
 
-        `moments` are when it was sent and when it came back: if one of them lies in the peak, all of it does. A batch
-        may be worked on at any hour: its price is the peak's.
+        `moments` are those of sending and receiving: if either lies in the peak, the whole call has the peak's price.
+        A batch may be worked on at any hour, so its price is the peak's.
 
         Raises:
-            ValueError: the provider did not say how many tokens there were.
+            ValueError: the usage has no counts of tokens.
         """
         if usage.input_tokens is None or usage.output_tokens is None:
             raise ValueError(f"{self.provider}/{self.model} did not report its tokens, so its cost is unknown")
@@ -68,7 +73,7 @@ class Price(NamedTuple):
         return ceil_microusd(cost)
 
     def label(self, *, batch: bool = False) -> str:
-        """The row in a few words, for the ledger."""
+        """The row as short text, for the ledger."""
         times = f", times {self.batch_multiplier:g} in a batch" if batch else ""
         return (
             f"${self.input_usd_per_mtok:g} in, ${self.output_usd_per_mtok:g} out per million tokens{times}, "
@@ -83,13 +88,13 @@ def ceil_microusd(microusd: float) -> int:
 
 @cache
 def load_prices() -> tuple[Price, ...]:
-    """All rows of the table that comes with tenner."""
+    """All rows of the built-in table."""
     rows = tomllib.loads((resources.files("tenner.budget") / "prices.toml").read_text("utf-8"))["price"]
     return tuple(Price(**{**row, "peak": Peak(**row["peak"]) if "peak" in row else None}) for row in rows)
 
 
 class GivenPrice(Protocol):
-    """What a user says that tokens cost, in dollars per million."""
+    """A price that the user gives, in dollars per million tokens."""
 
     @property
     def input_usd_per_mtok(self) -> float: ...
@@ -102,7 +107,7 @@ class GivenPrice(Protocol):
 
 
 def price_of(provider: str, model: str, given: GivenPrice | None) -> Price:
-    """The price that the user gives, or else the table's. Raises TennerError where there is neither."""
+    """The given price, or else that of the table. Raises TennerError where there is neither."""
     if given is None:
         return find(provider, model)
     return Price(
@@ -112,13 +117,28 @@ def price_of(provider: str, model: str, given: GivenPrice | None) -> Price:
     )  # fmt: skip
 
 
+def base_model(model: str) -> str:
+    """The name of a model without Google's prefix and OpenRouter's routing suffix: it is the same model."""
+    model = model.removeprefix("models/")
+    return next((model.removesuffix(suffix) for suffix in ROUTING_SUFFIXES if model.endswith(suffix)), model)
+
+
 def find(provider: str, model: str) -> Price:
-    """The newest row for a model. Raises TennerError where there is none."""
-    rows = [p for p in load_prices() if (p.provider, p.model) == (provider, model)]
+    """The newest row for a model, or for the model that it is another name of. Raises TennerError where there is none.
+
+    `:floor` is routed to the cheapest of OpenRouter's providers, so it costs no more than the model without it.
+    """
+    names = (model, model.removeprefix("models/"), model.removeprefix("models/").removesuffix(":floor"))
+    by_name = ([p for p in load_prices() if (p.provider, p.model) == (provider, name)] for name in names)
+    rows = next(filter(None, by_name), [])
+    if not rows and base_model(model) != model and any(p.model == base_model(model) for p in load_prices()):
+        raise TennerError(
+            f"the price of {provider}/{model} is not known: it may be more than that of {base_model(model)}",
+            hint=PRICE_HINT,
+        )
     if not rows:
         raise TennerError(
             f"the price of {provider}/{model} is not known",
-            hint="give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; "
-            "0 for a server of your own",
+            hint=PRICE_HINT,
         )
-    return max(rows, key=lambda p: p.checked)
+    return max(rows, key=lambda p: p.checked)._replace(model=model)

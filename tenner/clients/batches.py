@@ -6,19 +6,23 @@ import random
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
 from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnResult, Overcharged
-from tenner.clients.faults import Fault
-from tenner.clients.paid_calls import RETRY_AFTER_MAX_SECONDS, Limits
+from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
+from tenner.clients.paid_calls import Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.run_folder import disk_errors
 from tenner.core.seeds import rng
 
-UNSENT = ("unreachable", "rate_limited")  # retried faults after which the request has certainly not been carried out
+UNSENT = ("unreachable", "rate_limited", "file_not_ready")
+"""Retried faults after which the request has certainly not been carried out."""
+EXPIRED_TRIES_MAX = 3
+"""How many batches may expire without the result of a call before the call has failed."""
 
 T = TypeVar("T")
 
@@ -75,6 +79,11 @@ class BatchCalls:
         self._open: dict[str, BatchRow] = {}
         self._waiting: dict[str, list[Call]] = {}
         self._draft: list[Line] = []
+        self._lines_max = batch_limits.lines_max
+        self._is_full = False  # the provider takes no further batch until one has ended
+        self._refusals = 0  # of batches of one line, in a row
+        self._files: dict[str, str] = {}  # what was uploaded for a batch that is not created yet
+        self._expired: Counter[str] = Counter()
 
     @property
     def progress(self) -> CallProgress:
@@ -91,7 +100,7 @@ class BatchCalls:
         self._billing.progress = CallProgress(total=total)
         self._open = {row.token: row for row in self._ledger.open_batches(self._billing.payee)}
         self._waiting = {line.key: [] for token in self._open for line in self._ledger.waiting_lines(token)}
-        self._draft = []
+        self._draft, self._expired = [], Counter()
         pending = iter(calls)
         for row in list(self._open.values()):
             if row.state != "submitted":
@@ -110,11 +119,12 @@ class BatchCalls:
         """Submit all calls that fit under the cap. Returns the error of the first that does not, None if all do."""
         while True:
             await self._fill_draft(pending, on_result)
-            if not self._draft:
+            if not self._draft or (self._is_full and self._open):
                 return None
+            self._is_full = False
             row = BatchRow(uuid.uuid4().hex, None, "reserved", None)
             try:
-                count = self._ledger.reserve_batch(self._billing.payee, row.token, self._draft)
+                count = self._ledger.reserve_batch(self._billing.payee, row.token, self._draft[: self._lines_max])
             except BudgetReached as e:
                 return e
             del self._draft[:count]
@@ -124,7 +134,7 @@ class BatchCalls:
     async def _fill_draft(self, pending: Iterator[Call], on_result: OnResult) -> None:
         """Take calls until a batch is full; calls that were bought before give their results at once."""
         size = sum(len(self._upload_line(line)) for line in self._draft)
-        while len(self._draft) < self._batch_limits.lines_max and size < self._batch_limits.bytes_max:
+        while len(self._draft) < self._lines_max and size < self._batch_limits.bytes_max:
             await asyncio.sleep(0)  # thousands may be in the store, and Ctrl-C must not wait for them
             if (call := next(pending, None)) is None:
                 return
@@ -143,6 +153,8 @@ class BatchCalls:
     async def _submit(self, row: BatchRow) -> None:
         """Submit a batch whose worst case is reserved; once, whatever happened to it before.
 
+        Where the provider takes no batch so large, or none for now, its calls go back to those to be submitted.
+
         Raises:
             TennerError: it failed. The reservation is released if the batch certainly does not exist.
         """
@@ -150,12 +162,16 @@ class BatchCalls:
         for attempt in itertools.count(1):
             try:
                 await self._submit_once(self._open[row.token])
+                self._files.pop(row.token, None)
                 return
             except Fault as fault:
                 if fault.rule.retried and attempt < self._limits.attempts_max:
                     await self._back_off(fault, attempt, draw)
                     continue
                 if self._open[row.token].state == "reserved":
+                    if fault.kind == "batch_limit":
+                        await self._submit_smaller(row.token, fault)
+                        return
                     self._ledger.close_batch(row.token)
                 raise self._billing.fatal_error(fault) from None
 
@@ -163,8 +179,9 @@ class BatchCalls:
         if row.state == "submitting" and (batch_id := await self._find(row)) is not None:
             self._mark(row._replace(batch_id=batch_id, state="submitted"))
             return
-        lines = b"".join(map(self._upload_line, self._ledger.waiting_lines(row.token)))
-        file_id = await self._in_time(self._client.upload(lines))
+        if (file_id := self._files.get(row.token)) is None:
+            lines = b"".join(map(self._upload_line, self._ledger.waiting_lines(row.token)))
+            file_id = self._files[row.token] = await self._in_time(self._client.upload(lines))
         row = row._replace(state="submitting", submitted_at=time.time())
         self._mark(row)
         try:
@@ -174,6 +191,34 @@ class BatchCalls:
                 self._mark(row._replace(state="reserved"))
             raise
         self._mark(row._replace(batch_id=batch_id, state="submitted"))
+
+    async def _submit_smaller(self, token: str, fault: Fault) -> None:
+        """Take the calls of a refused batch back, for smaller ones, when an open one has ended.
+
+        Raises:
+            TennerError: no batch is open, and even one of a single call is refused, however long it waits.
+        """
+        lines = self._take_back(token)
+        self._is_full = True
+        self.progress.retries[fault.kind] += 1
+        if self._open:
+            return
+        if len(lines) > 1:
+            self._lines_max = len(lines) // 2
+            return
+        self._refusals += 1
+        if self._refusals >= self._limits.attempts_max:
+            raise self._billing.fatal_error(fault)
+        await asyncio.sleep(self._limits.backoff(self._refusals, rng(0, "backoff", token)))
+
+    def _take_back(self, token: str) -> list[Line]:
+        """Close a batch of which nothing came; its calls are the next to be submitted."""
+        lines = [Line(line.key, line.request, line.microusd) for line in self._ledger.waiting_lines(token)]
+        self._ledger.close_batch(token)
+        self._open.pop(token)
+        self._files.pop(token, None)
+        self._draft[:0] = lines
+        return lines
 
     async def _find(self, row: BatchRow) -> str | None:
         """The id of a batch that may or may not exist; the provider's list may lag behind."""
@@ -232,23 +277,61 @@ class BatchCalls:
                     stop = stop or e
                 else:
                     self._answer(key, billed, on_result)
+        batch_id = self._open[token].batch_id
+        if status.refusal is not None:
+            await self._refused(token, status.refusal)
+            return
+        for key in waiting.keys() & faults.keys():
+            if faults[key].rule.maybe_charged:
+                self._ledger.lose(waiting[key].reservation)
         self._ledger.close_batch(token)
-        batch_id = self._open.pop(token).batch_id
-        if status.refusal:
-            raise TennerError(
-                f"{self._billing.payee.provider} refused batch {batch_id}: {self._billing.redacted(status.refusal)}",
-                hint="nothing of it was charged: correct that, and the same command submits its calls again",
-            )
-        for key in waiting:
+        self._open.pop(token)
+        self._is_full, self._refusals = False, 0
+        for key, line in waiting.items():
             fault = faults.get(key) or Fault("expired", f"batch {batch_id} ended ({status.state}) without it")
+            if fault.kind == "expired" and status.state == "expired" and self._is_tried_again(line, len(waiting)):
+                continue
             calls = self._waiting.pop(key)
             if fault.rule.stops_the_run:
                 stop = stop or self._billing.fatal_error(fault)
                 continue
             for call in calls:
-                on_result(self._billing.failed(call, fault, attempts=1))
+                on_result(self._billing.failed(call, fault, attempts=1 + self._expired[key]))
         if stop is not None:
             raise stop
+
+    async def _refused(self, token: str, fault: Fault) -> None:
+        """See to a batch of which no call was made, and nothing charged.
+
+        Raises:
+            TennerError: it would be refused again.
+        """
+        batch_id = self._open[token].batch_id
+        if fault.kind == "batch_limit":
+            await self._submit_smaller(token, fault)
+            return
+        if fault.kind == "file_not_ready" and self.progress.retries[fault.kind] < self._limits.attempts_max:
+            self._take_back(token)
+            await self._back_off(fault, self.progress.retries[fault.kind] + 1, rng(0, "backoff", token))
+            return
+        self._ledger.close_batch(token)
+        self._open.pop(token)
+        if fault.rule.stops_the_run:
+            raise self._billing.fatal_error(fault)
+        raise TennerError(
+            f"{self._billing.payee.provider} refused batch {batch_id}: {self._billing.redacted(fault.evidence)}",
+            hint="nothing of it was charged: correct that, and the same command submits its calls again",
+        )
+
+    def _is_tried_again(self, line: WaitingLine, expired: int) -> bool:
+        """Whether a call that its batch ended without goes into another, of half as many; it has cost nothing."""
+        if self._expired[line.key] + 1 >= EXPIRED_TRIES_MAX:
+            return False
+        self._expired[line.key] += 1
+        self.progress.retries["expired"] += 1
+        self._lines_max = min(self._lines_max, max(1, expired // 2))
+        self._draft.append(Line(line.key, line.request, line.microusd))
+        return True
 
     def _answer(self, key: str, billed: BilledReply, on_result: OnResult) -> None:
         for i, call in enumerate(self._waiting.pop(key)):
@@ -280,13 +363,17 @@ class BatchCalls:
     # -- requests ------------------------------------------------------------------------------------------------
 
     async def _until_answered(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Retry transient faults without limit: the provider works on meanwhile, so nothing is lost by waiting."""
+        """Retry transient faults without limit: the provider works on meanwhile, so nothing is lost by waiting.
+
+        A file that the provider does not find is asked for as often as a call.
+        """
         draw = rng(0, "backoff")
         for attempt in itertools.count(1):
             try:
                 return await self._in_time(request())
             except Fault as fault:
-                if not fault.rule.retried:
+                given_up = fault.kind == "file_not_ready" and attempt >= self._limits.attempts_max
+                if not fault.rule.retried or given_up:
                     raise self._billing.fatal_error(fault) from None
                 await self._back_off(fault, attempt, draw)
         raise AssertionError("the loop ends by returning")

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger, Payee
-from tenner.budget.prices import MICROUSD_PER_USD
+from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
 from tenner.clients.faults import Fault, redact
 from tenner.clients.protocol import Call, Client, KeyedRequest, Reply, Response
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
 
 BAD_REQUESTS_BEFORE_GIVING_UP = 5  # with no success before: the recipe is at fault, not the questions
+NOT_JSON_BEFORE_GIVING_UP = 3  # with no success before: the base URL is wrong, or a proxy asks for a login
 
 
 class Overcharged(TennerError):
@@ -140,30 +141,28 @@ class CallBilling:
         """Count a call that failed for good, and give its result.
 
         Raises:
-            TennerError: every request so far was refused.
+            TennerError: every request so far was refused, or answered with something else than JSON.
         """
-        evidence = fault.redacted(self._client.secret)
         self.progress.failures[fault.kind] += 1
-        if self.progress.failures["bad_request"] >= BAD_REQUESTS_BEFORE_GIVING_UP and not (
-            self.progress.bought or self.progress.reused
-        ):
-            raise TennerError(
-                f"the first {BAD_REQUESTS_BEFORE_GIVING_UP} requests were refused: {evidence}",
-                hint="the provider does not accept these parameters: change them in the recipe",
-            )
+        self._give_up_if_hopeless(fault)
         self.progress.done += 1
         return FailedCall(
             question_id=call.question.id,
             sample_index=call.sample_index,
             kind=fault.kind,
             attempts=attempts,
-            evidence=evidence,
+            evidence=fault.redacted(self._client.secret),
         )
 
     def fatal_error(self, fault: Fault) -> TennerError:
         """The error for a fault that every other call would meet, too."""
         hint = fault.rule.hint or "what was bought is kept: the same command tries again"
-        return TennerError(f"{fault.kind}: {fault.redacted(self._client.secret)}", hint=hint)
+        return fault.error_class(f"{fault.kind}: {fault.redacted(self._client.secret)}", hint=hint)
+
+    def retried(self, fault: Fault) -> None:
+        """Count an attempt after which the call is made again. Raises as `failed` does."""
+        self.progress.retries[fault.kind] += 1
+        self._give_up_if_hopeless(fault)
 
     def with_remaining_cost(self, stopped: BudgetReached) -> BudgetReached:
         """The same error, with a hint at the cap that the remaining calls need."""
@@ -181,15 +180,35 @@ class CallBilling:
         """A server's message without the key, which some repeat."""
         return redact(text, self._client.secret)
 
+    def _give_up_if_hopeless(self, fault: Fault) -> None:
+        if self.progress.bought or self.progress.reused:
+            return
+        failures, evidence = self.progress.failures, fault.redacted(self._client.secret)
+        if failures["bad_request"] >= BAD_REQUESTS_BEFORE_GIVING_UP:
+            raise TennerError(
+                f"the first {BAD_REQUESTS_BEFORE_GIVING_UP} requests were refused: {evidence}",
+                hint="the provider does not accept these parameters: change them in the recipe",
+            )
+        if failures["not_json"] + self.progress.retries["not_json"] >= NOT_JSON_BEFORE_GIVING_UP:
+            raise TennerError(
+                f"the first {NOT_JSON_BEFORE_GIVING_UP} responses are no JSON: {evidence}",
+                hint="check the base URL (most end in /v1), and whether a proxy asks for a login",
+            )
+
     def _settle(self, spend_id: int, reply: Reply, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
-        if reply.usage.input_tokens is None or reply.usage.output_tokens is None:
+        metered = reply.usage.input_tokens is not None and reply.usage.output_tokens is not None
+        usage = reply.usage if metered else reply.claimed
+        charged = ceil_microusd((reply.charged_usd or 0.0) * MICROUSD_PER_USD)
+        microusd = max(charged, self.microusd(usage, *moments))
+        if not metered and microusd <= worst_microusd:
             return BilledReply(reply, worst_microusd, metered=False)
-        microusd = self.microusd(reply.usage, *moments)
-        self._ledger.settle(spend_id, reply.usage, microusd, finish_reason=reply.finish_reason)
+        self._ledger.settle(spend_id, usage, microusd, finish_reason=reply.finish_reason)
         if microusd > worst_microusd:
             raise Overcharged(
                 f"{self.payee.provider}/{self.payee.model} charged {microusd} micro-dollars for a call "
-                f"that could cost {worst_microusd} at most: it does not keep to the limit of output tokens",
-                hint="the response and its actual cost are kept; use another server or model, or a higher limit",
+                f"that could cost {worst_microusd} at most: it does not keep to the limit of output tokens, "
+                "or its price is higher than the one given",
+                hint="the response and its actual cost are kept; use another server or model, a higher limit, or the "
+                "right price",
             )
         return BilledReply(reply, microusd, metered=True)

@@ -1,75 +1,43 @@
 """Parsing chat completions: every body, valid or not, has an outcome."""
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from tenner.clients.json_fields import count, mapping, mappings, text
+from tenner.clients.json_fields import mapping, text
 from tenner.clients.protocol import Reply, Response
-from tenner.core.records import Usage
-
-THINK_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+from tenner.clients.reply_outcome import judge
+from tenner.clients.response_body import STREAM_ENDED, read_body
+from tenner.clients.thinking import find_thinking
+from tenner.clients.usage import charged_usd, chat_usage, claimed_usage
 
 
 def parse_completion(response: Response) -> Reply:
-    """Parse the body of a chat completion; never raises.
-
-    Reasoning is taken from `reasoning_details`, `reasoning_content`, `reasoning` or a think block in the content,
-    in that order.
-    """
+    """Parse the body of a chat completion; never raises. See `thinking.find_thinking` for where the thinking is."""
     try:
-        fields = json.loads(response.body)
+        fields = read_body(response.body)
     except (ValueError, RecursionError):
         is_json = "json" in response.content_type
         return Reply("unreadable" if is_json else "wrong_content_type")
     if not isinstance(fields, dict):
         return Reply("unreadable")
-    usage = _usage(mapping(fields.get("usage")))
+    counts = mapping(fields.get("usage"))
     choices = fields.get("choices")
     if not isinstance(choices, list):
-        return Reply("unreadable", usage=usage)
+        return Reply("unreadable", usage=chat_usage(counts, text_chars=0))
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if not isinstance(message, dict):
-        return Reply("empty", usage=usage)
-    finish_reason = text(choices[0].get("finish_reason")) or None
-    thinking, answer = _thinking_and_answer(message)
-    parsed: dict[str, Any] = {"thinking": thinking, "answer": answer, "finish_reason": finish_reason, "usage": usage}
-    if finish_reason == "length":
-        return Reply("truncated", **parsed)
-    if finish_reason == "content_filter":
-        return Reply("content_filter", **parsed)
-    if not thinking and not answer:
-        return Reply("empty", **parsed)
-    return Reply("complete" if thinking else "no_reasoning", **parsed)
-
-
-def _thinking_and_answer(message: dict[str, Any]) -> tuple[str, str]:
-    content = text(message.get("content"))
-    details = (text(d.get("text")) or text(d.get("summary")) for d in mappings(message.get("reasoning_details")))
-    if thinking := "".join(details).strip():
-        return thinking, content.strip()
-    for name in ("reasoning_content", "reasoning"):
-        if thinking := text(message.get(name)).strip():
-            return thinking, content.strip()
-    for opening, closing in THINK_TAGS:
-        before, tag, rest = content.partition(opening)
-        if tag and not before.strip():
-            thinking, _, answer = rest.partition(closing)
-            return thinking.strip(), answer.strip()
-        thinking, tag, answer = content.partition(closing)
-        if tag:  # the opening tag was part of the prompt
-            return thinking.strip(), answer.strip()
-    return "", content.strip()
-
-
-def _usage(fields: Mapping[str, Any]) -> Usage:
-    """Usage in the providers' dialects: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`."""
-    cached = count(fields.get("prompt_cache_hit_tokens"))
-    if cached is None:
-        cached = count(mapping(fields.get("prompt_tokens_details")).get("cached_tokens"))
-    return Usage(
-        input_tokens=count(fields.get("prompt_tokens")),
-        cached_input_tokens=cached,
-        output_tokens=count(fields.get("completion_tokens")),
-        reasoning_tokens=count(mapping(fields.get("completion_tokens_details")).get("reasoning_tokens")),
+        return Reply("empty", usage=chat_usage(counts, text_chars=0))
+    finish_reason = text(choices[0].get("finish_reason")) or text(choices[0].get("native_finish_reason")) or None
+    thought = find_thinking(message, choices[0])
+    usage = chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
+    charged, claimed = charged_usd(counts), claimed_usage(counts)
+    if fields.get(STREAM_ENDED) is False:
+        return Reply(
+            "interrupted", *thought[:2], finish_reason, usage, charged, claimed, evidence="the stream broke off",
+            is_summary=thought.is_summary,
+        )  # fmt: skip
+    if refusal := text(message.get("refusal")):
+        return Reply(
+            "content_filter", *thought[:2], finish_reason, usage, charged, claimed, evidence=f"refusal: {refusal}"
+        )
+    names = ", ".join(sorted(name for name, value in message.items() if value not in (None, "", [])))
+    return judge(
+        thought, finish_reason, fields=f"the fields {names}", usage=usage, charged_usd=charged, claimed=claimed
     )

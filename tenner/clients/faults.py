@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from tenner.clients import error_body
+from tenner.clients.error_body import ErrorBody
+from tenner.core.errors import OutOfMoney, TennerError
+
 EVIDENCE_CHARS = 300
+RETRY_AFTER_MAX_SECONDS = 600.0
+"""A server that asks for a longer wait is not waited for."""
 
 
 class Rule(NamedTuple):
@@ -14,7 +20,7 @@ class Rule(NamedTuple):
 
     retried: bool
     maybe_charged: bool
-    """The request was sent and no response arrived: its worst case stays booked."""
+    """The provider may have charged for the request: its worst case stays booked."""
     stops_the_run: bool
     """Every other call would fail in the same way."""
     transient: bool
@@ -28,10 +34,20 @@ FAULTS: dict[str, Rule] = {
     "server_error": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
     "unreachable": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
     "interrupted": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # A gateway gave up waiting; the model behind it worked on.
+    "gateway_timeout": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # A response with HTTP 200 that holds an error in place of a completion, or beside a part of one.
+    "error_in_response": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # A web page or plain text with HTTP 200, as of a proxy that asks for a login.
+    "not_json": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # Not retried at once: a slow call would be paid for and waited for again.
     "deadline": Rule(retried=False, maybe_charged=True, stops_the_run=False, transient=True),
     # Its batch ended without it.
     "expired": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=True),
+    # An uploaded file that the provider does not find yet.
+    "file_not_ready": Rule(retried=True, maybe_charged=False, stops_the_run=False, transient=True),
+    # More tokens wait in batches than the account may have waiting.
+    "batch_limit": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=True),
     "bad_request": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=False),
     "refused": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=False),
     "not_stored": Rule(retried=False, maybe_charged=False, stops_the_run=False, transient=False),
@@ -41,7 +57,12 @@ FAULTS: dict[str, Rule] = {
     ),
     "billing": Rule(
         retried=False, maybe_charged=False, stops_the_run=True, transient=False,
-        hint="top up the account at the provider; what was bought is kept",
+        hint="top up the account, or raise the key's limit, at the provider; what was bought is kept, and the same "
+        "command goes on",
+    ),
+    "quota_used_up": Rule(
+        retried=False, maybe_charged=False, stops_the_run=True, transient=False,
+        hint="the same command goes on when the provider's quota is renewed, or was raised; what was bought is kept",
     ),
     "unknown_model": Rule(
         retried=False, maybe_charged=False, stops_the_run=True, transient=False,
@@ -52,8 +73,14 @@ FAULTS: dict[str, Rule] = {
         hint="use the key and the base URL of its submission; in another folder its calls are bought anew",
     ),
 }  # fmt: skip
-BILLING_CODES = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
-MODEL_CODES = {"model_not_found", "model_not_exist"}
+OUT_OF_MONEY = ("billing", "quota_used_up")
+
+GATEWAY_TIMEOUTS = (499, 504, 520, 524, 598, 599)
+"""Statuses by which a gateway (nginx, Cloudflare) says that it stopped waiting for a request that it had passed on."""
+
+
+LATE_SECONDS = 30.0
+"""A server that fails so long after a request was probably generating: the request may have been charged."""
 
 
 class Fault(Exception):
@@ -65,6 +92,18 @@ class Fault(Exception):
         self.rule = FAULTS[kind]
         self.evidence = evidence
         self.retry_after_seconds = retry_after_seconds
+
+    def after(self, seconds: float) -> "Fault":
+        """The fault as it counts when it comes so long after the request: late server errors are gateway time-outs."""
+        if self.kind in ("server_error", "overloaded") and seconds > LATE_SECONDS:
+            evidence = f"{self.evidence} (after {seconds:.0f} s)"
+            return Fault("gateway_timeout", evidence, retry_after_seconds=self.retry_after_seconds)
+        return self
+
+    @property
+    def error_class(self) -> type[TennerError]:
+        """The class, and so the exit code, of the error that a run stops with at this fault."""
+        return OutOfMoney if self.kind in OUT_OF_MONEY else TennerError
 
     def redacted(self, secret: str) -> str:
         """The evidence in one short line, without the key; cut last, so that no part of a key is left at the cut."""
@@ -78,30 +117,36 @@ def redact(text: str, secret: str) -> str:
 
 def from_status(status: int, headers: Mapping[str, str], body: str) -> Fault:
     """The fault that an HTTP status other than success stands for."""
-    evidence = f"HTTP {status}: {message_of(body)}"
-    code = _code(body)
-    if status == 402 or code in BILLING_CODES:
-        return Fault("billing", evidence)
-    if status == 401:
-        return Fault("bad_key", evidence)
-    if status == 404 or code in MODEL_CODES:
-        return Fault("unknown_model", evidence)
-    if status == 403:
-        return Fault("refused", evidence)
-    if status == 429:
-        return Fault("rate_limited", evidence, retry_after_seconds=retry_after_seconds(headers))
-    if status in (503, 529):
-        return Fault("overloaded", evidence, retry_after_seconds=retry_after_seconds(headers))
-    if status >= 500 or status in (408, 409, 425):
-        return Fault("server_error", evidence, retry_after_seconds=retry_after_seconds(headers))
-    return Fault("bad_request", evidence)
+    return _fault(status, error_body.read_error(body), retry_after_seconds(headers), evidence=f"HTTP {status}: ")
+
+
+def from_report(code: object, message: object) -> Fault:
+    """The fault of a batch, or of a line of one, that is reported by a code and a message without an HTTP status."""
+    error = error_body.read_error(json.dumps({"error": {"code": code, "message": message}}))
+    if error.is_about_missing_file:
+        return Fault("file_not_ready", error.message)
+    return _fault(400, error, None, evidence="")
+
+
+def from_success(fields: object) -> Fault | None:
+    """The fault in the JSON of a response with HTTP 200; None where it holds no error.
+
+    What the provider refused before it began (no money, too fast, a wrong request) costs nothing. Any other error may
+    have come after a part was generated.
+    """
+    if (failure := error_body.failure_of_completion(fields)) is not None:
+        return Fault("error_in_response", f"HTTP 200: {failure}")
+    error = error_body.error_in_place_of_completion(fields)
+    if error is None:
+        return None
+    fault = _fault(error.status or 500, error, None, evidence="HTTP 200: ")
+    was_refused = not fault.rule.maybe_charged and fault.kind not in ("server_error", "overloaded")
+    return fault if was_refused and not error.has_output else Fault("error_in_response", fault.evidence)
 
 
 def message_of(body: str) -> str:
     """The server's message, in one line."""
-    error = _error(body)
-    message = error.get("message") if isinstance(error, dict) else error
-    return " ".join(str(message or body).split())
+    return error_body.read_error(body).message
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
@@ -120,15 +165,34 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (until - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
-def _error(body: str) -> object:
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return fields.get("error", fields) if isinstance(fields, dict) else None
+def _fault(status: int, error: ErrorBody, asked_seconds: float | None, *, evidence: str) -> Fault:
+    if asked_seconds is None:
+        asked_seconds = error.retry_after_seconds
+    kind = _kind(status, error, asked_seconds)
+    waits = kind in ("rate_limited", "overloaded", "server_error", "gateway_timeout")
+    return Fault(kind, evidence + error.message, retry_after_seconds=asked_seconds if waits else None)
 
 
-def _code(body: str) -> str:
-    error = _error(body)
-    codes = (error.get("code"), error.get("type")) if isinstance(error, dict) else ()
-    return next((c.lower() for c in codes if isinstance(c, str) and c.lower() in BILLING_CODES | MODEL_CODES), "")
+def _kind(status: int, error: ErrorBody, asked_seconds: float | None) -> str:
+    """The most telling first: providers give many statuses to one thing, above all to an empty account."""
+    if status == 402 or error.is_about_money:
+        return "billing"
+    if status == 401 or (status < 500 and error.is_about_key):
+        return "bad_key"
+    if error.is_about_batch_limit:
+        return "batch_limit"
+    if status == 429 or error.is_exhausted:
+        heals_soon = asked_seconds is not None and asked_seconds <= RETRY_AFTER_MAX_SECONDS
+        used_up = error.is_daily_quota or (error.says_daily and not heals_soon)
+        return "quota_used_up" if used_up else "rate_limited"
+    if status == 404 or error.is_about_model:
+        return "unknown_model"
+    if status == 403:
+        return "refused"
+    if status in GATEWAY_TIMEOUTS or ((status >= 500 or status == 408) and error.says_timeout):
+        return "gateway_timeout"
+    if status in (503, 529):
+        return "overloaded"
+    if status >= 500 or status in (408, 409, 425):
+        return "server_error"
+    return "bad_request"

@@ -12,12 +12,16 @@ from pydantic import ValidationError
 
 from tenner.budget import prices
 from tenner.clients.api_keys import key_in_environment
+from tenner.clients.control_tokens import clean_answer, clean_thinking
 from tenner.clients.faults import Fault, from_status
-from tenner.clients.http import CONNECT_SECONDS, fault_of
+from tenner.clients.http import CONNECT_SECONDS, checked, fault_of
 from tenner.clients.json_fields import count, mapping, mappings, text
 from tenner.clients.protocol import Call, Reply, Request, Response
+from tenner.clients.reply_outcome import judge
+from tenner.clients.thinking import Thought
+from tenner.clients.usage import checked_usage
 from tenner.core.errors import TennerError
-from tenner.core.records import TraceOutcome, Usage
+from tenner.core.records import Usage
 from tenner.core.sections import PaidModel
 from tenner.core.suggest import did_you_mean
 
@@ -106,9 +110,8 @@ class GeminiClient:
                     hint="see https://ai.google.dev/gemini-api/docs/models",
                 ) from None
             if not fault.rule.retried:
-                raise TennerError(
-                    f"gemini: {fault.kind}: {evidence}", hint=f"check the key in ${self._key_variable}, and its project"
-                ) from None
+                hint = f"check the key in ${self._key_variable}, and its project"
+                raise fault.error_class(f"gemini: {fault.kind}: {evidence}", hint=hint) from None
 
     def request(self, call: Call) -> Request:
         """The arguments of the SDK's `generate_content`."""
@@ -143,7 +146,7 @@ class GeminiClient:
         response = await self._exchange(
             self._client.aio.models.generate_content(model=model, contents=contents, config=sdk_config)
         )
-        return Response(response.content, response.headers.get("content-type", ""))
+        return checked(Response(response.content, response.headers.get("content-type", "")))
 
     def parse(self, response: Response) -> Reply:
         """Parse a response of `generateContent`."""
@@ -182,36 +185,29 @@ def parse_generation(response: Response) -> Reply:
         return Reply("unreadable" if is_json else "wrong_content_type")
     if not isinstance(fields, dict) or not fields.keys() & {"candidates", "promptFeedback", "usageMetadata"}:
         return Reply("unreadable")
-    usage = _usage(mapping(fields.get("usageMetadata")))
+    counts = mapping(fields.get("usageMetadata"))
+    usage = _usage(counts, text_chars=0)
     if blocked := text(mapping(fields.get("promptFeedback")).get("blockReason")):
-        return Reply("content_filter", finish_reason=blocked, usage=usage)
+        return Reply("content_filter", finish_reason=blocked, usage=usage, evidence=f"blockReason is {blocked}")
     candidates = mappings(fields.get("candidates"))
     if not candidates:
         return Reply("empty", usage=usage)
-    thinking, answer = _thinking_and_answer(mapping(candidates[0].get("content")))
-    finish_reason = text(candidates[0].get("finishReason"))
-    return Reply(_outcome(finish_reason, thinking, answer), thinking, answer, finish_reason or None, usage)
+    thought = _thought(mapping(candidates[0].get("content")))
+    usage = _usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
+    finish_reason = text(candidates[0].get("finishReason")) or None
+    return judge(thought, finish_reason, fields="no part is marked as a thought", usage=usage, claimed=_claimed(counts))
 
 
-def _outcome(finish_reason: str, thinking: str, answer: str) -> TraceOutcome:
-    if finish_reason in ("MAX_TOKENS", "CONTINUATION"):  # CONTINUATION: the limit of one request, not of the model
-        return "truncated"
-    if finish_reason not in ("STOP", ""):  # SAFETY, RECITATION, SPII, …: stopped by Google, so the text is incomplete
-        return "content_filter"
-    if not thinking and not answer:
-        return "empty"
-    return "complete" if thinking else "no_reasoning"
-
-
-def _thinking_and_answer(content: Mapping[str, Any]) -> tuple[str, str]:
+def _thought(content: Mapping[str, Any]) -> Thought:
     parts = mappings(content.get("parts"))
     thinking = "".join(text(part.get("text")) for part in parts if part.get("thought") is True)
     answer = "".join(text(part.get("text")) for part in parts if part.get("thought") is not True)
-    return thinking.strip(), answer.strip()
+    thinking = clean_thinking(thinking).strip()
+    return Thought(thinking, clean_answer(answer, thinking).strip())
 
 
-def _usage(fields: Mapping[str, Any]) -> Usage:
-    """Usage as tenner counts it. Google leaves out counts of zero."""
+def _usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
+    """Usage as tenner counts it: thoughts are not part of the candidates. Google leaves out counts of zero."""
     prompt, cached, answer, thoughts, total = (
         count(fields.get(name))
         for name in (
@@ -219,13 +215,21 @@ def _usage(fields: Mapping[str, Any]) -> Usage:
             "totalTokenCount",
         )
     )  # fmt: skip
-    if answer is None and thoughts is None:
-        output = 0 if prompt is not None and prompt == total else None
-    else:
-        output = (answer or 0) + (thoughts or 0)
-    return Usage(
-        input_tokens=prompt, cached_input_tokens=cached, output_tokens=output, reasoning_tokens=thoughts
-    )  # fmt: skip
+    output: int | None = (answer or 0) + (thoughts or 0)
+    if prompt is not None and total is not None:
+        output = total - prompt if total - prompt >= (output or 0) else None
+    elif answer is None and thoughts is None:
+        output = None
+    return checked_usage(prompt, cached, output, thoughts, text_chars=text_chars)
+
+
+def _claimed(fields: Mapping[str, Any]) -> Usage:
+    """The most tokens that the counts speak of, whatever they contradict."""
+    prompt, answer, thoughts, total = (
+        count(fields.get(name)) or 0
+        for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    )
+    return Usage(input_tokens=prompt, output_tokens=max(answer + thoughts, total - prompt))
 
 
 def _check_parameters(parameters: Mapping[str, Any], place: str) -> None:
@@ -264,8 +268,6 @@ def _fault(response: httpx2.Response) -> Fault:
 def _kind(status: int, error: Mapping[str, Any], reasons: set[str]) -> str:
     """The kind that only the error details tell; empty where the HTTP status is enough."""
     message = text(error.get("message"))
-    if "BILLING_DISABLED" in reasons or (status == 429 and "credits are depleted" in message):
-        return "billing"
     if status == 400 and error.get("status") == "FAILED_PRECONDITION":  # no free tier in this country
         return "billing"
     if any(map(KEY_REASONS.fullmatch, reasons)) or (status == 403 and KEY_WORDS.search(message)):

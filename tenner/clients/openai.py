@@ -1,9 +1,11 @@
 """A client for the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
 
 import json
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from typing import BinaryIO, Final, Literal, NamedTuple
@@ -16,8 +18,9 @@ from openai.types import Batch
 from tenner.budget import prices
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.chat_completion import parse_completion
-from tenner.clients.faults import Fault, from_status, message_of
-from tenner.clients.http import CONNECT_SECONDS, JSONPosts, fault_of
+from tenner.clients.error_body import read_error
+from tenner.clients.faults import OUT_OF_MONEY, Fault, from_report, from_status, message_of
+from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
@@ -30,6 +33,15 @@ BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
 TOKEN_NAME = "tenner"  # the key of our token in the metadata of a batch
 RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
 """Parameters that would bypass the store, the cap or the parser."""
+STREAM_DEMANDED = re.compile(
+    r"for non-?streaming calls|\bonly\b[^.]{0,20}\bsupports? stream|\bonly stream(ing)?\b[^.]{0,20}\bsupported"
+    r"|only (be )?(called|used|available)[^.]{0,30}\bstream|non-?stream\w*[^.]{0,40}\b(not|un)[- ]?(supported|allowed)"
+    r"|stream(ing)?\W{0,4} ?(=|must|is|should|needs?|has)[^.]{0,20}\b(true|required|enabled)\b"
+    r"|(set|enable|use|with|have) \W{0,2}stream(ing)?\b(?! ?(to|=|:) ?false)[^.]{0,20}(true|parameter|mode)"
+    r"|stream\W{0,2} ?(=|to|:) ?(false)[^.]{0,20}not (supported|allowed)",
+    re.IGNORECASE,
+)
+"""How servers say that a model only streams."""
 
 
 class Provider(NamedTuple):
@@ -41,6 +53,8 @@ class Provider(NamedTuple):
     reasoning: Literal["shown", "summary", "hidden"] = "shown"
     limit_parameter: str = "max_tokens"
     batches: bool = False
+    streamed_models: Sequence[str] = ()
+    """Patterns of the names of models that only stream, as `qwq-*`."""
 
 
 @cache
@@ -75,6 +89,8 @@ class OpenAIClient:
                 hint="see model, output_tokens_max and the number of samples",
             )
         self.reasoning_is_summary = self._provider.reasoning == "summary"
+        self._streams = any(fnmatchcase(section.model, pattern) for pattern in self._provider.streamed_models)
+        self._usage_option = True
         self.price = prices.price_of(self._provider.name, section.model, section.price)
         self.secret = key_in_environment(self._provider.api_key_env) if key is None else key
         self._client = openai.AsyncOpenAI(
@@ -98,9 +114,10 @@ class OpenAIClient:
             listed = {row["id"] for row in response.json()["data"]}
         except openai.APIStatusError as e:
             fault = _fault_of_status(e)
-            if fault.kind == "bad_key" or fault.kind == "billing":
-                raise TennerError(
-                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=self._key_hint()
+            if fault.kind == "bad_key" or fault.kind in OUT_OF_MONEY:
+                hint = self._key_hint() if fault.kind == "bad_key" else fault.rule.hint
+                raise fault.error_class(
+                    f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=hint
                 ) from None
             return
         except openai.APIConnectionError as e:
@@ -111,7 +128,10 @@ class OpenAIClient:
             ) from None
         except (ValueError, KeyError, TypeError):
             return
-        if self._section.model not in listed:
+        assert self._section.model is not None, "validated in the recipe"
+        if self._section.model not in listed and prices.base_model(self._section.model) not in map(
+            prices.base_model, listed
+        ):
             known = ", ".join(sorted(listed)[:5])
             raise TennerError(
                 f"{self._provider.name} has no model {self._section.model}",
@@ -130,7 +150,7 @@ class OpenAIClient:
                 ) from None
 
     def request(self, call: Call) -> Request:
-        """The body of the chat completion, not streamed: the one body that is stored is the one that is parsed."""
+        """The body of the chat completion but for the fields of streaming, which `send` adds."""
         section = self._section
         messages = [{"role": "user", "content": call.question.question + section.suffix}]
         if section.system_prompt:
@@ -150,8 +170,28 @@ class OpenAIClient:
         return Usage(input_tokens=prompt_bytes + TEMPLATE_TOKENS_MAX, output_tokens=self._section.output_tokens_max)
 
     async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  the request holds it all
-        """One attempt."""
-        return await self._completions.post(json.dumps(request))
+        """One attempt; streamed where the preset says so, or once the server has demanded it, which it does for free.
+
+        How the response travels is no part of the request, so its key is the same either way.
+        """
+        if not self._streams:
+            try:
+                return await self._completions.post(json.dumps(request))
+            except Fault as fault:
+                if fault.kind != "bad_request" or not STREAM_DEMANDED.search(fault.evidence):
+                    raise
+                self._streams = True
+        try:
+            return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+        except Fault as fault:
+            if fault.kind != "bad_request" or not self._usage_option or "stream_options" not in fault.evidence:
+                raise
+            self._usage_option = False  # then its calls are unmetered, and stay at their worst case
+        return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+
+    def _streamed(self, request: Request) -> Request:
+        usage: Request = {"stream_options": {"include_usage": True}} if self._usage_option else {}
+        return request | {"stream": True} | usage
 
     def parse(self, response: Response) -> Reply:
         """Parse a chat completion."""
@@ -169,7 +209,7 @@ class OpenAIClient:
 
     async def create_batch(self, file_id: str, token: str) -> str:
         """Start a batch of the calls in a file."""
-        with _faults():
+        with _faults(not_found="file_not_ready"):
             batch = await self._client.batches.create(
                 input_file_id=file_id, endpoint=BATCH_PATH, completion_window="24h", metadata={TOKEN_NAME: token}
             )
@@ -191,10 +231,11 @@ class OpenAIClient:
         files = tuple(file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id)
         # Completed calls are charged, so their file must exist: while it is missing, the batch has not ended.
         missing = counts is not None and counts.completed > 0 and not batch.output_file_id
-        refusal = ""
+        refusal = None
         if batch.status == "failed" and not files:
             errors = (batch.errors and batch.errors.data) or []
-            refusal = "; ".join(filter(None, (e.message for e in errors))) or "no reason given"
+            messages = "; ".join(filter(None, (e.message for e in errors)))
+            refusal = from_report(next((e.code for e in errors), None), messages or "no reason given")
         return BatchStatus(
             state=batch.status,
             ended=batch.status in BATCH_ENDS and not missing,
@@ -206,7 +247,7 @@ class OpenAIClient:
 
     async def download(self, file_id: str, into: BinaryIO) -> None:
         """Write a result file as it arrives."""
-        with _faults(not_found="unknown_batch"):
+        with _faults(not_found="file_not_ready"):
             async with self._client.files.with_streaming_response.content(file_id) as response:
                 async for chunk in response.iter_bytes():
                     into.write(chunk)
@@ -234,11 +275,16 @@ def read_result(line: bytes) -> BatchResult:
     if isinstance(response, dict) and isinstance(status := response.get("status_code"), int):
         body = json.dumps(response.get("body"))
         if status == 200:
-            return BatchResult(key, Response(body.encode(), "application/json"))
+            try:
+                return BatchResult(key, checked(Response(body.encode(), "application/json")))
+            except Fault as fault:
+                return BatchResult(key, fault)
         return BatchResult(key, from_status(status, {}, body))
     code = error.get("code") if isinstance(error, dict) else None
-    kind = "expired" if code in ("batch_expired", "batch_cancelled") else "server_error"
-    return BatchResult(key, Fault(kind, message_of(json.dumps({"error": error}))))
+    if code in ("batch_expired", "batch_cancelled"):
+        return BatchResult(key, Fault("expired", message_of(json.dumps({"error": error}))))
+    reported = from_report(code, message_of(json.dumps({"error": error})))
+    return BatchResult(key, Fault("server_error", reported.evidence) if reported.kind == "bad_request" else reported)
 
 
 def _provider(section: PaidModel) -> Provider:
@@ -255,6 +301,8 @@ def _provider(section: PaidModel) -> Provider:
         provider = Provider(urlsplit(section.base_url).hostname or section.base_url, section.base_url)
     if section.base_url is not None:
         provider = provider._replace(base_url=section.base_url, batches=True)
+    if section.limit_parameter is not None:
+        provider = provider._replace(limit_parameter=section.limit_parameter)
     if section.api_key_env is not None:
         provider = provider._replace(api_key_env=section.api_key_env)
     return provider
@@ -273,8 +321,11 @@ def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as e:
-        fault = _fault_of_status(e)
-        raise (Fault(not_found, fault.evidence) if fault.kind == "unknown_model" else fault) from None
+        found = _fault_of_status(e)
+        is_missing = found.kind == "unknown_model"
+        if not_found == "file_not_ready" and found.kind == "bad_request":
+            is_missing = read_error(e.response.text).is_about_missing_file
+        raise (Fault(not_found, found.evidence) if is_missing else found) from None
     except json.JSONDecodeError as e:
         raise Fault("server_error", f"the response is not JSON: {e}") from None
     except httpx2.RequestError as e:  # while a body is read; timeouts are subclasses

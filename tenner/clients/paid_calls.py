@@ -10,15 +10,14 @@ from typing import NamedTuple
 from tenner.budget.group_commit import GroupCommit
 from tenner.budget.ledger import Ledger
 from tenner.clients.billing import CallBilling, CallProgress, OnResult, PaidReply
-from tenner.clients.faults import Fault
+from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
 from tenner.clients.protocol import Call, Client, KeyedRequest, Request, keyed_request
-from tenner.clients.rate_limiter import RateLimiter
+from tenner.clients.rate_limiter import RateLimiter, sleep
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
 from tenner.core.seeds import rng
 
 BACKOFF_MAX_SECONDS = 60.0
-RETRY_AFTER_MAX_SECONDS = 600.0
 
 
 class Limits(NamedTuple):
@@ -55,6 +54,7 @@ class PaidCalls:
         self._freed = asyncio.Event()
         self._in_flight: dict[str, asyncio.Event] = {}
         self._stop: Exception | None = None
+        self._stopped = asyncio.Event()
 
     @property
     def progress(self) -> CallProgress:
@@ -87,6 +87,7 @@ class PaidCalls:
                     on_result(result)
             except Exception as e:  # noqa: BLE001  stored for `run`, which raises it when the other tasks are done
                 self._stop = self._stop or e
+                self._stopped.set()
                 self._freed.set()
 
     async def _one(self, call: Call) -> PaidReply | FailedCall | None:
@@ -118,15 +119,15 @@ class PaidCalls:
                     return self._billing.failed(call, fault, attempts=attempt)
                 if self._stop is not None:
                     return None
-                self.progress.retries[fault.kind] += 1
+                self._billing.retried(fault)
                 if fault.kind == "rate_limited" and asked_seconds is not None:
                     self._rate_limiter.hold(asked_seconds)
-                await asyncio.sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw))
+                await sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw), self._stopped)
         raise AssertionError("the last attempt returns")
 
     async def _attempt(self, call: Call, request: Request, keyed: KeyedRequest, worst: Usage) -> PaidReply | None:
         estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
-        await self._rate_limiter.acquire(estimate)
+        await self._rate_limiter.acquire(estimate, self._stopped)
         sent_at = _now()
         latest = sent_at + datetime.timedelta(seconds=self._limits.deadline_seconds)
         worst_microusd = self._billing.microusd(worst, sent_at, latest)
@@ -140,7 +141,7 @@ class PaidCalls:
             if isinstance(e, TimeoutError):
                 fault = Fault("deadline", f"no whole response within {self._limits.deadline_seconds:g} s")
             elif isinstance(e, Fault):
-                fault = e
+                fault = e.after((_now() - sent_at).total_seconds())
             else:
                 self._release(reservation, charged=not isinstance(e, TennerError))
                 raise

@@ -46,6 +46,15 @@ class Reply(NamedTuple):
     answer: str = ""
     finish_reason: str | None = None
     usage: Usage = Usage()
+    """All None where the call is unmetered: the provider did not say, or cannot be right."""
+    charged_usd: float | None = None
+    """What the provider says that the call cost; None where it does not."""
+    claimed: Usage = Usage(input_tokens=0, output_tokens=0)
+    """The largest counts that the provider named: what an unmetered call cost where that is above its worst case."""
+    evidence: str | None = None
+    """What in the response led to the outcome, where it is not complete."""
+    is_summary: bool = False
+    """The provider marks this thinking as a summary."""
 
 
 class Client(Protocol):
@@ -92,8 +101,8 @@ class BatchStatus(NamedTuple):
     """Number of calls; 0 while the provider has not counted them."""
     files: tuple[str, ...] = ()
     """Ids of the result files."""
-    refusal: str = ""
-    """Why none of its calls was made; empty if some were."""
+    refusal: Fault | None = None
+    """Why none of its calls was made; None if some were."""
 
 
 class BatchResult(NamedTuple):

@@ -16,10 +16,10 @@ class RateLimiter:
         self._buckets = [_Bucket(requests_per_minute), _Bucket(tokens_per_minute)]
         self._held_until = 0.0
 
-    async def acquire(self, tokens: float) -> None:
-        """Wait until a call of about so many tokens may be sent, and take its share."""
-        while (delay := self._delay_seconds()) > 0:
-            await asyncio.sleep(delay)
+    async def acquire(self, tokens: float, stopped: asyncio.Event) -> None:
+        """Wait until a call of about so many tokens may be sent, or `stopped` is set, and take its share."""
+        while (delay := self._delay_seconds()) > 0 and not stopped.is_set():
+            await sleep(delay, stopped)
         requests, all_tokens = self._buckets
         requests.take(1)
         all_tokens.take(tokens)
@@ -35,6 +35,15 @@ class RateLimiter:
     def _delay_seconds(self) -> float:
         held = self._held_until - time.monotonic()
         return max(held, *(bucket.delay_seconds() for bucket in self._buckets))
+
+
+async def sleep(seconds: float, stopped: asyncio.Event) -> None:
+    """Sleep for so long, or until `stopped` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stopped.wait()
+    except TimeoutError:
+        pass
 
 
 class _Bucket:

@@ -4,6 +4,8 @@ import json
 
 from tenner.budget.prices import find
 from tenner.clients.protocol import Call, Reply, Request, Response
+from tenner.clients.reply_outcome import judge
+from tenner.clients.thinking import Thought
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
@@ -38,7 +40,7 @@ class ReferenceSolutionClient:
 
     def parse(self, response: Response) -> Reply:
         fields = json.loads(response.body)
-        return Reply("complete", fields["thinking"], fields["answer"], "stop", Usage(**fields["usage"]))
+        return judge(Thought(fields["thinking"], fields["answer"]), "stop", usage=Usage(**fields["usage"]))
 
     async def close(self) -> None:
         """There is nothing to close."""

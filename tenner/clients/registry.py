@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tenner.budget.ledger import Ledger
 from tenner.clients.batches import BatchCalls, batch_client
 from tenner.clients.billing import CallProgress
+from tenner.clients.http import check_proxies
 from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.protocol import Client
 from tenner.clients.reference_solution import ReferenceSolutionClient
@@ -38,10 +39,12 @@ def client_for(section: PaidModel, *, key: str | None = None) -> Client:
     if section.client == "openai":
         from tenner.clients.openai import OpenAIClient
 
+        check_proxies()
         return OpenAIClient(section, key=key)
     if section.client == "gemini":
         from tenner.clients.gemini import GeminiClient
 
+        check_proxies()
         return GeminiClient(section, key=key)
     return _replay_client(section)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from tenner.clients.billing import PaidReply
 from tenner.clients.faults import FAULTS
@@ -13,15 +14,22 @@ from tenner.core.records import FailedCall, Question
 from tenner.core.sections import PaidModel
 
 
-def buy_answers(section: PaidModel, questions: Sequence[Question], context: CallContext) -> dict[str, str]:
-    """The model's answer to each question, by the question's id. Raises as `buy_replies` does."""
+class Answers(NamedTuple):
+    """The answers to questions, by the question's id, and the calls that failed for good."""
+
+    by_id: dict[str, str]
+    failures: list[FailedCall]
+
+
+def buy_answers(section: PaidModel, questions: Sequence[Question], context: CallContext) -> Answers:
+    """The model's answer to each question. Raises as `buy_replies` does."""
     answers: dict[str, str] = {}
 
     def on_reply(paid: PaidReply) -> None:
         answers[paid.call.question.id] = paid.reply.answer
 
-    buy_replies(section, [Call(q, 0) for q in questions], on_reply, context)
-    return answers
+    failures = buy_replies(section, [Call(q, 0) for q in questions], on_reply, context)
+    return Answers(answers, failures)
 
 
 def buy_replies(

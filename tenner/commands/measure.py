@@ -52,7 +52,9 @@ def _add_own(verb: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Measure, and print what it came to."""
     from tenner import api, measurement
+    from tenner.clients import failed_calls
     from tenner.commands import show
+    from tenner.core.run_folder import RunFolder
 
     wanted = measurement.MeasureOptions(
         task=args.task,
@@ -83,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     )
     done = api.measure(args.who, wanted, run_dir=args.run_dir, overrides=args.overrides)
     print(show.as_json(done.path) if args.json else show.summary(done.path))
+    failed_calls.check(RunFolder(done.path))
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

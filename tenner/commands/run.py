@@ -18,8 +18,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Run the recipe, and print what it came to."""
     from tenner import api
+    from tenner.clients import failed_calls
     from tenner.commands import show
+    from tenner.core.run_folder import RunFolder
 
     overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
     done = api.run(args.recipe, run_dir=args.run_dir, overrides=overrides, budget_usd=args.budget_usd)
     print(show.summary(done.path))
+    failed_calls.check(RunFolder(done.path))

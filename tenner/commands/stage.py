@@ -38,6 +38,7 @@ def main(args: argparse.Namespace) -> None:
         training.follow(args.run, device=args.device)
         return
     from tenner import pipeline
+    from tenner.clients import failed_calls
     from tenner.core.progress import Screen
     from tenner.core.recipe import Recipe
     from tenner.core.run import open_run
@@ -46,3 +47,4 @@ def main(args: argparse.Namespace) -> None:
     recipe: Recipe | None = None  # the one in the folder
     with open_run(args.run, recipe, Screen(), budget_usd=args.budget_usd, device=device) as run:
         pipeline.run_stages(run, [args.verb])
+        failed_calls.check(run.folder, [args.verb])

@@ -17,6 +17,7 @@ FIELDS = {
     "--system-prompt": "system_prompt",
     "--suffix": "suffix",
     "--max-output-tokens": "output_tokens_max",
+    "--limit-parameter": "limit_parameter",
     "--longer-output-tokens": "longer_output_tokens_max",
     "--samples": "samples_per_question",
     "--keep": "keep",
@@ -57,9 +58,12 @@ def main(args: argparse.Namespace) -> None:
         stage.main(args)
         return
     from tenner import tracing
+    from tenner.clients import failed_calls
+    from tenner.core.run_folder import RunFolder
 
     section = _section(args)
     print(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
+    failed_calls.check(RunFolder(args.out))
 
 
 def _refuse_file_options(args: argparse.Namespace) -> None:

@@ -110,7 +110,7 @@ class ChatTemplate:
             self.tokenizer, system_prompt=self.system_prompt and marked(self.system_prompt), kwargs=self.kwargs
         )
         rendered, _ = template._render([m.model_copy(update={"content": marked(m.content)}) for m in messages])
-        return _unmarked(rendered, before, after)
+        return _unmarked(rendered, before, after, pattern)
 
     def turn_end_id(self, ends: frozenset[int]) -> int:
         """The id that ends an assistant's turn: the first of `ends`, else the first control token, after its text.
@@ -179,7 +179,7 @@ class ChatTemplate:
         if value in [node.value for node in tree.find_all(jinja2.nodes.Const)] and not isinstance(value, bool):
             return
         raise TennerError(
-            f"chat_template_kwargs: {name} = {json.dumps(value)} changes nothing in what the student is asked",
+            f"chat_template_kwargs: {name} = {json.dumps(value, default=str)} changes nothing for the student",
             hint=hint,
         )
 
@@ -326,13 +326,14 @@ def _unwritten_characters(written: Sequence[str]) -> tuple[str, str]:
     return next(free), next(free)
 
 
-def _unmarked(rendered: str, before: str, after: str) -> PromptText:
-    """The text without marks, and where the marked tokens are. A mark that the template has left alone is dropped."""
+def _unmarked(rendered: str, before: str, after: str, pattern: re.Pattern[str]) -> PromptText:
+    """The text without marks, and where the marked tokens are; some templates cut texts, and leave a mark alone."""
     text, literal = "", []
-    for piece in re.split(f"({before}[^{before}{after}]*{after})", rendered):
-        if piece.startswith(before) and piece.endswith(after):
-            literal.append((len(text), len(text) + len(piece) - 2))
-        text += piece.replace(before, "").replace(after, "")
+    for piece in re.split(f"({before}(?:{pattern.pattern}))", rendered):
+        bare = piece.replace(before, "").replace(after, "")
+        if piece != bare and pattern.fullmatch(bare):
+            literal.append((len(text), len(text) + len(bare)))
+        text += bare
     return PromptText(text, tuple(literal))
 
 

@@ -2,7 +2,8 @@
 
 TennerError          exit 2   the input, the recipe or the run folder is not usable as given
 ├── BudgetReached    exit 3   the cap would be crossed: nothing is lost, a higher cap resumes
-├── Incomplete       exit 4   some calls failed: the same command makes them again
+├── Incomplete       exit 4   some calls failed: all else is done, and what was bought is kept
+├── OutOfMoney       exit 5   a provider's account is empty or its quota used up: nothing more can be bought there
 ├── Preempted        exit 75  the system took the machine away: the same command goes on elsewhere
 ├── NoRoom           exit 2   a prompt and its answer do not fit into the context
 └── StorageFull      exit 2   the disk refused a write: nothing written before is lost
@@ -26,9 +27,15 @@ class BudgetReached(TennerError):
 
 
 class Incomplete(TennerError):
-    """Some of the work could not be done, and may be done by trying again."""
+    """Some calls to a model failed. Those that may succeed later are made again by the same command."""
 
     exit_code = 4
+
+
+class OutOfMoney(TennerError):
+    """A provider sells nothing more to this account: no money, no credit, or the quota of the day is used up."""
+
+    exit_code = 5
 
 
 class Preempted(TennerError):

@@ -52,6 +52,8 @@ class SourceCount(Record):
     """Rows that the recipe's conditions let through."""
     published: int | None
     """The count that its authors report, to be compared."""
+    without_reference: int = 0
+    """Rows whose answer column holds none, or a word such as "NaN" or "proof" in its place."""
 
 
 class Drop(Record):
@@ -150,9 +152,12 @@ class Grade(Record):
 TraceOutcome = Literal[
     "complete",
     "truncated",  # the token limit cut it
+    "interrupted",  # the provider broke it off, or the connection of a stream did
+    "unknown_finish",  # its finish reason is missing, or not in the table of `finish_reasons.py`
+    "damaged",  # control tokens or think tags in its text that cannot be removed with certainty
     "no_reasoning",
     "content_filter",
-    "empty",  # no choices, or nothing in them
+    "empty",  # no choices, or no answer in them
     "unreadable",  # a success whose body is no response of this teacher
     "wrong_content_type",  # a success whose body is a web page, say
 ]
@@ -183,6 +188,8 @@ class Trace(Record):
     answer: str
     messages: tuple[Message, ...]
     outcome: TraceOutcome
+    evidence: str | None = None
+    """What in the reply led to the outcome, as its finish reason; None where it is complete."""
     reasoning_is_summary: bool
     """The provider shows a summary of its thinking, not the thinking."""
     grade: Grade | None

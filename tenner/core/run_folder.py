@@ -12,7 +12,6 @@ report.html, …      for people
 """
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -23,10 +22,12 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from tenner.core import file_lock
 from tenner.core.errors import StorageFull, TennerError
 from tenner.core.records import Record
 
 R = TypeVar("R", bound=Record)
+CANNOT_WRITE = (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError)
 SCHEMA = 1
 """The layout of a run folder: a change after which an older folder cannot be continued raises it."""
 
@@ -111,11 +112,13 @@ class RunFolder:
             with disk_errors(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = open(self.path / "lock", "a+")  # noqa: SIM115  closed below, after the block
-        except (NotADirectoryError, FileExistsError, PermissionError) as e:
+        except OSError as e:
+            if not isinstance(e, CANNOT_WRITE) and e.errno != errno.EROFS:
+                raise
             raise TennerError(f"{self.path} cannot be written: {e.strerror}", hint="choose another --run-dir") from e
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file_lock.lock(lock, wait=False)
             except BlockingIOError as e:
                 lock.seek(0)
                 raise TennerError(

@@ -326,6 +326,8 @@ class PaidModel(Section):
     """Sent as they are: temperature, reasoning_effort, …"""
     output_tokens_max: Positive = 32_000
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """How the server calls this limit. Left out: as the preset has it, else max_tokens."""
     batch: bool = False
     """Hand the calls in as batches: half the price at most providers, an answer within a day."""
     concurrency: Annotated[Positive, Resume.FREE] = 8
@@ -349,6 +351,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.client != "openai" and self.limit_parameter is not None:
+            raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
 
 
@@ -428,6 +432,9 @@ class Train(Section):
     backward through them, so half the layers frozen are a third of the work saved."""
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
+    quantization: Literal["nf4"] | None = None
+    """`nf4`: LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), which one process trains beside; the adapters
+    are merged into the weights as they were. Left out: in the precision that is computed in."""
     epochs: Positive
     lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
@@ -462,6 +469,8 @@ class Train(Section):
             raise ValueError("pure-bf16 is for full fine-tuning: LoRA's frozen weights are in bfloat16 already")
         if self.precision == "pure-bf16" and self.optimizer != "adamw":
             raise ValueError("pure-bf16 has an optimizer of its own: leave train.optimizer out")
+        if self.quantization and self.method != "lora":
+            raise ValueError('quantization is for method = "lora": weights in 4 bits cannot be trained themselves')
         if self.frozen_layers and self.method == "lora":
             raise ValueError("frozen_layers is for full fine-tuning: LoRA freezes all layers already")
         return self

@@ -6,17 +6,21 @@ from functools import cache
 from importlib import resources
 from itertools import chain
 
+from tenner.data.text_hashing import is_unspaced
+
 DISTINCTIVE_WORDS_MIN = 3
 """From so many different distinctive words on, shared text is evidence of copying."""
 RUN_WORDS_MIN = 16
 """From so many words on, of whatever kind, one shared run is evidence, too."""
+CHARACTERS_PER_WORD = 1.5
+"""Where each character is a word, as in Chinese, so many of them say as much as a word elsewhere."""
 
 
 def is_evidence(runs: list[list[str]]) -> bool:
     """Whether the runs of words that two questions share show that one was taken from the other."""
     left = [without_phrases(run) for run in runs]
     distinctive = {word for word in chain.from_iterable(left) if _is_distinctive(word)}
-    return len(distinctive) >= DISTINCTIVE_WORDS_MIN or max(map(len, left), default=0) >= RUN_WORDS_MIN
+    return len(distinctive) >= DISTINCTIVE_WORDS_MIN or max(map(_length, left), default=0) >= RUN_WORDS_MIN
 
 
 def without_phrases(words: list[str]) -> list[str]:
@@ -25,6 +29,11 @@ def without_phrases(words: list[str]) -> list[str]:
     for phrase in _phrases():
         text = phrase.sub(" ", text)
     return text.split()
+
+
+def _length(words: list[str]) -> float:
+    characters = sum(map(is_unspaced, words))
+    return len(words) - characters + characters / CHARACTERS_PER_WORD
 
 
 def _is_distinctive(word: str) -> bool:

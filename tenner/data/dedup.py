@@ -48,8 +48,9 @@ def sketch(text: Hashed, text_words: Hashed, *, near: bool) -> Sketches:
     numbers = text_words.numbers()
     number_sums = sums(mixed(numbers.values), numbers.starts)
     lengths = text_words.lengths.astype(np.int32)
-    shingles = windows(text_words, SHINGLE_WORDS)
-    signature_NP = _signatures(shingles) if near else np.zeros((len(lengths), 0), np.uint32)
+    signature_NP = np.zeros((len(lengths), 0), np.uint32)
+    if near:
+        signature_NP = _signatures(windows(text_words, SHINGLE_WORDS))
     return Sketches(fingerprints(text), number_sums, lengths, signature_NP)
 
 

@@ -14,7 +14,7 @@ from tenner.data import dedup
 from tenner.data.boilerplate import is_evidence
 from tenner.data.dedup import NEAR_WORDS_MIN, Sketches, concatenate, jaccard, sketch
 from tenner.data.ngrams import Benchmark, Grams, Matches
-from tenner.data.text_hashing import hashed, words
+from tenner.data.text_hashing import hashed, joined, words
 from tenner.data.workers import LocalWorkers, Workers
 
 REASONS = {"exact": "in the benchmark", "near": "near a benchmark question", "ngram": "overlaps the benchmark"}
@@ -104,7 +104,7 @@ def _hits(
         twin = against.by_identity.get(int(scan.sketches.identity[i]))
         if twin is not None:
             b = against.questions[twin]
-            yield Hit(kind="exact", question_id=q.id, benchmark_id=b.id, shared=" ".join(words(q.question)))
+            yield Hit(kind="exact", question_id=q.id, benchmark_id=b.id, shared=joined(words(q.question)))
         if first < end:
             found = zip(matches.start[first:end].tolist(), matches.gram[first:end].tolist(), strict=True)
             for owner, starts, is_rare in _owners(found, against, is_common):
@@ -148,7 +148,7 @@ def _hit(q: Question, b: Question, starts: list[int], rules: Clean, *, is_rare: 
         kind = "near"
     elif is_rare and is_evidence(runs):
         kind = "ngram"
-    return Hit(kind=kind, question_id=q.id, benchmark_id=b.id, shared=" … ".join(" ".join(run) for run in runs))
+    return Hit(kind=kind, question_id=q.id, benchmark_id=b.id, shared=" … ".join(map(joined, runs)))
 
 
 def _runs(starts: list[int], size: int) -> list[tuple[int, int]]:

@@ -1,17 +1,19 @@
 """Turns the rows of sources into questions: conditions, columns, samples and counts."""
 
 import string
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Drop, Question, SourceCount
+from tenner.core.references import is_reference, reference_text
 from tenner.core.sections import Condition, Table
 from tenner.core.seeds import digest, rng
 from tenner.data import rows
 from tenner.data.rows import Row, value_of
 
+WORDS_SHOWN = 4
 ID_CHARS = 16  # of the SHA-256 of the question, as s1 has it
 
 
@@ -21,6 +23,8 @@ class Gathered(NamedTuple):
     questions: list[Question]
     dropped: list[Drop]
     counts: list[SourceCount]
+    notes: list[str]
+    """Of each source with an answer column: how many of its questions have no reference answer, and what they have."""
 
 
 def check(sources: Sequence[Table]) -> None:
@@ -38,8 +42,10 @@ def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
     questions: dict[str, Question] = {}
     dropped: list[Drop] = []
     counts: list[SourceCount] = []
+    notes: list[str] = []
     for source in sources:
-        found, read = _questions(source, seed, dropped)
+        without: Counter[str] = Counter()
+        found, read = _questions(source, seed, dropped, without)
         if source.expect is not None and len(found) != source.expect:
             raise TennerError(
                 f"source {source.name}: {len(found):,} questions, where {source.expect:,} are expected",
@@ -53,18 +59,22 @@ def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
                 )
             else:
                 questions[q.id] = q
+        if without:
+            words = ", ".join(f"{said} {count:,}" for said, count in without.most_common(WORDS_SHOWN))
+            more = ", …" if len(without) > WORDS_SHOWN else ""
+            notes.append(f"source {source.name}: {without.total():,} rows have no reference answer: {words}{more}")
         where = source.file or f"{source.dataset}" + (f"@{source.revision}" if source.revision else "")
         counts.append(
             SourceCount(
                 source=source.name, where=where, license=source.license, rows=read, questions=len(found),
-                published=source.published,
+                published=source.published, without_reference=without.total(),
             )
         )  # fmt: skip
-    return Gathered(list(questions.values()), dropped, counts)
+    return Gathered(list(questions.values()), dropped, counts, notes)
 
 
-def _questions(source: Table, seed: int, dropped: list[Drop]) -> tuple[list[Question], int]:
-    """The questions of a source, and its number of rows."""
+def _questions(source: Table, seed: int, dropped: list[Drop], without: Counter[str]) -> tuple[list[Question], int]:
+    """The questions of a source, and its number of rows. `without` counts what stands in place of a reference."""
     found: list[tuple[Question, tuple[str, ...]]] = []
     number = 0
     for number, row in enumerate(rows.read(source), 1):
@@ -77,7 +87,7 @@ def _questions(source: Table, seed: int, dropped: list[Drop]) -> tuple[list[Ques
                 dropped.append(Drop(id=digest(source.name, number)[:ID_CHARS], reason="no question", evidence=evidence))
                 continue
             stratum = tuple(str(value_of(source, row, column)) for column in source.stratify)
-            found.append((_question(source, row, text, seed), stratum))
+            found.append((_question(source, row, text, seed, without), stratum))
     if source.sample is None:
         return [q for q, _ in found], number
     return list(_sample(found, source, seed)), number
@@ -100,7 +110,7 @@ def _sample(found: list[tuple[Question, tuple[str, ...]]], source: Table, seed: 
         yield from strata[name][:count]
 
 
-def _question(source: Table, row: Row, text: str, seed: int) -> Question:
+def _question(source: Table, row: Row, text: str, seed: int, without: Counter[str]) -> Question:
     columns = source.columns
 
     def optional(column: str | None) -> str | None:
@@ -112,6 +122,9 @@ def _question(source: Table, row: Row, text: str, seed: int) -> Question:
     if columns.choices:
         text, answer = _with_choices(source, row, text, seed)
         kind = kind or "choice"
+    elif columns.answer is not None and not is_reference(answer, kind):
+        without["empty" if answer is None or not answer.strip() else repr(answer)] += 1
+        answer = None
     id_ = optional(columns.id)
     return Question(
         id=id_ or digest(text)[:ID_CHARS],
@@ -127,10 +140,15 @@ def _question(source: Table, row: Row, text: str, seed: int) -> Question:
 
 
 def _reference(source: Table, row: Row) -> str | None:
-    """The reference answer; a truth value is written as in JSON."""
+    """The reference answer as text, which may be none (see `references.is_reference`)."""
     column = source.columns.answer
-    value = None if column is None else value_of(source, row, column)
-    return str(value).lower() if isinstance(value, bool) else _as_text(source, value, column or "")
+    if column is None:
+        return None
+    value = value_of(source, row, column)
+    try:
+        return reference_text(value)
+    except ValueError:
+        return _as_text(source, value, column)
 
 
 def _text(source: Table, row: Row) -> str:

@@ -8,33 +8,35 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tenner.data.notation import TIMES, plain
+
 Hashes = NDArray[np.uint64]
 
-PRESENTATION = re.compile(
-    r"\\(?:[,;:! ]|(?:left|right|big+[lr]?|d?frac|tfrac|text(?:bf|it|rm)?|math(?:rm|bf|it)|displaystyle|q?quad)"
-    r"(?![a-z]))"
-)
-"""LaTeX that changes only the look; all kinds of fractions become one."""
-TOKEN = re.compile(r"[^\W_]+|[+/^=<>≤≥]|-(?=\s*\d)")
+TOKEN = re.compile(rf"[^\W_]+|[+/^=<>{TIMES}]|-(?=\s*\d)")
 """A word, or an operator; a minus only before a digit, since others are hyphens."""
 MINUS = re.compile(r"-(?=\s*\d)")
-_BLANKS = "-" + "".join(c if c.isalnum() or c in "+/^=<>" else " " for c in map(chr, range(1, 128)))
-DASHES = str.maketrans({"−": "-", "–": "-", "×": " times ", "·": " cdot ", "÷": "/"})  # noqa: RUF001
+# Characters of scripts without spaces between words (Thai to Burmese, Khmer, kana, Han): each is a word.
+_RANGES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_UNSPACED = re.compile(f"[{_RANGES}]")
+_BETWEEN_UNSPACED = re.compile(f"(?<=[{_RANGES}]) (?=[{_RANGES}])")
+_BLANKS = "-" + "".join(c if c.isalnum() or c in f"+/^=<>{TIMES}" else " " for c in map(chr, range(1, 128)))
+OPERATORS = f"+/^=<>-{TIMES}"
 WORD, NUMBER, OPERATOR = 0, 1, 2  # the two lowest bits of a token's hash
 VOCABULARY_MAX = 500_000
 ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 
 def tokens(text: str) -> list[str]:
-    """Words and operators, without case, punctuation, spacing and presentational LaTeX."""
-    text = text.casefold()
-    if "\\" in text:
-        text = PRESENTATION.sub(lambda m: " frac" if m[0].endswith("frac") else " ", text)
+    """Words and operators, without case, punctuation and spacing, and however mathematics is spelled in it.
+
+    See `notation` for the spellings. In scripts that put no spaces between words, each character is a word.
+    """
+    text = plain(text.replace("\0", " "))
     if not text.isascii():
-        return TOKEN.findall(text.translate(DASHES))
+        return TOKEN.findall(_UNSPACED.sub(r" \g<0> ", text))
     # The same result for ASCII, in half the time.
     text = MINUS.sub("\0", text).translate(_BLANKS) if "-" in text else text.translate(_BLANKS)
-    for operator in "+/^=<>-":
+    for operator in OPERATORS:
         text = text.replace(operator, f" {operator} ")
     return text.split()
 
@@ -42,6 +44,17 @@ def tokens(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """The tokens without the operators."""
     return [token for token in tokens(text) if token[0].isalnum()]
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether a word is a character of a script without spaces, as Chinese."""
+    return not word.isascii() and _UNSPACED.match(word) is not None
+
+
+def joined(found: Sequence[str]) -> str:
+    """Words as one text, to be read."""
+    text = " ".join(found)
+    return text if text.isascii() else _BETWEEN_UNSPACED.sub("", text)
 
 
 def normalise(text: str) -> str:
@@ -84,7 +97,7 @@ def hashed(texts: Sequence[str]) -> Hashed:
     values: list[int] = []
     starts = [0]
     for text in texts:
-        values += [_VOCABULARY[token] for token in tokens(text)]
+        values.extend(map(_VOCABULARY.__getitem__, tokens(text)))
         starts.append(len(values))
     return Hashed(np.array(values, dtype=np.uint64), np.array(starts, dtype=np.int64))
 

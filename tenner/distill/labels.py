@@ -5,10 +5,11 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 from tenner.clients import replies
 from tenner.clients.registry import CallContext
-from tenner.core.records import Label, Question
+from tenner.core.records import FailedCall, Label, Question
 from tenner.core.sections import Labeller
 
 CODE = re.compile(r"(?<!\d)(\d\d)\W*\Z")
@@ -37,8 +38,16 @@ def parse(answer: str) -> str | None:
     return subjects().get(found[1]) if found else None
 
 
-def buy_labels(labeller: Labeller, questions: Sequence[Question], context: CallContext) -> list[Label]:
-    """A label for each question that gets an answer. Raises as `replies.buy_replies` does."""
+class BoughtLabels(NamedTuple):
+    """A label for each question that got an answer, and the calls that failed for good."""
+
+    labels: list[Label]
+    failures: list[FailedCall]
+
+
+def buy_labels(labeller: Labeller, questions: Sequence[Question], context: CallContext) -> BoughtLabels:
+    """Have the questions labelled. Raises as `replies.buy_replies` does."""
     section = labeller.model_copy(update={"system_prompt": system_prompt()})
     answers = replies.buy_answers(section, questions, context)
-    return [Label(question_id=id_, domain=parse(answer), evidence=answer) for id_, answer in answers.items()]
+    labels = [Label(question_id=id_, domain=parse(text), evidence=text) for id_, text in answers.by_id.items()]
+    return BoughtLabels(labels, answers.failures)

@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
+from tenner.clients import failed_calls
 from tenner.clients.billing import OnResult, PaidReply
 from tenner.clients.faults import FAULTS
 from tenner.clients.protocol import Call, Client
@@ -14,6 +16,7 @@ from tenner.core.errors import Incomplete
 from tenner.core.records import FailedCall, Grade, Message, Question, Trace
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import TraceSection
+from tenner.distill.reply_watch import ReplyWatch
 
 FLUSH_SECONDS = 0.1
 
@@ -41,9 +44,10 @@ def buy_traces(purchase: TracePurchase) -> None:
 
     Raises:
         BudgetReached, TennerError: see `PaidCalls.run`.
+        TennerError: the first few replies are of no use (see `reply_watch.py`).
         Incomplete: some calls failed with a transient fault.
     """
-    purchase.folder.write("failed", [])
+    failed_calls.record(purchase.folder, "trace", [])
     asyncio.run(_buy(purchase))
     failed = Counter(f.kind for f in purchase.folder.read("failed", FailedCall))
     if any(FAULTS[kind].transient for kind in failed):
@@ -65,12 +69,13 @@ async def _buy(purchase: TracePurchase) -> None:
             truncated: list[Call] = []
 
             def wanted(indices: Sequence[int] = indices) -> Iterator[Call]:
-                return (Call(q, i) for q in purchase.questions() for i in indices if known.wants(q.id, i))
+                asked = (Call(q, i) for q in purchase.questions() for i in indices if known.wants(q.id, i))
+                return takewhile(lambda _: not known.watch.is_hopeless, asked)
 
             def on_result(result: PaidReply | FailedCall, truncated: list[Call] = truncated) -> None:
                 if (
                     isinstance(result, PaidReply)
-                    and result.reply.outcome == "truncated"
+                    and result.reply.outcome in ("truncated", "interrupted")
                     and section.longer_output_tokens_max is not None
                 ):
                     truncated.append(result.call)
@@ -79,15 +84,18 @@ async def _buy(purchase: TracePurchase) -> None:
 
             total = sum(1 for _ in wanted())
             await _make_calls(wanted(), total, on_result, purchase, client, label=purchase.context.stage)
+            known.watch.check()
             if truncated:
                 await _buy_longer(truncated, purchase, known)
     finally:
         known.flush()
+        if summary := known.watch.summary:
+            purchase.context.screen.say(summary)
         await client.close()
 
 
 async def _buy_longer(calls: Sequence[Call], purchase: TracePurchase, known: "_KnownTraces") -> None:
-    """Buy truncated traces once more, with the higher limit of the recipe."""
+    """Buy traces that were cut once more, with the higher limit of the recipe."""
     limits = {"output_tokens_max": purchase.section.longer_output_tokens_max, "longer_output_tokens_max": None}
     longer = purchase._replace(section=purchase.section.model_copy(update=limits))
     client = client_for(longer.section)
@@ -118,14 +126,17 @@ class _KnownTraces:
         self._folder, self._keep = purchase.folder, purchase.section.keep
         self._ids: set[str] = set()
         self._solved: set[str] = set()
+        self.watch = ReplyWatch()
         for trace in self._folder.stream("traces", Trace):
             self._add(trace)
+            self.watch.known(trace)
         self._unwritten: list[Trace] = []
         self._written_at = time.monotonic()
 
     def append(self, trace: Trace) -> None:
         """Add a trace. The file is written every `FLUSH_SECONDS`; until then the responses are in the store."""
         self._add(trace)
+        self.watch.add(trace)
         self._unwritten.append(trace)
         if time.monotonic() - self._written_at > FLUSH_SECONDS:
             self.flush()
@@ -179,7 +190,8 @@ def _trace(paid: PaidReply, purchase: TracePurchase, client: Client) -> Trace:
         answer=reply.answer,
         messages=(*system, prompt, response),
         outcome=reply.outcome,
-        reasoning_is_summary=client.reasoning_is_summary,
+        evidence=reply.evidence,
+        reasoning_is_summary=client.reasoning_is_summary or reply.is_summary,
         grade=purchase.grade(reply.answer, question) if can_be_graded else None,
         usage=reply.usage,
         cost_usd=paid.cost_usd,

@@ -43,7 +43,8 @@ def _fault_of(t: Trace, truncated: Literal["drop", "keep"], *, wrong_may_stay: b
     """Why a trace cannot be trained on; None if it can."""
     if t.outcome != "complete" and not (t.outcome == "truncated" and truncated == "keep"):
         reason = t.outcome.replace("_", " ")
-        return Drop(id=t.id, reason=reason, evidence=f"{t.usage.output_tokens or 'unknown'} output tokens")
+        evidence = f"{t.usage.output_tokens or 'unknown'} output tokens"
+        return Drop(id=t.id, reason=reason, evidence=f"{t.evidence}, {evidence}" if t.evidence else evidence)
     if not t.answer:
         return Drop(id=t.id, reason="no final answer", evidence="the reply ends with its thinking")
     if t.grade is not None and t.grade.verdict != "correct" and not wrong_may_stay:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tenner.core.formats import FORMATS
 from tenner.core.provenance import provenance
 from tenner.core.records import Completion, Grade, Policy, Question, Sampling, Setting
-from tenner.core.run import AnyRun, chat_template_of, render
+from tenner.core.run import AnyRun, render
 from tenner.core.sections import PromptForm
 from tenner.core.seeds import digest
 from tenner.evaluation.grading.grader import Grader, grade_after_cue
@@ -79,8 +79,6 @@ def complete(
         Grader(processes=1) as grader,
     ):
         engine = student.load_engine()
-        for note in chat_template_of(engine.tokenizer, run.recipe).notes:
-            run.screen.say(f"{student.name}: {note}")
         for task in dict.fromkeys(task for task, _, _ in missing):
             count = len(tasks[task])
             remember(run, _setting(run, student, engine, task, policies, samplings, answer_tokens_max, count))

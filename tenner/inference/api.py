@@ -17,6 +17,7 @@ from typing import Any
 import openai
 
 from tenner.core.errors import TennerError
+from tenner.core.finish_reasons import ending_of
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.core.sections import Speaks
@@ -187,7 +188,13 @@ class ApiEngine(JobEngine):
             raise TennerError(f"{self._client.base_url} returned no choice", hint="look at the server's log")
         choice = completion.choices[0]
         extra_fields, end_of_text = choice.model_extra or {}, machine.format_ids.end_of_text
-        ended = choice.finish_reason == "stop"
+        ending = ending_of(choice.finish_reason)
+        if ending not in ("complete", "cut"):
+            raise TennerError(
+                f"{self._client.base_url} ended a completion with finish_reason {choice.finish_reason}",
+                hint="neither an end of text nor a limit of tokens: look at the server's log",
+            )
+        ended = ending == "complete"
         if self._speaks == "ids":
             if "token_ids" not in extra_fields:
                 raise TennerError(f"{self._client.base_url} returns no token ids", hint='set speaks = "text"')

@@ -1,10 +1,11 @@
 """The evaluate stage: students in an engine and models behind APIs answer the benchmarks, and are scored alike."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenner.clients import registry, replies
+from tenner.clients import failed_calls, http, registry, replies
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
@@ -12,7 +13,7 @@ from tenner.clients.registry import CallContext
 from tenner.core import hardware
 from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS
+from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
@@ -38,7 +39,8 @@ AS_IT_IS = "chat"
 """The prompt form of a model behind an API: the first turn is the question alone."""
 NO_KEY = "none"
 """Sent to a server that needs no key: the client requires one."""
-UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type")
+UNREADABLE: tuple[TraceOutcome, ...] = ("unreadable", "wrong_content_type", "interrupted")
+"""Replies that say nothing of the model: their answers are missing, and not wrong."""
 
 
 def check(described: Experiment) -> None:
@@ -104,8 +106,7 @@ def load_engine(run: AnyRun, stage: str, folder: Path, *, own_template: bool = F
         wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=chosen.precision,
         device=run.recipe.machine.device, options=wanted.vllm,
     )  # fmt: skip
-    if run.recipe.student is not None and not own_template:
-        set_template(engine.tokenizer, run.recipe.student.chat_template)
+    _set_template(run, engine.tokenizer, own_template=own_template)
     return engine
 
 
@@ -115,15 +116,24 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
 
     from tenner.inference.api import ApiEngine
 
+    http.check_proxies()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if run.recipe.student is not None:
-        set_template(tokenizer, run.recipe.student.chat_template)
+    _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
     return ApiEngine(
         endpoint.base_url, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
         api_key=key_in_environment(endpoint.api_key_env) or NO_KEY, requests=wanted.rows, wait_text=wanted.wait_text,
         model_dir=folder,
     )  # fmt: skip
+
+
+def _set_template(run: AnyRun, tokenizer: Tokenizer, *, own_template: bool) -> None:
+    """Give the tokenizer the student's chat template, and say what is special about how it is asked."""
+    section = run.recipe.student
+    assert section is not None, "nobody else has a tokenizer"
+    set_template(tokenizer, None if own_template else section.chat_template)
+    for note in chat_template_of(tokenizer, run.recipe).notes:
+        run.screen.say(note)
 
 
 def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]:
@@ -138,8 +148,9 @@ def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]
             run, tasks, student, policies(wanted), stage="evaluate", file=COMPLETIONS,
             answer_tokens_max=wanted.answer_tokens_max, samplings=samplings(run.recipe),
         )  # fmt: skip
-    for model in wanted.models:
-        _answer_by_api(run, model, tasks)
+    failures = [failure for model in wanted.models for failure in _answer_by_api(run, model, tasks)]
+    if wanted.models:
+        failed_calls.record(run.folder, "evaluate", failures)
     completions = run.folder.read(COMPLETIONS, Completion)
     run.folder.write("scores", scores.score_benchmarks(completions, tasks, samples=wanted.samples))
     return len(questions), len(completions)
@@ -156,8 +167,8 @@ def policies(wanted: Evaluate) -> list[Policy]:
     return found
 
 
-def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> None:
-    """Append a graded completion of every question that the model has not answered yet.
+def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> list[FailedCall]:
+    """Append a graded completion of every question that the model has not answered yet; return what failed for good.
 
     Raises:
         BudgetReached, Incomplete, TennerError: see `replies.buy_replies`. What was bought until then is kept.
@@ -168,7 +179,7 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
     samples = range(run.recipe.evaluate.samples)
     wanted = [(q, k) for questions in tasks.values() for k in samples for q in questions if (q.id, k) not in have]
     if not wanted:
-        return
+        return []
     calls = [Call(q.model_copy(update={"question": q.question + q.suffix}), k) for q, k in wanted]
     for task in dict.fromkeys(benchmarks.benchmark_of(q) for q, _ in wanted):
         remember(run, _setting(run, model, task, len(tasks[task])))
@@ -181,12 +192,24 @@ def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Qu
         with Grader() as grader:
             read = [b for b in bought if b.reply.outcome not in UNREADABLE]
             run.folder.append(COMPLETIONS, [_completion(grader, model, by_id[b.call.question.id], b) for b in read])
-    if lost := [f"{f.question_id}: {f.kind}" for f in refused] + [
-        f"{b.call.question.id}: {b.reply.outcome}" for b in bought if b.reply.outcome in UNREADABLE
-    ]:
-        run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {lost[0]}" + (", …" if lost[1:] else ""))
+    lost = refused + [_unreadable(b) for b in bought if b.reply.outcome in UNREADABLE]
+    if lost:
+        first = f"{lost[0].question_id}: {lost[0].kind}"
+        run.screen.say(f"{model.name}: {len(lost):,} answers are missing, {first}" + (", …" if lost[1:] else ""))
+    if odd := Counter(b.reply.evidence for b in bought if b.reply.outcome == "unknown_finish"):
+        words = ", ".join(f"{evidence} {count}" for evidence, count in odd.most_common())
+        run.screen.say(f"{model.name}: {odd.total():,} answers ended in a way that is not known: {words}")
     if unmetered := sum(not b.metered for b in bought):
         run.screen.say(f"{model.name}: {unmetered:,} answers came without a count of tokens: at their worst case")
+    return lost
+
+
+def _unreadable(bought: PaidReply) -> FailedCall:
+    call, outcome = bought.call, bought.reply.outcome
+    evidence = "the response is stored in run.db, and is not bought again"
+    return FailedCall(
+        question_id=call.question.id, sample_index=call.sample_index, kind=outcome, attempts=1, evidence=evidence
+    )  # fmt: skip
 
 
 def _completion(grader: Grader, model: ApiModel, question: Question, bought: PaidReply) -> Completion:

@@ -165,6 +165,8 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
     from tenner.inference.server.served_student import ServedStudent
     from tenner.training.student import HUB, load_tokenizer, resolve
 
+    if Path(address).is_dir() and not (Path(address) / "config.json").is_file():
+        raise TennerError(f"{address} is not a run folder, and holds no model", hint="one has a config.json")
     folder = resolve(address)
     if options.format in (None, AUTO):
         fmt = detected_format(load_tokenizer(folder, options.chat_template))

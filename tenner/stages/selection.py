@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tenner.clients import failed_calls
 from tenner.clients.registry import CallContext
 from tenner.core.records import Difficulty, FailedCall, Label, Question, Sample, Trace
 from tenner.core.run import Run
@@ -37,7 +38,8 @@ def _with_domains(run: Run, pool: Sequence[Question]) -> list[Question]:
     if new and rules.by == "clusters":
         found = domains.clusters(bare, count=rules.clusters, seed=run.recipe.seed)
     elif new and rules.labeller is not None:
-        found = labels.buy_labels(rules.labeller, new, CallContext(run.ledger, run.screen, stage="select"))
+        found, failures = labels.buy_labels(rules.labeller, new, CallContext(run.ledger, run.screen, stage="select"))
+        failed_calls.record(run.folder, "select", failures)
     known |= {label.question_id: label for label in found}
     run.folder.write("labels", known.values())
     return [

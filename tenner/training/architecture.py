@@ -98,7 +98,7 @@ def _described(text: str) -> Architecture:
             raise NotImplementedError("attention by a function of its own")
         layers, traced = layer_trace.traced(low, wide, decoder_layers), True
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, NotImplementedError, AssertionError):
-        layers, traced = layer_trace.estimated(modules, _attentions(config, len(modules))), False
+        layers, traced = layer_trace.estimated(modules, attentions(config, len(modules))), False
     return Architecture(
         hidden=head.weight.shape[1], vocabulary=head.weight.shape[0], parameters=parameters,
         embedding=sum(p.numel() for p in embedding.parameters()), tables=sum(tables.values()),
@@ -170,7 +170,7 @@ def _unusable(error: Exception) -> TennerError:
     return TennerError(f"config.json: transformers cannot make a model of it: {reason}", hint="is it the whole file?")
 
 
-def _attentions(config: PreTrainedConfig, layers: int) -> list[Attention | None]:
+def attentions(config: PreTrainedConfig, layers: int) -> list[Attention | None]:
     """As the numbers of the config say, the same in all layers."""
     text = config.get_text_config(decoder=True)
     if not (heads := getattr(text, "num_attention_heads", None)):

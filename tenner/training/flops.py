@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tenner.training.architecture import Architecture
+from tenner.core.errors import TennerError
+from tenner.training.architecture import Architecture, attentions
+from tenner.training.layer_trace import estimated
 
 PEAK_TFLOPS = {
     "H200": 989.5,  # NVIDIA's data sheets, bfloat16 without sparsity
@@ -54,12 +56,18 @@ class Arithmetic(NamedTuple):
     @classmethod
     def of(cls, model: PreTrainedModel, layers: Sequence[nn.Module], *, frozen_layers: int = 0) -> "Arithmetic":
         """Counted before the model is sharded. The head's input needs a gradient even where the head is frozen."""
-        described = Architecture.of(model.config.to_dict()).layers
+        try:
+            described = Architecture.of(model.config.to_dict()).layers
+        except TennerError:  # a class of one's own, in memory only
+            described = tuple(estimated(layers, attentions(model.config, len(layers))))
         per_token, pairs = 0.0, Counter[int | None]()
         for i, (module, layer) in enumerate(zip(layers, described, strict=True)):
             frozen = i < frozen_layers
-            weights = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
-            per_token += sum((2 if frozen else 6 if p.requires_grad else 4) * p.numel() for p in weights)
+            per_token += sum(
+                (2 if frozen else 6 if m.weight.requires_grad else 4) * m.in_features * m.out_features
+                for m in module.modules()
+                if isinstance(m, nn.Linear)
+            )
             others = layer.token_flops - 2 * layer.linear_parameters  # experts, convolutions, states
             trains = any(p.requires_grad and p.ndim > 2 for p in module.parameters())
             per_token += others * (1 if frozen else 3 if trains else 2)

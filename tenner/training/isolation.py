@@ -76,18 +76,18 @@ def _others_stay(before_TD: Tensor, after_TD: Tensor, start: int, end: int) -> b
 
 def _prove_by_gradients(run: Run, embedding: nn.Module, row: Sequence[int], lengths: tuple[int, ...]) -> None:
     """What comes out for a document has a gradient of exactly nought at the embeddings of all others."""
-    with torch.enable_grad(), _leaf(embedding) as leaves:
-        hidden_TD = run(row, lengths)
-        (leaf_1TD,) = leaves
-        end = 0
-        for length in lengths:
-            start, end = end, end + length
-            (grad_1TD,) = torch.autograd.grad(hidden_TD[start:end].float().square().sum(), leaf_1TD, retain_graph=True)
-            grad_TD = grad_1TD.reshape(len(row), -1)
-            if grad_TD[:start].any() or grad_TD[end:].any():
-                raise NotIsolated("the results of a document have gradients at another one")
-            if not grad_TD[start:end].any():
-                raise NotIsolated("the results of a document have no gradient at what it reads")
+    end = 0
+    for length in lengths:
+        start, end = end, end + length
+        with torch.enable_grad(), _leaf(embedding) as leaves:  # anew: what was checkpointed goes backward once
+            hidden_TD = run(row, lengths)
+            (leaf_1TD,) = leaves
+            (grad_1TD,) = torch.autograd.grad(hidden_TD[start:end].float().square().sum(), leaf_1TD)
+        grad_TD = grad_1TD.reshape(len(row), -1)
+        if grad_TD[:start].any() or grad_TD[end:].any():
+            raise NotIsolated("the results of a document have gradients at another one")
+        if not grad_TD[start:end].any():
+            raise NotIsolated("the results of a document have no gradient at what it reads")
 
 
 @contextmanager

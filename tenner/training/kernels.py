@@ -19,6 +19,7 @@ from torch.nn import functional
 PROBE_TOKENS = 5
 PROBE_HEADS = 3
 PROBE_TOLERANCE = 1e-4
+QUANTIZED_TOLERANCE = 1e-2
 
 
 class _Norm(torch.autograd.Function):
@@ -103,10 +104,13 @@ def _gated_forward(module: Any, hidden_states: Tensor) -> Tensor:
 def _is_same(module: nn.Module, forward: Any) -> bool:
     """Whether a twin of the module, in float32 and with random weights, computes what `forward` does, there and back.
 
-    Tried with what a layer gets, and with heads of it (tokens by heads), which lie otherwise in memory.
+    Tried with what a layer gets, and with heads of it (tokens by heads), which lie otherwise in memory. Of weights in
+    4 bits there is no such twin: the module itself is tried.
     """
     if len(signature(module.forward).parameters) != 1:
         return False
+    if not all(p.is_floating_point() for p in module.parameters()):
+        return _gives_the_same(module, forward)
     generator = torch.Generator().manual_seed(0)
     twin = nn.Module.to_empty(deepcopy(module), device="cpu").float()
     for p in twin.parameters():
@@ -125,6 +129,16 @@ def _is_same(module: nn.Module, forward: Any) -> bool:
         ):
             return False
     return True
+
+
+@torch.no_grad()
+def _gives_the_same(module: Any, forward: Any) -> bool:
+    """Whether a gate whose weights are in 4 bits gives what `forward` does, as near as its products are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    probe_1TD = torch.randn(1, PROBE_TOKENS, module.gate_proj.in_features, generator=generator)
+    probe_1TD = probe_1TD.to(next(module.parameters()).device)
+    theirs_1TD, mine_1TD = module(probe_1TD), forward(module, probe_1TD)
+    return torch.allclose(theirs_1TD, mine_1TD, rtol=QUANTIZED_TOLERANCE, atol=QUANTIZED_TOLERANCE)
 
 
 @torch.enable_grad()

@@ -120,7 +120,9 @@ def train(
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
     shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
-    fingerprint = digest(settings.model_dump_json(exclude=Train.free_on_resume()), seed, shapes, *encoded)
+    fingerprint = digest(
+        settings.model_dump_json(exclude=Train.free_on_resume(), exclude_none=True), seed, shapes, *encoded
+    )
     found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
     step = first_step = saved_step = found.step
     optimizer.continue_at(step)

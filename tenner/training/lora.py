@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
@@ -56,6 +56,13 @@ class Adapters:
                 whole = weight.detach().float().add_(change("default").detach())
                 weight.data = rounded(whole, weight.dtype)
         return cast(PreTrainedModel, self._peft.unload())
+
+
+def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+    """The frozen weights of linear layers in 4 bits, their scales in 8, products in `compute`, as in QLoRA's paper."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
 
 
 def _targets(model: PreTrainedModel) -> str | list[str]:

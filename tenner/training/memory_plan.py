@@ -12,7 +12,8 @@ output (I). Rotations and sums keep nothing. LoRA adds r numbers for each linear
 documents on a CPU add their scores, b H for each token of the longest.
 
 A vision tower is counted as loaded and not trained. Recurrent layers are counted as transformers' reference
-implementation computes them; kernels of their own libraries keep less.
+implementation computes them; kernels of their own libraries keep less. A mixture of experts took up to a third more
+than is said here on a CPU; dense models are within 15 % (`tests/training/test_memory_plan.py`).
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ PROCESS_BYTES = 450_000_000
 A GPU's own context is not counted."""
 LIBRARY_BYTES = 50_000_000
 """Of peft, or of bitsandbytes, likewise."""
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight in 4 bits: itself, a scale of 8 bits for each 64, and one of 32 for each 256 of these."""
 HEAP_SLACK = 0.75
 """Of what a step allocates and frees on a CPU, this share comes on top: the heap gives nothing back while training
 (`training/allocator.py`), and not every hole fits the next block. The one number that is fitted, on nine small
@@ -78,7 +81,7 @@ def forecast(
     row_tokens = max(train.tokens_per_row, longest_tokens)
 
     standing = {
-        "weights": (b * frozen + (b if mastered else stored) * trained) // shards,
+        "weights": (_frozen_bytes(a, frozen, train, b) + (b if mastered else stored) * trained) // shards,
         "float32 masters": 4 * trained if mastered else 0,
         "gradients": stored * trained // shards,
         "moments": moments * trained // shards,
@@ -88,8 +91,11 @@ def forecast(
         # are summed over the processes in float32.
         standing["gathered weights"] = b * (a.tables + 3 * (a.largest_layer + trained_layer * lora))
         standing["gradients to sum"] = (b + 4) * trained_layer
+    if train.quantization:
+        standing["weights at work"] = b * max(i * o for layer in a.layers for i, o in layer.linears)
     if not on_gpu:
-        standing["process"] = PROCESS_BYTES + LIBRARY_BYTES * (lora + (train.optimizer == "adamw-8bit"))
+        bitsandbytes = train.optimizer == "adamw-8bit" or train.quantization is not None
+        standing["process"] = PROCESS_BYTES + LIBRARY_BYTES * (lora + bitsandbytes)
 
     kept, at_work = _activations(a, train, b, row_tokens, longest_tokens, on_gpu=on_gpu)
     device = "cuda" if on_gpu else "cpu"
@@ -108,10 +114,18 @@ def forecast(
         "at its end": {"gradients of the tables": (b + 4) * a.tables if head_is_trained and shards > 1 else 0},
         "in the optimizer": {"optimizer at work": step},
     }
+    if train.quantization and not on_gpu:
+        moments_of_a_step["when adapters are merged"] = {"the base as it was": b * a.parameters}
     moment, moving = max(moments_of_a_step.items(), key=lambda item: sum(item[1].values()))
     if not on_gpu:
         moving = moving | {"heap not given back": round(HEAP_SLACK * sum(moving.values()))}
     return Forecast(moment, {name: n for name, n in (standing | moving).items() if n})
+
+
+def _frozen_bytes(a: Architecture, frozen: int, train: Train, b: int) -> int:
+    """Of so many weights that are not trained, in b bytes each; `NF4_BYTES` in the decoder's linear layers, if told."""
+    quantized = sum(layer.linear_parameters for layer in a.layers) if train.quantization else 0
+    return round(NF4_BYTES * quantized) + b * (frozen - quantized)
 
 
 def trained_parameters(architecture: Architecture, train: Train) -> int:

@@ -48,7 +48,9 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     Raises TennerError for a folder or a family of models that cannot be trained.
     """
     compute, stored = compute_dtype(settings), stored_dtype(settings)
-    if isinstance(base, PreTrainedModel):
+    if settings.quantization:
+        model = _quantized(base, compute, world)
+    elif isinstance(base, PreTrainedModel):
         assert world.size == 1, "several processes read their parts from a folder"
         model = _prepared(base, stored)
     else:
@@ -70,6 +72,22 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
         assert isinstance(base, Path)
         _fill(model, student.StoredWeights(base), world, seed=seed)
     return Learner(model, loss, weights_of(model, loss, world, compute), adapters, arithmetic)
+
+
+def _quantized(base: Path | PreTrainedModel, compute: torch.dtype, world: World) -> PreTrainedModel:
+    """The model with its frozen weights in 4 bits. Raises TennerError for several processes and for a loaded model."""
+    if world.size > 1 or isinstance(base, PreTrainedModel):
+        what = f"{world.size} processes" if world.size > 1 else "a model that is loaded already"
+        raise TennerError(
+            f'train.quantization = "nf4" is not for {what}',
+            hint="train a model folder with one process, or leave it out",
+        )
+    on_gpu = world.device.type == "cuda"
+    model = student.load(base, compute, attention.NAME, lora.nf4(compute), world.device if on_gpu else None)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
+            module.training = True  # else bitsandbytes packs the weights for inference, on a CPU that can
+    return model
 
 
 def _prepared(model: PreTrainedModel, stored: torch.dtype) -> PreTrainedModel:
@@ -125,15 +143,17 @@ class Whole(NamedTuple):
 @torch.no_grad()
 def unsharded(learner: Learner, base: Path | PreTrainedModel, settings: Train, world: World) -> Whole:
     """The trained model in the first process' memory, adapters in float32; every process must ask."""
-    if world.size == 1:
+    if world.size == 1 and not settings.quantization:
         learner.weights.release()
         for name, p in learner.model.named_parameters():
             if ".lora_" in name:
                 p.data = learner.weights.moved[name]
         return Whole(learner.model, learner.adapters)
     trained: dict[str, Tensor] = {}
+    if world.size == 1:  # adapters of weights in 4 bits are merged into those of the folder
+        trained = {name: tensor.cpu() for name, tensor in learner.weights.moved.items()}
     for name, p in learner.model.named_parameters():
-        if p.requires_grad:
+        if p.requires_grad and world.size > 1:
             tensor = whole(p.detach()).cpu()
             if world.rank == 0:
                 trained[name] = tensor

@@ -11,6 +11,11 @@ def check(settings: Train) -> None:
     needs = {
         'train.method = "lora"': (settings.method == "lora", "peft", "'tenner[lora]'"),
         'train.optimizer = "adamw-8bit"': (settings.optimizer == "adamw-8bit", "bitsandbytes", "'tenner[8bit]'"),
+        f'train.quantization = "{settings.quantization}"': (
+            settings.quantization is not None,
+            "bitsandbytes",
+            "'tenner[8bit]'",
+        ),
         f"train.tracker = {settings.tracker!r}": (settings.tracker != "none", settings.tracker, settings.tracker),
     }
     for what, (is_needed, library, package) in needs.items():

@@ -118,9 +118,10 @@ def _remedies(
     """Changes of settings with the ranks they need, in the order of `Plan.remedies`."""
     here, shorter, larger = (list[tuple[dict[str, Any], int]]() for _ in range(3))
     best_tokens = 0
-    for changes in _changes(train):
+    for changes in _changes(train, own_ranks):
         settings = train.model_copy(update=changes)
-        tried = (own_ranks << doublings for doublings in range(RANKS_FACTOR_MAX.bit_length()))
+        doublings = range(1 if settings.quantization else RANKS_FACTOR_MAX.bit_length())
+        tried = (own_ranks << doubling for doubling in doublings)
         ranks = next((ranks for ranks in tried if fit(settings, ranks)), None)
         # Not what another one does with fewer changes and no more ranks.
         if ranks and not any(less.items() <= changes.items() and fewer <= ranks for less, fewer in here + larger):
@@ -151,6 +152,8 @@ def _row_tokens(train: Train, longest_tokens: int, fit: Callable[[Train], bool |
 def _check(machine: Machine, train: Train) -> None:
     if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
+    if machine.ranks > 1 and train.quantization:
+        raise TennerError(f'train.quantization = "{train.quantization}" is for one rank', hint="leave one of them out")
     if machine.memory_gb is not None and not 0 < machine.memory_gb < math.inf:
         raise TennerError(f"--memory-gb {machine.memory_gb:g} is not a number above zero")
 
@@ -179,12 +182,14 @@ def _architecture(recipe: Recipe, config: Path | None) -> Architecture:
     return read_config(config)
 
 
-def _changes(train: Train) -> Iterator[dict[str, Any]]:
-    """Changes of settings: none, one at a time, then two, then three."""
+def _changes(train: Train, ranks: int) -> Iterator[dict[str, Any]]:
+    """Changes of settings: none, one at a time, then two, and so on, where they are possible together."""
     changes = {"activations": "inputs"}
     if train.precision != "pure-bf16":
         changes |= {"optimizer": "adamw-8bit", "method": "lora"}
+        changes |= {"quantization": "nf4"} if ranks == 1 else {}
     new = [(key, value) for key, value in changes.items() if getattr(train, key) != value]
     for count in range(len(new) + 1):
         for some in combinations(new, count):
-            yield dict(some)
+            if dict(some).get("quantization") is None or "lora" in (train.method, dict(some).get("method")):
+                yield dict(some)

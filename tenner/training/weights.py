@@ -103,7 +103,8 @@ class Masters:
             assert master.dtype == torch.float32
             master.grad = torch.empty_like(master)
         for p in model.parameters():  # not buffers: a table of angles in bfloat16 would bend all positions
-            p.data = p.data.to(compute)
+            if p.is_floating_point():  # weights in 4 bits are bytes
+                p.data = p.data.to(compute)
         self._lowered = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._collected: set[str] = set()
         self._hooks = [

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from tenner.budget.ledger import Ledger, Payee, read_spend
+from tenner.budget.ledger import Ledger, Payee, read_spend, sqlite_errors
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import Usage
 
@@ -131,6 +131,27 @@ def test_the_database_of_another_version_is_refused(tmp_path):
     for use in (lambda: Ledger(path, budget_usd=1), lambda: read_spend(path)):
         with pytest.raises(TennerError, match="was written by another version of tenner"):
             use()
+
+
+def test_a_place_where_no_database_can_be_opened(tmp_path):
+    with pytest.raises(TennerError, match=r"run\.db cannot be written: unable to open database file"):
+        Ledger(tmp_path / "missing" / "run.db", budget_usd=1)
+
+
+def test_a_database_that_cannot_be_written(ledger):
+    ledger._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(TennerError, match=r"run\.db cannot be written: attempt to write a readonly database"):
+        ledger.reserve(PAYEE, 1)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_SHMMAP])
+def test_a_file_system_without_locks_is_told_in_one_line(code, tmp_path):
+    """The error of SQLite is made here: no file system of a test machine refuses its locks."""
+    error = sqlite3.OperationalError("locking protocol")
+    error.sqlite_errorcode = code
+    with pytest.raises(TennerError, match="does not lock files") as caught, sqlite_errors(tmp_path / "run.db"):
+        raise error
+    assert "local disk" in caught.value.hint
 
 
 def test_many_may_open_a_new_ledger_at_the_same_moment(tmp_path):

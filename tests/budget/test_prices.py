@@ -51,6 +51,17 @@ def test_unknown_prices_and_unreported_tokens_are_errors():
         find("reference-solution", "reference-solution").microusd(Usage(input_tokens=3))
 
 
+def test_other_names_of_a_model_have_its_price_where_that_is_certain():
+    price = find("deepseek", "deepseek-flash")
+    for name in ("models/deepseek-flash", "deepseek-flash:floor", "models/deepseek-flash:floor"):
+        assert find("deepseek", name) == price._replace(model=name)  # calls keep their keys
+    with pytest.raises(TennerError, match="may be more than that of deepseek-flash") as caught:
+        find("deepseek", "deepseek-flash:nitro")
+    assert "--price-in and --price-out" in caught.value.hint
+    with pytest.raises(TennerError, match="price of deepseek/deepseek-flash:free is not known"):
+        find("deepseek", "deepseek-flash:free")
+
+
 def test_a_given_price_comes_before_the_table():
     given = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
     assert price_of("deepseek", "deepseek-flash", given).output_usd_per_mtok == 2.0

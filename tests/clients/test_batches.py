@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 import pytest
 from batch_endpoints import BatchAnswer
 from chat_server import ChatServer, usage_of
+from money_faults import BillingServer
 from paid import LIMITS, questions, section, spent_microusd
 
 from tenner import cli
@@ -25,7 +26,7 @@ from tenner.clients.billing import PaidReply
 from tenner.clients.openai import OpenAIClient
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
-from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.errors import BudgetReached, OutOfMoney, TennerError
 from tenner.core.progress import Screen
 from tenner.core.records import FailedCall, Trace
 from tenner.core.run_folder import FolderState, RunFolder
@@ -286,10 +287,9 @@ def test_a_creation_of_which_nothing_is_known_is_looked_for_and_not_repeated(led
 # -- what comes of a batch -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["expired", "cancelled"])
-def test_the_results_of_an_aborted_batch_are_kept_and_the_rest_reported_as_failed(end, ledger):
+def test_the_results_of_a_cancelled_batch_are_kept_and_the_rest_reported_as_failed(ledger):
     with ChatServer() as server:
-        server.batches.fails = lambda _: end
+        server.batches.fails = lambda _: "cancelled"
         results, batch_calls = buy(server, ledger, TEXTS)
         assert failures(results) == {f"q{i}": "expired" for i in range(20, 40)}
         assert batch_calls.progress.failures == {"expired": 20}
@@ -299,6 +299,144 @@ def test_the_results_of_an_aborted_batch_are_kept_and_the_rest_reported_as_faile
         assert not failures(results)
         assert is_settled(ledger, TEXTS)
     assert set(server.completed.values()) == {1}
+
+
+def test_what_a_batch_expired_without_goes_into_smaller_ones_and_not_forever(ledger):
+    with ChatServer() as server:
+        server.batches.fails = lambda _: "expired"  # each does its first half
+        results, batch_calls = buy(server, ledger, TEXTS)
+        sizes = [b["request_counts"]["total"] for b in server.batches.batches.values()]
+        lost = {i: (r.kind, r.attempts) for i, r in results.items() if isinstance(r, FailedCall)}
+        assert len(results) == 40
+        assert sizes == [40, 10, 10, 2, 2, 2, 2, 2]
+        assert set(lost.values()) == {("expired", 3)}
+        assert len(lost) == batch_calls.progress.failures["expired"] == 5
+        assert batch_calls.progress.retries == {"expired": 20 + 10}
+        assert is_settled(ledger, [text for i, text in enumerate(TEXTS) if f"q{i}" not in lost])
+        server.batches.fails = lambda _: None
+        results, _ = buy(server, ledger, TEXTS)
+        assert not failures(results)
+        assert is_settled(ledger, TEXTS)
+    assert set(server.completed.values()) == {1}
+
+
+LIMIT = {
+    "code": "token_limit_exceeded",
+    "message": "Enqueued token limit reached for m in organization o. Limit: 90,000 enqueued tokens.",
+}
+
+
+def limited(server, calls_max):
+    """Refuse every batch with which more than so many calls would wait."""
+
+    def refuse(method, path, work):
+        if (method, path) != ("POST", "/batches"):
+            return work()
+        answer = work()
+        batch = json.loads(answer.body)
+        waiting = [b for b in server.batches.batches.values() if b["status"] == "in_progress"]
+        if sum(b["request_counts"]["total"] for b in waiting) > calls_max:
+            del server.batches.batches[batch["id"]]
+            return BatchAnswer(400, json.dumps({"error": LIMIT}).encode())
+        return answer
+
+    server.batches.around = refuse
+
+
+def test_a_limit_of_enqueued_tokens_makes_batches_smaller_and_is_waited_for(ledger):
+    with ChatServer() as server:
+        limited(server, 12)
+        results, batch_calls = buy(server, ledger, TEXTS)
+        sizes = [b["request_counts"]["total"] for b in server.batches.batches.values()]
+    assert not failures(results)
+    assert sizes == [10, 10, 10, 10]
+    assert batch_calls.progress.retries["batch_limit"] >= 3
+    assert is_settled(ledger, TEXTS)
+    assert set(server.completed.values()) == {1}
+
+
+def test_a_batch_that_fails_for_the_limit_after_its_creation_is_made_smaller(ledger):
+    with ChatServer() as server:
+        server.batches.error = LIMIT
+        server.batches.fails = lambda batch: "failed" if batch["request_counts"]["total"] > 12 else None
+        results, _ = buy(server, ledger, TEXTS)
+        sizes = [b["request_counts"]["total"] for b in server.batches.batches.values()]
+    assert not failures(results)
+    assert sizes == [40, 20, 20, 10, 10, 10, 10]
+    assert is_settled(ledger, TEXTS)
+
+
+def test_where_not_even_one_call_may_wait_the_run_stops(ledger):
+    with ChatServer() as server:
+        limited(server, 0)
+        with pytest.raises(TennerError, match="batch_limit: HTTP 400: Enqueued token limit reached") as caught:
+            buy(server, ledger, TEXTS)
+        assert caught.value.hint
+        assert is_settled(ledger, [])
+        limited(server, 100)
+        buy(server, ledger, TEXTS)
+    assert is_settled(ledger, TEXTS)
+
+
+NOT_YET = [BatchAnswer(404, b'{"detail": "Input file not found"}'), BatchAnswer(400, b"The file is not ready"),
+           BatchAnswer(400, b'{"error": {"message": "No such File object: file-0"}}')]  # fmt: skip
+
+
+def test_a_file_that_is_not_there_yet_is_waited_for_and_uploaded_once(ledger):
+    missing = list(NOT_YET)
+
+    def hide(method, path, work):
+        return missing.pop() if (method, path) == ("POST", "/batches") and missing else work()
+
+    with ChatServer() as server:
+        server.batches.around = hide
+        results, batch_calls = buy(server, ledger, TEXTS)
+        assert len(server.batches.batches) == 1
+        assert len(server.batches.files) == 2  # the lines and the results
+    assert not failures(results)
+    assert batch_calls.progress.retries == {"file_not_ready": 3}
+    assert is_settled(ledger, TEXTS)
+
+
+@pytest.mark.parametrize(("place", "lines"), [(("POST", "/batches"), 0), (("GET", "/files/file-1/content"), 40)])
+def test_a_file_that_never_comes_is_not_waited_for_forever(place, lines, ledger):
+    with ChatServer() as server:
+        server.batches.around = lambda method, path, work: NOT_YET[0] if (method, path) == place else work()
+        with pytest.raises(TennerError, match="file_not_ready: HTTP 404: Input file not found"):
+            buy(server, ledger, TEXTS)
+        assert query(ledger.path, "SELECT COUNT(*) FROM reservations") == [(lines,)]
+        server.batches.around = lambda _method, _path, work: work()
+        buy(server, ledger, TEXTS)
+    assert is_settled(ledger, TEXTS)
+    assert set(server.completed.values()) == {1}
+
+
+def test_a_line_that_may_have_been_charged_keeps_its_worst_case(ledger):
+    script = {TEXTS[1]: ["finish error"], TEXTS[2]: ["200 with a word"], TEXTS[3]: ["200 bad request"]}
+    with BillingServer(script) as server:
+        results, _ = buy(server, ledger, TEXTS)
+    assert failures(results) == {"q1": "error_in_response", "q2": "error_in_response", "q3": "bad_request"}
+    kept = sum(map(half_microusd, [TEXTS[0], *TEXTS[4:]]))
+    assert spent_microusd(ledger) == kept + worst_microusd(TEXTS[1]) + worst_microusd(TEXTS[2])
+    assert server.bill_microusd / 2 <= spent_microusd(ledger)
+    assert ledger.reserved_usd() == 0
+
+
+@pytest.mark.parametrize("account", ["glm", "kimi", "dashscope", "anthropic", "openrouter, key"])
+def test_a_batch_whose_lines_all_find_an_empty_account_stops_the_run(account, ledger):
+    with BillingServer({text: [f"empty: {account}"] for text in TEXTS}) as server, pytest.raises(OutOfMoney) as caught:
+        buy(server, ledger, TEXTS)
+    assert caught.value.exit_code == 5
+    assert is_settled(ledger, [])
+
+
+def test_a_batch_that_is_refused_for_money_has_the_exit_code_of_an_empty_account(ledger):
+    with ChatServer() as server:
+        server.batches.fails = lambda _: "failed"
+        server.batches.error = {"code": "billing_hard_limit_reached", "message": "Billing hard limit has been reached"}
+        with pytest.raises(OutOfMoney, match="billing: Billing hard limit has been reached"):
+            buy(server, ledger, TEXTS)
+    assert is_settled(ledger, [])
 
 
 def test_a_batch_that_is_refused_stops_the_run_and_costs_nothing(ledger):

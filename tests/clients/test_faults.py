@@ -1,9 +1,14 @@
 import datetime
 import email.utils
+import json
+import random
+from collections import Counter
 
 import pytest
+from chat_server import completion
+from mangled import mangled
 
-from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, retry_after_seconds
+from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_success, retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -25,10 +30,96 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, retry_aft
         (502, "<html>", "server_error"),
         (503, "", "overloaded"),
         (529, "", "overloaded"),
+        (504, "", "gateway_timeout"),
+        (524, "<html><title>A timeout occurred</title></html>", "gateway_timeout"),
+        (500, "Request timed out", "gateway_timeout"),
+        (500, '{"error": "boom"}', "server_error"),
+        (502, "upstream prematurely closed connection", "gateway_timeout"),
+        (429, "Rate limit reached for accounts without credits, try again later", "rate_limited"),
+        (412, "Account x is suspended, possibly due to reaching the monthly spending limit", "billing"),
+        (402, "You have exceeded your monthly included credits for Inference Providers", "billing"),
+        (403, '{"code": "AllocationQuota.FreeTierOnly", "message": "The free tier is exhausted"}', "billing"),
+        (400, '{"error": {"code": "token_limit_exceeded", "message": "the prompt is too long"}}', "bad_request"),
+        (429, "Too many in-progress batches", "batch_limit"),
+        (403, '{"error": {"code": "invalid_api_key", "message": "no"}}', "bad_key"),
+        (429, "Rate limit reached on tokens per day (TPD). Please try again in 1h2m3s.", "quota_used_up"),
+        (429, "Rate limit reached on requests per day (RPD). Please try again in 7m12s.", "rate_limited"),
+        (
+            429,
+            "Rate limit reached for gpt-4o on tokens per min (TPM): Limit 30000. Visit the page to add a payment "
+            "method to your account.",
+            "rate_limited",
+        ),
+        (
+            429,
+            "This request would exceed your organization's rate limit of 40,000 input tokens per minute",
+            "rate_limited",
+        ),
+        (
+            429,
+            "You have exceeded the token rate limit of your current S0 pricing tier. Please retry after 24 seconds.",
+            "rate_limited",
+        ),
+        (429, "Your account reached organization max RPM: 3, please try again after 1 seconds", "rate_limited"),
+        (
+            429,
+            '{"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "status: '
+            'RESOURCE_EXHAUSTED. You exceeded your current quota, please check your plan and billing details"}}}',
+            "rate_limited",
+        ),
+        (400, "This model's maximum context length is 32768 tokens. However, you requested 40000", "bad_request"),
+        (
+            422,
+            '{"detail": [{"loc": ["body"], "msg": "Field required", "input": "He ran out of funds: recharge!"}]}',
+            "bad_request",
+        ),
+        (400, "Enqueued token limit reached for m in organization o. Limit: 90,000 enqueued tokens.", "batch_limit"),
     ],
 )
 def test_every_status_has_a_name(status, body, kind):
     assert from_status(status, {}, body).kind == kind
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hello": "world"}, {"choices": []}, {"choices": [], "usage": {"prompt_tokens": 1}}, [], None, 3, "text",
+        {"code": 200, "message": "ok", "data": {}},
+        {"choices": [{"finish_reason": "stop", "message": {}}], "error": None},
+        {"choices": [{"finish_reason": "length", "message": {}}], "base_resp": {"status_code": 0}},
+        {"candidates": [{"content": {}}]}, {"promptFeedback": {"blockReason": "OTHER"}},
+    ],
+)  # fmt: skip
+def test_what_is_no_error_is_none(fields):
+    assert from_success(fields) is None
+
+
+def test_no_body_makes_the_reader_of_errors_stumble():
+    draw, kinds = random.Random(0), Counter()
+    bodies = [
+        {"error": {"code": 429, "message": "m", "details": [{"violations": [{"quotaId": "q"}], "reason": "r"}]}},
+        {"base_resp": {"status_code": 1008, "status_msg": "m"}, "usage": {"completion_tokens": 3}, "choices": None},
+        {"success": False, "errors": [{"code": 7, "message": "m"}], "detail": [{"msg": "m"}]},
+        [{"error": {"code": "c", "message": "m", "metadata": {"raw": "r"}}}],
+        completion("1+2?", finish_reason="error"),
+    ]
+    for _ in range(3000):
+        fields = draw.choice(bodies)
+        for _ in range(draw.randint(0, 3)):
+            fields = mangled(fields, draw)
+        fault = from_success(fields)
+        kinds[fault and fault.kind] += 1
+        assert from_status(400, {}, json.dumps(fields)).kind in FAULTS
+    assert {None, "error_in_response", "billing", "rate_limited"} <= kinds.keys()
+
+
+def test_a_page_is_told_by_its_title_and_a_router_by_what_it_was_told():
+    assert (
+        from_status(524, {}, "<title>A timeout\n occurred</title>").evidence
+        == "HTTP 524: a web page: A timeout occurred"
+    )
+    routed = {"error": {"message": "Provider returned error", "metadata": {"raw": "too hot"}}}
+    assert from_status(500, {}, json.dumps(routed)).evidence == "HTTP 500: Provider returned error: too hot"
 
 
 @pytest.mark.parametrize(

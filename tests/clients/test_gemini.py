@@ -99,8 +99,8 @@ OUTCOMES = {
     "invalid json": ("unreadable", "", "", None, (None, None, None, None)),
     "not utf-8": ("unreadable", "", "", None, (None, None, None, None)),
     "no generation": ("unreadable", "", "", None, (None, None, None, None)),
-    "web page": ("wrong_content_type", "", "", None, (None, None, None, None)),
-    "empty body": ("unreadable", "", "", None, (None, None, None, None)),
+    "zeros": ("complete", "I add.", "3.", "STOP", (None, None, None, None)),
+    "hidden thoughts": ("complete", "I add.", "3.", "STOP", (10, None, 905, None)),
 }
 FAULTS = {
     "rate limit": ("rate_limited", 17.0),
@@ -117,6 +117,11 @@ FAULTS = {
     "internal": ("server_error", None),
     "overloaded": ("overloaded", None),
     "gateway": ("server_error", None),
+    "web page": ("not_json", None),
+    "plain text": ("not_json", None),
+    "empty body": ("interrupted", None),
+    "error in a success": ("error_in_response", None),
+    "quota of a day": ("quota_used_up", 31.0),
     "reset": ("interrupted", None),
     "hung up": ("interrupted", None),
     "elsewhere": ("bad_request", None),  # not followed: the key would go along
@@ -335,7 +340,7 @@ def test_from_request_to_ledger_to_the_micro_dollar(tmp_path):
     texts = [f"What is {i}+{i}?" for i in range(20)]
     scripts = {
         texts[0]: ["cached"],
-        texts[1]: ["web page"],
+        texts[1]: ["invalid json"],
         texts[2]: ["repeats the key"],
         texts[3]: ["rate limit for a moment", "good"],
         texts[4]: ["reset"],

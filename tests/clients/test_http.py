@@ -5,9 +5,13 @@ import json
 
 import pytest
 from aiohttp import web
+from paid import PRICE
 
 from tenner.clients.faults import Fault
-from tenner.clients.http import JSONPosts, proxy_of
+from tenner.clients.http import JSONPosts, check_proxies, proxy_of
+from tenner.clients.registry import client_for
+from tenner.core.errors import TennerError
+from tenner.core.sections import TraceSection
 
 MANY = 150  # more than clients open by default
 
@@ -105,6 +109,73 @@ def test_the_proxy_of_a_url(monkeypatch, environment, url, proxy):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert proxy_of(url) == proxy
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message", "hint"),
+    [("socks4://p:1", "all_proxy is a socks4 proxy", "socks5"), ("socks5h://p:1", "needs socksio", "tenner[socks]")],
+)
+def test_a_proxy_that_cannot_be_spoken_to_is_found_before_anything_is_asked(monkeypatch, proxy, message, hint):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setattr("tenner.clients.http.find_spec", lambda _: None)
+    for client in ("openai", "gemini"):
+        fields = {"client": client, "base_url": "http://127.0.0.1:9/v1", "model": "m", "price": PRICE}
+        with pytest.raises(TennerError, match=message) as caught:
+            client_for(TraceSection(**fields), key="")
+        assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("proxy", ["p:1", "http://p:1", "https://p:1"])
+def test_other_proxies_are_fine(monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    check_proxies()
+
+
+async def relay_socks(reader, writer):
+    """A SOCKS5 proxy (RFC 1928) that connects wherever it is asked to, without authentication."""
+    _, methods = await reader.readexactly(2)
+    await reader.readexactly(methods)
+    writer.write(b"\x05\x00")
+    _, _, _, kind = await reader.readexactly(4)
+    length = 4 if kind == 1 else (await reader.readexactly(1))[0]
+    address, port = await reader.readexactly(length), int.from_bytes(await reader.readexactly(2), "big")
+    host = ".".join(map(str, address)) if kind == 1 else address.decode()
+    there_reader, there_writer = await asyncio.open_connection(host, port)
+    writer.write(b"\x05\x00\x00\x01" + bytes(6))
+
+    async def copy(source, sink):
+        while data := await source.read(65536):
+            sink.write(data)
+        sink.close()
+
+    await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+
+
+def test_a_post_goes_by_a_socks_proxy(monkeypatch):
+    pytest.importorskip("socksio")
+    asked = []
+
+    async def handle(request):
+        asked.append(await request.text())
+        return web.json_response({"choices": []}, status=200 if len(asked) == 1 else 429)
+
+    async def use(url):
+        proxy = await asyncio.start_server(relay_socks, "127.0.0.1", 0)
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        posts = JSONPosts(url, key="")
+        response = await posts.post('{"a": 1}')
+        with pytest.raises(Fault, match="rate_limited"):
+            await posts.post('{"a": 2}')
+        await posts.close()
+        proxy.close()
+        gone = JSONPosts(url, key="")
+        with pytest.raises(Fault, match="unreachable"):
+            await gone.post("{}")
+        await gone.close()
+        return response
+
+    assert asyncio.run(served(handle, use)).body == b'{"choices": []}'
+    assert asked == ['{"a": 1}', '{"a": 2}']
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"])

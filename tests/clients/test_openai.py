@@ -4,26 +4,24 @@ import json
 import random
 
 import pytest
-from chat_server import completion
+from chat_server import ChatServer, completion
+from mangled import mangled
+from paid import PRICE, questions, section
+from paths import DATA
+from pydantic import ValidationError
 
+from tenner.clients import registry
+from tenner.clients.faults import Fault, from_status
+from tenner.clients.http import checked
 from tenner.clients.openai import OpenAIClient, parse_completion, presets
-from tenner.clients.protocol import Response
+from tenner.clients.protocol import Call, Response
 from tenner.core.errors import TennerError
-from tenner.core.sections import PriceSection, TraceSection
+from tenner.core.progress import Screen
+from tenner.core.sections import ApiModel, PriceSection, TraceSection
 
 
 def parse(fields, content_type="application/json"):
     return parse_completion(Response(json.dumps(fields).encode(), content_type))
-
-
-def mangled(value, draw):
-    """The same JSON with one thing in it replaced by something that does not belong there."""
-    if isinstance(value, dict) and value and draw.random() < 0.8:
-        name = draw.choice(list(value))
-        return {**value, name: mangled(value[name], draw)}
-    if isinstance(value, list) and value and draw.random() < 0.8:
-        return [mangled(value[0], draw), *value[1:]]
-    return draw.choice([None, "", "text", 0, -1, 1.5, True, [], [1], {}, {"a": 1}, [{"text": 3}], "\ud800", 10**30])
 
 
 def test_nothing_that_is_json_makes_the_parser_stumble():
@@ -76,12 +74,60 @@ def test_a_think_block_that_is_never_closed_is_all_thinking():
 
 @pytest.mark.parametrize("name", ["n", "max_tokens", "stream", "model"])
 def test_parameters_that_would_get_round_the_cap_are_refused(name):
-    section = TraceSection(
+    described = TraceSection(
         client="openai", base_url="http://localhost/v1", model="m", parameters={name: 2},
         price=PriceSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0),
     )  # fmt: skip
     with pytest.raises(TennerError, match=f"{name} is set by tenner itself"):
-        OpenAIClient(section)
+        OpenAIClient(described)
+
+
+@pytest.mark.parametrize("name", ["org/x:nitro", "org/x:floor", "models/org/x", "g", "models/g"])
+def test_other_names_of_a_listed_model_are_known(name):
+    with ChatServer(models=("org/x", "models/g")) as server:
+        registry.check(section(server, model=name), Screen())
+        for unknown in ("org/y:nitro", "org/x:free"):
+            with pytest.raises(TennerError, match=f"has no model {unknown}"):
+                registry.check(section(server, model=unknown), Screen())
+
+
+MONEY_ROWS = {
+    "usage-without-reasoning": 905, "usage-zeros": None, "usage-input-output": 300, "control-characters": 2,
+    "sse-comment-first": 300, "sse-though-not-asked": None, "finish-error": "error_in_response",
+    "insufficient_system_resource": "error_in_response", "network_error": "error_in_response",
+    "finish-abort": "error_in_response", "glm-1113": "billing", "openrouter-key-limit": "billing",
+    "dashscope-arrears": "billing", "batch-line-low-credit": "billing", "gateway-524": "gateway_timeout",
+    "error-is-a-string": "server_error",
+}  # fmt: skip
+"""Rows of what happened to others that are about money: the output tokens that are booked, or the fault."""
+
+
+@pytest.mark.skipif(not (DATA / "strangers").is_dir(), reason="the reports of others are not here")
+def test_what_happened_to_others_is_booked_right():
+    rows = map(json.loads, (DATA / "strangers/http_responses.jsonl").read_text("utf-8").splitlines())
+    came = {}
+    for row in rows:
+        if row["id"] not in MONEY_ROWS:
+            continue
+        try:
+            if row["status"] != 200:
+                raise from_status(row["status"], row["headers"], row["body"])
+            response = checked(Response(row["body"].encode(), row["content_type"]))
+        except Fault as fault:
+            came[row["id"]] = fault.kind
+        else:
+            came[row["id"]] = parse_completion(response).usage.output_tokens
+    assert came == MONEY_ROWS
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_limit_goes_by_the_name_that_the_server_knows(name):
+    for fields in ({"base_url": "http://localhost/v1"}, {"preset": "openai", "api_key_env": None}):
+        described = ApiModel(name="o9", model="m", price=PRICE, output_tokens_max=99, limit_parameter=name, **fields)
+        request = OpenAIClient(described, key="").request(Call(questions("1+1?")[0], 0))
+        assert {field for field in request if "tokens" in field} == {name}
+    with pytest.raises(ValidationError, match="limit_parameter has no effect with the gemini client"):
+        ApiModel(name="o9", client="gemini", model="m", limit_parameter=name)
 
 
 def test_the_known_providers_are_complete():

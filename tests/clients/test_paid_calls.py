@@ -76,7 +76,6 @@ OUTCOMES = {
     "nothing said": "empty",
     "truncated": "truncated",
     "content filter": "content_filter",
-    "web page": "wrong_content_type",
     "no reasoning": "no_reasoning",
     "drip": "complete",
 }
@@ -91,7 +90,7 @@ def test_every_success_is_stored_raw_and_never_bought_again(behaviour, outcome, 
         assert len(server.asked) == 1
     with closing(sqlite3.connect(ledger.path)) as db:
         assert db.execute("SELECT COUNT(*) FROM responses").fetchone() == (1,)
-    if behaviour in ("invalid json", "not a completion", "no usage", "web page"):
+    if behaviour in ("invalid json", "not a completion", "no usage"):
         worst = len("1+2?") + 256 + 2 * 1000  # what it cost is not known: the worst case stays on the books
         assert (spent_microusd(ledger), results["q0"].metered) == (worst, False)
     else:
@@ -124,6 +123,8 @@ FAULTS = {
     "reset": ("interrupted", 4),
     "hang up": ("interrupted", 4),
     "hang": ("deadline", 1),
+    "web page": ("not_json", 4),
+    "plain text": ("not_json", 4),
     "bad request": ("bad_request", 1),
     "refused": ("refused", 1),
 }
@@ -141,7 +142,7 @@ def test_every_fault_has_a_name_and_only_transient_ones_are_retried(behaviour, k
     assert results["q1"].reply.outcome == "complete"  # one that fails takes no other with it
     assert paid_calls.progress.failures == {kind: 1}
     worst = len("1+2?") + 256 + 2 * 1000
-    lost = attempts * worst if kind in ("interrupted", "deadline") else 0  # these may have been charged
+    lost = attempts * worst if kind in ("interrupted", "deadline", "not_json") else 0  # these may have been charged
     assert spent_microusd(ledger) == cost_microusd("5+5?") + lost
     assert ledger.reserved_usd() == 0
 

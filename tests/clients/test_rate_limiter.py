@@ -7,7 +7,7 @@ from tenner.clients.rate_limiter import RateLimiter
 def elapsed(limiter, turns, tokens=0.0):
     async def go():
         began = time.monotonic()
-        await asyncio.gather(*(limiter.acquire(tokens) for _ in range(turns)))
+        await asyncio.gather(*(limiter.acquire(tokens, asyncio.Event()) for _ in range(turns)))
         return time.monotonic() - began
 
     return asyncio.run(go())
@@ -44,3 +44,15 @@ def test_a_hold_stops_everybody():
     limiter = RateLimiter(requests_per_minute=None, tokens_per_minute=None)
     limiter.hold(0.3)
     assert 0.25 < elapsed(limiter, 10) < 0.6
+
+
+def test_who_is_stopped_waits_no_longer():
+    limiter, stopped = RateLimiter(requests_per_minute=None, tokens_per_minute=None), asyncio.Event()
+    limiter.hold(60)
+
+    async def go():
+        asyncio.get_running_loop().call_later(0.1, stopped.set)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(limiter.acquire(1, stopped) for _ in range(10)))
+
+    asyncio.run(go())

@@ -1,6 +1,7 @@
 """A benchmark asked without a training: by an engine with a tiny model, and through the API of a server on loopback."""
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -240,13 +241,16 @@ def test_what_is_no_answer_is_missing_or_unparsed_but_never_wrong(data, tmp_path
     scripts = {f"What is {n} plus {n}? In a box.": [b] for n, b in enumerate(behaviours)}
     folder = RunFolder(tmp_path / "run")
     with ChatServer(scripts=scripts) as server:
-        measured(described(server, data, tmp_path), "--run-dir", folder.path)
+        measured(described(server, data, tmp_path), "--run-dir", folder.path, code=4)
     questions = {q.id: q.question + q.suffix for q in folder.read("benchmark", Question)}
     verdicts = {questions[c.question_id]: c.grade.verdict for c in folder.read("completions", Completion)}
     assert [verdicts.get(question) for question in scripts] == [None, "unparsed", None]
     (score,) = folder.read("scores", Score)
     assert (score.n, score.missing, score.unparsed) == (8, 2, 1)
-    assert "adder: 2 answers are missing" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "adder: 2 answers are missing" in told.err
+    assert "tenner: 2 calls of evaluate failed for good: refused 1, unreadable 1" in told.err
+    assert "adder" in told.out  # what it came to is printed all the same
 
 
 def test_a_model_beside_a_run_s_students_needs_a_name_of_its_own():
@@ -278,6 +282,8 @@ def test_the_chat_template_is_asked_as_the_options_say(tiny_model_dir, data, tmp
     measured(*given, *kwargs)
     (setting,) = RunFolder(tmp_path / "right").read("settings", Setting)
     assert setting.chat_template_kwargs == {"enable_thinking": True}
+    report = (tmp_path / "right" / "report.md").read_text()
+    assert re.search(r"template arguments +\| enable\\?_thinking True", report)
     for c in RunFolder(tmp_path / "right").read("completions", Completion):
         assert c.thinking_tokens == 2
         assert [i.kind for i in c.interventions] == ["cut", "close", "cue"]

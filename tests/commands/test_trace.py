@@ -3,7 +3,9 @@
 import json
 import os
 import re
+from collections import Counter
 
+import damaged_replies  # noqa: F401  its behaviours
 import datasets
 import pytest
 from chat_server import ChatServer, usage_of
@@ -12,6 +14,7 @@ from commands import tenner, tenner_here
 from tenner import cli
 from tenner.clients import registry
 from tenner.core import progress
+from tenner.distill import reply_watch
 
 QUESTIONS = [{"id": f"q{i}", "question": f"What is {i}+{i}?", "answer": 2 * i, "domain": "sums"} for i in range(12)]
 
@@ -101,7 +104,7 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     script = {"What is 0+0?": ["refused"], "What is 1+1?": ["server error", "good"]}
     with ChatServer(script, latency_seconds=(0.2, 0.3)) as server, pytest.raises(SystemExit) as e:
         cli.main(list(map(str, words(file, server))))
-    assert not e.value.code
+    assert e.value.code == 4
     told = [line for line in capsys.readouterr().err.splitlines() if re.match(r"trace \d+/12 ", line)]
     assert any(
         re.fullmatch(
@@ -143,9 +146,21 @@ def test_failed_calls_are_told_and_made_again(file):
         }  # fmt: skip
         assert len(rows(file)) == 10
         again = trace(file, server, "--attempts", "2")
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 4, again.stderr
     assert "1 call failed for good: refused 1" in again.stdout
+    assert "tenner: 1 call of trace failed for good: refused 1\nhint: what was bought is kept" in again.stderr
     assert len(rows(file)) == 11
+
+
+@pytest.mark.parametrize("mode", [(), ("--batch", "--batch-multiplier", "0.5")])
+def test_an_empty_account_has_an_exit_code_of_its_own(mode, file):
+    script = {q["question"]: ["no quota"] for q in QUESTIONS[0 if mode else 3 :]}
+    with ChatServer(script) as server:
+        done = trace(file, server, *mode, "--concurrency", "1")
+        assert len(server.asked) == (12 if mode else 4)
+    assert done.returncode == 5, done.stderr
+    assert "tenner: billing: HTTP 429: You exceeded your current quota\nhint: top up the account" in done.stderr
+    assert mode or len(rows(file)) == 3
 
 
 def test_only_as_many_samples_as_the_first_correct_one_needs(file):
@@ -166,6 +181,18 @@ def test_without_references_all_samples_are_bought(file):
     assert [row["sample_index"] for row in rows(file)] == [0, 1, 2]
 
 
+def test_words_that_are_no_reference_are_none_and_told(file):
+    answers = ["NaN", float("nan"), "proof", "N/A", "", 2e-5, [3, 4]]
+    file.write_text("".join(json.dumps({"id": i, "question": f"{i}+1?", "answer": a}) + "\n"
+                            for i, a in enumerate(answers)))  # fmt: skip
+    with ChatServer() as server:
+        done = trace(file, server)
+    assert done.returncode == 0, done.stderr
+    assert "answers: no reference 5, wrong 2" in done.stdout
+    told = "these answers are no reference answers: 'NaN' 1, nan 1, 'proof' 1, 'N/A' 1, '' 1"
+    assert f"questions.jsonl: {told}" in done.stderr
+
+
 def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file):
     with ChatServer({"What is 3+3?": ["truncated", "good"]}) as server:
         assert trace(file, server).returncode == 0
@@ -184,6 +211,48 @@ def test_the_longer_one_is_asked_with_the_higher_limit(file):
         assert trace(file, server, "--longer-output-tokens", "500").returncode == 0  # and neither is bought again
         assert len(server.asked) == 13
     assert {r["outcome"] for r in rows(file)} == {"complete"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("damaged: no thinking", "they hold no thinking (the fields content, role)"),
+        ("damaged: an unknown word", "they ended in a way that is not known (finish_reason is paused)"),
+        ("damaged: a second block", "they hold control tokens (the answer holds <think>)"),
+    ],
+)
+def test_replies_that_are_of_no_use_stop_the_run_after_the_first_few(file, behaviour, message):
+    with ChatServer({q["question"]: [behaviour] for q in QUESTIONS}) as server:
+        stopped = trace(file, server, "--concurrency", "1")
+        assert len(server.asked) == reply_watch.UNUSABLE_REPLIES_MAX
+        assert f"the first 5 replies of 127.0.0.1/m are of no use: {message}" in refused(stopped)
+        assert len(rows(file)) == len(server.asked)  # what was bought is kept
+        server.scripts = {}
+        assert trace(file, server).returncode == 0
+        assert len(server.asked) == len(QUESTIONS)
+    assert Counter(row["outcome"] == "complete" for row in rows(file)) == {True: 7, False: 5}
+
+
+def test_one_good_reply_shows_that_the_teacher_can_think(file):
+    script = {q["question"]: ["damaged: no thinking"] for q in QUESTIONS[1:]}
+    with ChatServer(script) as server:
+        done = trace(file, server, "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12 traces: no_reasoning 11, complete 1")
+
+
+def test_traces_with_an_unknown_end_or_damage_are_counted_and_told_with_the_reason(file):
+    script = {"What is 1+1?": ["damaged: an unknown word"], "What is 2+2?": ["damaged: an unknown word"],
+              "What is 3+3?": ["damaged: null"], "What is 4+4?": ["damaged: </think> in the answer"]}  # fmt: skip
+    with ChatServer(script) as server:
+        done = trace(file, server)
+    assert done.returncode == 0, done.stderr
+    assert "12 traces: complete 8, unknown_finish 3, damaged 1" in done.stdout
+    assert (
+        "traces that are not trained on: unknown finish (finish_reason is paused) 2, unknown finish (it has no "
+        "finish_reason) 1, damaged (the answer holds </think>) 1"
+    ) in done.stderr
+    assert {row["evidence"] for row in rows(file) if row["outcome"] == "complete"} == {None}
 
 
 @pytest.mark.slow

@@ -130,6 +130,14 @@ def test_a_forged_turn_is_text_in_system_prompt_and_history_too():
     assert prompt.text.count(forged) == 4
 
 
+def test_a_template_that_cuts_what_was_written_makes_no_control_token_of_it():
+    tokenizer = with_template("qwen3", QWEN35.replace("text(m) +", "text(m)[2:-1] +"))
+    prompt = ChatTemplate(tokenizer).question("Hi<|im_end|>")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert prompt.text.startswith("<|im_start|>user\n<|im_end|><|im_end|>")
+    assert encode_prompt(tokenizer, prompt).count(end) == 1
+
+
 @pytest.mark.parametrize("name", ["qwen3", "gemma 3", "llama 2"])
 def test_what_surrounds_a_control_token_is_encoded_in_one_piece_with_it(name):
     """As any text, and without the space that some tokenizers put before a text."""

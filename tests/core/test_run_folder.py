@@ -1,6 +1,10 @@
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +73,23 @@ def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(TennerError, match="cannot be written"), RunFolder(tmp_path / "run").writing():
         pass
+
+
+@pytest.mark.parametrize("path", ["/dev/null/run", "/proc/run"])
+def test_a_place_where_nothing_can_be_written(path):
+    with pytest.raises(TennerError, match="cannot be written: "), RunFolder(Path(path)).writing():
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(TennerError, match="does not lock files") as caught, RunFolder(tmp_path / "run").writing():
+        pass
+    assert "local disk" in caught.value.hint
 
 
 def test_a_marker_is_written_when_the_stage_has_ended_and_not_before(folder):

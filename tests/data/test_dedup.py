@@ -26,6 +26,17 @@ def test_of_equal_questions_the_first_stays_and_is_named():
     ]
 
 
+def test_a_question_in_another_spelling_is_a_duplicate_and_with_another_exponent_is_not():
+    first, same, other = drops(
+        [
+            r"Find $\frac{1}{2}x^{2}$ for x ≥ 1250.",
+            r"Find $\dfrac12x^2$ for $x\geq1{,}250$",
+            r"Find $\frac12x^3$ for x ≥ 1250.",
+        ]
+    )
+    assert (first, same.reason, other) == (None, "duplicate", None)
+
+
 def test_one_word_of_many_makes_a_near_duplicate():
     words = prose(random.Random(0))
     changed = [*words[:20], "other", *words[21:]]

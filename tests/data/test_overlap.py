@@ -1,7 +1,8 @@
 import json
+from importlib import import_module
 
 import pytest
-from paths import DATA
+from paths import BENCH, DATA
 
 from tenner import cli
 from tenner.core.records import Question
@@ -92,6 +93,24 @@ def test_wording_that_many_questions_share_is_no_leak_unless_the_whole_question_
     assert compare(pool[:1], pool[:1], boilerplate_questions=1) == [("exact", "q0", "b0")]
 
 
+CHINESE = "一个长方形的长是12厘米，宽是7厘米，求这个长方形的面积和周长各是多少。"  # noqa: RUF001
+CHINESE_SUM = "小明有12个苹果，给了小红3个，又买了5个，请问小明现在一共有多少个苹果？"  # noqa: RUF001
+
+
+def test_a_chinese_question_with_one_character_changed_is_nearly_the_same():
+    """With another number it shares a long sentence; and stock phrases alone are no leak."""
+    assert compare([CHINESE.replace("求", "问")], [CHINESE]) == [("near", "q0", "b0")]
+    assert compare([CHINESE_SUM.replace("12", "13")], [CHINESE_SUM]) == [("ngram", "q0", "b0")]
+    other = "一个三角形的底是12厘米，高是7厘米，求这个三角形的面积各是多少。"  # noqa: RUF001
+    assert {kind for kind, *_ in compare([other], [CHINESE])} <= {"boilerplate"}
+
+
+def test_texts_that_are_hardly_any_are_compared():
+    texts = ["half \ud83d an emoji", "zero\0byte", "", " ", "?", "\\", "a" * 300_000, "x " * 100_000]
+    exact = {(q, b) for kind, q, b in compare(texts, texts) if kind == "exact"}
+    assert {q for q, _ in exact} == {f"q{i}" for i in range(len(texts))}
+
+
 def test_cleaning_drops_with_reason_and_witness():
     pool = questions(
         [f"{SENTENCE}?", f"{SENTENCE.upper()}", "Why?", f"Now {SENTENCE}, twice. Who pays for that?", "So?"]
@@ -148,6 +167,14 @@ def test_files_of_several_kinds_are_compared(tmp_path, capsys):
     assert (code, "2 questions against 1: 1 leak" in out) == (0, True)
 
 
+def test_half_an_emoji_in_a_file_is_shown_as_what_it_is(tmp_path, capsys):
+    pool = write(tmp_path / "pool.jsonl", [{"id": "a\ud83d", "question": f"\ud83d {SENTENCE} \0?"}])
+    benchmark = write(tmp_path / "benchmark.jsonl", [{"question": SENTENCE}])
+    for options in ([], ["--json"]):
+        code, out, _ = tenner(capsys, pool, "--against", benchmark, *options)
+        assert (code, "a\ufffd" in out) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -188,3 +215,26 @@ def test_real_questions_against_real_benchmarks_by_hand_checked_pairs(capsys):
         found_wrong += len(found - leaks)  # every pair that is found has been read
     assert checked >= 80
     assert (found_right, found_wrong, missed) == (5, 0, OVERLOOKED)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the evaluation questions are not beside the project")
+def test_a_real_benchmark_is_found_in_other_spellings(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    bench = import_module("overlap_spellings")
+    benchmark = bench.read_questions(DATA / "math500.jsonl")
+    for name, respell in bench.RESPELLINGS.items():
+        count, missed = bench.recall(benchmark, respell)
+        assert (count > 0, len(missed) <= 0.02 * count) == (True, True), (name, count, missed)
+    count, missed = bench.recall_of_chinese()
+    assert len(missed) <= 0.02 * count
+
+
+@pytest.mark.skipif(not (DATA / "strangers").exists(), reason="the evaluation questions are not beside the project")
+def test_copies_that_others_had_overlooked_are_found(capsys):
+    files = DATA / "strangers" / "files"
+    _, out, _ = tenner(capsys, files / "overlap_pool.jsonl", "--against", files / "overlap_bench.jsonl", "--json")
+    hits = json.loads(out)["hits"]
+    assert {(h["question_id"][:2].replace("p", "b"), h["kind"] != "boilerplate") for h in hits} == {
+        (f"b{i}", True) for i in range(1, 9)
+    }
+    assert all(h["benchmark_id"][1] == h["question_id"][1] for h in hits)

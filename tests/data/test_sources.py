@@ -136,6 +136,26 @@ def test_nested_columns_conditions_and_constants(tmp_path):
     assert [q.question for q in kept] == ["2+2?"]
 
 
+def test_what_is_no_reference_is_counted_and_told(tmp_path):
+    answers = ["7", "", "NaN", "NaN", "proof", "Not found.", None, float("nan"), "none", 0.00001, [1, 2], ["3"], True]
+    file = jsonl(tmp_path / "a.jsonl", [{"question": f"{i}?", "answer": a} for i, a in enumerate(answers)])
+    columns = Columns(question="question", answer="answer")
+    found = gather(source(columns, file=file))
+    assert [q.answer for q in found.questions] == [
+        "7", None, None, None, None, None, None, None, None, "0.00001", "1, 2", "3", "true",
+    ]  # fmt: skip
+    assert found.counts[0].without_reference == 8
+    assert found.notes == [
+        "source mine: 8 rows have no reference answer: empty 3, 'NaN' 2, 'proof' 1, 'Not found.' 1, …"
+    ]
+    crossword = gather(source(columns, file=file, kind="text"))
+    assert [q.answer for q in crossword.questions][:9] == ["7", None, "NaN", "NaN", "proof", "Not found.", None, None,
+                                                           "none"]  # fmt: skip
+    assert gather(source(Columns(question="question"), file=file)).notes == []
+    (tmp_path / "a.csv").write_text("question,answer\n1+1?,\n1+2?,NaN\n1+3?,4\n")
+    assert [q.answer for q in gather(source(columns, file=str(tmp_path / "a.csv"))).questions] == [None, None, "4"]
+
+
 def test_nothing_is_lost_without_a_word(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", [*QUESTIONS, {"id": "a", "question": "3+3?"}, {"id": "c", "question": " "}])
     found = gather(source(Columns(id="id", question="question"), file=file))

@@ -84,3 +84,14 @@ def test_without_a_reference_the_teacher_is_taken_at_its_word():
 def test_first_asks_for_no_right_answer():
     traces = [trace("a", answer="5"), trace("a", 1), trace("b", outcome="no_reasoning"), trace("b", 1, answer="7")]
     assert [s.id for s in verify(traces, [], keep="first", truncated="drop").kept] == ["a-0", "b-1"]
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "unknown_finish", "damaged", "content_filter", "empty"])
+@pytest.mark.parametrize("keep", ["first", "all-correct"])
+def test_what_did_not_end_well_is_never_trained_on(outcome, keep):
+    one = trace("a", outcome=outcome, reference=None).model_copy(update={"evidence": "finish_reason is paused"})
+    verified = verify([one], [], keep=keep, truncated="keep")
+    assert verified.kept == []
+    assert [(d.reason, d.evidence) for d in verified.dropped] == [
+        (outcome.replace("_", " "), "finish_reason is paused, 10 output tokens")
+    ]

@@ -75,6 +75,24 @@ def test_rounds_by_text_give_the_same_ids(tokenizer: Any, student: Callable[[lis
         assert list(g.token_ids) == alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT).ids
 
 
+def test_the_words_of_other_servers_for_an_end_and_a_cut_are_known(
+    tokenizer: Any, student: Callable[[list[int]], int]
+) -> None:
+    with CompletionsServer(tokenizer, student, words={"stop": "eos", "length": "MAX_TOKENS"}) as server:
+        generations = list(engine_for(server, tokenizer).sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+    expected = [alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT) for g in generations]
+    assert [(list(g.token_ids), g.truncated) for g in generations] == [(e.ids, e.truncated) for e in expected]
+    assert any(e.truncated for e in expected)
+
+
+@pytest.mark.parametrize("word", ["abort", "content_filter", "paused", None])
+def test_an_end_that_is_neither_is_an_error(tokenizer: Any, student: Callable[[list[int]], int], word: str) -> None:
+    with CompletionsServer(tokenizer, student, words={"stop": word, "length": word}) as server:
+        engine = engine_for(server, tokenizer)
+        with pytest.raises(TennerError, match=f"ended a completion with finish_reason {word}"):
+            list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
+
+
 def test_a_stream_is_the_generation_and_sampling_goes_with_every_round(
     tokenizer: Any, student: Callable[[list[int]], int]
 ) -> None:

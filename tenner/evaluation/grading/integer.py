@@ -3,10 +3,14 @@
 import re
 
 NUMBER = re.compile(r"([-+]?)\s*([0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])|[0-9]+)(?:\.0*)?")
-UNIT = re.compile(r"(?:\s*(?:\\%|%|\^?\s*\\circ|\u00b0|[A-Za-z]+(?:\s*\^\s*[23])?\.?)){0,3}")
+UNIT = re.compile(r"(?:\s*(?:\\%|%|\^?\s*\\circ|\u00b0|[^\W\d_]+(?:\s*\^\s*[23])?\.?)){0,3}")
 NOT_UNITS = re.compile(
-    r"\b(?:or|and|not|to|minus|plus|over|mod|modulo|i|e|pi|x|y|n|k|million|thousand|hundred|billion)\b", re.I
+    r"\b(?:or|and|not|to|minus|plus|over|mod|modulo|i|e|pi|x|y|n|k|million|thousand|hundred|billion|trillion|dozen)\b"
+    r"|^\s*(?:[万萬亿億千百十兆分点點만억천백]|тыс|млн|млрд|миллион|Million|Mio)|[或和与與]|\b(?:или|и|oder|und|ou|et|y|o)\b",
+    re.I,
 )
+DASH = re.compile(r"[\u2212\u2013\u2014\u2012](?=\s*[0-9])")
+SPACED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ]*[0-9/])")
 GROUPING = re.compile(r"(?<=[0-9])(?:\\[,!;: ]|\{,\}|,\\!|~)+\s*(?=[0-9]{3}(?![0-9]))")
 DRESSING = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|mathbf|bf|displaystyle|left|right|qquad|quad)(?![A-Za-z])|\\[,!;:()\[\] ]|[{}*`~]"
@@ -23,7 +27,8 @@ def canonical_integer(text: str) -> str | None:
     than 4,300 digits.
     """
     stated = GROUPING.sub(",", text).rsplit("=", 1)[-1]
-    stated = DRESSING.sub(" ", stated).replace("\N{MINUS SIGN}", "-").strip()
+    stated = SPACED.sub(lambda number: number[0].replace(" ", ","), stated)
+    stated = DRESSING.sub(" ", DASH.sub("-", stated)).strip()
     stated = CURRENCY.sub(r"\1", ENCLOSED.sub(r"\1", stated)).replace("$", " ").strip().rstrip(".").rstrip()
     match = NUMBER.match(stated)
     if match is None:

@@ -70,7 +70,8 @@ def settings_table(facts: Facts) -> Table:
     """How the scored answers were generated, a column for each benchmark, student and prompt."""
     scored = {s.task for s in facts.scores}
     settings = [s for s in facts.settings if s.task in scored]
-    columns = [_setting_cells(s, facts.provenance) for s in settings]
+    with_arguments = any(s.chat_template_kwargs for s in settings)
+    columns = [_setting_cells(s, facts.provenance, with_arguments=with_arguments) for s in settings]
     rows = [(name, *(cells[name] for cells in columns)) for name in (columns[0] if columns else ())]
     header = ("", *(_column_name(facts, s) for s in settings))
     return Table("How the answers came about", "l" * len(header), header, rows)
@@ -81,7 +82,7 @@ def _column_name(facts: Facts, setting: Setting) -> str:
     return name if len({s.task for s in facts.scores}) == 1 else f"{setting.task}: {name}"
 
 
-def _setting_cells(setting: Setting, run_versions: Mapping[str, str]) -> dict[str, str]:
+def _setting_cells(setting: Setting, run_versions: Mapping[str, str], *, with_arguments: bool) -> dict[str, str]:
     """The rows of one column. Versions are given only where they differ from those of the run."""
     others = {k: v for k, v in setting.versions.items() if run_versions.get(k) != v}
     return {
@@ -94,6 +95,7 @@ def _setting_cells(setting: Setting, run_versions: Mapping[str, str]) -> dict[st
         "answer tokens at most": str(setting.answer_tokens_max),
         "rows": DASH if setting.rows is None else str(setting.rows),
         "chat template": DASH if setting.template_sha256 is None else setting.template_sha256[:12],
+        **({"template arguments": _listed(setting.chat_template_kwargs)} if with_arguments else {}),
         "other versions": _listed(others),
     }
 

@@ -9,6 +9,7 @@ from tenner.evaluation.grading.maths.expressions import Node, number
 from tenner.evaluation.grading.maths.notation import Token, Unreadable, tokens_of
 from tenner.evaluation.grading.maths.quantities import Quantity
 from tenner.evaluation.grading.maths.shapes import (
+    Approximation,
     Based,
     Ellipsis,
     Equation,
@@ -20,9 +21,9 @@ from tenner.evaluation.grading.maths.shapes import (
     Union,
     Words,
     as_set,
-    shape_of,
 )
-from tenner.evaluation.grading.maths.units import Unit
+from tenner.evaluation.grading.maths.structure import shape_of
+from tenner.evaluation.grading.maths.units import TABLE, Unit
 from tenner.evaluation.grading.maths.values import Agreement, compare, proportional, rounds_to
 
 
@@ -110,12 +111,20 @@ def _plain(shape: Shape) -> bool:
     return isinstance(shape, Words)
 
 
+def _heads(node: Node) -> frozenset[str]:
+    return frozenset((node.head,)).union(*(_heads(arg) for arg in node.args))
+
+
 def _is_algebraic(node: Node) -> bool:
     return node.head in ALGEBRAIC and all(_is_algebraic(arg) for arg in node.args)
 
 
 def agree(a: Shape, b: Shape) -> Agreement:
     """Whether two shapes are the same answer. Symmetric."""
+    if isinstance(a, Approximation) or isinstance(b, Approximation):
+        return _approximations(a, b)
+    if isinstance(a, Listing) != isinstance(b, Listing):
+        a, b = _only_member(a), _only_member(b)
     if isinstance(a, Equation) or isinstance(b, Equation):
         return _equations(a, b)
     if isinstance(a, Interval | Union) or isinstance(b, Interval | Union):
@@ -140,8 +149,47 @@ def agree(a: Shape, b: Shape) -> Agreement:
         return _column(b, a)
     if isinstance(a, Tokens) and isinstance(b, Tokens):
         return _ordered(a.parts, b.parts) if a.sign == b.sign else "different"
+    if isinstance(a, Based) and isinstance(b, Based) and 10 in (a.base, b.base):
+        return "same" if based_value(a) == based_value(b) is not None else "different"
+    for based, other in ((a, b), (b, a)):
+        if isinstance(based, Based) and based.base == 10 and isinstance(other, Quantity):
+            return _quantities(Quantity(number(int(based.digits))), other)
+    for ratio, other in ((a, b), (b, a)):
+        if isinstance(ratio, Tokens) and ratio.sign == ":" and isinstance(other, Quantity):
+            return _ratio(ratio, other)
     same = type(a) is type(b) and isinstance(a, Words | Based | Ellipsis) and a == b
     return "same" if same else "different"
+
+
+def based_value(based: Based) -> int | None:
+    """The number that the digits mean; None where a digit is too large for the base."""
+    try:
+        return int(based.digits, based.base)
+    except ValueError:
+        return None
+
+
+def _ratio(ratio: Tokens, other: Quantity) -> Agreement:
+    """3:2 is \\frac{3}{2}. A whole number is no ratio, as 4:1 may be a time or a score."""
+    if len(ratio.parts) != 2 or other.unit is not None or "/" not in _heads(other.node):
+        return "different"
+    top, bottom = ratio.parts
+    if not isinstance(top, Quantity) or not isinstance(bottom, Quantity) or top.unit or bottom.unit:
+        return "different"
+    return compare(Node("/", (top.node, bottom.node)), other.node)
+
+
+def _approximations(a: Shape, b: Shape) -> Agreement:
+    """\\sqrt{2} \\approx 1.41 states the exact value and the decimal: either may be the other answer."""
+    sides = [(shape.exact, shape.decimal) if isinstance(shape, Approximation) else (shape,) for shape in (a, b)]
+    verdicts = [agree(x, y) for x in sides[0] for y in sides[1]]
+    return min(verdicts, key=("same", "undecided", "different").index)
+
+
+def _only_member(shape: Shape) -> Shape:
+    """The member of a set of one: the solution set \\{3\\} says 3."""
+    is_one = isinstance(shape, Listing) and shape.bracket == "{" and len(shape.items) == 1
+    return shape.items[0] if isinstance(shape, Listing) and is_one else shape
 
 
 def _column(matrix: Matrix, other: Shape) -> Agreement:
@@ -160,10 +208,38 @@ def _quantities(a: Quantity, b: Quantity) -> Agreement:
             return _numbers(a, b)
         return compare(_times(a.node, a.unit), _times(b.node, b.unit))
     agreement = _numbers(a, b)
+    if agreement == "different" and (in_units := _italic_units(a, b)) is not None:
+        return in_units
     for with_unit, without in ((a, b), (b, a)):
         if agreement == "different" and with_unit.unit is not None and with_unit.unit.pure:
             return compare(_times(with_unit.node, with_unit.unit), without.node)
     return agreement
+
+
+def _italic_units(a: Quantity, b: Quantity) -> Agreement | None:
+    """The comparison with italic letters read as units: "5 m" and 500 cm, "1000 J" and 1 kJ; None if they are none.
+
+    Both must have a unit in this reading, or one a compound unit or a number that only measurements have: "3 N" alone
+    may be three times N.
+    """
+    readings = [Quantity(*q.italic_unit) if q.unit is None and q.italic_unit is not None else q for q in (a, b)]
+    if readings == [a, b]:
+        return None
+    first, second = readings
+    if first.unit is None or second.unit is None:
+        measured = first if first.unit is not None else second
+        assert measured.unit is not None
+        compound = "*" in measured.unit.dimension and measured.unit not in TABLE.values()
+        if not compound and not _is_decimal(measured.node):
+            return None
+    return _quantities(first, second)
+
+
+def _is_decimal(node: Node) -> bool:
+    """Whether a number has decimals, or a power of ten."""
+    if node.head == "number":
+        return node.value.denominator != 1
+    return any(arg.head == "^" for arg in node.args) or any(_is_decimal(arg) for arg in node.args)
 
 
 def _numbers(a: Quantity, b: Quantity) -> Agreement:
@@ -244,13 +320,37 @@ def _equations(a: Shape, b: Shape) -> Agreement:
     if not isinstance(a, Equation) or not isinstance(b, Equation):
         equation, other = (a, b) if isinstance(a, Equation) else (b, a)
         assert isinstance(equation, Equation)
+        if (named := _named_components(equation)) is not None and isinstance(other, Listing) and _names(other.items):
+            return _listings(named, other)
         return agree(equation.right, other) if equation.name else "different"
-    if a.name and a.name == b.name and (agreement := agree(a.right, b.right)) != "different":
+    if (
+        a.name
+        and (a.name == b.name or _are_one_function(a, b))
+        and (agreement := agree(a.right, b.right)) != "different"
+    ):
         return agreement
     sides = [_difference(equation) for equation in (a, b)]
     if sides[0] is None or sides[1] is None:
         return "different"
     return proportional(sides[0], sides[1])
+
+
+def _named_components(equation: Equation) -> Listing | None:
+    """x = 1, y = 2 of (x, y) = (1, 2); None for anything else."""
+    names = re.fullmatch(r"\(([A-Za-z](?:,[A-Za-z])+)\)", equation.name)
+    right = equation.right
+    if names is None or not isinstance(right, Listing) or right.bracket != "(":
+        return None
+    letters = names[1].split(",")
+    if len(letters) != len(right.items):
+        return None
+    return Listing("", tuple(Equation(x, None, item) for x, item in zip(letters, right.items, strict=True)))
+
+
+def _are_one_function(a: Equation, b: Equation) -> bool:
+    """y = 2x + 1 and f(x) = 2x + 1."""
+    names = sorted((a.name, b.name), key=len)
+    return names[0] == "y" and re.fullmatch(r"[fgh]\(x\)", names[1]) is not None
 
 
 def _difference(equation: Equation) -> Node | None:

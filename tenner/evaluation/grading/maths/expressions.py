@@ -204,6 +204,8 @@ class _Reader:
         raise Unreadable(f"the word {token.text!r}")
 
     def _symbol(self, name: str) -> Node:
+        if (count := self._arrangements(name)) is not None:
+            return count
         if name in "fgh" and self._is_sign("(") and not self.tokens[self.at].spaced:
             raise Unreadable("a function without its definition")
         if self._is_sign("_"):
@@ -213,6 +215,17 @@ class _Reader:
             self._next()
             name += "'"
         return Node("symbol", name=name)
+
+    def _arrangements(self, name: str) -> Node | None:
+        """The number that C(10, 3) or P(5, 2) means; None for anything else."""
+        tokens = self.tokens[self.at : self.at + 5]
+        is_call = [t.text for t in tokens[0::2]] == ["(", ",", ")"] and all(t.kind == "number" for t in tokens[1::2])
+        if name not in ("C", "P") or not is_call or any("." in t.text for t in tokens[1::2]):
+            return None
+        self.at += 5
+        n, k = (number(int(t.text)) for t in tokens[1::2])
+        chosen = Node("binom", (n, k))
+        return chosen if name == "C" else Node("*", (chosen, Node("!", (k,))))
 
     def _subscript(self) -> str:
         if not self._is_sign("{"):
@@ -235,6 +248,9 @@ class _Reader:
             raise Unreadable(f"what {sign!r} means here")
         bars, self._bars = self._bars, 0
         node = self.sum()
+        if sign == "{" and self._peek() == "choose":
+            self._next()
+            node = Node("binom", (node, self.sum()))
         self._expect(CLOSING[sign])
         self._bars = bars
         return node
@@ -251,12 +267,26 @@ class _Reader:
         raise Unreadable(f"\\{name}")
 
     def _special(self, name: str) -> Node:
+        if name in OF_NUMBERS:
+            return Node(name, self._several())
         if name in ("lfloor", "lceil"):
             node = self.sum()
             self._expect({"lfloor": "rfloor", "lceil": "rceil"}[name])
             return Node("floor" if name == "lfloor" else "ceil", (node,))
         first = self._argument()
         return Node("/" if name == "frac" else name, (first, self._argument()))
+
+    def _several(self) -> tuple[Node, ...]:
+        """The arguments of a function of several: (12, 18) or \\{2, 5\\}."""
+        if not self._is_sign("(", "{s"):
+            raise Unreadable("a function without its arguments")
+        close = CLOSING[self._next().text]
+        args = [self.sum()]
+        while self._is_sign(","):
+            self._next()
+            args.append(self.sum())
+        self._expect(close)
+        return tuple(args)
 
     def _argument(self) -> Node:
         """What a LaTeX command takes: a group, or a single digit or sign (`\\frac34` is three quarters)."""
@@ -307,4 +337,5 @@ class _Reader:
         return self.power()
 
 
-OPERANDS = frozenset(("frac", "binom", "lfloor", "lceil"))
+OF_NUMBERS = frozenset(("gcd", "lcm", "max", "min"))
+OPERANDS = frozenset(("frac", "binom", "lfloor", "lceil")) | OF_NUMBERS

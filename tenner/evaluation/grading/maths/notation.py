@@ -3,6 +3,8 @@
 import re
 from typing import Literal, NamedTuple
 
+from tenner.evaluation.grading.maths.unit_symbols import SI_SYMBOLS
+
 TEXT_CHARS_MAX = 2_000
 """Longer answers are not read."""
 
@@ -30,7 +32,9 @@ UNICODE = {
     "⟩": r"\rangle ", "ℝ": r"\mathbb{R}", "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ",
     "¾": r"\frac34 ", "⅕": r"\frac15 ", "⅙": r"\frac16 ", "⅛": r"\frac18 ", "⅜": r"\frac38 ", "⅝": r"\frac58 ",
     "⅞": r"\frac78 ", "⁄": "/", "€": r"\euro ", "£": r"\pounds ", "∅": r"\emptyset ", "\u00a0": " ", "’": "'",
-    "“": " ", "”": " ", "‘": " ", '"': " ",
+    "“": " ", "”": " ", "‘": " ", '"': " ", "Ω": r"\Omega ", "µ": r"\mu ", "¥": r"\yen ", "₹": r"\rupee ",
+    "₩": r"\won ", "‒": "-", "≈": r"\approx ", "≅": r"\approx ", "′": "'", "″": "''",
+    "ℤ": r"\mathbb{Z}", "∖": r"\setminus ",
 }  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -42,7 +46,8 @@ SAME_COMMAND = {
     "tbinom": "binom", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "degree": "degree", "degrees": "degree",
     "deg": "degree", "percent": "%", "percentage": "%", "pct": "%", "arcsin": "asin", "arccos": "acos",
     "arctan": "atan", "lbrack": "[", "rbrack": "]", "lbrace": "{s", "rbrace": "}s", "union": "cup", "plusminus": "pm",
-    "abs": "abs", "colon": ":", "cosec": "csc", "isin": "in", "varnothing": "emptyset",
+    "abs": "abs", "colon": ":", "cosec": "csc", "isin": "in", "varnothing": "emptyset", "thickapprox": "approx",
+    "simeq": "approx", "backslash": "setminus",
 }  # fmt: skip
 FUNCTIONS = frozenset(
     ("sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln exp sqrt abs floor ceil lg factorial cbrt").split()
@@ -50,7 +55,7 @@ FUNCTIONS = frozenset(
 PLAIN_NAMES = FUNCTIONS | frozenset(
     (
         "pi theta alpha beta gamma lambda infinity inf oo infty arcsin arccos arctan degrees degree percent "
-        "percentage pct union cup phi mu omega sigma epsilon delta"
+        "percentage pct union cup phi mu omega sigma epsilon delta gcd lcm max min"
     ).split()
 )
 """Words that mean in plain text what the command of that name means."""
@@ -62,7 +67,8 @@ DROPPED = re.compile(
 )
 GROUPING = re.compile(r"(?<=[0-9])(?:,\\[!,;]|\{,\}|\\[,;:!])\s*(?=[0-9]{3}(?![0-9]))")
 TEXT = re.compile(
-    r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|operatorname\*?|mathrm|mathbf|mathit|mathsf|bold|boldsymbol|bm)\s*\{([^{}]*)\}"
+    r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|textsc|emph|operatorname\*?|mathrm|mathbf|mathit|mathsf|mathtt"
+    r"|bold|boldsymbol|bm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 MATH_DELIMITER = re.compile(r"\\[()\[\]]|\$\$")
 LEXEME = re.compile(
@@ -75,7 +81,32 @@ LEXEME = re.compile(
     r"|(?P<sign>\*\*|<=|>=|!=|==|[-+*/^_=<>(){}\[\],;:!|%&'.$])"
 )
 REPEATING = re.compile(r"([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar|dot)\s*\{([0-9]{1,30})\}")
-SCIENTIFIC = re.compile(r"(?<![\w.])([0-9]+\.[0-9]+)[eE]([-+]?[0-9]{1,4})(?!\w)")  # 2e-3 may be 2e - 3, 2.0e-3 is not
+SCIENTIFIC = re.compile(  # 2e-3 may be 2e - 3; with a point, a capital or two digits (as computers print it) it is not
+    r"(?<![\w.])([0-9]+\.[0-9]+(?:e|E)[-+]?[0-9]{1,4}|[0-9]+E[-+]?[0-9]{1,4}|[0-9]+e[-+]?[0-9]{2,4})(?!\w)"
+)
+SPACED_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9 ]*[0-9/])")
+CLOCK = re.compile(
+    r"(?<=:[0-9][0-9])\s*(?:\\(?:text|mathrm)\s*\{\s*([aApP])\.?\s?[mM]\.?\s*\}|([aApP])\.?[mM](?:\.|(?![A-Za-z])))"
+)
+MICRO = re.compile(r"(?<=[0-9}\s{])(?:\\[ ,;]|~|\s)*\\mu\s*(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z])\s*\}|([A-Za-z]))")
+OHM = re.compile(
+    r"(?:(?<=[0-9])|(?<=[0-9}][\s~])|(?<=\\[ ,;])|(?<=\{))\s*"
+    r"(?:\\(?:text|mathrm)\s*\{\s*(?P<quoted>[kMm]?)\s*\}|(?P<prefix>[kMmG]))?\s*\\(?:Omega|ohm)(?![A-Za-z])"
+)
+KNOWN_SETS = {"Z": "integers", "Q": "rational numbers", "C": "complex numbers"}
+KNOWN_SET = re.compile(r"\\mathbb\s*(?:\{\s*(?=[ZQC]\s*\}))?(?P<set>[ZQC])(?:\s*\}|(?![A-Za-z]))(?!\s*[\^_])")
+UNIT_VECTORS = ("unit vector i", "unit vector j", "unit vector k")
+UNIT_VECTOR = re.compile(
+    r"\\(?P<style>mathbf|boldsymbol|bm|vec|hat|widehat|overrightarrow)\s*"
+    r"(?:\{\s*(?:\\(?:mathbf|boldsymbol)\s*\{\s*)?\\?(?P<name>[ijk]|imath|jmath)\s*\}?\s*\}|\\?(?P<bare>[ijk]|imath|jmath)(?![A-Za-z]))"
+)
+CHOOSE = re.compile(
+    r"(?:\{\s*\})?[\^_]\s*\{?\s*([0-9]{1,4})\s*\}?\s*(?:\\(?:text|mathrm)\s*\{\s*C\s*\}|C)\s*_\s*\{?\s*([0-9]{1,4})\s*\}?"
+)
+FEET_AND_INCHES = re.compile(r"""(?<![0-9.])([0-9]{1,6})\s*['′’]\s*([0-9]{1,2})\s*(?:''|"|″|’’|”)""")
+ITEM_WORDS = r"(?:(?P<or>或者?|または|또는|или)|和|与|與|及|以及|および|と|와|과|그리고|и)"
+BETWEEN_ITEMS = re.compile(rf"(?<=[0-9A-Za-z)\]}}$])\s*{ITEM_WORDS}\s*(?=[-0-9A-Za-z(\[{{$\\])")
+"""Chinese, Japanese, Korean and Russian for "and" and "or", between what is not words of these languages."""
 LETTER_DEGREE = re.compile(r"(?<=[0-9])\s*\^\s*(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|o)(?![A-Za-z])")
 PAIR = re.compile(r"(?<=[(\[{])(\s*[0-9]{1,3}),(?=[0-9]{3}\s*(?:[)\]]|\\\}))")
 QUOTED, UNQUOTED = "\x01", "\x02"
@@ -100,7 +131,10 @@ def tokens_of(text: str) -> list[Token]:
         if kind == "space":
             spaced = True
             continue
-        found.extend(_tokens(kind, match[kind], spaced=spaced, quoted=quoted))
+        tokens = _tokens(kind, match[kind], spaced=spaced, quoted=quoted)
+        if kind == "word" and _is_unit(match[kind], found, spaced=spaced, quoted=quoted):
+            tokens = [Token("word", match[kind], spaced)]  # with its case: mW is not MW
+        found.extend(tokens)
         spaced = False
     return found
 
@@ -110,6 +144,8 @@ def _tokens(kind: str, text: str, *, spaced: bool, quoted: bool) -> list[Token]:
         return [Token("number", text.replace(",", ""), spaced)]
     if kind == "command":
         text = SAME_COMMAND.get(text, text)
+        if text.startswith("unitvector"):
+            return [Token("symbol", f"unit vector {text[-1]}", spaced)]
         return [Token("command" if text[0].isalpha() else "sign", text, spaced)]
     if kind == "newrow":
         return [Token("sign", r"\\", spaced)]
@@ -128,13 +164,37 @@ def _word(text: str, *, spaced: bool, quoted: bool) -> list[Token]:
         return [Token("command" if name[0].isalpha() else "sign", name, spaced)]
     if lower in CONNECTIVES:
         return [Token("word", lower, spaced)]
-    if len(text) == 1 and not (quoted and text in UNIT_LETTERS):
+    if len(text) == 1 and text < FIRST_NON_LATIN_LETTER and not (quoted and text in UNIT_LETTERS):
         return [Token("symbol", text, spaced)]
     if len(text) == 2 and not quoted and lower not in TWO_LETTER_WORDS and text.isascii():
         return [Token("symbol", text[0], spaced), Token("symbol", text[1])]
     return [Token("word", lower, spaced)]
 
 
+def _is_unit(symbol: str, before: list[Token], *, spaced: bool, quoted: bool) -> bool:
+    """Whether a word is the symbol of a unit, and stands where one can: behind a number, or behind another unit.
+
+    In roman type any unit is one; in italics only those of mixed case, as "ms" may be m times s.
+    """
+    if symbol not in SI_SYMBOLS or not before:
+        return False
+    last = before[-1]
+    if quoted:
+        return (last.kind in ("number", "word") and last.text not in CONNECTIVES) or last.text in (
+            "}",
+            ")",
+            "cdot",
+            "/",
+            "pi",
+            "*",
+        )
+    mixed = symbol.lower() != symbol and len(symbol) > 1 and not symbol.isupper()
+    return spaced and (mixed or len(symbol) > 2) and (last.kind == "number" or last.text == "}")
+
+
+ENDS_OF_OPERANDS = frozenset(("}", ")", "cdot", "/", "pi", "*"))
+FIRST_NON_LATIN_LETTER = "\u0400"
+"""Greek letters are symbols; a single Cyrillic, Chinese or Japanese character is a word."""
 UNIT_LETTERS = frozenset("mgshlL")
 TWO_LETTER_WORDS = frozenset("cm mm km kg mg ml ft in hr hz lb oz is to of no if we at by it as on be so do".split())
 
@@ -146,13 +206,27 @@ def _fraction(repeating: re.Match[str]) -> str:
     return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(before)}}}"
 
 
+def _power_of_ten(scientific: re.Match[str]) -> str:
+    mantissa, exponent = scientific[0].lower().split("e")
+    return rf"{mantissa}\cdot 10^{{{int(exponent)}}}"
+
+
 def _plain(text: str) -> str:
     """One way of writing each thing: no delimiters, no spacing commands, text commands marked as quoted."""
+    text = FEET_AND_INCHES.sub(lambda m: rf"{12 * int(m[1]) + int(m[2])}\text{{ inches}}", text)
+    text = BETWEEN_ITEMS.sub(lambda m: " or " if m["or"] else " and ", text)
+    if len({(m["name"] or m["bare"])[0] for m in UNIT_VECTOR.finditer(text)}) > 1:  # one alone may be imaginary
+        text = UNIT_VECTOR.sub(lambda m: rf"\unitvector{(m['name'] or m['bare'])[0]} ", text)
     text = re.sub(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^{" + m[0].translate(SUPERSCRIPTS) + "}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(SUBSCRIPTS) + "}", text)
     text = "".join(UNICODE.get(character, character) for character in text)
     text = REPEATING.sub(_fraction, text)
-    text = SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", text)
+    text = SCIENTIFIC.sub(_power_of_ten, text)
+    text = CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
+    text = CLOCK.sub(lambda m: rf"\text{{{m[1] or m[2]}m}}", text)
+    text = MICRO.sub(r"\\text{ μ\1}", text)
+    text = OHM.sub(lambda m: rf"\text{{ {m['prefix'] or m['quoted'] or ''}Ω}}", text)
     text = LETTER_DEGREE.sub(r"^\\circ ", text)
     text = text.strip("*`_ \t\n\r")
     text = re.sub(r"\*\*(?![\w(\\])|(?<![\w)}])\*\*", " ", text)  # markdown; what stands between operands is a power
@@ -170,6 +244,7 @@ def _plain(text: str) -> str:
         text, times = TEXT.subn(lambda m: QUOTED + m[1] + UNQUOTED, text)
         if not times:
             break
+    text = KNOWN_SET.sub(lambda m: f"{QUOTED}all {KNOWN_SETS[m['set']]}{UNQUOTED}", text)
     text = re.sub(r"\\math(?:bb|cal|frak)\s*\{\s*R\s*\}|\\math(?:bb)\s*R(?![A-Za-z])", r"\\reals ", text)
     text = text.strip()
     return re.sub(r"[.,;:\s]+$", "", text) if not text.endswith("...") else text.replace("...", r"\ldots ")

@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tenner.evaluation.grading.maths.expressions import CONSTANTS, OPERANDS, Node, parse
+from tenner.evaluation.grading.maths.expressions import CONSTANTS, DEGREE_MARKS, OPERANDS, Node, parse
 from tenner.evaluation.grading.maths.notation import FUNCTIONS, Token, Unreadable
 from tenner.evaluation.grading.maths.units import DEGREE, PERCENT, TABLE, Unit, unit_of
 
+MARKS = frozenset(("circ", "degree"))
+SIGNS = frozenset(("cdot", "*", "^", "{", "}", "-", "+", ".", "frac", "/"))
+"""Of a plain number before a unit."""
+CURRENCIES = (("yen", "yen"), ("rupee", "rupee"), ("won", "원"))
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "\u842c": 10**4} | {
+    "万": 10**4, "亿": 10**8, "億": 10**8
+}  # fmt: skip
 TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 
 
@@ -16,6 +23,8 @@ class Quantity(NamedTuple):
     node: Node
     unit: Unit | None = None
     decimal: str | None = None
+    italic_unit: tuple[Node, Unit] | None = None
+    """The other reading of "5 m" and "9.8 m/s^2", where letters may be units or factors: the number and the unit."""
 
 
 def quantity_of(tokens: Sequence[Token]) -> Quantity:
@@ -29,12 +38,45 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
     decimal = None
     if len(plain) == 1 and tokens[-1].kind == "number" and "." in plain[0]:
         decimal = ("-" if texts[0] == "-" else "") + plain[0]
-    return Quantity(parse(tokens), unit, decimal)
+    if unit is None and MARKS.intersection(texts) and not TRIGONOMETRIC.intersection(texts):
+        return Quantity(parse(_without_degree_marks(tokens)), DEGREE)  # 180^\\circ - 2x is in degrees as a whole
+    return Quantity(parse(tokens), unit, decimal, _italic_unit(tokens) if unit is None else None)
+
+
+def _without_degree_marks(tokens: list[Token]) -> list[Token]:
+    kept: list[Token] = []
+    i = 0
+    while i < len(tokens):
+        mark = next((m for m in DEGREE_MARKS if tuple(t.text for t in tokens[i : i + len(m)]) == m), None)
+        if mark is None:
+            kept.append(tokens[i])
+        i += len(mark) if mark else 1
+    return kept
+
+
+def _italic_unit(tokens: list[Token]) -> tuple[Node, Unit] | None:
+    """A number, a space, and letters of which each is the symbol of a unit; None for anything else."""
+    place = next((i for i, t in enumerate(tokens) if t.kind == "symbol"), 0)
+    if not place or not tokens[place].spaced or any(t.text not in SIGNS and t.kind != "number" for t in tokens[:place]):
+        return None
+    symbols: list[Token] = []
+    for token in tokens[place:]:
+        joined = symbols[-1].text + token.text if symbols else ""
+        if token.kind == "symbol" and not token.spaced and joined in TABLE:
+            symbols[-1] = symbols[-1]._replace(text=joined)  # two letters, as in nm
+        else:
+            symbols.append(token)
+    if not all(t.text in TABLE for t in symbols if t.kind == "symbol"):
+        return None
+    try:
+        return parse(tokens[:place]), unit_of(symbols)
+    except Unreadable:
+        return None
 
 
 def _unit(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
     """The unit before or behind an expression, and the expression."""
-    for sign, name in (("$", "$"), ("euro", "euro"), ("pounds", "pounds")):
+    for sign, name in (("$", "$"), ("euro", "euro"), ("pounds", "pounds"), *CURRENCIES):
         places = [i for i, t in enumerate(tokens) if t.text == sign and t.kind != "word"]
         if places and places[0] <= 1:
             rest = [t for i, t in enumerate(tokens) if i != places[0]]
@@ -67,7 +109,14 @@ def _unit_in_words(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
         raise Unreadable("words before a number")
     if any(t.text in FUNCTIONS | OPERANDS | CONSTANTS for t in tokens[place:]):
         raise Unreadable("an expression behind words")
-    unit, before = unit_of(tokens[place:]), tokens[:place]
+    if tokens[place].text in SCALES:
+        scaled = [*tokens[:place], Token("command", "cdot"), Token("number", str(SCALES[tokens[place].text]))]
+        rest = tokens[place + 1 :]
+        return (unit_of(rest) if rest else None), scaled
+    before = tokens[:place]
+    if before[-1].text == "cdot":
+        before = before[:-1]  # 5 \\cdot 10^4 \\cdot \\text{m}
+    unit = unit_of(tokens[place:])
     if unit not in TABLE.values() and not any(t.kind == "number" or t.text == "pi" for t in before):
         raise Unreadable("words behind no number")
     if unit not in TABLE.values() and any(t.text == "cdot" for t in before) and not any(t.text == "^" for t in before):

@@ -48,7 +48,8 @@ def refusal(text: str) -> str | None:
 def verify_pair(pair: tuple[str, str]) -> Verification:
     """Compare two answers with math-verify, in both directions: it is not symmetric.
 
-    "Same" is certain only if both texts were read whole: it takes `\\forall x > 0, f(x) = 0` for f(x) = 0.
+    "Same" is certain only if both texts were read whole: it takes `\\forall x > 0, f(x) = 0` for f(x) = 0. "Different"
+    is certain if the first was.
     """
     from math_verify import LatexExtractionConfig, parse, verify
 
@@ -59,9 +60,10 @@ def verify_pair(pair: tuple[str, str]) -> Verification:
     if not a or not b:
         return Verification("undecided", "not parsed")
     precise = {"float_rounding": 30, "numeric_precision": 30, "timeout_seconds": None}
+    read_whole = [_read_whole(text, parsed[0]) for text, parsed in zip(pair, (a, b), strict=True)]
     if not (verify(a, b, **precise) and verify(b, a, **precise)):
-        return Verification("different", "not equal")
-    whole = all(_read_whole(text, parsed[0]) for text, parsed in zip(pair, (a, b), strict=True))
+        return Verification("different", "not equal", certain=read_whole[0])
+    whole = all(read_whole)
     return Verification("same", "equal" if whole else "equal as far as it was parsed", certain=whole)
 
 

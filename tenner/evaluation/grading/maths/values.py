@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
-from math import comb, factorial, isqrt
+from math import comb, factorial, gcd, isqrt, lcm
 from typing import Any, Literal
 
 from mpmath import mp, mpc, mpf
 
 from tenner.core.seeds import digest
-from tenner.evaluation.grading.maths.expressions import UNSAID_BASE, Node, symbols_in
+from tenner.evaluation.grading.maths.expressions import OF_NUMBERS, UNSAID_BASE, Node, symbols_in
 from tenner.evaluation.grading.maths.notation import Unreadable
 
 EXACT_BITS_MAX = 30_000
@@ -84,6 +84,8 @@ class _Evaluation:
             return _power(*args)
         if node.head == "root":
             return _root(*args)
+        if node.head in OF_NUMBERS:
+            return _of_numbers(node.head, args)
         if node.head in ("!", "factorial", "binom"):
             return _combinatorial(args)
         return _function(node.head, args)
@@ -167,6 +169,17 @@ def _whole_root(n: int, degree: int) -> int | None:
     else:
         guess = int(mp.nint(mp.root(mpf(n), degree)))
     return guess if guess**degree == n else None
+
+
+def _of_numbers(name: str, args: list[Value]) -> Value:
+    """Greatest, least, greatest common divisor, least common multiple."""
+    if not _exact(*args):
+        raise Unreadable(f"{name} of what is not rational")
+    if name in ("max", "min"):
+        return max(args) if name == "max" else min(args)
+    if any(a.denominator != 1 for a in args):
+        raise Undefined("a divisor of what is no whole number")
+    return Fraction((gcd if name == "gcd" else lcm)(*(a.numerator for a in args)))
 
 
 def _combinatorial(args: list[Value]) -> Value:
@@ -297,6 +310,18 @@ def _at(node: Node, at: Mapping[str, Fraction]) -> Node:
     if node.head == "symbol" and node.name in at:
         return Node("number", value=at[node.name])
     return node._replace(args=tuple(_at(arg, at) for arg in node.args))
+
+
+def is_near(exact: Node, decimal: Node) -> bool:
+    """Whether a decimal approximates a real number to within one per cent."""
+    if symbols_in(exact) - CONSTANT_SYMBOLS or symbols_in(decimal):
+        return False
+    with mp.workprec(PRECISION_BITS):
+        try:
+            x, y = _real(_Evaluation({}).value(exact)), _real(_Evaluation({}).value(decimal))
+        except (Undefined, Unreadable):
+            return False
+        return bool(mp.im(x) == 0 and not mp.isinf(x) and abs(x - y) <= abs(x) / 100)
 
 
 def rounds_to(value: Node, decimal: str) -> bool:

@@ -1,0 +1,234 @@
+"""Reads the bodies in which providers report errors: their codes, their messages and what these are about."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tenner.clients.json_fields import count, mapping, mappings, text
+from tenner.clients.response_body import STREAM_ENDED
+from tenner.core.finish_reasons import ending_of
+
+MONEY_CODES = {
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance",  # OpenAI
+    "exceeded_current_quota_error", "insufficient_user_quota", "insufficient_credits", "insufficient_funds",  # Kimi
+    "1113", "arrearage", "accountoverdueerror", "not_enough_balance", "payment_required", "billing_error",
+    "credit_balance_too_low", "allocationquota.freetieronly", "billing_disabled", "quota_exceeded",
+    "account_balance_not_enough",
+}  # fmt: skip
+MONEY_WORDS = re.compile(
+    r"insufficient[ _-](account |user |remaining )?(balance|credits?|funds?|quota)\b"
+    r"|(not enough|no remaining|out of|requires more) (credits?|balance|funds)"
+    r"|used all( of)?( your| its)?( available)? credits"
+    r"|(balance|credits?|funds?)( \S+){0,2} (is|are|was|were) "
+    r"(too low|insufficient|not (enough|sufficient)|exhausted|depleted|used up|negative)"
+    r"|(key|credits?|spend(ing)?|budget|monthly usage) limit (has been |was |is )?(exceeded|reached|hit)"
+    r"|(exceed|reach|hit)(ed|ing)? (\S+ ){0,3}(spend(ing)? (limit|cap)|billing (hard )?limit|credit limit)\b"
+    r"|(exceeded|reached|used)( \S+){0,2} (your|monthly|included|available|remaining|free) (\S+ )?credits?\b"
+    r"|exceeded your current (token )?quota|check your (account )?balance|payment required|top[ -]up your"
+    r"|\barrear|\boverdue\b|\brecharge\b|account .{0,40}good standing|余额不足|欠费|充值",
+    re.IGNORECASE,
+)
+MESSAGE_CHARS = 300
+"""How much of a message is searched for words: behind it some servers repeat the request."""
+EXHAUSTED_CODES = {"resource_exhausted"}
+"""Google's word for every quota, by the minute and by the day, whose message speaks of billing in both cases."""
+NO_QUOTA = re.compile(r"credits are depleted|\blimit: 0\b", re.IGNORECASE)  # a model that this account may not use
+DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b|free-models-per-day|for today|每日|今日", re.IGNORECASE)
+KEY_CODES = {
+    "invalid_api_key", "invalidapikey", "authentication_error", "invalid_authentication_error", "unauthenticated",
+}  # fmt: skip
+MODEL_CODES = {"model_not_found", "model_not_exist", "modelnotfound", "invalid_model"}
+BATCH_LIMIT = re.compile(r"enqueued token|too many .{0,20}\bbatch|\bbatch.{0,30} (limit|quota)\b", re.IGNORECASE)
+MISSING_FILE = re.compile(
+    r"no such file|\bfile\b.{0,80}(not found|could not be found|does not exist|still (being )?process"
+    r"|not (yet )?(ready|available|processed|uploaded))",
+    re.IGNORECASE,
+)
+TIMEOUT = re.compile(r"time[d -]?\s?out|prematurely closed|upstream .*(closed|reset)|connection (was )?reset", re.I)
+WAIT = re.compile(
+    r"(?:try|retry)(?: again)? (?:in|after) (?:(\d+)h)?\s?(?:(\d+)m(?!s))?\s?(?:(\d+(?:\.\d+)?)\s?s)?", re.I
+)
+
+STATUS_NAMES = {
+    "rate_limit_exceeded": 429, "rate_limit_error": 429, "rate_limited": 429, "too_many_requests": 429,
+    "throttling": 429, "throttling.ratequota": 429, "resource_exhausted": 429,
+    "invalid_request_error": 400, "badrequesterror": 400, "invalid_argument": 400, "invalidparameter": 400,
+    "invalid_parameter_error": 400, "unsupported_parameter": 400, "context_length_exceeded": 400,
+    "permission_error": 403, "permission_denied": 403, "accessdenied": 403, "not_found_error": 404,
+    "authentication_error": 401, "unauthenticated": 401, "invalid_api_key": 401,
+    "overloaded_error": 529, "unavailable": 503, "service_unavailable": 503,
+    "server_error": 500, "internal_server_error": 500, "api_error": 500, "internal": 500,
+}  # fmt: skip
+"""The HTTP status that stands behind a code or a type, in lower case."""
+BASE_RESP_STATUS = {1002: 429, 1004: 401, 1008: 402, 1026: 403, 1027: 403, 1039: 429, 2013: 400, 2049: 401, 2056: 429}
+"""The HTTP status that stands behind MiniMax's `base_resp.status_code`."""
+SUCCESS_CODES = (None, 0, 200, "0", "200", "ok", "success")
+
+
+class ErrorBody(NamedTuple):
+    """An error as a provider reports it."""
+
+    message: str
+    """In one line; the whole body where it has no message, the title of a web page."""
+    codes: frozenset[str] = frozenset()
+    """Codes, types and reasons, in lower case."""
+    status: int | None = None
+    """The HTTP status that the body itself names or implies."""
+    has_output: bool = False
+    """It reports output tokens, so something was generated."""
+    quotas: str = ""
+    """The names of Google's quotas that are used up."""
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Google's quotas: by the minute or by the day."""
+        return bool(self.codes & EXHAUSTED_CODES)
+
+    @property
+    def is_about_money(self) -> bool:
+        """The account has no money, or the key may spend no more."""
+        if self.is_exhausted:
+            return bool(NO_QUOTA.search(self.message))
+        return bool(self.codes & MONEY_CODES or MONEY_WORDS.search(self.message[:MESSAGE_CHARS]))
+
+    @property
+    def is_about_key(self) -> bool:
+        """The key is not valid."""
+        return bool(self.codes & KEY_CODES)
+
+    @property
+    def is_about_model(self) -> bool:
+        """There is no such model."""
+        return bool(self.codes & MODEL_CODES)
+
+    @property
+    def is_about_batch_limit(self) -> bool:
+        """More tokens or batches wait than the account may have waiting."""
+        return bool(BATCH_LIMIT.search(self.message))
+
+    @property
+    def is_about_missing_file(self) -> bool:
+        """A file is not there, or not yet: uploads take a while to be seen everywhere."""
+        return bool(MISSING_FILE.search(self.message))
+
+    @property
+    def is_daily_quota(self) -> bool:
+        """A quota by the day is used up, by its name."""
+        return bool(DAILY.search(self.quotas))
+
+    @property
+    def says_daily(self) -> bool:
+        """The message speaks of a limit by the day."""
+        return bool(DAILY.search(self.message))
+
+    @property
+    def says_timeout(self) -> bool:
+        """A gateway lost the server behind it."""
+        return bool(TIMEOUT.search(self.message))
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """The wait that the message asks for, as "try again in 1m2.5s"; None without one."""
+        found = WAIT.search(self.message)
+        if found is None or not any(found.groups()):
+            return None
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        return 3600 * hours + 60 * minutes + seconds
+
+
+def read_error(body: str) -> ErrorBody:
+    """The error in the body of a response with a status other than success; any text is one."""
+    try:
+        fields = json.loads(body, strict=False)
+    except (ValueError, RecursionError):
+        title = re.search(r"<title>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
+        return ErrorBody(_line(f"a web page: {title[1]}" if title else body))
+    return _read(fields, whole=body)
+
+
+def error_in_place_of_completion(fields: object) -> ErrorBody | None:
+    """The error that the JSON of a response with HTTP 200 consists of; None where it is something else."""
+    if isinstance(fields, list):
+        fields = fields[0] if fields else None  # as Gemini's compatible endpoint sends it
+    if not isinstance(fields, dict) or fields.get("choices"):
+        return None
+    base_status = mapping(fields.get("base_resp")).get("status_code")
+    is_error = (
+        bool(fields.get("error") or fields.get("errors") or base_status)
+        or fields.get("object") == "error"
+        or fields.get("type") == "error"
+        or fields.get("success") is False
+        or fields.get("status") in ("error", "fail", "failed")
+        or (any(fields.get(name) not in SUCCESS_CODES for name in ("code", "error_code", "statusCode", "status"))
+            and any(isinstance(fields.get(name), str) for name in ("message", "msg", "error_msg", "detail")))
+        or (fields.keys() == {"detail"} or fields.keys() == {"message"})
+    )  # fmt: skip
+    return _read(fields, whole=json.dumps(fields)) if is_error else None
+
+
+def failure_of_completion(fields: object) -> str | None:
+    """Why the provider broke a completion off: an error beside its text, or a finish reason; None where it did not."""
+    choices = mappings(mapping(fields).get("choices"))
+    if not choices:
+        return None
+    for error in (mapping(fields).get("error"), choices[0].get("error")):
+        if error:
+            return _read({"error": error}, whole=str(error)).message
+    if mapping(fields).get(STREAM_ENDED) is False:
+        return "the stream broke off"
+    finish_reason = text(choices[0].get("finish_reason"))
+    return f"finish_reason is {finish_reason}" if ending_of(finish_reason or None) == "failed" else None
+
+
+def _read(fields: object, *, whole: str) -> ErrorBody:
+    if isinstance(fields, list):
+        fields = fields[0] if fields else None
+    outer = mapping(fields)
+    inner = outer.get("error") or outer.get("errors") or outer.get("base_resp") or outer
+    if isinstance(inner, list):
+        inner = inner[0] if inner else outer
+    error = mapping(inner)
+    details = mappings(error.get("details"))
+    levels = (error, outer, *details)
+    message = inner if isinstance(inner, str) else next(filter(None, _messages(error, outer)), "")
+    codes = frozenset(
+        str(code).lower()
+        for level in levels
+        for name in ("code", "type", "status", "reason", "error_code")
+        if isinstance(code := level.get(name), str | int) and not isinstance(code, bool)
+    )
+    message = _line(message or whole)
+    if "RESOURCE_EXHAUSTED" in message:  # Google's error, quoted by a router
+        codes |= EXHAUSTED_CODES
+    violations = [v for detail in details for v in mappings(detail.get("violations"))]
+    return ErrorBody(
+        message,
+        codes,
+        _status(outer, codes),
+        has_output=any(count(mapping(outer.get("usage")).get(n)) for n in ("completion_tokens", "output_tokens")),
+        quotas=" ".join(f"{text(v.get('quotaId'))} {text(v.get('quotaMetric'))}" for v in violations),
+    )
+
+
+def _messages(*levels: Mapping[str, Any]) -> Iterator[str]:
+    """The messages of an error; what a router's upstream said (OpenRouter's `metadata.raw`) belongs to it."""
+    for level in levels:
+        for name in ("message", "msg", "status_msg", "error_msg", "detail", "error"):
+            if name == "detail" and (found := mappings(level.get(name))):  # as FastAPI reports an invalid body
+                yield text(found[0].get("msg"))
+            said, raw = text(level.get(name)), text(mapping(level.get("metadata")).get("raw"))
+            yield f"{said}: {raw}" if said and raw else said
+
+
+def _status(outer: Mapping[str, Any], codes: frozenset[str]) -> int | None:
+    """The HTTP status that the body names, as a number or by a code that stands for one."""
+    base_status = count(mapping(outer.get("base_resp")).get("status_code"))
+    if base_status is not None:
+        return BASE_RESP_STATUS.get(base_status)
+    named = [int(code) for code in codes if code.isascii() and code.isdigit() and 400 <= int(code) < 600]
+    return next(iter(named or [STATUS_NAMES[code] for code in sorted(codes) if code in STATUS_NAMES]), None)
+
+
+def _line(message: str) -> str:
+    return " ".join(message.split())

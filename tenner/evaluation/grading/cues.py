@@ -1,0 +1,69 @@
+"""The phrases that introduce a final answer, in the languages that models answer in, and those that end it."""
+
+import re
+
+ENGLISH = (
+    r"(?:\bfinal\s+)?\banswer(?:\s+to\b[^.\n]{1,60}?)?\s*"
+    r"(?:is|should be|would be|equals|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)"
+    r"(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?",
+    r"\bfinal\s+answer\b\**",
+    r"\b(?:correct|right|best)\s+(?:option|choice)s?\s*(?:is|are|:)(?!\w)",
+    r"^[ \t]*####(?!#)",
+)
+COLON = r"\s*\**\s*:\s*\**"
+OTHERS = (
+    # Chinese and Japanese
+    rf"\[?(?:答案|解答|回答|答え|正解)\]?\**\s*"
+    rf"(?:(?:應該|应该|應|应|即|就)?(?:是|为|為|等于|等於)"
+    rf"|选择?|選擇?|は、?|{COLON})",
+    r"\[(?:答案|答え|正解)\]",
+    r"(?:故|所以|因此|应|應)?(?:选|選)(?:择|擇|项|項)?\s*:?\s*(?=\(?[A-J]{1,6}\)?(?![A-Za-z]))",
+    rf"^[ \t*]*(?:答|解){COLON}",
+    # Korean
+    rf"(?:정답|(?<![가-힣])답|해답)(?:\s*(?:은|이)\s|은|{COLON})",
+    # Russian, Ukrainian, Bulgarian
+    r"(?<!\w)(?:ответ|відповідь|отговор(?:ът)?)\**\s*"
+    r"(?:равен(?!\w)|[:=\u2014\u2013-]|\u0435(?!\w))\**",
+    # Western European languages
+    rf"(?<!\w)(?:antwort|antwoord|svaret|svar)\**\s*(?:(?:ist|lautet|is|beträgt|är|er)(?!\w)|{COLON})",
+    rf"(?<!\w)(?:réponse|respuesta|resposta|risposta)(?:\s+(?:finale?|correcta|correta|corretta))?\**\s*"
+    rf"(?:(?:est|es|é|è)(?!\w)|{COLON})",
+    # Vietnamese, Indonesian, Turkish, Polish, Czech, Hindi, Arabic
+    rf"(?<!\w)(?:đáp án|đáp số|câu trả lời)(?:\s+(?:cuối cùng|đúng))?\**\s*(?:là(?!\w)|{COLON})",
+    rf"(?<!\w)jawaban(?:nya)?(?:\s+akhir)?\**\s*(?:adalah(?!\w)|{COLON})",
+    rf"(?<!\w)(?:cevap|yan\u0131t|odpowiedź|odpověď|उत्तर|الإجابة|الجواب){COLON}",
+)
+FOREIGN_ASCII = ("antwo", "svar", "respuesta", "resposta", "risposta", "jawaban", "cevap")
+ENGLISH_CUE, ANY_CUE = (
+    re.compile(rf"(?:{'|'.join(phrases)})\s*:?\s*", re.IGNORECASE | re.MULTILINE)
+    for phrases in (ENGLISH, (*ENGLISH, *OTHERS))
+)
+
+
+def cue_for(text: str) -> re.Pattern[str]:
+    """The pattern of the phrases that may occur in a text: it ends where the answer begins.
+
+    Full-width characters must have been replaced (`characters.as_ascii`). Most texts need the English phrases only,
+    which are much faster to look for.
+    """
+    if not text.isascii():
+        return ANY_CUE
+    lower = text.lower()
+    return ANY_CUE if any(stem in lower for stem in FOREIGN_ASCII) else ENGLISH_CUE
+
+
+ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).){1,4000}?)</answer>", re.DOTALL | re.IGNORECASE)
+ANSWER_FIELD = re.compile(r'"(?:final[_ ]?)?answer"\s*:\s*("(?:[^"\\\n]|\\.){0,4000}"|-?[0-9][0-9.eE+-]{0,40})')
+
+REASON = re.compile(
+    r"(?<=[^.])\.(?=\s|$)|[!?;](?=\s)(?![^$]*\$)|,?\s+\(?\b(?:because|since|as|so|which|where|when|if|denn|weil|porque)\b"
+    r"|,?\s*\(?(?:因为|因為|所以|なぜなら|왜냐하면|"
+    r"потому|так как)",
+    re.IGNORECASE,
+)
+"""Where a statement ends, or goes on to give reasons."""
+POLITE_ENDING = re.compile(
+    r"(?<=\S)\s*(?:です|である|となります|になります|となる|だ"
+    r"|입니다|이다|이에요|예요)\s*\.?\s*$"
+)
+"""The copula that closes a Japanese or Korean sentence."""

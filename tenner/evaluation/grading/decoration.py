@@ -1,0 +1,42 @@
+"""LaTeX that changes how an answer looks and not what it says: colours, underlining, sizes, spacing, labels."""
+
+import re
+
+SWITCHES = (
+    "underline uline emph uuline tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge scriptstyle "
+    "scriptscriptstyle displaystyle textstyle boldmath bfseries itshape nonumber notag enspace thinspace hfill "
+    "checkmark blacksquare square qed centering noindent relax framebox ensuremath fbox"
+).split()
+"""Commands that are dropped; a group that follows stays."""
+WITH_ARGUMENT = "color textcolor colorbox bbox hspace vspace hphantom phantom vphantom tag label class style".split()
+"""Commands that are dropped together with their first argument: a colour, a length, a label."""
+
+DECORATION = re.compile(
+    r"(?P<row>\\\\)"
+    rf"|\\(?:{'|'.join(SWITCHES)})(?![A-Za-z])\*?"
+    rf"|\\fcolorbox\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}"
+    rf"|\\(?:{'|'.join(WITH_ARGUMENT)})\*?\s*(?:\[[^\[\]]*\]\s*)?\{{[^{{}}]*\}}"
+)
+TEXT_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textsc|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|"
+    r"operatorname|boldsymbol|bm|rm|bf)(?![A-Za-z])\*?"
+)
+DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
+GROUP = re.compile(r"^\{([^{}]*)\}$")
+LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|to)(?![A-Za-z])|=)\s*)+")
+
+
+def undecorated(text: str) -> str:
+    """The text without decoration. A group that was only part of it keeps its braces."""
+    if "\\" in text:
+        plain = DECORATION.sub(lambda match: match["row"] or " ", text).strip()
+        text = GROUP.sub(r"\1", plain) if plain != text else text
+    return LEADING_SIGN.sub(r"\1", text).strip()
+
+
+def as_text(text: str) -> str:
+    """An answer in words, without the LaTeX around it: `$\\text{Alice}$` and `\\textbf{Alice}` are Alice."""
+    without = DELIMITERS.sub(" ", TEXT_COMMAND.sub("", text))
+    if without == text:
+        return text
+    return " ".join(without.replace("{", "").replace("}", "").split())
