@@ -38,7 +38,7 @@ FORMAT = ThinkFormat("bench", open="<t>", close="</t>", cue="=")
 PROMPTS = [Prompt(str(i), "".join(chr(97 + (7 * i + 3 * j) % 26) for j in range(3 + 6 * i))) for i in range(8)]
 POLICIES = [Policy(thinking_tokens_max=b) for b in (0, 6, 24)] + [Policy(thinking_tokens_max=24, waits=1)]
 ANSWER_TOKENS_MAX = 8
-END_GAIN = 1.6
+END_GAIN = 2.0
 """How many times as large the logits of the two ends are."""
 MORE_FAMILIES = [
     Family("llama4_text", "chunked", {"head_dim": 16, "attention_chunk_size": 16, "num_local_experts": 4,

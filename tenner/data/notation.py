@@ -97,9 +97,11 @@ _GROUP = r"\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+)\}"
 _ARGUMENTS = re.compile(rf"\\[dtc]?(frac|binom)\s*+(?:{_GROUP}|([a-z\d]|\\[a-z]+))\s*+([a-z\d])?")
 _RADICAND = re.compile(r"\\sqrt\s*+(\d++)(?=[a-z])")
 _LOG_BASE = re.compile(r"(\\log\s*_\s*\d)(?=\d)")
-_LONE_VARIABLE = re.compile(r"(\d)\{([a-z])\}(?![a-z\d])")
+_LONE_VARIABLE = re.compile(r"\{(?<=\d\{)([a-z])\}(?![a-z\d])")
 # An exponent or index without braces ends before a letter; a letter is one alone, but for ordinals: 10^th.
-_SCRIPT_END = re.compile(r"((?:\^|(?<=[a-z\d)\]}])_)(?:\d++(?=[a-z])|[a-z](?=[a-z\d])))(?!(?<=[snrt])(?:t|d|h)\b)")
+_SCRIPT_END = re.compile(
+    r"([\^_](?:(?<=\^)|(?<=[a-z\d)\]}]_))(?:\d++(?=[a-z])|[a-z](?=[a-z\d])))(?!(?<=[snrt])(?:t|d|h)\b)"
+)
 _SUPERSCRIPT_SIGN = re.compile(r"\^[\s{]*+\\++(?:(circ|degree)|prime)(?![a-z])")
 # JSON escaped twice has two backslashes before each command; a word after a line break is read alike.
 _COMMAND = re.compile(
@@ -120,7 +122,7 @@ def plain(text: str) -> str:
     if _MAYBE_THOUSANDS.search(text):
         text = _THOUSANDS.sub(_joined, text)
     if "{" in text:
-        text = _LONE_VARIABLE.sub(r"\1\2", text)
+        text = _LONE_VARIABLE.sub(r"\1", text)
     if "\\" in text:
         return _without_latex(text)
     return _SCRIPT_END.sub(r"\1 ", text) if "^" in text or ("_" in text and text.count("$") > 1) else text

@@ -6,7 +6,7 @@ from typing import Self, cast
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from tenner.core import hardware
 from tenner.core.errors import TennerError
@@ -32,13 +32,8 @@ class HFEngine(LocalEngine):
         self, model: PreTrainedModel, tokenizer: Tokenizer, decoder: Choice, *, vocabulary: int, rows: int,
         wait_text: str, model_dir: Path | None = None,
     ) -> None:  # fmt: skip
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        super().__init__(
-            tokenizer,
-            wait_text=wait_text,
-            context_tokens=positions or UNLIMITED_CONTEXT_TOKENS,
-            model_dir=model_dir,
-        )
+        context_tokens, self._context_notice = _context(model.config)
+        super().__init__(tokenizer, wait_text=wait_text, context_tokens=context_tokens, model_dir=model_dir)
         self._model = model
         self._decoder = decoder
         self._vocabulary = vocabulary
@@ -46,8 +41,8 @@ class HFEngine(LocalEngine):
 
     @property
     def notice(self) -> str | None:
-        """One line for the user where this model is not decoded in the fastest way."""
-        return self._decoder.notice
+        """One line for the user where this model is not decoded in the fastest way, or not in its whole context."""
+        return "; ".join(filter(None, (self._decoder.notice, self._context_notice))) or None
 
     @property
     def info(self) -> EngineInfo:
@@ -75,7 +70,13 @@ class HFEngine(LocalEngine):
                 f"{model_dir} is not a model folder: it has no config.json",
                 hint="give the folder that save_pretrained wrote, or run the train stage first",
             )
-        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        try:
+            config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise TennerError(
+                f"{model_dir}/config.json: {error}".splitlines()[0],
+                hint="a newer version of transformers may know this kind of model",
+            ) from error
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         vocabulary, embedded = len(tokenizer), config.get_text_config().vocab_size
         if vocabulary > embedded:
@@ -99,3 +100,21 @@ class HFEngine(LocalEngine):
     def batch(self) -> ContinuousBatch:
         """A new continuous batch with its own cache."""
         return ContinuousBatch(self._decoder.new(), rows_max=self._rows, vocabulary=self._vocabulary)
+
+
+def _context(config: PreTrainedConfig) -> tuple[int, str | None]:
+    """The context in tokens, and one line where it is shorter than the model's.
+
+    LongRoPE (arXiv 2402.13753) as transformers computes it changes the frequencies of all rows, and not those of the
+    keys in the cache, as soon as one row is longer than the original context: no row may be.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or UNLIMITED_CONTEXT_TOKENS
+    rope = getattr(text, "rope_parameters", None) or {}
+    by_layer_type = [rope] if "rope_type" in rope else [r for r in rope.values() if isinstance(r, dict)]
+    longs = [r["original_max_position_embeddings"] for r in by_layer_type if r.get("rope_type") == "longrope"]
+    if not longs or min(longs) >= positions:
+        return positions, None
+    return min(
+        longs
+    ), f"{config.model_type}: the embedded engine decodes up to {min(longs)} tokens, LongRoPE's first range"

@@ -13,12 +13,14 @@ from paths import BENCH
 from transformers.cache_utils import DynamicCache, LinearAttentionLayer
 
 from tenner.core.errors import TennerError
+from tenner.core.records import Policy
 from tenner.inference.hf import decoders, decoding_check, kv_cache, library_decoder
 from tenner.inference.hf.decoder import RowFeed
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.hf.library_decoder import LibraryDecoder
 from tenner.inference.hf.packed_linear import can_pack, pack_linears
 from tenner.inference.hf.slot_decoder import SlotDecoder
+from tenner.inference.job import Prompt
 
 RECURRENT = {"DeltaNet", "convolution", "state space"}
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -183,3 +185,23 @@ def test_the_text_part_of_a_larger_model_is_decoded(families_decode, tmp_path: P
         engine.sweep(families_decode.PROMPTS[:2], families_decode.POLICIES, families_decode.FORMAT, answer_tokens_max=4)
     )
     assert len(swept) == 2 * len(families_decode.POLICIES)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_row_may_be_longer_than_the_first_range_of_longrope(families_decode, tmp_path: Path):
+    """Beyond it, one long row would change the frequencies of all."""
+    factors = [1.0] * 8
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": factors, "long_factor": [4.0] * 8}
+    more = {"rope_parameters": rope | {"original_max_position_embeddings": 64}, "original_max_position_embeddings": 64}
+    families.model_of(family("phi3")._replace(more=more)).save_pretrained(tmp_path)
+    families_decode.tokenizer().save_pretrained(tmp_path)
+    engine = HFEngine.load(tmp_path, rows=2, dtype=torch.float32, device="cpu")
+    assert "up to 64 tokens" in (engine.notice or "")
+    with pytest.raises(TennerError, match="for the context of 64 tokens"):
+        next(engine.sweep([Prompt("0", "x" * 60)], [Policy()], families_decode.FORMAT, answer_tokens_max=8))
+
+
+def test_an_unknown_kind_of_model_is_one_line(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_model"}))
+    with pytest.raises(TennerError, match="no_such_model"):
+        HFEngine.load(tmp_path)
