@@ -98,6 +98,7 @@ tenner.run("demo", budget="much")
 """
 
 
+@pytest.mark.slow
 def test_its_types_are_found_by_a_strict_checker(tmp_path: Path):
     pytest.importorskip("mypy")
     file = tmp_path / "typed.py"
