@@ -23,6 +23,9 @@ PROBE_TRIALS_MIN = 5
 PROBE_SECONDS = 0.1
 PROBE_SECONDS_MAX = 1.0
 """For one precision; where it is slow there are fewer trials."""
+CONTRADICTIONS = 4
+"""So many trials in a row must find a precision slow that the processor has natively, with a pause between them."""
+PAUSE_SECONDS = 0.2
 SLOW_FACTOR = 2.0
 """A precision that is so much slower than the other one is worth a line."""
 
@@ -84,11 +87,16 @@ def best_precision(kind: DeviceKind) -> Literal["bf16", "fp32"]:
     """bf16 where the device has it natively and a trial does not contradict, else fp32.
 
     Native bf16 is faster, and emulated bf16 ten times slower: a trial that other work on the machine has disturbed must
-    not decide between what is close.
+    not decide between what is close, nor one alone against what the processor has.
     """
     if not has_native_bf16(kind):
         return "fp32"
     found = speeds(kind)
+    for _ in range(CONTRADICTIONS - 1):
+        if found.bf16 > found.fp32 / SLOW_FACTOR:
+            return "bf16"
+        time.sleep(PAUSE_SECONDS)
+        found = measured_speeds(kind)
     return "bf16" if found.bf16 > found.fp32 / SLOW_FACTOR else "fp32"
 
 
@@ -124,6 +132,11 @@ def slowness(kind: DeviceKind, precision: NamedPrecision) -> str | None:
 
 @lru_cache
 def speeds(kind: DeviceKind) -> Speeds:
+    """`measured_speeds`, of this process's first call."""
+    return measured_speeds(kind)
+
+
+def measured_speeds(kind: DeviceKind) -> Speeds:
     """Both precisions tried, each for a fraction of a second; the best trial counts, as others may use the machine."""
     import torch
 

@@ -47,11 +47,22 @@ def test_what_is_named_is_honoured():
     assert hardware.choose("cpu", "pure-bf16").precision == "pure-bf16"
 
 
-def test_a_trial_that_finds_bfloat16_far_slower_overrules_the_processor(monkeypatch):
+def test_trials_that_all_find_bfloat16_far_slower_overrule_the_processor(monkeypatch):
     monkeypatch.setattr(hardware, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr(hardware, "PAUSE_SECONDS", 0.0)
     for bf16, precision in ((49.0, "fp32"), (51.0, "bf16")):
-        monkeypatch.setattr(hardware, "speeds", lambda _, bf16=bf16: hardware.Speeds(bf16, 100.0))
+        for name in ("speeds", "measured_speeds"):
+            monkeypatch.setattr(hardware, name, lambda _, bf16=bf16: hardware.Speeds(bf16, 100.0))
         assert hardware.best_precision("cpu") == precision
+
+
+def test_a_trial_that_other_work_has_disturbed_does_not(monkeypatch):
+    monkeypatch.setattr(hardware, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr(hardware, "PAUSE_SECONDS", 0.0)
+    trials = iter([(10.0, 100.0), (30.0, 100.0), (700.0, 180.0)])
+    monkeypatch.setattr(hardware, "speeds", lambda _: hardware.Speeds(*next(trials)))
+    monkeypatch.setattr(hardware, "measured_speeds", lambda _: hardware.Speeds(*next(trials)))
+    assert hardware.best_precision("cpu") == "bf16"
 
 
 def test_a_named_precision_that_is_slow_is_told(monkeypatch):
