@@ -99,7 +99,8 @@ def test_a_state_that_is_not_reset_is_found(model_type, weights, dtype):
         torch.manual_seed(0)
         model.init_weights()
         model = type(model)(model.config).to(dtype).eval()
-    assert "documents change one another's results" in reason(model, dtype)
+    why = reason(model, dtype)
+    assert "documents change one another's results" in why or "gradients at another one" in why
 
 
 @pytest.mark.parametrize("activations", ["all", "products", "inputs"])
