@@ -23,7 +23,7 @@ def flat(results):
     return [item for result in results for item in result]
 
 
-@pytest.mark.parametrize("size", [0, 1, 6000, 9001])
+@pytest.mark.parametrize("size", [0, 1, 6000, pytest.param(9001, marks=pytest.mark.slow)])
 def test_chunks_come_back_in_their_order(size, monkeypatch):
     monkeypatch.setattr(workers, "ALONE_MAX", 5000)
     expected = double(range(size))

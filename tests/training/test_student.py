@@ -53,6 +53,7 @@ def test_the_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
     assert "local folder" in (caught.value.hint or "")
 
 
+@pytest.mark.slow
 def test_a_hub_that_breaks_off_is_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
