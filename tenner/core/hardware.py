@@ -91,13 +91,13 @@ def best_precision(kind: DeviceKind) -> Literal["bf16", "fp32"]:
     """
     if not has_native_bf16(kind):
         return "fp32"
-    found = speeds(kind)
-    for _ in range(CONTRADICTIONS - 1):
+    for trial in range(CONTRADICTIONS):
+        if trial:
+            time.sleep(PAUSE_SECONDS)
+        found = measured_speeds(kind) if trial else speeds(kind)
         if found.bf16 > found.fp32 / SLOW_FACTOR:
             return "bf16"
-        time.sleep(PAUSE_SECONDS)
-        found = measured_speeds(kind)
-    return "bf16" if found.bf16 > found.fp32 / SLOW_FACTOR else "fp32"
+    return "fp32"
 
 
 def has_native_bf16(kind: DeviceKind) -> bool:

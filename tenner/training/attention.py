@@ -17,16 +17,11 @@ from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tenner.training.documents import Documents
+from tenner.training.documents import BLOCK, SHORT_LENGTH_MAX, Documents
 from tenner.training.masked_attention import MaskFunction, Visibility, masked_attention
 
 NAME = "tenner_packed"
 """The name under which transformers knows `packed_attention`."""
-SHORT_LENGTH_MAX = 256
-"""Tokens of a row's longest document up to which, on a CPU, the L x L scores are kept for backward; above this they
-take too much memory."""
-BLOCK = 128
-"""Queries per block in longer documents."""
 
 
 class _ShortAttention(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Where the documents of a packed row lie, as attention's kernels need it.
+"""Where the documents of a packed row lie, and what is long among them, as attention's kernels need it.
 
 Letters in names: B documents of a row, L tokens of the longest, T tokens of the row, H heads.
 """
@@ -10,6 +10,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+SHORT_LENGTH_MAX = 256
+"""Tokens of a document up to which, on a CPU, the L x L scores are kept for backward; above this they take too much
+memory, and are computed again."""
+BLOCK = 128
+"""Queries per block in longer documents."""
 
 
 @dataclass(frozen=True)

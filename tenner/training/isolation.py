@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tenner.core.seeds import rng
-from tenner.training.attention import SHORT_LENGTH_MAX
+from tenner.training.documents import SHORT_LENGTH_MAX
 
 SHORT_LENGTHS = (3, 41, 17)
 LONG_LENGTHS = (5, 300, 141)
@@ -56,33 +56,28 @@ def _prove(run: Run, embedding: nn.Module, ids: Sequence[int], lengths: tuple[in
         for length in lengths:
             start, end = end, end + length
             changed = [draw.choice([i for i in alternatives if i != old]) for old in row[start:end]]
-            if _others_stay(before_TD, run([*row[:start], *changed, *row[end:]], lengths), start, end):
+            after_TD = run([*row[:start], *changed, *row[end:]], lengths)
+            if torch.equal(before_TD[start:end], after_TD[start:end]):
+                raise NotIsolated("its results do not depend on what it reads")
+            if _only_it_changes(before_TD, after_TD, start, end):
                 continue
             if not gradients:
                 raise NotIsolated("documents change one another's results")
-            if not any(_others_stay_nudged(run, embedding, row, lengths, before_TD, start, end, n) for n in NUDGES):
+            for nudge in NUDGES:
+                with _nudged(embedding, start, end, nudge):
+                    after_TD = run(row, lengths)
+                if _only_it_changes(before_TD, after_TD, start, end):
+                    break
+            else:
                 raise NotIsolated("documents change one another's results")
     if gradients:
         _prove_by_gradients(run, embedding, row, lengths)
 
 
-def _others_stay(before_TD: Tensor, after_TD: Tensor, start: int, end: int) -> bool:
-    """Whether what lies outside of the document is the same; raises NotIsolated where the document itself is."""
-    if torch.equal(before_TD[start:end], after_TD[start:end]):
-        raise NotIsolated("its results do not depend on what it reads")
-    return torch.equal(before_TD[:start], after_TD[:start]) and torch.equal(before_TD[end:], after_TD[end:])
-
-
-def _others_stay_nudged(
-    run: Run, embedding: nn.Module, row: Sequence[int], lengths: tuple[int, ...], before_TD: Tensor, start: int,
-    end: int, nudge: float,
-) -> bool:  # fmt: skip
-    """The same where the document's embeddings are changed by so little; False where that changes nothing at all."""
-    with _nudged(embedding, start, end, nudge):
-        nudged_TD = run(row, lengths)
-    return not torch.equal(before_TD[start:end], nudged_TD[start:end]) and _others_stay(
-        before_TD, nudged_TD, start, end
-    )
+def _only_it_changes(before_TD: Tensor, after_TD: Tensor, start: int, end: int) -> bool:
+    """Whether what comes out is another from `start` to `end`, and the same to the last bit elsewhere."""
+    others_stay = torch.equal(before_TD[:start], after_TD[:start]) and torch.equal(before_TD[end:], after_TD[end:])
+    return others_stay and not torch.equal(before_TD[start:end], after_TD[start:end])
 
 
 def _prove_by_gradients(run: Run, embedding: nn.Module, row: Sequence[int], lengths: tuple[int, ...]) -> None:

@@ -15,14 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tenner.training.documents import Documents
+from tenner.training.documents import BLOCK, SHORT_LENGTH_MAX, Documents
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """A mask function of transformers: batch index, head index, query place and key place to whether the key is seen."""
-BLOCK = 128
-"""Queries at a time."""
-KEPT_LENGTH_MAX = 256
-"""Tokens of a document up to which the scores are kept for backward; those of longer ones are computed again."""
 
 
 class Visibility:
@@ -82,7 +78,7 @@ def masked_attention(
                 query_THD[first : queries.stop], key_TKD[keys.start : keys.stop], value_TKE[keys.start : keys.stop],
                 seen_QJ, scaling, softcap, sinks_H,
             )  # fmt: skip
-            if end - start <= KEPT_LENGTH_MAX:
+            if end - start <= SHORT_LENGTH_MAX:
                 out.append(_block(*parts))
             else:
                 out.append(cast(Tensor, checkpoint(_block, *parts, use_reentrant=False)))

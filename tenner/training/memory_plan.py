@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
-from tenner.training.attention import SHORT_LENGTH_MAX
 from tenner.training.cross_entropy import BLOCK_LOGITS, CHUNK_LOGITS
+from tenner.training.documents import SHORT_LENGTH_MAX
 from tenner.training.layer_trace import Layer
 from tenner.training.optimizer import BLOCK_NUMBERS, STEP_COPIES
 

@@ -6,7 +6,7 @@ Letters in names: T tokens of a row, P trained positions of it, D hidden size, V
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,21 +62,9 @@ class PackedLoss(nn.Module):
         model = self.model
         if as_the_library:
             out = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=batch.predictors_P)
-            summed = functional.cross_entropy(out.logits[0].float(), batch.targets_P, reduction="sum")
-            auxiliary = getattr(out, "aux_loss", None) if has_auxiliary_loss(model) else None
-            return batch.weight * summed + (0.0 if auxiliary is None else _weighed(auxiliary, batch, model))
-        row: dict[str, Any] = {}
-        if self.packed:
-            row = {"position_ids": batch.positions_1T, "documents": batch.documents}
-        else:
-            assert len(batch.documents.lengths) == 1
-        if not self.packed and has_auxiliary_loss(model):
-            with _last_hidden_state(model) as states:
-                auxiliary = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=1).aux_loss
-            (hidden_TD,) = states
-        else:
-            auxiliary = None
-            hidden_TD = model.base_model(input_ids=batch.ids_1T, use_cache=False, **row).last_hidden_state[0]
+            loss = batch.weight * functional.cross_entropy(out.logits[0].float(), batch.targets_P, reduction="sum")
+            return loss + _weighed(out.aux_loss, batch, model) if has_auxiliary_loss(model) else loss
+        hidden_TD, auxiliary = self._decoded(batch)
         if hidden_only:
             return hidden_TD
         hidden_PD = hidden_TD[batch.predictors_P]
@@ -88,6 +76,21 @@ class PackedLoss(nn.Module):
         else:
             loss = batch.weight * own_cross_entropy(model, hidden_PD, batch.targets_P)
         return loss if auxiliary is None else loss + _weighed(auxiliary, batch, model)
+
+    def _decoded(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The hidden states (T, D) of a row, and the auxiliary loss of a row of one document, if the model has one."""
+        model = self.model
+        if self.packed:
+            out = model.base_model(
+                input_ids=batch.ids_1T, use_cache=False, position_ids=batch.positions_1T, documents=batch.documents
+            )
+            return out.last_hidden_state[0], None
+        assert batch.documents.count == 1
+        if not has_auxiliary_loss(model):
+            return model.base_model(input_ids=batch.ids_1T, use_cache=False).last_hidden_state[0], None
+        with _last_hidden_state(model) as states:
+            auxiliary = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=1).aux_loss
+        return states[0], auxiliary
 
 
 def packed_loss(model: PreTrainedModel, row: packing.Row, *, weight: float = 1.0) -> Tensor:

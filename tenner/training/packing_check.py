@@ -68,6 +68,8 @@ def choose_packing(
         return None
     except NotIsolated as e:
         why = str(e)
+    except torch.OutOfMemoryError:  # no reason to feed the model otherwise
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"  # layers that do not take a packed row
     loss.packed = False

@@ -100,6 +100,11 @@ FAMILIES = [
 ]  # fmt: skip
 
 
+def family(model_type: str) -> Family:
+    """The first row of a model type."""
+    return next(f for f in FAMILIES if f.model_type == model_type)
+
+
 def config_of(family: Family) -> PreTrainedConfig:
     fields = {name: value for name, value in (SIZES | family.more).items() if value is not None}
     with warnings.catch_warnings():

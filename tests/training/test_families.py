@@ -53,15 +53,11 @@ def reason(model, dtype, **lengths):
     return why
 
 
-def family(model_type):
-    return next(f for f in families.FAMILIES if f.model_type == model_type)
-
-
 @PRECISIONS
 @pytest.mark.parametrize("tokens", [40, 300], ids=["short", "long"])
 @pytest.mark.parametrize("model_type", ["llama", "gpt_oss"])
 def test_isolated_documents_are_packed(model_type, tokens, dtype):
-    assert reason(families.model_of(family(model_type), dtype=dtype), dtype, tokens=tokens) is None
+    assert reason(families.model_of(families.family(model_type), dtype=dtype), dtype, tokens=tokens) is None
 
 
 @pytest.fixture
@@ -85,7 +81,9 @@ def leaky_attention(monkeypatch):
 @PRECISIONS
 @pytest.mark.usefixtures("leaky_attention")
 def test_one_key_of_another_document_is_found(dtype):
-    assert "documents change one another's results" in reason(families.model_of(family("llama"), dtype=dtype), dtype)
+    assert "documents change one another's results" in reason(
+        families.model_of(families.family("llama"), dtype=dtype), dtype
+    )
 
 
 @PRECISIONS
@@ -94,7 +92,7 @@ def test_one_key_of_another_document_is_found(dtype):
 @pytest.mark.parametrize("weights", ["small", "large"])
 def test_a_state_that_is_not_reset_is_found(model_type, weights, dtype):
     """With small weights, as models begin, the loss differs by less than bfloat16 shows."""
-    model = families.model_of(family(model_type), dtype=dtype)
+    model = families.model_of(families.family(model_type), dtype=dtype)
     if weights == "small":
         torch.manual_seed(0)
         model.init_weights()
@@ -107,10 +105,10 @@ def test_a_state_that_is_not_reset_is_found(model_type, weights, dtype):
 def test_layers_whose_activations_are_computed_again_are_packed(tmp_path, activations):
     said: list[str] = []
     settings = Train(lr=1e-3, tokens_per_step=200, tokens_max=100, epochs=1, precision="fp32", activations=activations)
-    model = families.model_of(family("llama"))
+    model = families.model_of(families.family("llama"))
     loop.train(model, samples(), settings, seed=0, workdir=tmp_path, on_step=lambda _: None, say=said.append)
     assert said == []
 
 
 def test_experts_are_packed_in_bfloat16_too():
-    assert reason(families.model_of(family("qwen3_moe"), dtype=torch.bfloat16), torch.bfloat16) is None
+    assert reason(families.model_of(families.family("qwen3_moe"), dtype=torch.bfloat16), torch.bfloat16) is None

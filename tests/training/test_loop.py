@@ -29,6 +29,7 @@ from tenner.training import optimizer as optimizers_room
 from tenner.training.activation_checkpointing import offloaded
 from tenner.training.cross_entropy import summed_cross_entropy
 from tenner.training.distributed import here
+from tenner.training.documents import SHORT_LENGTH_MAX
 from tenner.training.optimizer import optimizer_of
 from tenner.training.packed_loss import packed_loss
 from tenner.training.signals import interrupts_held
@@ -76,7 +77,7 @@ def test_packed_is_unpacked(tiny_model_dir, longest):
     model = student.load(tiny_model_dir, torch.float32, attention.NAME)
     packed = packed_loss(model, packing.pack(encoded))
     packed.backward()
-    assert (max(len(e.ids) for e in encoded) > attention.SHORT_LENGTH_MAX) == (longest == 600)
+    assert (max(len(e.ids) for e in encoded) > SHORT_LENGTH_MAX) == (longest == 600)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32, attn_implementation="eager")
     alone = torch.zeros(())
     for e in encoded:
@@ -460,7 +461,7 @@ def test_positions_stay_in_float32(tiny_model_dir):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_kept_or_computed_again_the_bits_are_the_same(tiny_model_dir, tmp_path, precision):
     encoded = [*samples(12), *samples(2, 700)]  # short documents, and such as go through attention in blocks
-    assert max(len(e.ids) for e in encoded) > attention.SHORT_LENGTH_MAX
+    assert max(len(e.ids) for e in encoded) > SHORT_LENGTH_MAX
     done = {}
     for activations in ("all", "products", "inputs"):
         reports: list[Any] = []

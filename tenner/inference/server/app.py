@@ -160,14 +160,13 @@ class Server:
         admitted: list[ActiveRequest] = []
         try:
             policy, answer_tokens_max = chat.limits(student, self._injected_tokens_max)
-            template_kwargs = chat.template_kwargs(student.template(queue.tokenizer).arguments)
+            read = student.template(queue.tokenizer).arguments if chat.chat_template_kwargs else ()
+            request = student.request(
+                queue.tokenizer, chat.conversation, policy, request_id=request_id,
+                answer_tokens_max=answer_tokens_max, stop=chat.stop, chat_template_kwargs=chat.template_kwargs(read),
+            )  # fmt: skip
             for sampling in samplings:
-                request = student.request(
-                    queue.tokenizer, chat.conversation, policy, request_id=request_id,
-                    answer_tokens_max=answer_tokens_max, sampling=sampling, stop=chat.stop,
-                    chat_template_kwargs=template_kwargs,
-                )  # fmt: skip
-                admitted.append(queue.admit(request))
+                admitted.append(queue.admit(request._replace(sampling=sampling)))
             return admitted
         except (TennerError, QueueFull, QueueClosed, EngineFailed) as e:
             for active in admitted:

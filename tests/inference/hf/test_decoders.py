@@ -35,10 +35,6 @@ def families_decode():
         yield families_decode
 
 
-def family(model_type):
-    return next(f for f in families.FAMILIES if f.model_type == model_type)
-
-
 def choose(model):
     return decoders.choose_decoder(model, vocabulary=families.VOCABULARY, rows_max=4)
 
@@ -63,7 +59,7 @@ def test_greedy_ids_are_those_of_generate(families_decode, family):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model_type", [pytest.param("gpt_oss", marks=pytest.mark.slow), "qwen3_5_text"])
 def test_rows_policies_and_their_order_change_nothing(families_decode, model_type, tmp_path):
-    families.model_of(family(model_type)).save_pretrained(tmp_path)
+    families.model_of(families.family(model_type)).save_pretrained(tmp_path)
     families_decode.tokenizer().save_pretrained(tmp_path)
     prompts, policies = families_decode.PROMPTS[:3], families_decode.POLICIES
 
@@ -105,7 +101,7 @@ def slightly_leaky(attend):
 @pytest.mark.parametrize("leak", [leaky, slightly_leaky])
 @pytest.mark.parametrize("model_type", ["llama", "mixtral"])
 def test_keys_of_another_row_are_noticed(monkeypatch, model_type, leak, dtype):
-    model = families.model_of(family(model_type), dtype=dtype)
+    model = families.model_of(families.family(model_type), dtype=dtype)
     assert choose(model).notice is None
     model.set_attn_implementation("sdpa")
     monkeypatch.setattr(kv_cache.KVCache, "attend", leak(kv_cache.KVCache.attend))
@@ -118,7 +114,7 @@ def test_keys_of_another_row_are_noticed(monkeypatch, model_type, leak, dtype):
 @PRECISIONS
 def test_a_row_that_depends_on_others_is_noticed_by_its_bits(monkeypatch, dtype):
     """Where the logits are the same but for rounding."""
-    model = families.model_of(family("llama"), dtype=dtype)
+    model = families.model_of(families.family("llama"), dtype=dtype)
     expected = decoding_check.compute_reference(model, vocabulary=families.VOCABULARY)
     model.set_attn_implementation(kv_cache.ATTENTION_NAME)
     monkeypatch.setattr(kv_cache.KVCache, "attend", slightly_leaky(kv_cache.KVCache.attend))
@@ -132,7 +128,7 @@ def test_a_row_that_depends_on_others_is_noticed_by_its_bits(monkeypatch, dtype)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model_type", ["qwen3_5_text", "lfm2"])
 def test_a_state_that_is_not_reset_is_noticed(monkeypatch, model_type, dtype):
-    model = families.model_of(family(model_type), dtype=dtype)
+    model = families.model_of(families.family(model_type), dtype=dtype)
     assert "recurrent state" in (choose(model).notice or "")
     first = DynamicCache(config=model.config)
 
@@ -150,7 +146,7 @@ def test_a_state_that_is_not_reset_is_noticed(monkeypatch, model_type, dtype):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_fork_starts_again_from_the_prompt_and_leaves_its_source():
-    model = families.model_of(family("qwen3_5_text"))
+    model = families.model_of(families.family("qwen3_5_text"))
     decoder = LibraryDecoder(model)
     with torch.inference_mode():
         decoder.feed([RowFeed([5, 6, 7, 8, 9], 0, restart_at=3)])
@@ -175,7 +171,7 @@ def test_the_weight_of_a_packed_layer_can_be_read():
 @pytest.mark.filterwarnings("ignore")
 def test_the_text_part_of_a_larger_model_is_decoded(families_decode, tmp_path: Path):
     """Qwen3.5 comes as a vision model's config, whose sizes are those of its text part."""
-    families.model_of(family("qwen3_5_text")).save_pretrained(tmp_path)
+    families.model_of(families.family("qwen3_5_text")).save_pretrained(tmp_path)
     families_decode.tokenizer().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     whole = {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": config}
@@ -193,7 +189,7 @@ def test_no_row_may_be_longer_than_the_first_range_of_longrope(families_decode, 
     factors = [1.0] * 8
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": factors, "long_factor": [4.0] * 8}
     more = {"rope_parameters": rope | {"original_max_position_embeddings": 64}, "original_max_position_embeddings": 64}
-    families.model_of(family("phi3")._replace(more=more)).save_pretrained(tmp_path)
+    families.model_of(families.family("phi3")._replace(more=more)).save_pretrained(tmp_path)
     families_decode.tokenizer().save_pretrained(tmp_path)
     engine = HFEngine.load(tmp_path, rows=2, dtype=torch.float32, device="cpu")
     assert "up to 64 tokens" in (engine.notice or "")
