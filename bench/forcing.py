@@ -243,12 +243,12 @@ def main() -> int:
     from transformers import AutoTokenizer
 
     from tenner.core import hardware
-    from tenner.core.formats import render_prompt
+    from tenner.core.chat_template import ChatTemplate
     from tenner.data import puzzles
 
     tokenizer = AutoTokenizer.from_pretrained(args.student)
     questions = puzzles.generate(QUESTIONS, families=list(puzzles.FAMILIES), split="train", seed=0, distinct=True)
-    texts = [render_prompt(tokenizer, q.question, system_prompt="") for q in questions]
+    texts = [ChatTemplate(tokenizer, system_prompt="").question(q.question).text for q in questions]
     precision = hardware.choose("cpu").precision
     dtype: Dtype = "float32" if precision == "fp32" else "bfloat16"
     machine, versions = evidence.machine(), evidence.versions("tenner", "torch", "transformers")

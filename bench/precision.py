@@ -31,7 +31,8 @@ import evidence
 import train_cpu
 
 from tenner.core import hardware, recipe
-from tenner.core.formats import FORMATS, render_prompt
+from tenner.core.chat_template import ChatTemplate
+from tenner.core.formats import FORMATS
 from tenner.core.records import Message, Policy
 from tenner.core.sections import Precision
 from tenner.data import puzzles
@@ -39,7 +40,7 @@ from tenner.inference import engines
 from tenner.inference.job import Prompt
 from tenner.inference.scheduler import Scheduler
 from tenner.stages import resolve_student
-from tenner.training import loop, student
+from tenner.training import loop, student, student_address
 from tenner.training.allocator import ask_for_huge_pages
 
 PRECISIONS: tuple[Precision, ...] = ("auto", "bf16", "fp32")
@@ -110,7 +111,7 @@ def measuring_turn(bench: Bench, precision: Precision) -> Iterator[Turn]:
     wanted, fmt = bench.settings.evaluate, FORMATS[bench.settings.student.format]
     engine = engines.load("hf", bench.folder, rows=MEASURED, wait_text=wanted.wait_text, precision=precision)
     prompts = [
-        Prompt(str(i), render_prompt(engine.tokenizer, question, system_prompt=""))
+        Prompt(str(i), ChatTemplate(engine.tokenizer, system_prompt="").question(question).text)
         for i, question in enumerate(bench.questions[:MEASURED])
     ]
 
@@ -194,7 +195,7 @@ def main() -> int:
     machine, versions = evidence.machine(), evidence.versions("tenner", "torch", "transformers")
     print(f"machine: {machine}\nversions: {versions}\nauto is {chosen}\n", flush=True)
     asked = puzzles.generate(MEASURED, families=settings.gather.families, split="train", seed=0, distinct=True)
-    bench = Bench(settings, student.resolve(settings.student.model), [q.question for q in asked])
+    bench = Bench(settings, student_address.resolve(settings.student.model), [q.question for q in asked])
     print("tokens a second, and auto's share of the better precision's; * by a small piece only, which was far slower")
     print(f"{'':8}" + "".join(f"{name:>10} " for name in PRECISIONS) + f"{'share':>11}", flush=True)
     figures = {command: compare(command, bench, args.turns) for command in COMMANDS}

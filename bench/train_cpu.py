@@ -44,7 +44,7 @@ from tenner.core.formats import FORMATS, Tokenizer
 from tenner.core.records import NamedPrecision, Sample
 from tenner.core.sections import Train
 from tenner.data import puzzles
-from tenner.training import loss_mask, packing, student
+from tenner.training import loss_mask, packing, student, student_address
 from tenner.training.allocator import ask_for_huge_pages
 from tenner.training.loss_mask import Encoded
 
@@ -390,7 +390,7 @@ def main() -> None:
     if args.steps:
         WORKLOADS.update({name: w._replace(steps=args.steps) for name, w in WORKLOADS.items()})
     if args.side:
-        folder = student.resolve(recipe.load("demo").student.model)
+        folder = student_address.resolve(recipe.load("demo").student.model)
         print(json.dumps(run_here(args.side, WORKLOADS[args.workloads[0]], folder, args.precision)))
         return
     precision = hardware.choose("cpu").precision

@@ -151,7 +151,7 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
     endpoint = run.recipe.evaluate.api
 
     def load_engine() -> JobEngine:
-        from tenner.training.student import resolve
+        from tenner.training.student_address import resolve
 
         folder = resolve(student.model)
         evaluation.check_template(run, folder, [student.format])

@@ -240,16 +240,16 @@ def best_prompt(run: Run) -> PromptForm:
 
 def base_student(run: Run) -> Path:
     """The model folder of the untrained student, downloaded and converted on first use."""
-    from tenner.training import student
+    from tenner.training import student_address
 
-    return student.resolve(run.recipe.student.model)
+    return student_address.resolve(run.recipe.student.model)
 
 
 def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
-    from tenner.training import student
+    from tenner.training import student_address
 
-    folder = student.resolve(_model_of(run, student_name))
+    folder = student_address.resolve(_model_of(run, student_name))
     return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 
 

@@ -86,12 +86,12 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
     if (model := next((m for m in described.evaluate.models if m.name == who), None)) is not None:
         fmt = FORMATS["think" if has_thinking else "plain"]
         return _Asking(who, lambda q: q.question + q.suffix + model.suffix, fmt, model.output_tokens_max)
-    from tenner.training import student
+    from tenner.training import student, student_address
 
     assert described.student is not None, "nobody else was asked"
     form, name, folder = described.student.form, f"tenner/{described.name}", path / "student"
     if not isinstance(described, Recipe):
-        folder = student.resolve(described.student.model)
+        folder = student_address.resolve(described.student.model)
     elif who != "distilled":  # the untrained one, as in one of its attempts
         form = next(form for form in described.attempt.prompts if form.name == prompt)
         name = described.student.base_model

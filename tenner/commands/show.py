@@ -140,14 +140,14 @@ def print_sample(path: Path, sample_id: str, *, as_json: bool = False) -> None:
     As JSON: `{"id", "pieces": [{"text", "trained_on"}], "tokens", "trained_tokens"}`.
     """
     from tenner.core import turn_end
-    from tenner.training import loss_mask, student
+    from tenner.training import loss_mask, student, student_address
 
     folder = RunFolder.existing(path)
     recipe = _recipe(folder)
     found = [s for s in folder.read("samples", Sample) if sample_id in (s.id, s.question_id)]
     if not found:
         raise TennerError(f"{path} has no sample {sample_id}", hint=f"the ids are in {path / 'samples.jsonl'}")
-    base = student.resolve(recipe.student.model)
+    base = student_address.resolve(recipe.student.model)
     tokenizer = student.load_tokenizer(base, recipe.student.chat_template)
     template = chat_template_of(tokenizer, recipe)
     end_id = template.turn_end_id(turn_end.end_ids(base, tokenizer))

@@ -97,11 +97,6 @@ AUTO = "auto"
 """In a recipe or option: the format that the student's chat template speaks of."""
 
 
-def render_prompt(tokenizer: Tokenizer, question: str, *, system_prompt: str | None) -> str:
-    """The chat up to where the assistant speaks. `system_prompt` None leaves the template's own default in place."""
-    return render_chat(tokenizer, [Message(role="user", content=question)], system_prompt=system_prompt)
-
-
 def render_chat(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
@@ -110,8 +105,10 @@ def render_chat(
     kwargs: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
 ) -> str:
-    """The same for a conversation. A system message in it takes the place of `system_prompt`; what was thought in
-    earlier turns is not said again. `kwargs` are the chat template's own arguments, such as `enable_thinking`.
+    """A conversation up to where the assistant speaks. `system_prompt` None leaves the template's own default in place.
+
+    A system message takes the place of `system_prompt`; what was thought in earlier turns is not said again. `kwargs`
+    are the chat template's own arguments, such as `enable_thinking`.
     """
     turns = [{"role": m.role, "content": m.content} for m in messages]
     if system_prompt is not None and all(m.role != "system" for m in messages):

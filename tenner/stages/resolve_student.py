@@ -50,7 +50,7 @@ class ResolvedStudent(NamedTuple):
 
 
 def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
-    """Find the student at an address: a run folder, or a model that `training.student.resolve` finds.
+    """Find the student at an address: a run folder, or a model that `training.student_address.resolve` finds.
 
     Raises TennerError where there is none, or where an option is invalid for it.
     """
@@ -111,7 +111,8 @@ def with_format(described: E) -> E:
     forms = described.attempt.prompts if isinstance(described, Recipe) else []
     if section is None or AUTO not in (section.format, *(form.format for form in forms)):
         return described
-    from tenner.training.student import load_tokenizer, resolve
+    from tenner.training.student import load_tokenizer
+    from tenner.training.student_address import resolve
 
     fmt = detected_format(load_tokenizer(resolve(section.model), section.chat_template))
     if fmt is None:
@@ -163,7 +164,8 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
 
 def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
     from tenner.inference.server.served_student import ServedStudent
-    from tenner.training.student import HUB, load_tokenizer, resolve
+    from tenner.training.student import load_tokenizer
+    from tenner.training.student_address import HUB, resolve
 
     if Path(address).is_dir() and not (Path(address) / "config.json").is_file():
         raise TennerError(f"{address} is not a run folder, and holds no model", hint="one has a config.json")

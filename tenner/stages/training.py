@@ -10,7 +10,7 @@ from tenner.core.records import Drop, Sample, TrainStep
 from tenner.core.run import Run, chat_template_of, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device
-from tenner.training import distributed, loop, loss_mask, optional_libraries, plan, student
+from tenner.training import distributed, loop, loss_mask, optional_libraries, plan, student, student_address
 from tenner.training.checkpoint import Found
 from tenner.training.loss_mask import Encoded
 from tenner.training.trackers import tracker_of
@@ -105,7 +105,7 @@ def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
 
 def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
     """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
-    base = student.resolve(recipe.student.model)
+    base = student_address.resolve(recipe.student.model)
     tokenizer, fmt = student.load_tokenizer(base, recipe.student.chat_template), FORMATS[recipe.student.format]
     template = chat_template_of(tokenizer, recipe)
     template.check(fmt)

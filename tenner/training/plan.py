@@ -12,7 +12,7 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
-from tenner.training import student
+from tenner.training import student_address
 from tenner.training.architecture import Architecture
 from tenner.training.memory_plan import Forecast, forecast, trained_parameters
 
@@ -173,7 +173,7 @@ def read_config(path: Path) -> Architecture:
 
 def _architecture(recipe: Recipe, config: Path | None) -> Architecture:
     """Of the file that is given, or of the student where it is on this machine: nothing is fetched."""
-    if config is None and (folder := student.local(recipe.student.model)) is not None:
+    if config is None and (folder := student_address.local(recipe.student.model)) is not None:
         config = folder / "config.json"
     if config is None:
         raise TennerError(

@@ -17,7 +17,7 @@ from vllm_server import PROGRAM, VLLMServer
 from tenner.clients.openai import TEMPLATE_TOKENS_MAX
 from tenner.core import recipe
 from tenner.data import puzzles
-from tenner.training import student
+from tenner.training import student_address
 
 QUESTIONS, CONCURRENCY, OUTPUT_TOKENS, TRACES_AT_KILL = 100, 16, 48, 30
 SUFFIX = " Think first, then put the answer into a box."
@@ -68,7 +68,7 @@ async def asked_by_openai(url, requests):
 
 @pytest.fixture(scope="module")
 def server():
-    with VLLMServer(student.resolve(recipe.load("demo").student.model), name="smollm2") as server:
+    with VLLMServer(student_address.resolve(recipe.load("demo").student.model), name="smollm2") as server:
         yield server
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from tenner.core.formats import FORMATS, answer_text, render_prompt
+from tenner.core.chat_template import ChatTemplate
+from tenner.core.formats import FORMATS, answer_text
 
 
 def test_s1_writes_its_delimiters_around_thinking_and_answer():
@@ -22,5 +23,8 @@ def test_the_system_prompt_may_be_given_or_left_to_the_template(tiny_model_dir):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     asked = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
-    assert render_prompt(tokenizer, "1+1?", system_prompt=None) == asked
-    assert render_prompt(tokenizer, "1+1?", system_prompt="Hi") == f"<|im_start|>system\nHi<|im_end|>\n{asked}"
+    assert ChatTemplate(tokenizer, system_prompt=None).question("1+1?").text == asked
+    assert (
+        ChatTemplate(tokenizer, system_prompt="Hi").question("1+1?").text
+        == f"<|im_start|>system\nHi<|im_end|>\n{asked}"
+    )

@@ -19,7 +19,7 @@ from tenner.core.recipe import Measurement, stored
 from tenner.core.records import Completion, Policy, Question, Setting
 from tenner.core.run import render
 from tenner.core.run_folder import RunFolder
-from tenner.training import student
+from tenner.training import student, student_address
 
 DATA = paths.DATA / "math500.jsonl"
 IDS = (
@@ -116,7 +116,7 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     measurement = stored(hf)
     assert isinstance(measurement, Measurement)
     assert measurement.student is not None
-    model_dir = student.resolve(recipe.load("demo").student.model)
+    model_dir = student_address.resolve(recipe.load("demo").student.model)
     reference, tokenizer = ReferenceModel(model_dir), student.load_tokenizer(model_dir)
     for key in parted:
         q = asked[key[0]]
@@ -129,7 +129,7 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
 
 def test_a_server_s_own_count_is_what_its_answers_are_paid_by(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "api")
-    with VLLMServer(student.resolve(recipe.load("demo").student.model), name="m") as server:
+    with VLLMServer(student_address.resolve(recipe.load("demo").student.model), name="m") as server:
         file = described(
             tmp_path / "api.toml",
             "[[evaluate.models]]", 'name = "served"', f'base_url = "{server.url}"', 'model = "m"',

@@ -17,15 +17,16 @@ from transformers import AutoTokenizer
 from vllm_server import PROGRAM, VLLMServer, environment
 
 from tenner.core import recipe
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS, render_prompt
+from tenner.core.formats import FORMATS
 from tenner.core.records import Policy, Sampling
 from tenner.data import puzzles
 from tenner.inference.api import ApiEngine
 from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
-from tenner.training import student
+from tenner.training import student_address
 
 pytestmark = [
     pytest.mark.vllm,
@@ -49,14 +50,17 @@ Results = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, 
 
 @pytest.fixture(scope="module")
 def model_dir() -> Path:
-    return student.resolve(recipe.load("demo").student.model)
+    return student_address.resolve(recipe.load("demo").student.model)
 
 
 @pytest.fixture(scope="module")
 def prompts(model_dir: Path) -> list[Prompt]:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     questions = puzzles.generate(PROMPTS, families=list(puzzles.FAMILIES), split="train", seed=0, distinct=True)
-    return [Prompt(str(i), render_prompt(tokenizer, q.question, system_prompt=None)) for i, q in enumerate(questions)]
+    return [
+        Prompt(str(i), ChatTemplate(tokenizer, system_prompt=None).question(q.question).text)
+        for i, q in enumerate(questions)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from vllm_server import PROGRAM, STOP_SECONDS, environment
 
 from tenner.core import recipe
-from tenner.training import student
+from tenner.training import student_address
 
 pytestmark = [
     pytest.mark.vllm,
@@ -31,7 +31,8 @@ QUESTION = "What is 2 + 2? Think step by step."
 def url() -> Iterator[str]:
     """Of a server whose standard output holds its address and nothing else, and which ends at a signal."""
     command: list[str | Path] = [
-        Path(PROGRAM).parent / "python", "-m", "tenner", "serve", student.resolve(recipe.load("demo").student.model),
+        Path(PROGRAM).parent / "python", "-m", "tenner", "serve",
+        student_address.resolve(recipe.load("demo").student.model),
         "--engine", "vllm", "--format", "s1", "--name", "m", "--thinking", str(BUDGET),
         "--answer", str(ANSWER_TOKENS_MAX), "--port", "0", "--concurrency-max", "4", "--price-usd-per-hour", "0.36",
     ]  # fmt: skip

@@ -20,7 +20,7 @@ import psutil
 import torch
 from short_format import SHORT
 
-from tenner.core.formats import render_prompt
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.records import Policy
 from tenner.inference.defaults import WAIT_TEXT
 from tenner.inference.engine import Generation
@@ -74,7 +74,7 @@ class _Clients:
     def __init__(self, url: str, model_dir: Path, seconds: float) -> None:
         self.client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         engine = load(model_dir)
-        prompts = [Prompt(q, render_prompt(engine.tokenizer, q, system_prompt=None)) for q in QUESTIONS]
+        prompts = [Prompt(q, ChatTemplate(engine.tokenizer, system_prompt=None).question(q).text) for q in QUESTIONS]
         swept = engine.sweep(prompts, POLICIES, SHORT, answer_tokens_max=ANSWER_TOKENS_MAX)
         self.expected: dict[tuple[str, Policy], Generation] = {(g.prompt_id, g.policy): g for g in swept}
         self.seconds = seconds

@@ -4,7 +4,7 @@ import pytest
 
 from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS, render_prompt
+from tenner.core.formats import FORMATS
 from tenner.core.records import Sample
 from tenner.training import loss_mask
 from tenner.training.student import load_tokenizer
@@ -32,7 +32,7 @@ def test_prompt_carries_no_loss_and_delimiters_do(tokenizer):
     template = ChatTemplate(tokenizer, system_prompt="Be brief.")
     encoded = loss_mask.encode(template, sample(), S1, end_id=tokenizer.eos_token_id)
     assert loss_mask.runs(tokenizer, encoded) == [
-        (render_prompt(tokenizer, "1+2?", system_prompt="Be brief."), False),
+        (ChatTemplate(tokenizer, system_prompt="Be brief.").question("1+2?").text, False),
         ("<|im_start|>think\n1+2=3.\n<|im_start|>answer\nAnswer: 3<|im_end|>", True),
     ]
     assert len(encoded.ids) == len(encoded.loss_mask)

@@ -18,7 +18,7 @@ import pytest
 from paths import DATA
 from short_format import SHORT
 
-from tenner.core.formats import render_prompt
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.records import Policy
 from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
@@ -52,7 +52,7 @@ def student() -> ServedStudent:
 
 def generated(engine: HFEngine, policy: Policy, *, answer_tokens_max: int = 12, question: str = QUESTION) -> Generation:
     """What the engine answers without a server."""
-    prompt = Prompt("alone", render_prompt(engine.tokenizer, question, system_prompt="Be brief."))
+    prompt = Prompt("alone", ChatTemplate(engine.tokenizer, system_prompt="Be brief.").question(question).text)
     (generation,) = engine.sweep([prompt], [policy], SHORT, answer_tokens_max=answer_tokens_max)
     return generation
 

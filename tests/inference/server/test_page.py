@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 from short_format import SHORT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tenner.core.formats import render_prompt
+from tenner.core.chat_template import ChatTemplate
 from tenner.core.records import Policy
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
@@ -89,7 +89,7 @@ def lively(lively_model_dir: Path) -> HFEngine:
 
 def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
     def expected(policy: Policy) -> tuple[str, str]:
-        prompt = Prompt("alone", render_prompt(lively.tokenizer, "What is 2?", system_prompt=None))
+        prompt = Prompt("alone", ChatTemplate(lively.tokenizer, system_prompt=None).question("What is 2?").text)
         (g,) = lively.sweep([prompt], [policy], SHORT, answer_tokens_max=load_generator.ANSWER_TOKENS_MAX)
         return g.thinking, g.answer
 
@@ -170,7 +170,7 @@ def hostile_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFac
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    prompt = render_prompt(tokenizer, QUESTION, system_prompt=None) + SHORT.open
+    prompt = ChatTemplate(tokenizer, system_prompt=None).question(QUESTION).text + SHORT.open
     ids = [*tokenizer.encode(prompt + HOSTILE + SHORT.close + HOSTILE, add_special_tokens=False), 2]
     ids_1T = torch.tensor([ids])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

