@@ -19,7 +19,7 @@ from tenner.core.errors import NoRoom, TennerError
 from tenner.inference.engine import LocalEngine
 from tenner.inference.forcing import FormatIds
 from tenner.inference.scheduler import Scheduler
-from tenner.inference.server import openai_schema
+from tenner.inference.server import openai_response, openai_schema
 from tenner.inference.server.admission import (
     ActiveRequest,
     AdmissionQueue,
@@ -126,7 +126,7 @@ class Server:
 
     async def _models(self, _: web.Request) -> web.Response:
         price = self._settings.price_usd_per_hour
-        return web.json_response(openai_schema.models(self._student, price_usd_per_hour=price, created=self._began))
+        return web.json_response(openai_response.models(self._student, price_usd_per_hour=price, created=self._began))
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         if request.content_type != "application/json":  # which another site's page cannot send
@@ -136,7 +136,7 @@ class Server:
         except web.RequestPayloadError as e:  # incomplete, or not compressed as declared
             raise APIError(400, f"the body cannot be read: {e}", code="invalid_body") from None
         chat = openai_schema.parse(body)
-        completion = openai_schema.Completion(self._student)
+        completion = openai_response.Completion(self._student)
         async with AsyncExitStack() as admitted:
             active = [await admitted.enter_async_context(one) for one in self._admit(chat, completion.id)]
             if chat.stream:
@@ -188,7 +188,7 @@ class Server:
         self,
         request: web.Request,
         chat: openai_schema.ChatRequest,
-        completion: openai_schema.Completion,
+        completion: openai_response.Completion,
         active: Sequence[ActiveRequest],
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
@@ -206,21 +206,21 @@ class Server:
             try:
                 reports = await _all_of([write(index) for index in range(len(active))])
             except (QueueClosed, EngineFailed) as e:
-                await response.write(openai_schema.event(_aborted(e).body))
+                await response.write(openai_response.event(_aborted(e).body))
             else:
                 if chat.stream_options is not None and chat.stream_options.include_usage:
                     await response.write(completion.usage(reports))
-            await response.write(openai_schema.DONE)
+            await response.write(openai_response.DONE)
             await response.write_eof()
         return response
 
 
-async def _finished(active: ActiveRequest) -> openai_schema.Answer:
+async def _finished(active: ActiveRequest) -> openai_response.Answer:
     """The whole answer; pieces that nobody has read are dropped. Raises what `pieces` does."""
     async for _ in active.pieces():
         pass
     assert active.generation is not None
-    return openai_schema.Answer(active.generation, active.usage())
+    return openai_response.Answer(active.generation, active.usage())
 
 
 async def _all_of(work: Sequence[Coroutine[Any, Any, UsageReport]]) -> list[UsageReport]:
