@@ -90,6 +90,7 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
 
     assert described.student is not None, "nobody else was asked"
     form, name, folder = described.student.form, f"tenner/{described.name}", path / "student"
+    RunFolder(path).verify_folder(folder.name)
     if not isinstance(described, Recipe):
         folder = student_address.resolve(described.student.model)
     elif who != "distilled":  # the untrained one, as in one of its attempts

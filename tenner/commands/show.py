@@ -15,7 +15,7 @@ from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
 from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
 from tenner.core.run import chat_template_of, stored_recipe
-from tenner.core.run_folder import RunFolder
+from tenner.core.run_folder import LARGE_BYTES, RunFolder
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import mean_tokens
 
@@ -43,6 +43,7 @@ def main(args: argparse.Namespace) -> None:
 def as_json(path: Path) -> str:
     """Stages, spend and scores as one JSON object; of a trace job what it has come to."""
     folder = RunFolder.existing(path)
+    folder.verify_stages(contents_max_bytes=LARGE_BYTES)
     if isinstance(stored(folder), TraceJob):
         return json.dumps(tracing.result(folder)._asdict(), ensure_ascii=False, default=str)
     spend: dict[str, float] = {}
@@ -64,6 +65,7 @@ def summary(path: Path) -> str:
     """Stages, spend and scores as text; of a trace job what it has come to."""
     folder = RunFolder.existing(path)
     if isinstance(stored(folder), TraceJob):
+        folder.verify_stages(contents_max_bytes=LARGE_BYTES)
         return tracing.result(folder).as_text()
     facts = json.loads(as_json(path))
     console = Console(width=min(Console().width, 100), highlight=False)
@@ -175,7 +177,8 @@ def _recipe(folder: RunFolder) -> Recipe:
 
 def _stage(folder: RunFolder, name: str) -> dict[str, object]:
     if done := folder.done(name):
-        return {"name": name, "state": "done", **{k: v for k, v in done._asdict().items() if k != "name"}}
+        counts = {"items_in": done.items_in, "items_out": done.items_out}
+        return {"name": name, "state": "done", "seconds": done.seconds, **counts}
     begun = folder.begun_seconds(name)
     state = "pending" if begun is None else "begun"
     return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}

@@ -233,7 +233,7 @@ def stored(folder: RunFolder) -> Description | None:
     for kind in KINDS:
         if (path := folder.path / kind.FILE).is_file():
             folder.check_schema()
-            return parse_as(kind, read_text(path), where=str(path))
+            return parse_as(kind, folder.read_start_file(kind.FILE), where=str(path))
     return None
 
 

@@ -133,7 +133,8 @@ def with_format(described: E) -> E:
 
 
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
-    recipe = stored_recipe(RunFolder.existing(path))
+    folder = RunFolder.existing(path)
+    recipe = stored_recipe(folder)
     assert recipe is not None, "RunFolder.existing checks it"
     if options.format not in (None, AUTO, recipe.student.format):
         raise TennerError(f"{path} was trained with the format {recipe.student.format}, not {options.format}")
@@ -144,6 +145,7 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     model_dir = path / "student"
     if not model_dir.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
+    folder.verify_folder(model_dir.name)
     from tenner.inference.server.served_student import ServedStudent
 
     evaluate = recipe.evaluate

