@@ -206,7 +206,8 @@ def test_a_marker_of_the_version_before_has_no_hashes_and_is_read(folder):
         assert again.read("d", Drop) == drops(2)
         again.write("clean", drops(1))
     before, after = again.done("gather"), again.done("clean")
-    assert before and after
+    assert before
+    assert after
     assert before._asdict() == {**old, "number": 0, "files": {}}
     assert list(after.files) == ["clean.jsonl"], "whose d.jsonl is, nobody knows"
 
