@@ -13,6 +13,7 @@ from tenner.core.recipe import Experiment, Recipe
 from tenner.core.records import Completion, Policy, Question
 from tenner.core.run import render, stored_as
 from tenner.core.run_folder import RunFolder
+from tenner.core.terminal import say
 from tenner.evaluation.benchmarks import by_benchmark
 from tenner.evaluation.report import lm_eval_log
 from tenner.evaluation.statistics.scores import by_question
@@ -27,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Write the files, and print their paths."""
-    print(run(args.run, args.out))
+    say(run(args.run, args.out))
 
 
 def run(path: Path, out: Path) -> str:

@@ -4,18 +4,19 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tenner import tracing
 from tenner.budget.ledger import read_spend
+from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
 from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
 from tenner.core.run import chat_template_of, stored_recipe
 from tenner.core.run_folder import LARGE_BYTES, RunFolder
+from tenner.core.terminal import say, visible, write_rendered
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import mean_tokens
 
@@ -35,9 +36,11 @@ def main(args: argparse.Namespace) -> None:
     if args.sample is not None:
         print_sample(args.run, args.sample, as_json=args.json)
     elif args.why is not None:
-        print(why(args.run, args.why, as_json=args.json))
+        say(why(args.run, args.why, as_json=args.json))
+    elif args.json:
+        say(as_json(args.run))
     else:
-        print(as_json(args.run) if args.json else summary(args.run))
+        write_rendered(summary(args.run))
 
 
 def as_json(path: Path) -> str:
@@ -66,9 +69,9 @@ def summary(path: Path) -> str:
     folder = RunFolder.existing(path)
     if isinstance(stored(folder), TraceJob):
         folder.verify_stages(contents_max_bytes=LARGE_BYTES)
-        return tracing.result(folder).as_text()
+        return visible(tracing.result(folder).as_text())
     facts = json.loads(as_json(path))
-    console = Console(width=min(Console().width, 100), highlight=False)
+    console = SafeConsole(width=min(SafeConsole().width, 100), highlight=False)
     with console.capture() as captured:
         stages = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("stage", "state", "in", "out", "seconds", "$"):
@@ -158,15 +161,15 @@ def print_sample(path: Path, sample_id: str, *, as_json: bool = False) -> None:
     if as_json:
         shown_pieces = [{"text": words, "trained_on": is_trained} for words, is_trained in pieces]
         facts = {"id": found[0].id, "pieces": shown_pieces, "tokens": len(encoded.ids), "trained_tokens": trained}
-        print(json.dumps(facts, ensure_ascii=False))
+        say(json.dumps(facts, ensure_ascii=False))
         return
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     text = Text()
     for words, is_trained in pieces:
         shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
         text.append(shown, style="bold green" if is_trained else "dim")
     console.print(text, soft_wrap=True)
-    Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
+    SafeConsole(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
 
 
 def _recipe(folder: RunFolder) -> Recipe:
@@ -192,8 +195,8 @@ def _score_table(scores: list[Score]) -> Table:
     for s in scores:
         limit = s.policy.thinking_tokens_max
         table.add_row(
-            s.task,
-            s.student,
+            visible(s.task),
+            visible(s.student),
             "free" if limit is None else f"≤ {limit}",
             str(s.policy.waits),
             f"{s.accuracy:.1%}",
