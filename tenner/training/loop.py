@@ -116,6 +116,7 @@ def train(
     )
     if why is not None:
         say(f"each sample has a row of its own, which takes longer: {why}")
+    give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
     optimizer = optimizer_of(learner.weights.moved, settings)
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
