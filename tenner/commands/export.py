@@ -13,7 +13,7 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat
 from tenner.core.recipe import Experiment, Recipe, TraceJob, stored
 from tenner.core.records import Completion, Policy, Question, Sample, Trace
-from tenner.core.run import render, stored_as
+from tenner.core.run import render, stored_as, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.data import quality_filters
 from tenner.distill import sft_chats, verification
@@ -153,7 +153,7 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
     elif who != "distilled":  # the untrained one, as in one of its attempts
         form = next(form for form in described.attempt.prompts if form.name == prompt)
         name = described.student.base_model
-    tokenizer = student.load_tokenizer(folder, described.student.chat_template)
+    tokenizer = student.load_tokenizer(folder, template_to_ask_with(RunFolder(path), described.student))
     return _Asking(
         name, lambda q: render(tokenizer, q, form, described).text, FORMATS[form.format],
         described.evaluate.answer_tokens_max,
