@@ -398,9 +398,9 @@ def test_the_student_loads_with_transformers_alone(unbroken):
     student = AutoModelForCausalLM.from_pretrained(unbroken.path / "student")
     tokenizer = AutoTokenizer.from_pretrained(unbroken.path / "student")
     assert student.generation_config.eos_token_id == tokenizer.eos_token_id
-    assert described is not None
     # Asked without a system message, it sees what it sees in the run, and its thinking is opened.
     described, question = stored_recipe(unbroken), unbroken.read("benchmark", Question)[0]
+    assert described is not None
     asked: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": question.question}], add_generation_prompt=True
     )

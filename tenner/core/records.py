@@ -380,7 +380,9 @@ class Score(Record):
     thinking_tokens_mean: float | None
     """None: an API that does not tell them from the answer's."""
     truncated: int
-    """Answers, not questions; as the next."""
+    """Answers, not questions, that ran into their own limit; as the next two."""
+    thinking_cut: int = 0
+    """Whose thinking was cut at the limit of the policy."""
     unparsed: int
 
 

@@ -117,7 +117,8 @@ class Columns(Section):
     question: str | None = None
     """Left out where `template` puts it together."""
     id: str | None = None
-    """Left out: a hash of the question."""
+    """Left out: the column `id` of a source's file on this machine, where it has one, else a hash of the question;
+    empty: the hash."""
     answer: str | None = None
     solution: str | None = None
     domain: str | None = None
