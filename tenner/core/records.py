@@ -379,7 +379,9 @@ class Score(Record):
     thinking_tokens_mean: float | None
     """None: the API does not count them apart from the answer's."""
     truncated: int
-    """Counts answers, not questions; so does `unparsed`."""
+    """Answers (not questions) that reached their token limit; the next two count answers, too."""
+    thinking_cut: int = 0
+    """Answers whose thinking was cut at the policy's limit."""
     unparsed: int
 
 

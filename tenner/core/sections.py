@@ -117,7 +117,7 @@ class Columns(Section):
     question: str | None = None
     """Leave out where `template` builds the question."""
     id: str | None = None
-    """Default: a hash of the question."""
+    """Default: the column `id` of a local source file, if it has one, else a hash of the question. Empty: the hash."""
     answer: str | None = None
     solution: str | None = None
     domain: str | None = None

@@ -198,7 +198,9 @@ def test_words_that_are_no_reference_are_none_and_told(file):
 
 def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file):
     with ChatServer({"What is 3+3?": ["truncated", "good"]}) as server:
-        assert trace(file, server).returncode == 0
+        done = trace(file, server)
+        assert done.returncode == 0
+        assert "answers: correct 11, no answer 1\n" in done.stdout  # its question has a reference
         assert len(server.asked) == 12
         longer = trace(file, server, "--longer-output-tokens", "500", "--out", file.parent / "longer")
         assert longer.returncode == 0, longer.stderr
