@@ -27,6 +27,7 @@ COMMANDS = {
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
     "plan": Command("plan", "how much memory a recipe's training takes, and whether it fits"),
+    "prices": Command("prices", "what models and machines cost, from when and from where"),
     "show": Command("show", "what a run has come to"),
     "recipes": Command("recipes", "the recipes that come with tenner"),
     "overlap": Command("overlap", "find the questions of a benchmark in a file of questions"),
