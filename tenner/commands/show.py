@@ -80,8 +80,9 @@ def summary(path: Path) -> str:
         stages.add_row("total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}")
         console.print(stages)
         if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
-            console.print()
-            console.print(_score_table(scores))
+            for task in dict.fromkeys(s.task for s in scores):
+                console.print()
+                console.print(_score_table(task, [s for s in scores if s.task == task]))
         if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
             console.print(f"\n{reports[0]}", soft_wrap=True)
     return captured.get().rstrip()
@@ -181,29 +182,29 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
     return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}
 
 
-def _score_table(scores: list[Score]) -> Table:
-    """A row for each score; a count that is nought in all of them has no column."""
-    counts = {
-        "waits": [s.policy.waits for s in scores],
-        "thinking cut": [s.thinking_cut for s in scores],
-        "answers cut": [s.truncated for s in scores],
-        "unparsed": [s.unparsed for s in scores],
-    }
+def _score_table(task: str, scores: list[Score]) -> Table:
+    """A benchmark's scores, within 80 columns; a count that is nought in all rows has no column."""
+    has_waits = any(s.policy.waits for s in scores)
     columns = {
-        "benchmark": [s.task for s in scores],
         "student": [s.student for s in scores],
-        "thinking": [limit(s.policy) for s in scores],
-        "waits": [],
+        "thinking" + "\n+ waits" * has_waits: [
+            limit(s.policy) + f" + {s.policy.waits}" * bool(s.policy.waits) for s in scores
+        ],
         "accuracy": [f"{s.accuracy:.1%}" for s in scores],
-        "95 % interval": [f"{100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}" for s in scores],
+        "95 %\ninterval": [f"{100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}" for s in scores],
         "n": [str(s.n) for s in scores],
         "tokens": [mean_tokens(s.thinking_tokens_mean) for s in scores],
-    } | {name: [str(count) for count in of] for name, of in counts.items() if any(of)}
-    shown = {name: column for name, column in columns.items() if column}
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in shown:
-        is_name = name in ("benchmark", "student")
-        table.add_column(name, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
-    for row in zip(*shown.values(), strict=True):
+    }
+    if any(s.thinking_cut or s.truncated for s in scores):
+        columns["thinking/\nanswers cut"] = [f"{s.thinking_cut}/{s.truncated}" for s in scores]
+    if any(s.unparsed for s in scores):
+        columns["unparsed"] = [str(s.unparsed) for s in scores]
+    table = Table(box=None, pad_edge=False, header_style="dim", title=task, title_justify="left", title_style="bold")
+    for name in columns:
+        is_name = name == "student"
+        table.add_column(
+            name, justify="left" if is_name else "right", overflow="fold", min_width=6 * is_name, no_wrap=not is_name
+        )
+    for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
