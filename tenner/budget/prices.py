@@ -12,6 +12,8 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
 MICROUSD_PER_USD = 1_000_000
+HOUR = datetime.timedelta(hours=1)
+HOURS_PER_WEEK = 7 * 24
 ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto")
 PRICE_HINT = (
     "give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; 0 for a server "
@@ -34,6 +36,14 @@ class Peak(NamedTuple):
         at = at.astimezone(datetime.UTC)
         return at.weekday() in self.weekdays and any(start <= at.hour < end for start, end in self.hours_utc)
 
+    def touches(self, *moments: datetime.datetime) -> bool:
+        """Whether any time from the first to the last of these moments lies in the peak."""
+        if not moments:
+            return False
+        first, last = min(moments), max(moments)
+        hours = min(int((last - first) / HOUR), HOURS_PER_WEEK)
+        return any(map(self.covers, (last, *(first + n * HOUR for n in range(hours + 1)))))
+
 
 class Price(NamedTuple):
     """The price of a model's tokens at one provider, and where and when it was read."""
@@ -53,20 +63,26 @@ class Price(NamedTuple):
     def microusd(self, usage: Usage, *moments: datetime.datetime, batch: bool = False) -> int:
         """The cost of a call, in micro-dollars, rounded up. Dollars per million tokens are micro-dollars per token.
 
-        `moments` are those of sending and receiving: if either lies in the peak, the whole call has the peak's price.
-        A batch may be worked on at any hour, so its price is the peak's.
+        `moments` are those of sending and receiving: if any time between them lies in the peak, the whole call has the
+        peak's price. A batch may be worked on at any hour, so its price is the peak's. Where the cached tokens are not
+        known, as before the call, they are those that cost most.
 
         Raises:
             ValueError: the usage has no counts of tokens.
         """
         if usage.input_tokens is None or usage.output_tokens is None:
             raise ValueError(f"{self.provider}/{self.model} did not report its tokens, so its cost is unknown")
-        cached_tokens = min(usage.cached_input_tokens or 0, usage.input_tokens)
         cached_price = self.cached_input_usd_per_mtok
+        if cached_price is None:
+            cached_price = self.input_usd_per_mtok
+        cached_tokens = usage.cached_input_tokens
+        if cached_tokens is None:
+            cached_tokens = usage.input_tokens if cached_price > self.input_usd_per_mtok else 0
+        cached_tokens = min(cached_tokens, usage.input_tokens)
         cost = (usage.input_tokens - cached_tokens) * self.input_usd_per_mtok
-        cost += cached_tokens * (self.input_usd_per_mtok if cached_price is None else cached_price)
+        cost += cached_tokens * cached_price
         cost += usage.output_tokens * self.output_usd_per_mtok
-        if self.peak and (batch or any(map(self.peak.covers, moments))):
+        if self.peak and (batch or self.peak.touches(*moments)):
             cost *= self.peak.multiplier
         if batch and self.batch_multiplier is not None:
             cost *= self.batch_multiplier

@@ -1,5 +1,7 @@
 """The sections of a recipe: every setting there is, with its type, its default and what it means."""
 
+import json
+import re
 from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
@@ -8,14 +10,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
+from tenner.core.secrets import KEY, KeyInSettings, key_in, refuse_key_in_parameters, refuse_key_in_url
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 DOLLARS_MAX = 1e9
 Dollars = Annotated[float, Field(ge=0, le=DOLLARS_MAX)]
 """What the ledger can count in integer micro-dollars, with room to spare."""
+UnitPrice = Annotated[float, Field(ge=0, le=1e6)]
+"""Dollars for a million tokens, or for an hour; more would overflow the ledger's integers."""
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+"""A time to wait; more is beyond what clocks and calendars count with."""
+TokenLimit = Annotated[int, Field(gt=0, le=10**9)]
 EngineName = Literal["hf", "vllm", "api"]
 """`hf` is the embedded engine, `vllm` a vLLM engine in this process, `api` a completions server (see `Endpoint`)."""
 LocalEngineName = Literal["hf", "vllm"]
@@ -38,15 +46,38 @@ def _known_format(name: str) -> str:
 def _http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return url
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # an impossible port or IPv6 address
-        pass
-    raise ValueError("not a URL such as https://host:8000/v1")
+        is_server = False
+    if not is_server:
+        raise ValueError("not a URL such as https://host:8000/v1")
+    refuse_key_in_url(url)
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL has no query and no fragment: the path of each request is put behind it")
+    return url
+
+
+def _variable(name: str) -> str:
+    if KEY.search(name):
+        raise key_in("api_key_env")
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise KeyInSettings("not the name of an environment variable")
+    return name
+
+
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    refuse_key_in_parameters(given)
+    try:
+        json.dumps(given, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"not JSON, as which they are sent: {e}") from None
+    return given
 
 
 FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
+KeyVariable = Annotated[str, AfterValidator(_variable)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
 
 
 class Resume(Enum):
@@ -103,7 +134,7 @@ class Student(Model):
 class Machine(Section):
     """Where it runs."""
 
-    price_usd_per_hour: Annotated[NotNegativeNumber, Resume.FREE]
+    price_usd_per_hour: Annotated[UnitPrice, Resume.FREE]
     """What an hour of this machine costs; every stage that computes is charged by it."""
     device: Annotated[Device, Resume.FREE] = "auto"
     """What the student is trained and decoded on."""
@@ -288,13 +319,13 @@ class Select(Section):
 class PriceSection(Section):
     """What the teacher's tokens cost, in dollars per million; it overrides the table that comes with tenner."""
 
-    input_usd_per_mtok: NotNegativeNumber
+    input_usd_per_mtok: UnitPrice
     """Dollars per million input tokens."""
-    output_usd_per_mtok: NotNegativeNumber
+    output_usd_per_mtok: UnitPrice
     """Dollars per million output tokens, thinking included."""
-    cached_input_usd_per_mtok: NotNegativeNumber | None = None
+    cached_input_usd_per_mtok: UnitPrice | None = None
     """Dollars per million input tokens that the provider has cached; left out: the input's price."""
-    batch_multiplier: NotNegativeNumber | None = None
+    batch_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
     """What batch mode takes of these prices (0.5 is half)."""
 
 
@@ -312,7 +343,7 @@ class PaidModel(Section):
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
     """The server's address, as `http://localhost:8000/v1`."""
-    api_key_env: str | None = None
+    api_key_env: KeyVariable | None = None
     """The name of the environment variable that holds the key; left out for a server that wants none."""
     model: str | None = None
     """The model's name at the provider."""
@@ -322,9 +353,9 @@ class PaidModel(Section):
     """Sent before every question."""
     suffix: str = ""
     """Put behind every question."""
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     """Sent as they are: temperature, reasoning_effort, …"""
-    output_tokens_max: Positive = 32_000
+    output_tokens_max: TokenLimit = 32_000
     """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
     limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
     """How the server calls this limit. Left out: as the preset has it, else max_tokens."""
@@ -338,7 +369,7 @@ class PaidModel(Section):
     """The most tokens that are asked for in a minute, prompts included."""
     attempts_max: Annotated[Positive, Resume.FREE] = 6
     """How often a call is tried."""
-    deadline_seconds: Annotated[PositiveNumber, Resume.FREE] = 1800.0
+    deadline_seconds: Annotated[Seconds, Resume.FREE] = 1800.0
     """The longest that one attempt may take."""
     replay_from: str | None = None
     """The run folder whose stored responses `replay` answers from."""
@@ -362,7 +393,7 @@ class TraceSection(PaidModel):
     PLACE: ClassVar[str] = "trace"
     WANTS_THINKING: ClassVar[bool] = True
 
-    longer_output_tokens_max: Positive | None = None
+    longer_output_tokens_max: TokenLimit | None = None
     """Buy a truncated trace once more with this limit. Left out: never."""
     samples_per_question: Positive = 1
     """Responses to each question."""
@@ -491,7 +522,7 @@ class Endpoint(Section):
     base_url: Annotated[BaseURL, Resume.FREE]
     model: str
     """The name of the student on the server."""
-    api_key_env: Annotated[str | None, Resume.FREE] = None
+    api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None
     """The environment variable that holds the key; left out: the server needs none."""
     speaks: Speaks = "ids"
     """`ids`: prompts and completions are token ids, as vLLM supports; `text`: text, which is encoded again."""

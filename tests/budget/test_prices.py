@@ -70,3 +70,22 @@ def test_a_given_price_comes_before_the_table():
 
 def test_every_price_is_dated_and_sourced():
     assert all(price.source and price.checked for price in load_prices())
+
+
+def test_a_call_that_spans_the_peak_costs_the_peak_price():
+    price = PRICE._replace(peak=Peak(2.0, [[6, 10]], [0, 1, 2, 3, 4]))
+    usage = Usage(input_tokens=0, output_tokens=1000)
+    five, noon = MONDAY_NOON - datetime.timedelta(hours=7), MONDAY_NOON
+    assert price.microusd(usage, five, noon) == price.microusd(usage, noon, five) == 1200
+    assert price.microusd(usage, five, five + datetime.timedelta(minutes=59)) == 600
+    assert price.microusd(usage, SUNDAY, SUNDAY + datetime.timedelta(days=1)) == 1200
+    assert price.microusd(usage, noon, noon + datetime.timedelta(weeks=500)) == 1200
+    saturday = SUNDAY - datetime.timedelta(days=1)
+    assert price.microusd(usage, saturday, SUNDAY) == 600
+
+
+def test_cached_tokens_that_cost_more_are_reserved():
+    price = PRICE._replace(cached_input_usd_per_mtok=1.5)
+    usage = Usage(input_tokens=1000, output_tokens=0)
+    assert price.microusd(usage) == 1500
+    assert price.microusd(usage.model_copy(update={"cached_input_tokens": 100})) == 135 + 150

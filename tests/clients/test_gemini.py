@@ -125,7 +125,7 @@ FAULTS = {
     "quota of a day": ("quota_used_up", 31.0),
     "reset": ("interrupted", None),
     "hung up": ("interrupted", None),
-    "elsewhere": ("bad_request", None),  # not followed: the key would go along
+    "elsewhere": ("redirected", None),  # not followed: the key would go along
 }
 
 

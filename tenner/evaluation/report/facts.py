@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from tenner.budget.ledger import SpendRow, read_spend
+from tenner.budget.ledger import SpendRow
+from tenner.core import spending
 from tenner.core.chat_template import NO_KWARGS
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.provenance import recorded
@@ -157,7 +158,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     template = chat_template_of(tokenizer, recipe)
     fmt = FORMATS[recipe.student.format]
-    spend = read_spend(folder.path / "run.db")
+    spend = spending.read(folder)
     machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,
