@@ -33,7 +33,8 @@ class TraceResult(NamedTuple):
     outcomes: Counter[str]
     """Traces by outcome (see `records.TraceOutcome`)."""
     verdicts: Counter[str]
-    """Their answers by verdict; "no reference" where there is nothing to compare with."""
+    """Their answers by verdict; "no reference" where there is nothing to compare with, "no answer" where a trace ends
+    before one."""
     failures: Counter[str]
     """Calls that failed for good, by the name of the fault."""
     spent_usd: float
@@ -117,7 +118,7 @@ def result(folder: RunFolder) -> TraceResult:
     verdicts: Counter[str] = Counter()
     for t in folder.stream("traces", Trace):
         outcomes[t.outcome] += 1
-        verdicts[t.grade.verdict if t.grade else "no reference"] += 1
+        verdicts[t.grade.verdict if t.grade else "no reference" if t.answer else "no answer"] += 1
     spend = spending.read(folder)
     return TraceResult(
         path=folder.path / "traces.jsonl",

@@ -14,7 +14,12 @@ WORK_SECONDS_MIN = 0.05
 """What takes less was refused before any work."""
 REFUSALS = ("rate_limited", "overloaded")
 """Faults that say that there was no work: they are believed up to half the time that a reply takes on average."""
-LATE_KINDS = {"server_error": "gateway_timeout", "overloaded": "gateway_timeout", "rate_limited": "late_refusal"}
+REJECTIONS = ("bad_request", "refused")
+"""Faults that are final: they are believed until a reply has shown that they came late."""
+LATE_KINDS = {
+    "server_error": "gateway_timeout", "overloaded": "gateway_timeout", "rate_limited": "late_refusal",
+    "bad_request": "late_rejection", "refused": "late_rejection",
+}  # fmt: skip
 """Faults that cost nothing when they come at once, and what they count as when they come late."""
 
 
@@ -48,14 +53,15 @@ class AttemptTimes:
 
     def is_undecided(self, fault: Fault, seconds: float) -> bool:
         """Whether only a reply will show if there was time for work."""
-        return not self._replies and fault.kind in LATE_KINDS and seconds >= WORK_SECONDS_MIN
+        can_be_late = fault.kind in LATE_KINDS and fault.kind not in REJECTIONS
+        return not self._replies and can_be_late and seconds >= WORK_SECONDS_MIN
 
     def was_charged(self, held: HeldAttempt) -> bool:
         """Whether a held attempt was probably charged, by what is known now."""
         return self._is_late(held.kind, held.seconds)
 
     def _is_late(self, kind: str, seconds: float) -> bool:
-        usual_seconds = LATE_BEFORE_A_REPLY_SECONDS
+        usual_seconds = LATE_SECONDS if kind in REJECTIONS else LATE_BEFORE_A_REPLY_SECONDS
         if self._replies:
             usual_seconds = self._mean_seconds / 2 if kind in REFUSALS else LIKE_A_REPLY * self._shortest_seconds
         return seconds >= min(LATE_SECONDS, max(WORK_SECONDS_MIN, usual_seconds))

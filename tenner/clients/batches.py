@@ -1,6 +1,7 @@
 """Calls in batches, at the price of batches: reserve, submit, poll, collect, and continue after a kill."""
 
 import asyncio
+import datetime
 import itertools
 import random
 import tempfile
@@ -253,6 +254,12 @@ class BatchCalls:
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(2 * delay_seconds, self._batch_limits.poll_seconds_max)
 
+    def _moments(self, token: str) -> list[datetime.datetime]:
+        """When a batch was submitted, and now: its calls were worked on in between."""
+        submitted_at = self._open[token].submitted_at
+        times = [time.time()] if submitted_at is None else [submitted_at, time.time()]
+        return [datetime.datetime.fromtimestamp(at, datetime.UTC) for at in times]
+
     async def _status(self, row: BatchRow) -> BatchStatus:
         batch_id = row.batch_id
         assert batch_id is not None, "set on submission"
@@ -273,7 +280,7 @@ class BatchCalls:
                 line = waiting.pop(key)
                 try:
                     stored = self._billing.keep(line.reservation, KeyedRequest(line.request, key), result)
-                    billed = self._billing.settle(stored)
+                    billed = self._billing.settle(stored, *self._moments(token))
                 except Overcharged as e:
                     stop = stop or e
                 else:

@@ -40,6 +40,8 @@ FAULTS: dict[str, Rule] = {
     "gateway_timeout": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # A refusal such as 429 that came when the server had probably worked.
     "late_refusal": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # The same of one that is final: what was generated may have been rejected.
+    "late_rejection": Rule(retried=False, maybe_charged=True, stops_the_run=False, transient=False),
     # A response with HTTP 200 that holds an error in place of a completion, or beside a part of one.
     "error_in_response": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # A web page or plain text with HTTP 200, as of a proxy that asks for a login.

@@ -38,7 +38,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def cut_response(error: TimeoutError) -> Response | None:
-    """What of a streamed response had come when the time of `asyncio.timeout` was over; None if there is none."""
+    """What of a response had come when the time of `asyncio.timeout` was over; None if it is of no use."""
     found = error.__cause__.args[:1] if error.__cause__ is not None else ()
     return next((cut for cut in found if isinstance(cut, Response)), None)
 
@@ -113,20 +113,20 @@ class JSONPosts:
         """One attempt. Raises Fault for a broken connection and for a status other than success.
 
         Of a `streamed` response what came before it broke off is returned, and its parser sees that it did: a part of
-        its text was paid for, and is not bought again by itself. Where the caller's time is over, that is in the
-        CancelledError (see `cut_response`). A body beyond its bound is read no further; what it begins with is
-        returned, if that is a response.
+        its text was paid for, and is not bought again by itself. So is a whole completion whose connection broke or
+        stayed open. Where the caller's time is over, that is in the CancelledError (see `cut_response`). A body beyond
+        its bound is read no further; what it begins with is returned, if that is a response.
         """
         received = bytearray()
         try:
             status, headers, is_whole = await self._exchange("POST", self._url, body, received)
         except (aiohttp.ClientError, httpx2.RequestError) as e:
-            if not streamed or stream_of(received) is None:
+            if (response := _usable_part(received, streamed=streamed)) is None:
                 raise fault_of(e) from None
-            status, headers, is_whole = 200, {"content-type": EVENT_STREAM}, True
+            return response
         except asyncio.CancelledError as e:
-            if streamed and stream_of(received) is not None:
-                e.args = (Response(bytes(received), EVENT_STREAM),)
+            if (response := _usable_part(received, streamed=streamed)) is not None:
+                e.args = (response,)
             raise
         _check_status(status, headers, received)
         response = Response(bytes(received), headers.get("content-type", ""))
@@ -194,6 +194,18 @@ class JSONPosts:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+
+
+def _usable_part(received: bytearray, *, streamed: bool) -> Response | None:
+    """What is worth keeping of a body that did not end: a part of a stream, or a whole completion."""
+    if streamed and stream_of(received) is not None:
+        return Response(bytes(received), EVENT_STREAM)
+    try:
+        whole = checked_start(received, "application/json")
+        fields = DECODER.decode(whole.body.decode())
+    except (Fault, ValueError, RecursionError):
+        return None
+    return whole if isinstance(fields, dict) and fields.get("choices") else None
 
 
 def _check_status(status: int, headers: Mapping[str, str], received: bytearray) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger
+from tenner.budget.price_files import age_warnings
 from tenner.clients.api_keys import search_warning
 from tenner.clients.batches import BatchCalls, batch_client
 from tenner.clients.billing import CallProgress
@@ -62,6 +63,9 @@ def check(section: PaidModel, screen: Screen) -> None:
         try:
             if section.batch:
                 batch_client(client, section.PLACE)
+            price = client.price
+            for line in age_warnings([(f"{price.provider}/{price.model}", price.checked, price.source)]):
+                screen.say(line)
             await client.check()
         finally:
             await client.close()

@@ -19,6 +19,8 @@ from tenner.core.run_folder import RunFolder
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import mean_tokens
 
+CUTS = ("thinking cut", "answers cut")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
@@ -183,7 +185,18 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
 
 def _score_table(scores: list[Score]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("benchmark", "student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
+    for column in (
+        "benchmark",
+        "student",
+        "thinking",
+        "waits",
+        "accuracy",
+        "95 % interval",
+        "n",
+        "tokens",
+        *CUTS,
+        "unparsed",
+    ):
         is_name = column in ("benchmark", "student")
         table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for s in scores:
@@ -197,6 +210,8 @@ def _score_table(scores: list[Score]) -> Table:
             f"{s.ci_low:.1%} to {s.ci_high:.1%}",
             str(s.n),
             mean_tokens(s.thinking_tokens_mean),
+            str(s.thinking_cut),
+            str(s.truncated),
             str(s.unparsed),
         )
     return table

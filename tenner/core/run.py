@@ -22,9 +22,11 @@ from tenner.core.provenance import provenance
 from tenner.core.recipe import D, Description, Experiment, Recipe, stored
 from tenner.core.records import Question, StageForecast, StageHardware
 from tenner.core.run_folder import FolderState, RunFolder
-from tenner.core.sections import Device, PromptForm, Section, TrainPrecision
+from tenner.core.sections import Device, Model, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+RUN_TEMPLATE = "chat_template.jinja"
+"""The chat template that a run trains with, and asks its student with; the saved student has another one."""
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
@@ -129,6 +131,12 @@ def chat_template_of(tokenizer: Tokenizer, described: Experiment) -> ChatTemplat
     section = described.student
     assert section is not None, "who has no student renders nothing"
     return ChatTemplate(tokenizer, system_prompt=section.system_prompt, kwargs=section.chat_template_kwargs)
+
+
+def template_to_ask_with(folder: RunFolder, section: Model) -> str | None:
+    """What `chat_template.set_template` is given for a run's students, before and after the training."""
+    path = folder.path / RUN_TEMPLATE
+    return str(path) if path.is_file() else section.chat_template
 
 
 def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Experiment) -> PromptText:

@@ -11,7 +11,7 @@ from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.recipe import Experiment, Recipe
-from tenner.core.run import stored_recipe
+from tenner.core.run import stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
 from tenner.inference import engines
@@ -133,7 +133,8 @@ def with_format(described: E) -> E:
 
 
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
-    recipe = stored_recipe(RunFolder.existing(path))
+    folder = RunFolder.existing(path)
+    recipe = stored_recipe(folder)
     assert recipe is not None, "RunFolder.existing checks it"
     if options.format not in (None, AUTO, recipe.student.format):
         raise TennerError(f"{path} was trained with the format {recipe.student.format}, not {options.format}")
@@ -156,6 +157,7 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
         thinking_tokens_max=_or_default(options.thinking_tokens_max, evaluate.thinking_tokens_max[-1]),
         answer_tokens_max=_or_default(options.answer_tokens_max, evaluate.answer_tokens_max),
         keeps_history=False,
+        chat_template=template_to_ask_with(folder, recipe.student),
         chat_template_kwargs={**recipe.student.chat_template_kwargs, **(options.chat_template_kwargs or {})},
     )
     price = options.price_usd_per_hour

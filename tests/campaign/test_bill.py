@@ -87,7 +87,7 @@ def drawn(seed: int) -> Scenario:
             kind = draw.choice(kinds)
             met[kind] += 1
             script.insert(0, draw.choice(KINDS[kind]))
-        scripts[f"What is {i}+{seed}?"] = script
+        scripts[f"{i}+{seed}?"] = script  # so short that its tokens are within what `BEYOND` claims
     if draw.random() < 0.4:
         met["beyond the limit"] += 1
         scripts[draw.choice(list(scripts))] = [draw.choice(KINDS["beyond the limit"])]

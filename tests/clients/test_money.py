@@ -84,11 +84,11 @@ def test_a_server_that_ignores_the_limit_costs_one_reply_and_then_as_much_is_res
     assert len(server.asked) == 4  # at $0.010 each, and a fifth does not fit
 
 
-@pytest.mark.parametrize("behaviour", ["server error", "rate limit", "502", "overloaded"])
+@pytest.mark.parametrize("behaviour", ["server error", "rate limit"])
 def test_an_error_that_took_as_long_as_a_reply_may_have_been_charged(behaviour, ledger, monkeypatch):
-    monkeypatch.setattr("tenner.clients.attempt_times.WORK_SECONDS_MIN", 0.05)
+    monkeypatch.setattr("tenner.clients.attempt_times.WORK_SECONDS_MIN", 0.03)
     script = {"1+2?": [behaviour, behaviour, "good"], "1+3?": ["good"]}
-    with BillingServer(script, latency_seconds=(0.2, 0.2)) as server:
+    with BillingServer(script, latency_seconds=(0.08, 0.08)) as server:
         limits = LIMITS._replace(concurrency=1)
         results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?", "1+3?"), limits=limits)
     assert {r.reply.outcome for r in results.values()} == {"complete"}
@@ -121,7 +121,7 @@ def test_a_stream_that_the_deadline_cuts_is_kept_at_its_worst_case(ledger, monke
         again, _ = buy(OpenAIClient(section(server)), ledger, questions("1+2?"), limits=limits)
         assert len(server.asked) == 2  # refused once, and asked once
     assert results["q0"].reply.outcome == again["q0"].reply.outcome == "interrupted"
-    assert results["q0"].reply.thinking.startswith("I")
+    assert results["q0"].reply.answer.startswith("The")
     assert (spent_microusd(ledger), results["q0"].metered) == (WORST - 1, False)
 
 
