@@ -17,9 +17,7 @@ from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score,
 from tenner.core.run import chat_template_of, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.distill.traces import trace_id
-from tenner.evaluation.report.tables import mean_tokens
-
-CUTS = ("thinking cut", "answers cut")
+from tenner.evaluation.report.tables import limit, mean_tokens
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -184,34 +182,28 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
 
 
 def _score_table(scores: list[Score]) -> Table:
+    """A row for each score; a count that is nought in all of them has no column."""
+    counts = {
+        "waits": [s.policy.waits for s in scores],
+        "thinking cut": [s.thinking_cut for s in scores],
+        "answers cut": [s.truncated for s in scores],
+        "unparsed": [s.unparsed for s in scores],
+    }
+    columns = {
+        "benchmark": [s.task for s in scores],
+        "student": [s.student for s in scores],
+        "thinking": [limit(s.policy) for s in scores],
+        "waits": [],
+        "accuracy": [f"{s.accuracy:.1%}" for s in scores],
+        "95 % interval": [f"{100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}" for s in scores],
+        "n": [str(s.n) for s in scores],
+        "tokens": [mean_tokens(s.thinking_tokens_mean) for s in scores],
+    } | {name: [str(count) for count in of] for name, of in counts.items() if any(of)}
+    shown = {name: column for name, column in columns.items() if column}
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in (
-        "benchmark",
-        "student",
-        "thinking",
-        "waits",
-        "accuracy",
-        "95 % interval",
-        "n",
-        "tokens",
-        *CUTS,
-        "unparsed",
-    ):
-        is_name = column in ("benchmark", "student")
-        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
-    for s in scores:
-        limit = s.policy.thinking_tokens_max
-        table.add_row(
-            s.task,
-            s.student,
-            "free" if limit is None else f"≤ {limit}",
-            str(s.policy.waits),
-            f"{s.accuracy:.1%}",
-            f"{s.ci_low:.1%} to {s.ci_high:.1%}",
-            str(s.n),
-            mean_tokens(s.thinking_tokens_mean),
-            str(s.thinking_cut),
-            str(s.truncated),
-            str(s.unparsed),
-        )
+    for name in shown:
+        is_name = name in ("benchmark", "student")
+        table.add_column(name, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
     return table
