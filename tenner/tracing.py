@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 
-from tenner.budget.ledger import read_spend
 from tenner.clients import registry
 from tenner.clients.registry import CallContext
+from tenner.core import spending
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
 from tenner.core.progress import Screen
@@ -119,7 +119,7 @@ def result(folder: RunFolder) -> TraceResult:
     for t in folder.stream("traces", Trace):
         outcomes[t.outcome] += 1
         verdicts[t.grade.verdict if t.grade else "no reference" if t.answer else "no answer"] += 1
-    spend = read_spend(folder.path / "run.db")
+    spend = spending.read(folder)
     return TraceResult(
         path=folder.path / "traces.jsonl",
         outcomes=outcomes,

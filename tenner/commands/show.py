@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tenner import tracing
-from tenner.budget.ledger import read_spend
+from tenner.core import spending
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
@@ -46,7 +46,7 @@ def as_json(path: Path) -> str:
     if isinstance(stored(folder), TraceJob):
         return json.dumps(tracing.result(folder)._asdict(), ensure_ascii=False, default=str)
     spend: dict[str, float] = {}
-    for row in read_spend(path / "run.db"):
+    for row in spending.read(folder):
         spend[row.stage] = round(spend.get(row.stage, 0.0) + row.cost_usd, 6)
     described = stored(folder)
     assert described is not None, "RunFolder.existing has seen it"

@@ -1,5 +1,7 @@
 """The sections of a recipe: every setting with its type, its default and its meaning."""
 
+import json
+import re
 from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
@@ -10,15 +12,21 @@ from tenner.budget import machines
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
+from tenner.core.secrets import KEY, KeyInSettings, key_in, refuse_key_in_parameters, refuse_key_in_url
 from tenner.core.suggest import did_you_mean
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 DOLLARS_MAX = 1e9
 Dollars = Annotated[float, Field(ge=0, le=DOLLARS_MAX)]
 """An amount that the ledger can count in integer micro-dollars."""
+UnitPrice = Annotated[float, Field(ge=0, le=1e6)]
+"""Dollars per million tokens, or per hour; more would overflow the ledger's integers."""
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+"""A time limit; more is beyond what clocks and calendars count with."""
+TokenLimit = Annotated[int, Field(gt=0, le=10**9)]
 EngineName = Literal["hf", "vllm", "api"]
 """`hf` is the embedded engine, `vllm` a vLLM engine in this process, `api` a completions server (see `Endpoint`)."""
 LocalEngineName = Literal["hf", "vllm"]
@@ -41,15 +49,38 @@ def _known_format(name: str) -> str:
 def _http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return url
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # an impossible port or IPv6 address
-        pass
-    raise ValueError("not a URL such as https://host:8000/v1")
+        is_server = False
+    if not is_server:
+        raise ValueError("not a URL such as https://host:8000/v1")
+    refuse_key_in_url(url)
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL has no query and no fragment: the path of each request is put behind it")
+    return url
+
+
+def _variable(name: str) -> str:
+    if KEY.search(name):
+        raise key_in("api_key_env")
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise KeyInSettings("not the name of an environment variable")
+    return name
+
+
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    refuse_key_in_parameters(given)
+    try:
+        json.dumps(given, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"not JSON, as which they are sent: {e}") from None
+    return given
 
 
 FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
+KeyVariable = Annotated[str, AfterValidator(_variable)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
 
 
 class Resume(Enum):
@@ -115,7 +146,7 @@ class Machine(Section):
     """Rental terms of the cards."""
     provider: Annotated[str | None, Resume.FREE] = None
     """Provider whose price is charged. Default: the user's own price file, else RunPod's secure cloud."""
-    price_usd_per_hour: Annotated[NotNegativeNumber, Resume.FREE]
+    price_usd_per_hour: Annotated[UnitPrice, Resume.FREE]
     """Price of one hour of this machine in dollars, all cards together; every stage that computes is charged at it.
     Default: that of `card` in the price list."""
     device: Annotated[Device, Resume.FREE] = "auto"
@@ -329,13 +360,13 @@ class Select(Section):
 class PriceSection(Section):
     """Token prices in dollars per million; they override tenner's table."""
 
-    input_usd_per_mtok: NotNegativeNumber
+    input_usd_per_mtok: UnitPrice
     """Dollars per million input tokens."""
-    output_usd_per_mtok: NotNegativeNumber
+    output_usd_per_mtok: UnitPrice
     """Dollars per million output tokens, thinking included."""
-    cached_input_usd_per_mtok: NotNegativeNumber | None = None
+    cached_input_usd_per_mtok: UnitPrice | None = None
     """Dollars per million cached input tokens. Default: the input price."""
-    batch_multiplier: NotNegativeNumber | None = None
+    batch_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
     """Factor on these prices in batch mode (0.5 is half)."""
 
 
@@ -353,7 +384,7 @@ class PaidModel(Section):
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
     """The server's address, such as `http://localhost:8000/v1`."""
-    api_key_env: str | None = None
+    api_key_env: KeyVariable | None = None
     """Name of the environment variable that holds the key. Leave out for a server without keys."""
     model: str | None = None
     """The model's name at the provider."""
@@ -363,9 +394,9 @@ class PaidModel(Section):
     """Sent before every question."""
     suffix: str = ""
     """Appended to every question."""
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     """Request parameters, sent unchanged: temperature, reasoning_effort, …"""
-    output_tokens_max: Positive = 32_000
+    output_tokens_max: TokenLimit = 32_000
     """Token limit of thinking and answer together. Longer replies are cut by the provider and marked `truncated`."""
     limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
     """The server's name for this limit. Default: the preset's, else max_tokens."""
@@ -379,7 +410,7 @@ class PaidModel(Section):
     """Rate limit: tokens per minute, prompts included."""
     attempts_max: Annotated[Positive, Resume.FREE] = 6
     """Maximum number of attempts of a call."""
-    deadline_seconds: Annotated[PositiveNumber, Resume.FREE] = 1800.0
+    deadline_seconds: Annotated[Seconds, Resume.FREE] = 1800.0
     """Time limit of one attempt."""
     replay_from: str | None = None
     """The run folder whose stored responses `replay` uses."""
@@ -403,7 +434,7 @@ class TraceSection(PaidModel):
     PLACE: ClassVar[str] = "trace"
     WANTS_THINKING: ClassVar[bool] = True
 
-    longer_output_tokens_max: Positive | None = None
+    longer_output_tokens_max: TokenLimit | None = None
     """Request a truncated trace once more with this limit. Default: never."""
     samples_per_question: Positive = 1
     """Number of responses to each question."""
@@ -532,7 +563,7 @@ class Endpoint(Section):
     base_url: Annotated[BaseURL, Resume.FREE]
     model: str
     """The student's model name on the server."""
-    api_key_env: Annotated[str | None, Resume.FREE] = None
+    api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None
     """Name of the environment variable that holds the key. Leave out for a server without keys."""
     speaks: Speaks = "ids"
     """`ids`: prompts and completions are token ids, which vLLM supports; `text`: text, which is tokenized again."""

@@ -170,3 +170,29 @@ def test_many_may_open_a_new_ledger_at_the_same_moment(tmp_path):
         for thread in threads:
             thread.join()
     assert len(opened) == 5 * threads_count
+
+
+def test_after_a_reply_that_cost_more_all_reservations_of_its_model_grow_by_as_much(ledger):
+    other = PAYEE._replace(model="another")
+    settle(ledger, ledger.reserve(PAYEE, 100), microusd=150)
+    ledger.reserve(PAYEE, 100)
+    ledger.reserve(other, 100)
+    ledger.overrun(PAYEE, 50)
+    assert ledger.reserved_usd() == 0.00025
+    ledger.reserve(PAYEE, 100)
+    ledger.reserve(other, 100)
+    assert ledger.reserved_usd() == 0.0005
+    ledger.overrun(PAYEE, 400)  # beyond the cap: the truth is kept, and nothing more is reserved
+    assert ledger.reserved_usd() == 0.0013
+    for payee in (PAYEE, other):
+        with pytest.raises(BudgetReached):
+            ledger.reserve(payee, 1)
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 4000])
+def test_a_damaged_database_is_one_line(content, tmp_path):
+    path = tmp_path / "run.db"
+    path.write_bytes(content)
+    for use in (lambda: Ledger(path, budget_usd=1), lambda: read_spend(path)):
+        with pytest.raises(TennerError, match=r"run\.db is damaged"):
+            use()
