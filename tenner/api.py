@@ -25,8 +25,9 @@ from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe, stored
 from tenner.core.records import AnswerKind, Grade, Score
 from tenner.core.run import open_run
-from tenner.core.run_folder import RunFolder, StageDone
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName
+from tenner.core.stage_markers import StageDone
 from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
 from tenner.measurement import MeasureOptions
 from tenner.tracing import TraceResult

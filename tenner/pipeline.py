@@ -162,6 +162,7 @@ def write_report(run: Run) -> tuple[int, int]:
     """Write the report as HTML and Markdown, the chart and the model card; all read only the run folder."""
     from tenner.training import student
 
+    run.folder.verify_folder("student")
     tokenizer = student.load_tokenizer(run.folder.path / "student")
     run_facts = facts.collect(run.folder, run.recipe, tokenizer, stages=run.recipe.stages)
     files = {
@@ -249,6 +250,8 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student_address
 
+    if student_name == "distilled":
+        run.folder.verify_folder("student")
     folder = student_address.resolve(_model_of(run, student_name))
     return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 

@@ -8,16 +8,17 @@ import errno
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
+from tenner.core import disk
+from tenner.core.disk import disk_errors
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.file_lock import no_locks
 from tenner.core.records import Usage
-from tenner.core.run_folder import disk_errors
 
 SCHEMA_VERSION = 2
 SCHEMA = """
@@ -178,6 +179,9 @@ WITHOUT_LOCKS = (
 """SQLite's errors on file systems without locks or shared memory."""
 
 
+DAMAGED_HINT = "it holds what was paid: restore it from a copy"
+
+
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn errors of the disk and the file system, as SQLite reports them, into one line for the user."""
@@ -190,15 +194,11 @@ def sqlite_errors(path: Path) -> Iterator[None]:
                 raise OSError(errno.ENOSPC, str(e)) from e
             if code in WITHOUT_LOCKS:
                 raise no_locks(path) from e
-            if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
                 raise TennerError(f"{path} cannot be written: {e}", hint="choose a folder that can be written") from e
-            raise
-        except sqlite3.DatabaseError as e:
-            if getattr(e, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise
-            raise TennerError(
-                f"{path} is damaged: {e}", hint="restore it from a copy, or start a new run folder"
-            ) from e
+            raise TennerError(f"{path} cannot be used: {e}", hint=DAMAGED_HINT) from e
+        except sqlite3.DatabaseError as e:  # it is no database, or its pages contradict one another
+            raise TennerError(f"{path} is damaged: {e}", hint=DAMAGED_HINT) from e
 
 
 BUSY_SECONDS = 30.0  # how long a process waits for others
@@ -217,6 +217,8 @@ class Ledger:
         self.path = path
         self.cap_microusd = int(budget_usd * MICROUSD_PER_USD + 1e-6)  # 0.29 * 1e6 is 289999.99…
         with sqlite_errors(path):
+            with suppress(FileNotFoundError, NotADirectoryError):  # SQLite says it better
+                disk.create_private(path)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
             given_up = time.monotonic() + BUSY_SECONDS
             try:
@@ -359,11 +361,12 @@ class Ledger:
 
     def response(self, key: str) -> StoredResponse | None:
         """The stored response of a key, if it was bought before."""
-        row = self._db.execute(
-            "SELECT body, content_type, spend_id, microusd, received_at, settled "
-            "FROM responses JOIN spends ON spends.id = spend_id WHERE key = ?",
-            (key,),
-        ).fetchone()
+        with sqlite_errors(self.path):
+            row = self._db.execute(
+                "SELECT body, content_type, spend_id, microusd, received_at, settled "
+                "FROM responses JOIN spends ON spends.id = spend_id WHERE key = ?",
+                (key,),
+            ).fetchone()
         return StoredResponse(*row)._replace(settled=bool(row[-1])) if row else None
 
     # -- batches -------------------------------------------------------------------------------------------------
@@ -491,11 +494,13 @@ class Ledger:
 
     def rows(self) -> list[SpendRow]:
         """Spend by stage and provider, in the order of the first spend."""
-        return spend_rows(self._db)
+        with sqlite_errors(self.path):
+            return spend_rows(self._db)
 
     def _totals(self) -> tuple[int, int]:
-        spent, reserved = self._db.execute("SELECT held_microusd, reserved_microusd FROM totals").fetchone()
-        return spent, reserved
+        with sqlite_errors(self.path):
+            spent, reserved = self._db.execute("SELECT held_microusd, reserved_microusd FROM totals").fetchone()
+            return spent, reserved
 
     def _refuse_over_cap(self, stage: str, microusd: int) -> None:
         held = sum(self._totals())

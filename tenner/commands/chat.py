@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from tenner.commands import options
+from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.records import Message
 from tenner.core.sections import LocalEngineName
+from tenner.core.terminal import say
 from tenner.stages import resolve_student
 from tenner.stages.resolve_student import StudentOptions
 
@@ -48,7 +49,7 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
     )  # imports torch, which a refused option need not wait for
 
     engine = resolve_student.load(student, options, rows=1, engine=engine_name)
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     budget = policy.thinking_tokens_max
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:
 
@@ -66,7 +67,7 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
                     console.print(Text(piece.text, style=f"{style} underline" if piece.forced else style), end="")
                 console.print()
                 assert active.generation is not None
-                print(_summary(active.usage()), file=sys.stderr)
+                say(_summary(active.usage()), file=sys.stderr)
                 return active.generation.answer
 
         history: list[Message] = []
@@ -87,7 +88,7 @@ def _lines(greeting: str) -> Iterator[str]:
     """The questions, with a greeting and a prompt on a terminal."""
     interactive = sys.stdin.isatty()
     if interactive:
-        print(greeting, file=sys.stderr)
+        say(greeting, file=sys.stderr)
     while True:
         try:
             line = input("> " if interactive else "").strip()

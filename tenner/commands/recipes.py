@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from tenner.core.terminal import say
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
@@ -11,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print their names and what they do."""
-    print(listed(as_json=args.json))
+    say(listed(as_json=args.json))
 
 
 def listed(*, as_json: bool) -> str:

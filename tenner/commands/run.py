@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tenner.commands import options
+from tenner.core.terminal import write_rendered
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,5 +25,5 @@ def main(args: argparse.Namespace) -> None:
 
     overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
     done = api.run(args.recipe, run_dir=args.run_dir, overrides=overrides, budget_usd=args.budget_usd)
-    print(show.summary(done.path))
+    write_rendered(show.summary(done.path))
     failed_calls.check(RunFolder(done.path))

@@ -21,7 +21,7 @@ from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import D, Description, Experiment, Recipe, stored
 from tenner.core.records import Question, StageForecast, StageHardware
-from tenner.core.run_folder import FolderState, RunFolder
+from tenner.core.run_folder import SCHEMA, FolderState, RunFolder, text_hash
 from tenner.core.sections import Device, Model, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
@@ -48,6 +48,7 @@ class Run(Generic[Described]):
         """Run the stages that are not done. Raises TennerError if one that comes before is missing."""
         for name in names:
             if self.folder.done(name):
+                self.folder.verify_stages(name)
                 self.screen.say(f"{name}: done before")
                 continue
             self.check_turn(name)
@@ -202,9 +203,9 @@ def open_folder(
         current = current.model_copy(update={"budget_usd": cap_usd})
         if change is not None:
             current = change(current)
-        new_state = FolderState(recipe_budget_usd=given.budget_usd if given else state.recipe_budget_usd)
+        recipe_budget_usd = given.budget_usd if given else state.recipe_budget_usd
         if found is None:
-            start(folder, current, new_state)
+            start(folder, current, recipe_budget_usd)
         ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
             spending.check(folder, ledger.rows())
@@ -216,20 +217,47 @@ def open_folder(
                 )
             if found is not None:
                 _refuse_cap_below_spent(ledger, found.budget_usd, cap_usd)
-            if current != (found or current):
-                folder.write_text(current.FILE, current.to_toml())
-            if new_state != state and found is not None:
-                folder.write_state(new_state)
+            if found is not None:
+                _keep_up(folder, state, recipe_budget_usd, current, is_changed=current != found)
             yield Opened(folder, current, ledger)
         finally:
             ledger.close()
 
 
-def start(folder: RunFolder, description: Description, state: FolderState | None = None) -> None:
-    """Write what makes a folder a run folder; its description last, for that is what it is recognised by."""
-    folder.write_state(state or FolderState(recipe_budget_usd=description.budget_usd))
-    folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
-    folder.write_text(description.FILE, description.to_toml())
+def start(folder: RunFolder, description: Description, recipe_budget_usd: float | None = None) -> None:
+    """Write what makes a folder a run folder; its description last, for that is what it is recognised by.
+
+    Whatever a kill leaves of it is written anew by the next start.
+    """
+    texts = {"provenance.json": json.dumps(provenance(), indent=1), description.FILE: description.to_toml()}
+    cap_usd = description.budget_usd if recipe_budget_usd is None else recipe_budget_usd
+    hashes = {name: (text_hash(text),) for name, text in texts.items()}
+    folder.write_state(FolderState(recipe_budget_usd=cap_usd, start_files=hashes))
+    for name, text in texts.items():
+        folder.write_text(name, text)
+
+
+def _keep_up(
+    folder: RunFolder, state: FolderState, recipe_budget_usd: float | None, description: Description, *,
+    is_changed: bool,
+) -> None:  # fmt: skip
+    """Bring run.json and the description of a folder that goes on up to date; a kill in between leaves both valid."""
+    hashes = dict(state.start_files)
+    if not (folder.path / "provenance.json").exists():
+        lost = provenance() | {"note": "of a later session: what the first one wrote was lost"}
+        text = json.dumps(lost, indent=1)
+        hashes["provenance.json"] = (text_hash(text),)
+        folder.write_state(state._replace(schema=SCHEMA, start_files=hashes))
+        folder.write_text("provenance.json", text)
+    stored_text, text = folder.read_start_file(description.FILE), description.to_toml()
+    hashes.setdefault("provenance.json", (text_hash(folder.read_start_file("provenance.json")),))
+    new_text = text if is_changed else stored_text
+    hashes[description.FILE] = tuple(dict.fromkeys((text_hash(stored_text), text_hash(new_text))))
+    new_state = FolderState(recipe_budget_usd=recipe_budget_usd, start_files=hashes)
+    if new_state != state:
+        folder.write_state(new_state)
+    if is_changed:
+        folder.write_text(description.FILE, text)
 
 
 def cap_in_force(

@@ -47,7 +47,8 @@ def learn(run: Run) -> tuple[int, int]:
             for line in found.refused:
                 run.screen.say(f"{line}: going on from step {found.step}")
             # Steps after the checkpoint are done again, and so are their rows of the curve.
-            folder.write("training", folder.read("training", TrainStep)[: found.step])
+            rows = folder.read("training", TrainStep)
+            folder.write("training", [row for row in rows if row.step < found.step])
 
         def on_step(done: loop.StepReport) -> None:
             meter.tick()
@@ -66,6 +67,8 @@ def learn(run: Run) -> tuple[int, int]:
             result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,
             chat_template=recipe.student.chat_template, saved_template=_saved_template(run, base),
         )  # fmt: skip
+        for name in ("student", "adapter"):
+            folder.wrote_folder(name)
     return len(encoded) + len(too_long), len(encoded)
 
 
