@@ -66,6 +66,18 @@ CREATE TABLE IF NOT EXISTS responses (
     spend_id INTEGER NOT NULL REFERENCES spends (id),
     received_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS overruns (
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    microusd INTEGER NOT NULL,    -- the most by which a reply has cost more than its worst case
+    PRIMARY KEY (provider, model)
+);
+CREATE TABLE IF NOT EXISTS heartbeats (
+    id INTEGER PRIMARY KEY,
+    stage TEXT NOT NULL,
+    seconds REAL NOT NULL,        -- machine time that has passed and is not in `spends` yet (see `heartbeat.py`)
+    price_usd_per_hour REAL NOT NULL
+);
 CREATE INDEX IF NOT EXISTS responses_spend ON responses (spend_id);
 CREATE TABLE IF NOT EXISTS totals (held_microusd INTEGER NOT NULL, reserved_microusd INTEGER NOT NULL);
 INSERT INTO totals SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM totals);
@@ -191,6 +203,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 BUSY_SECONDS = 30.0  # how long a process waits for others
 BUSY_RETRY_SECONDS = 0.01
+HEARTBEAT_SECONDS = 0.25
+"""How often machine time is written down between two charges: a kill loses no more, and as much is booked for it."""
 
 
 class Ledger:
@@ -248,9 +262,11 @@ class Ledger:
     def reserve(self, payee: Payee, microusd: int) -> int:
         """Reserve the worst case of a spend, and return the reservation's id.
 
+        Where replies of this model have cost more than their worst case, as much more is reserved (see `overrun`).
         Raises BudgetReached, and reserves nothing, where that would cross the cap.
         """
         with self._transaction() as db:
+            microusd += self.overrun_microusd(payee)
             self._refuse_over_cap(payee.stage, microusd)
             cursor = db.execute(
                 "INSERT INTO reservations (stage, provider, model, microusd, price) VALUES (?, ?, ?, ?, ?)",
@@ -307,6 +323,41 @@ class Ledger:
                 ),
             )  # fmt: skip
             db.execute("UPDATE responses SET finish_reason = ? WHERE spend_id = ?", (finish_reason, spend_id))
+
+    def booked_microusd(self, spend_id: int) -> int:
+        """What a spend is booked at."""
+        (microusd,) = self._db.execute("SELECT microusd FROM spends WHERE id = ?", (spend_id,)).fetchone()
+        return int(microusd)
+
+    def has_settled(self, payee: Payee) -> bool:
+        """Whether a reply of this model was settled at its actual cost."""
+        row = self._db.execute(
+            "SELECT 1 FROM spends WHERE provider = ? AND model = ? AND settled AND output_tokens > 0 LIMIT 1",
+            (payee.provider, payee.model),
+        ).fetchone()
+        return row is not None
+
+    def overrun(self, payee: Payee, microusd: int) -> None:
+        """A reply cost so much more than its worst case: all open and all later reservations of its model grow by it.
+
+        The cap may be crossed by that: then no further call is made.
+        """
+        with self._transaction() as db:
+            model = (payee.provider, payee.model)
+            db.execute(
+                "INSERT INTO overruns VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET microusd = microusd + excluded.microusd",
+                (*model, microusd),
+            )
+            db.execute("UPDATE reservations SET microusd = microusd + ? WHERE provider = ? AND model = ?",
+                       (microusd, *model))  # fmt: skip
+
+    def overrun_microusd(self, payee: Payee) -> int:
+        """By how much the worst case of a call to this model is known to be too low."""
+        row = self._db.execute(
+            "SELECT microusd FROM overruns WHERE provider = ? AND model = ?", (payee.provider, payee.model)
+        ).fetchone()
+        return row[0] if row else 0
 
     def response(self, key: str) -> StoredResponse | None:
         """The stored response of a key, if it was bought before."""
@@ -385,8 +436,10 @@ class Ledger:
 
     # -- machine time --------------------------------------------------------------------------------------------
 
-    def charge_machine(self, stage: str, seconds: float, price_usd_per_hour: float) -> None:
-        """Book machine time that has passed."""
+    def charge_machine(
+        self, stage: str, seconds: float, price_usd_per_hour: float, *, heartbeat: int | None = None
+    ) -> None:
+        """Book machine time that has passed, and set the heartbeat's time back to none in the same transaction."""
         microusd = ceil_microusd(seconds * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
         with self._transaction() as db:
             db.execute(
@@ -394,11 +447,40 @@ class Ledger:
                 "VALUES (?, 'machine', 'local', ?, ?, 1, ?, ?)",
                 (stage, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
             )
+            if heartbeat is not None:
+                db.execute("UPDATE heartbeats SET seconds = 0 WHERE id = ?", (heartbeat,))
 
     def check_machine(self, stage: str, seconds_ahead: float, price_usd_per_hour: float) -> None:
         """Raise BudgetReached if `seconds_ahead` more of this machine would cross the cap."""
         ahead = ceil_microusd(seconds_ahead * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
         self._refuse_over_cap(stage, ahead)
+
+    def begin_heartbeat(self, stage: str, price_usd_per_hour: float) -> int:
+        """A row for machine time that is passing; returns its id."""
+        with self._transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO heartbeats (stage, seconds, price_usd_per_hour) VALUES (?, 0, ?)",
+                (stage, price_usd_per_hour),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def end_heartbeat(self, heartbeat: int) -> None:
+        """Delete the row of machine time that is booked."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM heartbeats WHERE id = ?", (heartbeat,))
+
+    def charge_orphans(self) -> float:
+        """Book the machine time that killed processes had not booked yet, and return its seconds.
+
+        Only for the holder of the run folder's lock.
+        """
+        with self._transaction() as db:
+            rows = db.execute("SELECT stage, seconds, price_usd_per_hour FROM heartbeats").fetchall()
+            for stage, seconds, price_usd_per_hour in rows:
+                self.charge_machine(stage, seconds + HEARTBEAT_SECONDS, price_usd_per_hour)
+            db.execute("DELETE FROM heartbeats")
+            return float(sum(seconds + HEARTBEAT_SECONDS for _, seconds, _ in rows))
 
     # -- sums ----------------------------------------------------------------------------------------------------
 
@@ -462,10 +544,8 @@ def read_spend(path: Path) -> list[SpendRow]:
     """The spend of a run, which another process may be working on; read only. Empty without a database."""
     if not path.exists():
         return []
-    with (
-        sqlite_errors(path),
-        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db,
-    ):
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with sqlite_errors(path), closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as db:
         _check_version(db, path)
         return spend_rows(db) if _is_begun(db) else []
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tenner import tracing
-from tenner.budget.ledger import read_spend
+from tenner.core import spending
 from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
@@ -18,7 +18,7 @@ from tenner.core.run import chat_template_of, stored_recipe
 from tenner.core.run_folder import LARGE_BYTES, RunFolder
 from tenner.core.terminal import say, visible, write_rendered
 from tenner.distill.traces import trace_id
-from tenner.evaluation.report.tables import mean_tokens
+from tenner.evaluation.report.tables import limit, mean_tokens
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def as_json(path: Path) -> str:
     if isinstance(stored(folder), TraceJob):
         return json.dumps(tracing.result(folder)._asdict(), ensure_ascii=False, default=str)
     spend: dict[str, float] = {}
-    for row in read_spend(path / "run.db"):
+    for row in spending.read(folder):
         spend[row.stage] = round(spend.get(row.stage, 0.0) + row.cost_usd, 6)
     described = stored(folder)
     assert described is not None, "RunFolder.existing has seen it"
@@ -85,8 +85,9 @@ def summary(path: Path) -> str:
         stages.add_row("total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}")
         console.print(stages)
         if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
-            console.print()
-            console.print(_score_table(scores))
+            for task in dict.fromkeys(s.task for s in scores):
+                console.print()
+                console.print(_score_table(task, [s for s in scores if s.task == task]))
         if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
             console.print(f"\n{reports[0]}", soft_wrap=True)
     return captured.get().rstrip()
@@ -187,22 +188,31 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
     return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}
 
 
-def _score_table(scores: list[Score]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("benchmark", "student", "thinking", "waits", "accuracy", "95 % interval", "n", "tokens", "unparsed"):
-        is_name = column in ("benchmark", "student")
-        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
-    for s in scores:
-        limit = s.policy.thinking_tokens_max
-        table.add_row(
-            visible(s.task),
-            visible(s.student),
-            "free" if limit is None else f"≤ {limit}",
-            str(s.policy.waits),
-            f"{s.accuracy:.1%}",
-            f"{s.ci_low:.1%} to {s.ci_high:.1%}",
-            str(s.n),
-            mean_tokens(s.thinking_tokens_mean),
-            str(s.unparsed),
+def _score_table(task: str, scores: list[Score]) -> Table:
+    """A benchmark's scores, within 80 columns; a count that is nought in all rows has no column."""
+    has_waits = any(s.policy.waits for s in scores)
+    columns = {
+        "student": [visible(s.student) for s in scores],
+        "thinking" + "\n+ waits" * has_waits: [
+            limit(s.policy) + f" + {s.policy.waits}" * bool(s.policy.waits) for s in scores
+        ],
+        "accuracy": [f"{s.accuracy:.1%}" for s in scores],
+        "95 %\ninterval": [f"{100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}" for s in scores],
+        "n": [str(s.n) for s in scores],
+        "tokens": [mean_tokens(s.thinking_tokens_mean) for s in scores],
+    }
+    if any(s.thinking_cut or s.truncated for s in scores):
+        columns["thinking/\nanswers cut"] = [f"{s.thinking_cut}/{s.truncated}" for s in scores]
+    if any(s.unparsed for s in scores):
+        columns["unparsed"] = [str(s.unparsed) for s in scores]
+    table = Table(
+        box=None, pad_edge=False, header_style="dim", title=visible(task), title_justify="left", title_style="bold"
+    )
+    for name in columns:
+        is_name = name == "student"
+        table.add_column(
+            name, justify="left" if is_name else "right", overflow="fold", min_width=6 * is_name, no_wrap=not is_name
         )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import RunFolder
+from tenner.core.secrets import KeyInSettings
 from tenner.core.sections import (
     DOLLARS_MAX,
     Attempt,
@@ -335,7 +336,8 @@ def explain(
     else:
         message = f"{dotted}: " if dotted else ""
         message += first["msg"].removeprefix("Value error, ")
-        if not isinstance(first["input"], dict | Section):
+        is_key = isinstance(first.get("ctx", {}).get("error"), KeyInSettings)
+        if not isinstance(first["input"], dict | Section) and not is_key:
             message += f" (got {first['input']!r})"
     return TennerError(f"{place}: {message}", hint=hint)
 

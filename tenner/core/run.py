@@ -1,7 +1,6 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Generic, NamedTuple, TypeAlias, cast
 
 from typing_extensions import TypeVar
 
+from tenner.budget.heartbeat import Heartbeat
 from tenner.budget.ledger import Ledger
-from tenner.core import hardware
+from tenner.core import hardware, spending
 from tenner.core import recipe as recipes
 from tenner.core.chat_template import ChatTemplate, PromptText
 from tenner.core.errors import BudgetReached, TennerError
@@ -22,9 +22,11 @@ from tenner.core.provenance import provenance
 from tenner.core.recipe import D, Description, Experiment, Recipe, stored
 from tenner.core.records import Question, StageForecast, StageHardware
 from tenner.core.run_folder import SCHEMA, FolderState, RunFolder, text_hash
-from tenner.core.sections import Device, PromptForm, Section, TrainPrecision
+from tenner.core.sections import Device, Model, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+RUN_TEMPLATE = "chat_template.jinja"
+"""The chat template that a run trains with, and asks its student with; the saved student has another one."""
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
@@ -90,12 +92,12 @@ class Run(Generic[Described]):
     @contextmanager
     def machine_time(self, stage: str) -> Iterator["Meter"]:
         """Charge the time of the block to the ledger: at every tick, and what is left when it ends."""
+        self.ledger.check_machine(stage, FIRST_STRETCH_SECONDS, self.recipe.machine.price_usd_per_hour)
         meter = Meter(self, stage)
-        meter.check()
         try:
             yield meter
         finally:
-            meter.tick()
+            meter.end()
 
 
 Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
@@ -107,15 +109,17 @@ class Meter:
 
     def __init__(self, run: AnyRun, stage: str) -> None:
         self._run, self._stage = run, stage
-        self._last, self._longest_seconds = time.monotonic(), 0.0
+        self._longest_seconds = 0.0
         self._price = run.recipe.machine.price_usd_per_hour
+        self._heartbeat = Heartbeat(run.ledger, stage, self._price)
 
     def tick(self) -> None:
         """Charge the time since the last tick."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        self._longest_seconds = max(self._longest_seconds, seconds)
-        self._run.ledger.charge_machine(self._stage, seconds, self._price)
+        self._longest_seconds = max(self._longest_seconds, self._heartbeat.charge())
+
+    def end(self) -> None:
+        """Charge the rest."""
+        self._heartbeat.end()
 
     def check(self) -> None:
         """Raise BudgetReached unless another stretch like the longest so far, with a margin, fits under the cap."""
@@ -128,6 +132,12 @@ def chat_template_of(tokenizer: Tokenizer, described: Experiment) -> ChatTemplat
     section = described.student
     assert section is not None, "who has no student renders nothing"
     return ChatTemplate(tokenizer, system_prompt=section.system_prompt, kwargs=section.chat_template_kwargs)
+
+
+def template_to_ask_with(folder: RunFolder, section: Model) -> str | None:
+    """What `chat_template.set_template` is given for a run's students, before and after the training."""
+    path = folder.path / RUN_TEMPLATE
+    return str(path) if path.is_file() else section.chat_template
 
 
 def render(tokenizer: Tokenizer, question: Question, form: PromptForm, described: Experiment) -> PromptText:
@@ -198,8 +208,13 @@ def open_folder(
             start(folder, current, recipe_budget_usd)
         ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
+            spending.check(folder, ledger.rows())
             if lost := ledger.lose_orphans():
                 screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
+            if unbooked_seconds := ledger.charge_orphans():
+                screen.say(
+                    f"{unbooked_seconds:.1f} s of machine time before the last session was killed are booked now"
+                )
             if found is not None:
                 _refuse_cap_below_spent(ledger, found.budget_usd, cap_usd)
             if found is not None:

@@ -7,6 +7,7 @@ hardware.jsonl      device and precision of every stage that computes
 stages/NAME.json    a stage's marker, written last: the stage is done, and its files have these hashes
 *.jsonl             records, one a line
 run.db              money and calls (see `budget/ledger.py`)
+chat_template.jinja  what the student is asked with in the run; the one in student/ says all of it by itself
 student/            the distilled model
 report.html, …      for people
 """

@@ -31,7 +31,7 @@ def check(source: Table) -> None:
     if source.file is not None:
         if _suffix(source.file) not in FILE_KINDS:
             raise _error(source, f"{source.file} is not one of {', '.join(FILE_KINDS)}")
-        if not _is_url(source.file) and not Path(source.file).is_file():
+        if not is_url(source.file) and not Path(source.file).is_file():
             raise _error(source, f"{source.file} does not exist")
     needs_datasets = source.file is None or source.file.endswith(".parquet")
     if needs_datasets and importlib.util.find_spec("datasets") is None:
@@ -56,18 +56,19 @@ def read(source: Table) -> Iterator[Row]:
             yield from _dataset(source, config, split)
 
 
-def _is_url(file: str) -> bool:
+def is_url(file: str) -> bool:
+    """Whether a file is to be fetched."""
     return file.startswith(("https://", "http://"))
 
 
 def _suffix(file: str) -> str:
-    return PurePosixPath(urlsplit(file).path).suffix if _is_url(file) else Path(file).suffix
+    return PurePosixPath(urlsplit(file).path).suffix if is_url(file) else Path(file).suffix
 
 
 @contextmanager
 def _here(source: Table, file: str) -> Iterator[Path]:
     """A file on this machine, or a copy of one at a URL for as long as it is read."""
-    if not _is_url(file):
+    if not is_url(file):
         yield Path(file)
         return
     with tempfile.TemporaryDirectory() as folder:

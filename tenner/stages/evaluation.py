@@ -18,7 +18,7 @@ from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
-from tenner.core.run import AnyRun, chat_template_of
+from tenner.core.run import AnyRun, chat_template_of, template_to_ask_with
 from tenner.core.sections import ApiModel, Endpoint, Evaluate
 from tenner.core.seeds import derived
 from tenner.data import sources
@@ -132,7 +132,7 @@ def _set_template(run: AnyRun, tokenizer: Tokenizer, *, own_template: bool) -> N
     """Give the tokenizer the student's chat template, and say what is special about how it is asked."""
     section = run.recipe.student
     assert section is not None, "nobody else has a tokenizer"
-    set_template(tokenizer, None if own_template else section.chat_template)
+    set_template(tokenizer, None if own_template else template_to_ask_with(run.folder, section))
     for note in chat_template_of(tokenizer, run.recipe).notes:
         run.screen.say(note)
 

@@ -11,7 +11,7 @@ from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.recipe import Experiment, Recipe
-from tenner.core.run import stored_recipe
+from tenner.core.run import stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
 from tenner.core.terminal import say
@@ -159,6 +159,7 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
         thinking_tokens_max=_or_default(options.thinking_tokens_max, evaluate.thinking_tokens_max[-1]),
         answer_tokens_max=_or_default(options.answer_tokens_max, evaluate.answer_tokens_max),
         keeps_history=False,
+        chat_template=template_to_ask_with(folder, recipe.student),
         chat_template_kwargs={**recipe.student.chat_template_kwargs, **(options.chat_template_kwargs or {})},
     )
     price = options.price_usd_per_hour

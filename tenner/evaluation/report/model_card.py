@@ -69,11 +69,14 @@ def _usage(facts: RunFacts) -> str:
     fmt, question = facts.think_format, "What is the sum of 7, 5, 9, 4?"
     opening = fmt.open if facts.opening is None else facts.opening
     kwargs = "".join(f", {name}={value!r}" for name, value in facts.chat_template_kwargs.items())
-    if facts.system_prompt is None or not facts.has_system_role:
+    if facts.is_self_contained:
+        kwargs, turns = "", [{"role": "user", "content": question}]
+    elif facts.system_prompt is None or not facts.has_system_role:
         system = f"{facts.system_prompt}\n\n" if facts.system_prompt else ""
         turns = [{"role": "user", "content": system + question}]
     else:
         turns = [{"role": "system", "content": facts.system_prompt}, {"role": "user", "content": question}]
+    added = f"prompt += {json.dumps(opening)}\n" if opening else ""
     return f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -82,8 +85,7 @@ model = AutoModelForCausalLM.from_pretrained("student")
 
 turns = {json.dumps(turns)}
 prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True{kwargs})
-prompt += {json.dumps(opening)}
-inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+{added}inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 text = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:])
 thinking, _, answer = text.partition({json.dumps(fmt.close or fmt.cue)})

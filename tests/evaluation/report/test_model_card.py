@@ -60,7 +60,7 @@ def test_questions_without_domains_are_named_by_their_benchmark_alone() -> None:
 def test_the_snippet_asks_as_the_student_was_asked() -> None:
     facts = run_facts()._replace(system_prompt="Be brief.", think_format=FORMATS["think"])
     opened = model_card(facts._replace(opening="", chat_template_kwargs={"enable_thinking": True}))
-    assert 'add_generation_prompt=True, enable_thinking=True)\nprompt += ""\n' in opened
+    assert "add_generation_prompt=True, enable_thinking=True)\ninputs = " in opened
     assert '[{"role": "system", "content": "Be brief."}, {"role": "user"' in opened
     folded = model_card(facts._replace(has_system_role=False))
     assert '[{"role": "user", "content": "Be brief.\\n\\nWhat is the sum' in folded
