@@ -92,7 +92,7 @@ class StageMarkers:
         markers = ", ".join(f"{one.name}.json" for one in done[first:])
         top = name.partition("/")[0]
         return TennerError(
-            f"{self._folder / name} is damaged: it {how} as the stage {done[first].name} left it",
+            f"{self._folder / name} is damaged since the stage {done[first].name} ended: it {how}",
             hint=f"restore it from a copy; or delete {top} and, in stages/, {markers}: the same command then does the "
             "stage again, and buys nothing that run.db holds",
         )

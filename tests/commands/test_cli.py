@@ -90,12 +90,17 @@ def test_a_stage_whose_turn_has_not_come(gathered):
 def test_a_corrupt_line(tiny_recipe, tmp_path):
     path = tmp_path / "run"
     assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
-    lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
+    good = (path / "clean.jsonl").read_text()
+    lines = good.splitlines(keepends=True)
     lines[4] = lines[4].replace("{", "[", 1)
     (path / "clean.jsonl").write_text("".join(lines))
     message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1", by=tenner)
-    assert f"{path}/clean.jsonl, line 5 is not a Question" in message
-    assert "hint: mend or delete the line" in message
+    assert f"{path}/clean.jsonl is damaged since the stage clean ended: it has other contents" in message
+    assert "delete clean.jsonl and, in stages/, clean.json: the same command then does the stage again" in message
+    for name in ("clean.jsonl", "stages/clean.json"):
+        (path / name).unlink()
+    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    assert (path / "clean.jsonl").read_text() == good
 
 
 def test_two_runs_on_one_folder(gathered):
