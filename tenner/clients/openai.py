@@ -22,6 +22,7 @@ from tenner.clients.chat_completion import parse_completion
 from tenner.clients.error_body import read_error
 from tenner.clients.faults import OUT_OF_MONEY, Fault, from_report, from_status, message_of
 from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
+from tenner.clients.json_fields import count
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
 from tenner.clients.worst_case import input_tokens_max
 from tenner.core.errors import TennerError
@@ -36,8 +37,12 @@ BATCH_PATH: Final = "/v1/chat/completions"
 NO_BATCH_HINT = "leave out batch mode, and pay for single calls"
 BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
 TOKEN_NAME = "tenner"  # the key of our token in the metadata of a batch
-RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
+RESERVED = {
+    "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "max_new_tokens",
+}  # fmt: skip
 """Parameters that would bypass the store, the cap or the parser."""
+THINKING_LIMIT = "thinking_budget"
 UNBOUNDED = {
     "best_of": "it is charged for completions that are not returned",
     "models": "other models have other prices",
@@ -47,6 +52,7 @@ UNBOUNDED = {
     "enable_search": "what a search adds to the prompt has no limit",
 }
 """Parameters by which a call may cost more than can be reserved for it, and why."""
+DEARER_TIERS = ("priority", "fast")
 STREAM_DEMANDED = re.compile(
     r"for non-?streaming calls|\bonly\b[^.]{0,20}\bsupports? stream|\bonly stream(ing)?\b[^.]{0,20}\bsupported"
     r"|only (be )?(called|used|available)[^.]{0,30}\bstream|non-?stream\w*[^.]{0,40}\b(not|un)[- ]?(supported|allowed)"
@@ -102,11 +108,7 @@ class OpenAIClient:
                 f"{section.PLACE}.parameters: {min(taken)} is set by tenner itself",
                 hint="see model, output_tokens_max and the number of samples",
             )
-        for name, why in UNBOUNDED.items():
-            if section.parameters.get(name):
-                raise TennerError(
-                    f"{section.PLACE}.parameters: {name} could cross the cap: {why}", hint=f"leave {name} out"
-                )
+        _refuse_unbounded(section)
         self.reasoning_is_summary = self._provider.reasoning == "summary"
         self._streams = any(fnmatchcase(section.model, pattern) for pattern in self._provider.streamed_models)
         self._usage_option = True
@@ -192,7 +194,8 @@ class OpenAIClient:
         messages = request["messages"]
         assert isinstance(messages, list)
         input_tokens = input_tokens_max([m["content"] for m in messages], self._section.parameters)
-        return Usage(input_tokens=input_tokens, output_tokens=self._section.output_tokens_max)
+        beside = count(self._section.parameters.get(THINKING_LIMIT)) or 0  # some servers limit only the answer then
+        return Usage(input_tokens=input_tokens, output_tokens=self._section.output_tokens_max + beside)
 
     async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  the request holds it all
         """One attempt; streamed where the preset says so, or once the server has demanded it, which it does for free.
@@ -310,6 +313,18 @@ def read_result(line: bytes) -> BatchResult:
         return BatchResult(key, Fault("expired", message_of(json.dumps({"error": error}))))
     reported = from_report(code, message_of(json.dumps({"error": error})))
     return BatchResult(key, Fault("server_error", reported.evidence) if reported.kind == "bad_request" else reported)
+
+
+def _refuse_unbounded(section: PaidModel) -> None:
+    """Raise TennerError for a parameter by which a call may cost more than is reserved."""
+    refused = dict(UNBOUNDED)
+    if section.parameters.get("service_tier") in DEARER_TIERS and section.price is None:
+        refused["service_tier"] = "its price is not that of the table, so give one"
+    for name, why in refused.items():
+        if section.parameters.get(name):
+            raise TennerError(
+                f"{section.PLACE}.parameters: {name} could cross the cap: {why}", hint=f"leave {name} out"
+            )
 
 
 def _provider(section: PaidModel) -> Provider:

@@ -41,13 +41,13 @@ def damage(path: Path, expected: FileHash, *, contents_max_bytes: int | None = N
     if expected.later == "replaced":
         return None
     if not path.is_file():
-        return "is missing"
+        return "it has gone missing"
     size_bytes = path.stat().st_size
     if size_bytes < expected.size_bytes or (size_bytes > expected.size_bytes and expected.later is None):
-        return f"has {size_bytes:,} bytes instead of {expected.size_bytes:,}"
+        return f"its size has changed from {expected.size_bytes:,} to {size_bytes:,} bytes"
     if contents_max_bytes is not None and size_bytes > contents_max_bytes:
         return None
-    return None if hash_file(path, expected.size_bytes) == expected.sha256 else "has other contents"
+    return None if hash_file(path, expected.size_bytes) == expected.sha256 else "its contents have changed"
 
 
 def parse(fields: object) -> FileHash:

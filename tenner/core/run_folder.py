@@ -348,7 +348,7 @@ def _parse_state(fields: Any) -> FolderState:
         raise TypeError("it names no files")
     state = state._replace(start_files={name: tuple(hashes) for name, hashes in state.start_files.items()})
     if (state.schema > 1) != (own_hash is not None) or own_hash not in (None, digest(json.dumps(fields))):
-        raise ValueError("it has other contents than were written")
+        raise ValueError("its contents have changed")
     if not isinstance(state.schema, int) or not isinstance(state.recipe_budget_usd, int | float | None):
         raise ValueError("its values have other types")
     return state

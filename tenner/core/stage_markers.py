@@ -92,7 +92,7 @@ class StageMarkers:
         markers = ", ".join(f"{one.name}.json" for one in done[first:])
         top = name.partition("/")[0]
         return TennerError(
-            f"{self._folder / name} is damaged since the stage {done[first].name} ended: it {how}",
+            f"{self._folder / name} is damaged: {how} since the stage {done[first].name} wrote it",
             hint=f"restore it from a copy; or delete {top} and, in stages/, {markers}: the same command then does the "
             "stage again, and buys nothing that run.db holds",
         )
@@ -107,7 +107,7 @@ def _parse(fields: Any, stage: str) -> StageDone:
         raise TypeError("it is no object")
     own_hash = fields.pop("own_hash", None)
     if own_hash is not None and own_hash != digest(json.dumps(fields)):
-        raise ValueError("it has other contents than were written")
+        raise ValueError("its contents have changed")
     files = {name: file_hashes.parse(file) for name, file in fields.pop("files", {}).items()}
     done = StageDone(**fields, files=files)
     if done.name != stage or not isinstance(done.seconds, int | float):

@@ -35,6 +35,7 @@ from money_faults import BEYOND, CHARGED, FREE, GOOD, USAGES, BillingServer
 from paid import PRICE
 
 from tenner import tracing
+from tenner.budget.ledger import Ledger
 from tenner.core.errors import TennerError
 
 SEEDS = int(os.environ.get("TENNER_CAMPAIGN", "8"))
@@ -210,3 +211,38 @@ def test_no_teacher_charges_more_than_the_ledger_and_the_cap_hold(tmp_path, monk
     for kind, count in [*met.most_common(), *outcomes.most_common()]:
         print(f"  {count:5}  {kind}")
     print(f"  bill ${totals['bill'] / 1e6:.4f}, ledger ${totals['ledger'] / 1e6:.4f}")
+
+
+MACHINE = """
+import sys, time
+from pathlib import Path
+from tenner.budget.heartbeat import Heartbeat
+from tenner.budget.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]), budget_usd=1000)
+ledger.charge_orphans()
+passing = Heartbeat(ledger, "train", 360.0)
+print("began", flush=True)
+while True:
+    time.sleep(float(sys.argv[2]))
+    passing.charge()
+"""
+
+
+@pytest.mark.slow
+def test_machine_time_is_booked_whenever_the_process_is_killed(tmp_path):
+    draw, passed, kills = random.Random(0), 0.0, max(4, SEEDS // 2)
+    database = tmp_path / "run.db"
+    for _ in range(kills):
+        words = [sys.executable, "-c", MACHINE, database, str(draw.choice((0.05, 60.0)))]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"began\n"
+            began = time.monotonic()
+            time.sleep(draw.uniform(0.0, 1.2))
+            process.kill()
+            passed += time.monotonic() - began
+    with closing(Ledger(database, budget_usd=1000)) as ledger:
+        ledger.charge_orphans()
+        booked_seconds = ledger.spent_usd() * 3600 / 360
+    print(f"\n{kills} kills: {passed:.2f} s passed, {booked_seconds:.2f} s booked")
+    assert passed <= booked_seconds < passed + kills

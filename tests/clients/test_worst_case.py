@@ -54,3 +54,18 @@ def test_parameters_without_a_bound_are_refused(name):
     with pytest.raises(TennerError, match=f"parameters: {name} could cross the cap"):
         reserved("1+1?", parameters={name: ["x"]})
     assert reserved("1+1?", parameters={name: False}) < 1000
+
+
+def test_a_dearer_tier_needs_a_price_of_its_own():
+    tier = {"service_tier": "priority"}
+    assert reserved("1+1?", parameters=tier) < 1000
+    section = TraceSection(client="openai", preset="deepseek", model="deepseek-flash", parameters=tier)
+    with pytest.raises(TennerError, match="service_tier could cross the cap"):
+        OpenAIClient(section, key="")
+
+
+def test_a_limit_of_thinking_of_its_own_is_reserved_beside_that_of_the_output():
+    section = TraceSection(client="openai", base_url="http://h/v1", model="m", price=PRICE, output_tokens_max=100,
+                           parameters={"thinking_budget": 700})  # fmt: skip
+    client, (asked,) = OpenAIClient(section), questions("1+1?")
+    assert client.worst_case_usage(Call(asked, 0), client.request(Call(asked, 0))).output_tokens == 800

@@ -87,7 +87,7 @@ def test_a_stage_whose_turn_has_not_come(gathered):
     )
 
 
-def test_a_corrupt_line(tiny_recipe, tmp_path):
+def test_a_file_that_was_changed(tiny_recipe, tmp_path):
     path = tmp_path / "run"
     assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
     good = (path / "clean.jsonl").read_text()
@@ -95,8 +95,8 @@ def test_a_corrupt_line(tiny_recipe, tmp_path):
     lines[4] = lines[4].replace("{", "[", 1)
     (path / "clean.jsonl").write_text("".join(lines))
     message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1", by=tenner)
-    assert f"{path}/clean.jsonl is damaged since the stage clean ended: it has other contents" in message
-    assert "delete clean.jsonl and, in stages/, clean.json: the same command then does the stage again" in message
+    assert f"{path}/clean.jsonl is damaged: its contents have changed since the stage clean wrote it" in message
+    assert "hint: restore it from a copy; or delete clean.jsonl and, in stages/, clean.json" in message
     for name in ("clean.jsonl", "stages/clean.json"):
         (path / name).unlink()
     assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3

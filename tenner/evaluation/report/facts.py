@@ -160,6 +160,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     template = chat_template_of(tokenizer, recipe)
     run_template = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     is_self_contained = run_template.is_file() and run_template.read_text("utf-8") != source_of(tokenizer)
     fmt = FORMATS[recipe.student.format]
     spend = spending.read(folder)
