@@ -1,6 +1,7 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from tenner.core.run_folder import FolderState, RunFolder
 from tenner.core.sections import Device, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+RENTED = "TENNER_RENTED"
+"""Set in the environment where a launch charges the machine from the start of its rental to its end (see
+`launch/rental.py`): stages then charge no time themselves."""
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
@@ -102,19 +106,21 @@ Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
 
 
 class Meter:
-    """Charges machine time as it passes."""
+    """Charges machine time as it passes, where no launch charges the whole rental."""
 
     def __init__(self, run: AnyRun, stage: str) -> None:
         self._run, self._stage = run, stage
         self._last, self._longest_seconds = time.monotonic(), 0.0
         self._price = run.recipe.machine.price_usd_per_hour
+        self._charges = RENTED not in os.environ
 
     def tick(self) -> None:
         """Charge the time since the last tick."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._longest_seconds = max(self._longest_seconds, seconds)
-        self._run.ledger.charge_machine(self._stage, seconds, self._price)
+        if self._charges:
+            self._run.ledger.charge_machine(self._stage, seconds, self._price)
 
     def check(self) -> None:
         """Raise BudgetReached unless another stretch like the longest so far, with a margin, fits under the cap."""
@@ -197,6 +203,8 @@ def open_folder(
             start(folder, current, new_state)
         ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
+            if RENTED not in os.environ:
+                ledger.lose_rental()
             if lost := ledger.lose_orphans():
                 screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
             if found is not None:
