@@ -10,7 +10,6 @@ from tenner.commands import options
 from tenner.core.errors import TennerError
 
 if TYPE_CHECKING:
-    from tenner.core.recipe import Recipe
     from tenner.launch.job import Job
     from tenner.launch.processes import Group
 
@@ -135,6 +134,9 @@ def _elsewhere(args: argparse.Namespace, job: "Job", seconds: float) -> None:
 
 def _local(args: argparse.Namespace, job: "Job") -> None:
     """Run on this machine, or on this node of a job; under a rental by a process of its own."""
+    node_rank = _node_rank(args, job.nodes) if job.nodes > 1 else 0
+    if args.rented_since is not None and node_rank == 0 and not args.dry_run:
+        sys.exit(_rented(args, job))  # which imports no torch: the job does
     from tenner import pipeline
     from tenner.launch import local, processes
     from tenner.stages import resolve_student
@@ -143,13 +145,10 @@ def _local(args: argparse.Namespace, job: "Job") -> None:
     described = resolve_student.with_format(job.described)
     device = job.device or described.machine.device
     group = processes.group_of(described.train, device, processes=job.processes, nodes=job.nodes)
-    if job.nodes > 1:
-        group = group._replace(node_rank=_node_rank(args, job.nodes), rendezvous=args.rendezvous)
+    group = group._replace(node_rank=node_rank, rendezvous=args.rendezvous)
     if args.dry_run:
         print(f"{described.name} in {job.run_dir}: the stage train by {_told(group)}, all else by one process")
         return
-    if args.rented_since is not None and group.node_rank == 0:
-        sys.exit(_rented(args, job, described))
     local.run(Path(job.run_dir), described, group, budget_usd=job.budget_usd, device=job.device)
     if group.node_rank == 0:
         from tenner.clients import failed_calls
@@ -160,7 +159,7 @@ def _local(args: argparse.Namespace, job: "Job") -> None:
         failed_calls.check(RunFolder(Path(job.run_dir)))
 
 
-def _rented(args: argparse.Namespace, job: "Job", described: "Recipe") -> int:
+def _rented(args: argparse.Namespace, job: "Job") -> int:
     """The job as a process of its own, under the rental; its exit code."""
     from tenner.launch import rental
     from tenner.launch.folder_copy import FolderCopy
@@ -170,13 +169,13 @@ def _rented(args: argparse.Namespace, job: "Job", described: "Recipe") -> int:
     if copy is not None and copy.restore():
         print(f"{path} was made from {args.copy_to}", file=sys.stderr)
     rented = rental.rental_of(
-        path, described, since=args.rented_since, grace_seconds=job.grace_seconds, named_usd=job.budget_usd
+        path, job.described, since=args.rented_since, grace_seconds=job.grace_seconds, named_usd=job.budget_usd
     )
     grace = job.words().index("--grace-seconds")
     command = [sys.executable, "-m", "tenner", *job.words()[:grace]]
     command += [] if args.rendezvous is None else ["--rendezvous", args.rendezvous]
     command += [] if args.node_rank is None else ["--node-rank", str(args.node_rank)]
-    return rental.supervise(command, path, described.stages, rented, copy=copy)
+    return rental.supervise(command, path, job.described.stages, rented, copy=copy)
 
 
 def _node_rank(args: argparse.Namespace, nodes: int) -> int:

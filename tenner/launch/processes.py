@@ -13,7 +13,6 @@ from tenner.core import hardware
 from tenner.core.errors import Preempted, TennerError
 from tenner.core.sections import Device, Train
 
-ELASTIC_LOGGER = "torch.distributed.elastic"
 SHUTDOWN_SECONDS = "600"
 """How long processes may take to write a checkpoint after SIGTERM; the launcher's own 30 s are too few for that."""
 
@@ -86,10 +85,12 @@ def train(path: Path, group: Group, *, budget_usd: float | None = None, device: 
     words = ["-m", "tenner", "train", str(path)]
     words += [] if budget_usd is None else ["--budget-usd", repr(budget_usd)]
     words += [] if device is None else ["--device", device]
+    several = group.nodes > 1
     config = LaunchConfig(
         min_nodes=group.nodes, max_nodes=group.nodes, nproc_per_node=group.processes, run_id=f"tenner-{path.name}",
-        rdzv_backend="c10d", rdzv_endpoint=group.rendezvous or "localhost:0", max_restarts=0,
-        rdzv_configs={"is_host": group.node_rank == 0},
+        # Of several nodes the static rendezvous puts rank 0, which keeps the run, on the first; the other one on any.
+        rdzv_backend="static" if several else "c10d", rdzv_endpoint=group.rendezvous or "localhost:0", max_restarts=0,
+        rdzv_configs={"rank": group.node_rank} if several else {},
     )  # fmt: skip
     with _surroundings(group):
         try:
@@ -124,14 +125,13 @@ def _surroundings(group: Group) -> Iterator[None]:
         set_here["OMP_NUM_THREADS"] = str(max(1, hardware.cores() // group.processes))
     missing = {name: value for name, value in set_here.items() if name not in os.environ}
     handlers = {number: signal.getsignal(number) for number in HANDLED}
-    log = logging.getLogger(ELASTIC_LOGGER)
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # what a process fails of it says itself
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # why a process fails it says itself
     os.environ.update(missing)
     try:
         yield
     finally:
-        log.setLevel(level)
+        logging.disable(disabled)
         for name in missing:
             os.environ.pop(name, None)
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)

@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 import slurm_cluster
 from commands import tenner, tenner_here
+from launched_run import SETTINGS, assert_same_result
 from paths import ROOT
-from test_local import SETTINGS, assert_same_result
 
 from tenner import pipeline
 from tenner.budget.ledger import Ledger, read_spend
