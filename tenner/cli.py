@@ -27,6 +27,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("run", "run a recipe to the end, or go on with it"),
+    "launch": Command("launch", "run a recipe by a process for each GPU, here, on Slurm or by SkyPilot, under one cap"),
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
     "plan": Command("plan", "how much memory a recipe's training takes, and whether it fits"),

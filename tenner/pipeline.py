@@ -206,11 +206,19 @@ def check(recipe: Recipe) -> None:
 
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run those of the named stages that are not done, in order. Raises TennerError if an earlier one is missing."""
+    names = check_ready(run, names)
+    run.go_through(names, STAGES)
+
+
+def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[str]:
+    """Check, before the first of the named stages takes time, the connections and resources of all; return their order.
+
+    `processes` train. Raises TennerError where something is missing, an earlier stage too.
+    """
     ask_for_huge_pages()  # before anything makes a tensor
     names = sorted(names, key=list(run.recipe.stages).index)
     if not_done := [name for name in names if not run.folder.done(name)]:
         run.check_turn(not_done[0])
-    # All connections and resources are checked before the first stage takes time:
     if "trace" in names and not run.folder.done("trace"):
         registry.check(run.recipe.trace, run.screen)
     if "select" in names and not run.folder.done("select") and run.recipe.domains.labeller is not None:
@@ -218,8 +226,8 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
     if "evaluate" in names and not run.folder.done("evaluate"):
         evaluation.check_connections(run.recipe, run.screen)
     if "train" in names and not run.folder.done("train"):
-        resource_check.check(run.recipe, run.folder.path, base_student(run))
-    run.go_through(names, STAGES)
+        resource_check.check(run.recipe, run.folder.path, base_student(run), processes=processes)
+    return names
 
 
 def _estimate_time(run: Run, load_engine: Callable[[], LocalEngine]) -> None:

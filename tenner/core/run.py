@@ -1,6 +1,7 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from tenner.core.sections import Device, Model, PromptForm, Section, TrainPrecis
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
 RUN_TEMPLATE = "chat_template.jinja"
 """The chat template that a run trains with, and asks its student with; the saved student has another one."""
+RENTED = "TENNER_RENTED"
+"""Set in the environment where a launch charges the machine from the start of its rental to its end (see
+`launch/rental.py`): stages then charge no time themselves."""
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
@@ -105,13 +109,13 @@ Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
 
 
 class Meter:
-    """Charges machine time as it passes."""
+    """Charges machine time as it passes, where no launch charges the whole rental."""
 
     def __init__(self, run: AnyRun, stage: str) -> None:
         self._run, self._stage = run, stage
         self._longest_seconds = 0.0
         self._price = run.recipe.machine.price_usd_per_hour
-        self._heartbeat = Heartbeat(run.ledger, stage, self._price)
+        self._heartbeat = Heartbeat(run.ledger, stage, None if RENTED in os.environ else self._price)
 
     def tick(self) -> None:
         """Charge the time since the last tick."""
@@ -209,6 +213,8 @@ def open_folder(
         ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
             spending.check(folder, ledger.rows())
+            if RENTED not in os.environ:
+                ledger.lose_rental()
             if lost := ledger.lose_orphans():
                 screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
             if unbooked_seconds := ledger.charge_orphans():
