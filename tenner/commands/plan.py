@@ -1,4 +1,4 @@
-"""`tenner plan RECIPE`: whether its training fits, before anything is loaded."""
+"""`tenner plan RECIPE`: what a run takes in hours and dollars, and whether its training fits, before it starts."""
 
 import argparse
 from pathlib import Path
@@ -12,9 +12,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_overrides(parser)
     parser.add_argument("--config", metavar="FILE", type=Path, help="the student's config.json (a local folder has it)")
     parser.add_argument(
-        "--ranks", metavar="N", type=int, default=1, help="processes, one to a device (default: %(default)s)"
+        "--ranks", metavar="N", type=int, help="processes, one to a device (default: the recipe's machine.count)"
     )
-    parser.add_argument("--memory-gb", metavar="X", type=float, help="of each device; without it there is no verdict")
+    parser.add_argument(
+        "--memory-gb", metavar="X", type=float, help="of each device (default: that of the recipe's machine.card)"
+    )
     parser.add_argument("--cpu", action="store_true", help="trained on a CPU instead of GPUs")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -22,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print the plan."""
     from tenner.core import recipe as recipes
-    from tenner.training import plan
+    from tenner.stages import plan_page
 
-    machine = plan.Machine(args.ranks, on_gpu=not args.cpu, memory_gb=args.memory_gb)
-    made = plan.run(recipes.load(args.recipe, overrides=args.overrides), args.config, machine)
+    recipe = recipes.load(args.recipe, overrides=args.overrides)
+    made = plan_page.make(recipe, config=args.config, ranks=args.ranks, memory_gb=args.memory_gb, cpu=args.cpu)
     print(made.as_json() if args.json else made.as_text())
