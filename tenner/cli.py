@@ -30,7 +30,7 @@ COMMANDS = {
     "launch": Command("launch", "run a recipe by a process for each GPU, here, on Slurm or by SkyPilot, under one cap"),
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
-    "plan": Command("plan", "how much memory a recipe's training takes, and whether it fits"),
+    "plan": Command("plan", "what a recipe takes in hours, dollars and memory, and where it fits"),
     "prices": Command("prices", "what models and machines cost, from when and from where"),
     "show": Command("show", "what a run has come to"),
     "recipes": Command("recipes", "the recipes that come with tenner"),

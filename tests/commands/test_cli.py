@@ -14,6 +14,10 @@ import pytest
 from commands import tenner, tenner_here
 
 from tenner import pipeline
+from tenner.core import recipe
+from tenner.core.errors import BudgetReached
+from tenner.core.progress import Screen
+from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
 from tenner.core.stage_names import SELECT_FIRST, TRACE_FIRST
 
@@ -32,10 +36,23 @@ def refused(*args, by=tenner_here, exit_code=2):
 @pytest.fixture(scope="module")
 def gathered(tiny_recipe, tmp_path_factory):
     """A run whose first two stages are done, stopped by the cap before it computes."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    done = tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0")
-    assert done.returncode == 3, done.stderr
+    return stopped(tiny_recipe, tmp_path_factory.mktemp("runs") / "run")
+
+
+def stopped(tiny_recipe, path):
+    with (
+        pytest.raises(BudgetReached),
+        open_run(path, recipe.load(str(tiny_recipe)), Screen(), budget_usd=0.0) as run,
+    ):
+        pipeline.run_stages(run, ["gather", "clean", "attempt"])
     return path
+
+
+def test_a_cap_below_the_low_estimate_is_refused_before_anything_starts(tiny_recipe, tmp_path):
+    message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--budget-usd", "0", by=tenner)
+    assert "the cap of $0 is below what the run takes at least: $" in message
+    assert "hint: raise it (--budget-usd), or see `tenner plan`" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_cap_stops_with_exit_code_3_and_says_how_to_go_on(gathered):
@@ -88,8 +105,7 @@ def test_a_stage_whose_turn_has_not_come(gathered):
 
 
 def test_a_file_that_was_changed(tiny_recipe, tmp_path):
-    path = tmp_path / "run"
-    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    path = stopped(tiny_recipe, tmp_path / "run")
     lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
     lines[4] = lines[4].replace("{", "[", 1)
     (path / "clean.jsonl").write_text("".join(lines))
