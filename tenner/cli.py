@@ -24,6 +24,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("run", "run a recipe to the end, or go on with it"),
+    "fork": Command("fork", "another run with other settings that takes over what was bought and is unchanged"),
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
     "plan": Command("plan", "how much memory a recipe's training takes, and whether it fits"),
