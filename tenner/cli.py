@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print("tenner: Windows is not supported\nhint: run it in the Windows Subsystem for Linux", file=sys.stderr)
         sys.exit(2)
     words = sys.argv[1:] if argv is None else list(argv)
+    _refuse_unknown_verb(words)
     args = parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
     try:
         import_module(f"tenner.commands.{COMMANDS[args.verb].module}").main(args)
@@ -62,6 +63,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, and that is fine
     sys.exit(0)
+
+
+def _refuse_unknown_verb(words: Sequence[str]) -> None:
+    """Exit with the nearest verb, where the first word is none and no option."""
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        from tenner.core.suggest import did_you_mean  # which --help need not wait for
+
+        print(f"tenner: there is no command {words[0]}", file=sys.stderr)
+        print(f"hint: {did_you_mean(words[0], COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def parser(verb: str | None) -> argparse.ArgumentParser:
