@@ -79,6 +79,11 @@ def attempt(run: Run) -> tuple[int, int]:
     formats = [recipe.student.format, *(form.format for form in recipe.attempt.prompts)]
     evaluation.check_template(run, base_student(run), formats)
     pool = run.folder.read("clean", Question)
+    if recipe.order == "select-first" and len(pool) < recipe.select.samples:
+        raise TennerError(
+            f"{len(pool):,} questions are left after cleaning, and select.samples = {recipe.select.samples:,}",
+            hint="gather more questions or lower select.samples; nothing has been paid yet",
+        )
     gradable = [q for q in pool if q.answer is not None]
     sample = samplers.stratified(gradable, recipe.attempt.questions, recipe.seed)
     policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
