@@ -171,6 +171,8 @@ class StoredResponse(NamedTuple):
     settled: bool
 
 
+MACHINE = "machine"
+"""The provider of machine time."""
 WITHOUT_LOCKS = (
     sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_UNLOCK,
     sqlite3.SQLITE_IOERR_RDLOCK, sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMLOCK,
@@ -288,10 +290,14 @@ class Ledger:
     def lose_orphans(self) -> int:
         """Book the calls that a killed process had in flight at their worst case, and return their number.
 
-        Only for the holder of the run folder's lock. Calls in batches stay reserved: the provider works on them.
+        Only for the holder of the run folder's lock. Calls in batches stay reserved: the provider works on them; and so
+        does the time of a rental that is under way.
         """
         with self._transaction() as db:
-            orphans = [row[0] for row in db.execute("SELECT id FROM reservations WHERE batch IS NULL")]
+            orphans = [
+                row[0]
+                for row in db.execute("SELECT id FROM reservations WHERE batch IS NULL AND provider != ?", (MACHINE,))
+            ]
             for reservation in orphans:
                 self._book(db, reservation)
             return len(orphans)
@@ -444,16 +450,66 @@ class Ledger:
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO spends (stage, provider, model, machine_seconds, microusd, settled, price, spent_at) "
-                "VALUES (?, 'machine', 'local', ?, ?, 1, ?, ?)",
-                (stage, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
+                "VALUES (?, ?, 'local', ?, ?, 1, ?, ?)",
+                (stage, MACHINE, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
             )
             if heartbeat is not None:
                 db.execute("UPDATE heartbeats SET seconds = 0 WHERE id = ?", (heartbeat,))
 
     def check_machine(self, stage: str, seconds_ahead: float, price_usd_per_hour: float) -> None:
-        """Raise BudgetReached if `seconds_ahead` more of this machine would cross the cap."""
+        """Raise BudgetReached if `seconds_ahead` more of this machine would cross the cap.
+
+        What a rental has reserved of its time is there to be used.
+        """
         ahead = ceil_microusd(seconds_ahead * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
-        self._refuse_over_cap(stage, ahead)
+        self._refuse_over_cap(stage, max(0, ahead - self._machine_reserved()))
+
+    def rent_machine(
+        self, stage: str, passed_seconds: float, price_usd_per_hour: float, *, ahead_min: float, ahead_max: float
+    ) -> None:
+        """Book the time of a rented machine that has passed, and reserve the seconds ahead that it may still take.
+
+        That is up to `ahead_max`; of these calls to models may take what is above `ahead_min`, until they are settled.
+        Raises BudgetReached where `ahead_min` does not fit under the cap; what has passed is booked, and what is left
+        reserved.
+        """
+        low, high = (
+            ceil_microusd(seconds * price_usd_per_hour / 3600 * MICROUSD_PER_USD) for seconds in (ahead_min, ahead_max)
+        )
+        with self._transaction() as db:
+            self.release_machine()
+            self.charge_machine(stage, passed_seconds, price_usd_per_hour)
+            held = sum(self._totals())
+            room = max(0, min(high, self.cap_microusd - held))
+            db.execute(
+                "INSERT INTO reservations (stage, provider, model, microusd, price) VALUES (?, ?, 'local', ?, ?)",
+                (stage, MACHINE, room, f"${price_usd_per_hour:g} an hour"),
+            )
+        if room < low:
+            self._refuse_over_cap(stage, low - room)
+
+    def machine_charged_until(self) -> float | None:
+        """When machine time was last booked, in seconds since 1970; None: never."""
+        query = "SELECT MAX(spent_at) FROM spends WHERE provider = ? AND machine_seconds IS NOT NULL"
+        (latest,) = self._db.execute(query, (MACHINE,)).fetchone()
+        return None if latest is None else float(latest)
+
+    def lose_rental(self) -> None:
+        """Book all that is reserved of a rental's time: it ended without notice, and may have taken it."""
+        with self._transaction() as db:
+            for (reservation,) in db.execute("SELECT id FROM reservations WHERE provider = ?", (MACHINE,)).fetchall():
+                self._book(db, reservation)
+
+    def release_machine(self) -> None:
+        """Give up what is reserved of a rented machine's time: the rental has ended."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM reservations WHERE provider = ?", (MACHINE,))
+
+    def _machine_reserved(self) -> int:
+        """In micro-dollars."""
+        query = "SELECT COALESCE(SUM(microusd), 0) FROM reservations WHERE provider = ?"
+        (reserved,) = self._db.execute(query, (MACHINE,)).fetchone()
+        return int(reserved)
 
     def begin_heartbeat(self, stage: str, price_usd_per_hour: float) -> int:
         """A row for machine time that is passing; returns its id."""

@@ -106,6 +106,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     add_field(parser, "--device", Machine, "device", default="CUDA, else Apple's MPS, else the CPU")
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many processes train on a machine."""
+    parser.add_argument(
+        "--processes", metavar="N", type=int, help="train by so many processes (default: one for each GPU)"
+    )
+
+
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """What weights and products are computed in."""
     from tenner.core.sections import Evaluate

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tenner.budget.estimate import Estimate
+
 StudentName = Literal["base", "second", "distilled"]
 """The models of a run: the untrained student, an optional second untrained model that attempts the questions too, and
 the trained student. Models that are only measured, or asked through an API, have names of their own."""
@@ -304,6 +306,21 @@ class StageForecast(Record):
     part: str
     """The model that answers and its prompt form; empty for training."""
     seconds: float
+
+
+class StagePlan(Record):
+    """What a stage was expected to take, before the run began."""
+
+    stage: str
+    what: str
+    """What it does, in numbers, and what the estimate rests on."""
+    questions: int | None = None
+    tokens: Estimate | None = None
+    """Those that are generated, bought or trained on; None: not known, or none."""
+    seconds: Estimate | None = None
+    """Of the machine that is charged; None: not known. An API's time is not charged."""
+    usd: Estimate | None = None
+    """None: not known."""
 
 
 class Setting(Record):

@@ -1,6 +1,7 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +20,19 @@ from tenner.core.formats import Tokenizer
 from tenner.core.hardware import Hardware
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
-from tenner.core.recipe import D, Description, Experiment, Recipe, stored
+from tenner.core.recipe import D, Description, Experiment, Recipe, TraceJob, stored
 from tenner.core.records import Question, StageForecast, StageHardware
 from tenner.core.run_folder import SCHEMA, FolderState, RunFolder, text_hash
 from tenner.core.sections import Device, Model, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 RUN_TEMPLATE = "chat_template.jinja"
 """The chat template that a run trains with, and asks its student with; the saved student has another one."""
-FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
+RENTED = "TENNER_RENTED"
+"""Set in the environment where a launch charges the machine from the start of its rental to its end (see
+`launch/rental.py`): stages then charge no time themselves."""
+SETTINGS_SHOWN = 3
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
 E = TypeVar("E", bound=Experiment)
@@ -105,13 +110,13 @@ Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
 
 
 class Meter:
-    """Charges machine time as it passes."""
+    """Charges machine time as it passes, where no launch charges the whole rental."""
 
     def __init__(self, run: AnyRun, stage: str) -> None:
         self._run, self._stage = run, stage
         self._longest_seconds = 0.0
         self._price = run.recipe.machine.price_usd_per_hour
-        self._heartbeat = Heartbeat(run.ledger, stage, self._price)
+        self._heartbeat = Heartbeat(run.ledger, stage, None if RENTED in os.environ else self._price)
 
     def tick(self) -> None:
         """Charge the time since the last tick."""
@@ -192,10 +197,13 @@ def open_folder(
     folder = RunFolder.existing(path) if given is None else RunFolder(path)
     with folder.writing():
         found = stored_as(kind, folder)
+        if isinstance(found, TraceJob) and given and differences(found, given) and _has_nothing(folder):
+            screen.say(f"{path} holds nothing yet that was bought: it begins again with these settings")
+            found = None
         if found and given and (differing := differences(found, given)):
             raise TennerError(
                 f"{path} holds {found.KIND} with other settings: {differing}",
-                hint=f"choose another {_option(kind)}, or delete that one if it is not needed",
+                hint=_hint_for_other_settings(path, found, given),
             )
         current = given or found
         assert current is not None
@@ -210,6 +218,8 @@ def open_folder(
         ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
             spending.check(folder, ledger.rows())
+            if RENTED not in os.environ:
+                ledger.lose_rental()
             if lost := ledger.lose_orphans():
                 screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
             if unbooked_seconds := ledger.charge_orphans():
@@ -261,6 +271,12 @@ def _keep_up(
         folder.write_text(description.FILE, text)
 
 
+def _has_nothing(folder: RunFolder) -> bool:
+    """Whether nothing in the folder was paid for or worked on, so that another description may take its place."""
+    worked_on = [*folder.path.glob("stages/*.json"), *(p for p in folder.path.glob("*.jsonl") if p.stat().st_size)]
+    return not worked_on and not spending.read(folder)
+
+
 def cap_in_force(
     found: Description | None, given: Description | None, recipe_usd: float | None, *, named_usd: float | None
 ) -> float:
@@ -285,8 +301,17 @@ def _refuse_cap_below_spent(ledger: Ledger, before_usd: float, cap_usd: float) -
         )
 
 
-def _option(kind: type[Description]) -> str:
-    return "--run-dir" if issubclass(kind, Experiment) else "--out"
+def _hint_for_other_settings(path: Path, found: Description, given: Description) -> str:
+    """How to go on with other settings without losing anything that is paid."""
+    if not isinstance(found, Recipe):
+        return f"choose another {'--run-dir' if isinstance(found, Experiment) else '--out'}; this one stays as it is"
+    changed = {key: new for key, (_, new) in changed_settings(found, given).items()}
+    can_be_set = not any(new is None or isinstance(new, list | dict) or ".0" in key for key, new in changed.items())
+    words = " ".join(f"--set {key}={new}" for key, new in changed.items() if " " not in str(new))
+    is_short = can_be_set and len(changed) <= SETTINGS_SHOWN and words.count("--set") == len(changed)
+    return (
+        f"tenner fork {path} {words if is_short else '--recipe FILE'} makes another run of it, which buys nothing twice"
+    )
 
 
 def stored_recipe(folder: RunFolder) -> Recipe | None:
@@ -304,11 +329,16 @@ def stored_as(kind: type[D], folder: RunFolder) -> D | None:
 
 
 def differences(stored: Section, given: Section) -> str:
-    """Where two descriptions differ in settings that must not change on resume (see `sections.Resume`)."""
+    """Where two descriptions differ in settings that must not change on resume, for people."""
+    changed = list(changed_settings(stored, given).items())
+    shown = [f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changed[:2]]
+    return "; ".join(shown) + (f"; and {len(changed) - 2} more" if len(changed) > 2 else "")
+
+
+def changed_settings(stored: Section, given: Section) -> dict[str, tuple[object, object]]:
+    """The settings that must not change on resume (see `sections.Resume`) and differ, by dotted keys: old and new."""
     old, new = _fixed(stored), _fixed(given)
-    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    shown = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:2]]
-    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
+    return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
 
 
 def _fixed(value: object, key: str = "") -> dict[str, object]:

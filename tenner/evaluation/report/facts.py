@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from tenner.budget.ledger import SpendRow
@@ -20,6 +21,7 @@ from tenner.core.records import (
     Score,
     Setting,
     SourceCount,
+    StagePlan,
     TrainStep,
 )
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
@@ -127,6 +129,10 @@ class RunFacts(NamedTuple):
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     opening: str | None = None
     """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    plan: Sequence[StagePlan] = ()
+    """What the stages were expected to take before the run began; empty where that was not known."""
+    stage_seconds: Mapping[str, float] = MappingProxyType({})
+    """Wall-clock time of each stage."""
     has_system_role: bool = True
     """Without one, the system prompt begins the first user turn."""
     is_self_contained: bool = False
@@ -193,6 +199,8 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
+        plan=folder.read("plan", StagePlan),
+        stage_seconds={stage: done.seconds for stage in stages if (done := folder.done(stage))},
         examples=list(_examples(folder, recipe, completions, tokenizer)),
     )
 
