@@ -231,7 +231,7 @@ def _examples(
     folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
 ) -> Iterator[Example]:
     """Up to three questions of different domains: one cut short, one that ended its thinking, one with a wait."""
-    asked = {q.id: q for q in folder.read("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     distilled = [c for c in completions if c.student == "distilled"]
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
     wanted = (
