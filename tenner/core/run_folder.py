@@ -158,7 +158,7 @@ class RunFolder:
         return list(self.stream(name, kind))
 
     def questions_by_id(self, name: str) -> dict[str, Question]:
-        """The questions of `name`.jsonl; looking up one that is not there raises TennerError. Raises as `stream` does."""
+        """The questions of `name`.jsonl; to look up one that is not there is a TennerError. Raises as `stream` does."""
         found = QuestionsById(self.path / f"{name}.jsonl")
         found.update({q.id: q for q in self.stream(name, Question)})
         return found
