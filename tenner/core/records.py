@@ -404,13 +404,15 @@ class TrainStep(Record):
     step: int
     steps: int
     loss: float
-    grad_norm: float
+    grad_norm: float | None
+    """None where the service that trains does not tell."""
     lr: float
     tokens: int
     trained_tokens: int
     tokens_left: int | None = None
     """Of all the steps to come."""
-    tokens_per_second: float
+    tokens_per_second: float | None
+    """None for a step that a service made while no process waited for it."""
     mfu_causal: float | None = None
     """The share of the machine's best arithmetic, attention counted as causal; None where its best is not known."""
     mfu_non_causal: float | None = None
@@ -418,4 +420,4 @@ class TrainStep(Record):
     memory_bytes: int | None = None
     """The most that was in use so far, of a GPU or of the process."""
     cost_usd: float
-    """Machine time of the whole run up to here."""
+    """What the whole run has cost up to here."""
