@@ -24,10 +24,27 @@ from tenner.training.optimizer import EPSILON
 from tenner.training.signals import termination_noted
 from tenner.training.trackers import tracker_of
 
-MODELS_FILE = f"{training.FOLDER}/service.json"
-"""The models that this run has had made at the service; the last one is trained."""
+SERVICE_FILE = "service.json"
+"""What the service holds of a run: see `AtService`."""
 ADAPTER = "adapter"
 SKYRL_METRICS = "skyrl.ai/"
+
+
+class AtService(NamedTuple):
+    """The models that the service made for a run, the last one being trained, and where the adapters are stored."""
+
+    models: list[str]
+    adapter: str | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> "AtService":
+        """As it was written."""
+        path = run.folder.path / SERVICE_FILE
+        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls([])
+
+    def write(self, run: Run) -> None:
+        """Write it into the run's folder."""
+        run.folder.write_text(SERVICE_FILE, json.dumps(self._asdict()))
 
 
 class Schedule(NamedTuple):
@@ -86,6 +103,7 @@ def learn(run: Run) -> tuple[int, int]:
         if first < len(steps):
             _buy_steps(run, meter, client, paid, schedule, model_id, first)
         path = client.save_for_sampler(model_id, run.recipe.name)
+        AtService.of(run)._replace(adapter=path).write(run)
         adapter = run.folder.path / ADAPTER
         client.download(path, adapter)
         lora.complete_config(adapter, base_model=recipe.student.base_model)
@@ -95,7 +113,6 @@ def learn(run: Run) -> tuple[int, int]:
             _delete_all(run, client)
         else:
             run.screen.say(f"train: the service stores the adapters, which it may bill: {path}")
-    (run.folder.path / MODELS_FILE).unlink()
     return len(encoded) + len(too_long), len(encoded)
 
 
@@ -109,7 +126,7 @@ def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded]) -> str:
 
 def _continue(run: Run, client: TinkerClient, paid: PaidSteps, schedule: Schedule) -> tuple[str, int]:
     """A model with the state after all steps that were bought, and the number of the next."""
-    service, models = run.recipe.train.tinker, _models(run)
+    service, models = run.recipe.train.tinker, AtService.of(run).models
     assert service is not None
     if models:
         paid.recover(schedule.step, models[-1])
@@ -121,16 +138,11 @@ def _continue(run: Run, client: TinkerClient, paid: PaidSteps, schedule: Schedul
         client.unload(models[-1])
     seed = derived(run.recipe.seed, "tinker") % 2**31
     model_id = client.create_model(service.model, rank=run.recipe.train.lora_rank, seed=seed)
-    run.folder.write_text(MODELS_FILE, json.dumps([*models, model_id]))
+    AtService([*models, model_id]).write(run)
     if found:
         client.load_state(model_id, found[-1].state_path)
         run.screen.say(f"train: going on from step {len(found)} of {len(schedule.steps)}")
     return model_id, len(found)
-
-
-def _models(run: Run) -> list[str]:
-    path = run.folder.path / MODELS_FILE
-    return json.loads(path.read_text("utf-8")) if path.exists() else []
 
 
 def _mend_curve(run: Run, schedule: Schedule, found: Sequence[BoughtStep]) -> None:
@@ -213,10 +225,12 @@ def _merge(run: Run, base: Path, adapter: Path) -> None:
 def _delete_all(run: Run, client: TinkerClient) -> None:
     """Delete all that the service stores of the models of this run. What it will not delete is named."""
     left = []
-    for model_id in _models(run):
+    for model_id in AtService.of(run).models:
         try:
             left += [path for path in client.checkpoints(model_id) if not client.delete(path)]
         except (Rejected, TennerError) as e:
             left.append(f"{model_id} ({e})")
-    if left:
+    if not left:
+        (run.folder.path / SERVICE_FILE).unlink()
+    else:
         run.screen.say(f"train: the service did not delete {len(left)} of what it stores: {', '.join(left[:3])}, …")
