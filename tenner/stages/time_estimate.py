@@ -149,7 +149,7 @@ def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Ru
 def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> float | None:
     samples = _examples_learned(run, questions)
     weights_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    if not samples or weights_bytes > PROBED_BYTES_MAX:
+    if not samples or weights_bytes > PROBED_BYTES_MAX or run.recipe.train.backend is not None:
         return None
     from tenner.training import distributed, loss_mask, speed_probe, student
 
