@@ -1,4 +1,4 @@
-"""Training steps as GPUs would run them, on none: the product's loop over fake tensors, each operator shown to an observer.
+"""Training steps as GPUs would run them, on none: the real loop over fake tensors, an observer shown each operator.
 
 Fake tensors have shapes and types and no numbers; a process group that sends nothing stands in for other ranks. PyTorch
 without CUDA cannot go backward through fake tensors on a GPU, so they lie on a fake CPU, and what the product chooses
@@ -35,13 +35,15 @@ aten = torch.ops.aten
 
 
 class Observer(TorchDispatchMode):
-    """Sees every operator with its arguments and what comes out. What asks for a number waits for the GPU; it gets 1.0."""
+    """Sees every operator, its arguments and what comes out. What asks for a number waits for the GPU, and gets 1.0."""
 
     def __init__(self) -> None:
         super().__init__()
         self.documents: Documents | None = None
         """Of the row at work."""
         self.syncs = 0
+        self.moving_weights = True
+        """Not forward or back: the optimizer, and rounding for the model."""
 
     def begin(self) -> None:
         """Everything is loaded; the first step comes."""
@@ -84,7 +86,7 @@ class _EnoughSteps(Exception):
 
 def run_steps(
     config: dict[str, Any], settings: Train, encoded: Sequence[Encoded], observer: Observer, *, ranks: int = 1,
-    steps: int = 1, on_step: Callable[[StepReport], None] = lambda _: None,
+    steps: int = 1, on_step: Callable[[StepReport], None] = lambda _: None, device_tflops: float | None = None,
 ) -> None:  # fmt: skip
     """So many steps of a training of a model with random weights, as its first rank takes them, shown to `observer`."""
 
@@ -110,7 +112,7 @@ def run_steps(
             try:
                 loop.train(
                     base, encoded, settings, seed=0, workdir=workdir, on_step=stop_after, on_begin=found_nothing,
-                    world=world,
+                    world=world, device_tflops=device_tflops,
                 )  # fmt: skip
             except _EnoughSteps:
                 return
@@ -166,14 +168,24 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         elif here.dtype != there.dtype:
             here.data = there.data
 
+    forward_backward = loop._forward_backward
+
+    def noted_forward_backward(*args: Any) -> float:
+        observer.moving_weights = False
+        try:
+            return forward_backward(*args)
+        finally:
+            observer.moving_weights = True
+
     with ExitStack() as stack:
         enter = stack.enter_context
         enter(patch.object(attention, "VARLEN", noted_kernel))
         enter(patch.object(attention, "_takes_varlen", lambda _device, dtype: dtype != torch.float32))
-        for sizes in (cross_entropy.CHUNK_LOGITS, cross_entropy.BLOCK_LOGITS):
+        for sizes in (cross_entropy.CHUNK_LOGITS, cross_entropy.BLOCK_LOGITS, bf16_rounding.ROUNDS):
             enter(patch.dict(sizes, cpu=sizes["cuda"]))
         enter(patch.object(kernels, "_is_same", lambda *_: True))  # as Qwen's and Llama's norms and gates are
         enter(patch.object(loop, "choose_packing", packed))
+        enter(patch.object(loop, "_forward_backward", noted_forward_backward))
         enter(patch.object(student, "StoredWeights", _FakeWeights))
         enter(patch.object(Visibility, "is_causal", lambda *_: True))
         enter(patch.object(torch.utils, "swap_tensors", set_data))

@@ -3,7 +3,7 @@
     python bench/gpu_memory.py                # the grid, some minutes
     python bench/gpu_memory.py --only 7b --items   # what was held at the peak, by what allocated it
 
-Two steps of the real loop run on fake tensors (`fake_gpu.py`): shapes, types and lifetimes are the product's, numbers
+A step of the real loop runs on fake tensors (`fake_gpu.py`): shapes, types and lifetimes are the product's, numbers
 there are none. Counted are the bytes of all storages that are alive on the first rank at once, from the moment when
 everything is loaded. Not counted: CUDA's context, the libraries' workspaces, the allocator's rounding and fragments.
 Samples are as long as the longest of s1K-1.1 in its recipe, or fill a row. Exits with 1 where the plan is off by more
@@ -34,8 +34,10 @@ from tenner.training.memory_plan import Forecast, forecast
 
 GB = 1e9
 LONGEST_TOKENS, ROW_TOKENS, PROMPT_TOKENS = 20_480, 8_192, 128
-STEPS = 2
-"""The second begins with what the optimizer leaves behind."""
+STEPS = 1
+"""All of a state is there from the first."""
+ROWS = 2
+"""Of a rank: the gradients are there when the second goes forward."""
 OFF_MAX = 0.1
 RANKS = (1, 8, 16)
 METHODS: dict[str, dict[str, Any]] = {
@@ -101,7 +103,7 @@ class Point(NamedTuple):
 
     def settings(self) -> Train:
         return Train(
-            epochs=STEPS, lr=1e-5, tokens_per_step=self.tokens * self.ranks, tokens_max=self.tokens,
+            epochs=2, lr=1e-5, tokens_per_step=ROWS * self.tokens * self.ranks, tokens_max=self.tokens,
             tokens_per_row=min(self.tokens, ROW_TOKENS), activations=self.activations, **METHODS[self.method],
         )  # fmt: skip
 
@@ -127,9 +129,9 @@ def config_of(shape: str) -> dict[str, Any]:
 
 
 def taken(config: dict[str, Any], settings: Train, *, ranks: int, tokens: int, items: bool = False) -> Memory:
-    """Two steps of a row for each rank, of one sample each."""
+    """A step of `ROWS` rows for each rank, of one sample each."""
     mask = (False,) * min(PROMPT_TOKENS, tokens // 2)
-    encoded = [Encoded(f"s{i}", (1,) * tokens, mask + (True,) * (tokens - len(mask))) for i in range(ranks)]
+    encoded = [Encoded(f"s{i}", (1,) * tokens, mask + (True,) * (tokens - len(mask))) for i in range(ROWS * ranks)]
     memory = _observed(config, settings, encoded, ranks, Memory())
     return _observed(config, settings, encoded, ranks, Memory(memory.peak_operator)) if items else memory
 
