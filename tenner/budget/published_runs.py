@@ -96,9 +96,8 @@ def _paragraph(run: PublishedRun) -> str:
     lines = [f"{run.name} ({run.date}): {run.what}"]
     if run.gpu_hours is not None and run.card is not None:
         then = f", so ${run.then_usd_per_hour:.2f} an hour" if run.then_usd_per_hour else ""
-        lines.append(
-            f"  then   {run.headline}: {run.gpu_hours:{',.0f' if run.gpu_hours >= 10 else '.2f'}} {machines.card(run.card).name}-hours{then}"
-        )
+        hours = f"{run.gpu_hours:,.0f}" if run.gpu_hours >= 10 else f"{run.gpu_hours:.2f}"
+        lines.append(f"  then   {run.headline}: {hours} {machines.card(run.card).name}-hours{then}")
     if (now := run.usd_now()) is None:
         lines.append("  now    nobody's price is known for this card")
     else:
