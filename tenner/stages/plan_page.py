@@ -92,7 +92,9 @@ def make(
     size, note = student_size(recipe, config)
     machine = machine_of(recipe, cpu=cpu)
     if ranks is not None:
-        machine = machine._replace(cards=ranks)
+        price = recipe.machine.price_usd_per_hour * ranks / recipe.machine.count
+        own = recipe.machine.model_copy(update={"count": ranks, "price_usd_per_hour": price})
+        recipe, machine = recipe.model_copy(update={"machine": own}), machine._replace(cards=ranks)
     stages = run_plan.stage_plans(recipe, size, machine, measured)
     lengths = measured.lengths if measured else run_plan.token_lengths(recipe)
     options = machine_choice.options(recipe, size, run_plan.calibrated(machine, measured), lengths)
