@@ -67,6 +67,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
     is_file = who.endswith(".toml")
     text = recipes.read_text(Path(who)) if is_file else ""
     data = recipes.tables(text, where=who)
+    if is_file:
+        recipes.beside_the_file(data, Path(who))
     evaluate: dict[str, Any] = data.setdefault("evaluate", {})
     _set_benchmark(evaluate, options)
     sampling = {"temperature": options.temperature, "top_p": options.top_p}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Annotated, NamedTuple, Protocol
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import TypeAdapter
 
 from tenner.budget import price_files
@@ -17,6 +17,10 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
 MICROUSD_PER_USD = 1_000_000
+MICROUSD_MAX = 2e15
+"""Above every cap, and what the ledger's integers can add up: a provider may claim any cost."""
+HOUR = datetime.timedelta(hours=1)
+HOURS_PER_WEEK = 7 * 24
 ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto")
 PRICE_HINT = (
     "give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; 0 for a server "
@@ -24,10 +28,14 @@ PRICE_HINT = (
 )
 
 
+UsdPerMtok = Annotated[float, Ge(0), Le(1e6)]
+Multiplier = Annotated[float, Ge(0), Le(100)]
+
+
 class Peak(NamedTuple):
     """Hours of the working week in which a provider charges more."""
 
-    multiplier: float
+    multiplier: Multiplier
     """For every price of the row."""
     hours_utc: Sequence[Sequence[int]]
     """Pairs of whole hours, the second excluded: [[1, 4], [6, 10]]."""
@@ -39,16 +47,21 @@ class Peak(NamedTuple):
         at = at.astimezone(datetime.UTC)
         return at.weekday() in self.weekdays and any(start <= at.hour < end for start, end in self.hours_utc)
 
+    def touches(self, *moments: datetime.datetime) -> bool:
+        """Whether any time from the first to the last of these moments lies in the peak."""
+        if not moments:
+            return False
+        first, last = min(moments), max(moments)
+        hours = min(int((last - first) / HOUR), HOURS_PER_WEEK)
+        return any(map(self.covers, (last, *(first + n * HOUR for n in range(hours + 1)))))
+
 
 class LongPrompt(NamedTuple):
     """What a prompt above a number of tokens costs."""
 
     above_tokens: int
-    multiplier: float
+    multiplier: Multiplier
     """For every price of the call."""
-
-
-UsdPerMtok = Annotated[float, Ge(0)]
 
 
 class Price(NamedTuple):
@@ -62,7 +75,7 @@ class Price(NamedTuple):
     checked: datetime.date
     cached_input_usd_per_mtok: UsdPerMtok | None = None
     """None: a cached input token costs as much as any other input token."""
-    batch_multiplier: UsdPerMtok | None = None
+    batch_multiplier: Multiplier | None = None
     """The factor for every price of the row in batch mode (0.5 is half); None: not known."""
     train_usd_per_mtok: UsdPerMtok | None = None
     """Of a service that trains by the token; None: it does not, or its price is not known."""
@@ -77,9 +90,10 @@ class Price(NamedTuple):
     def microusd(self, usage: Usage, *moments: datetime.datetime, batch: bool = False) -> int:
         """The cost of a call, in micro-dollars, rounded up. Dollars per million tokens are micro-dollars per token.
 
-        `moments` are those of sending and receiving: if either lies in the peak, the whole call has the peak's price,
-        and if a new price holds between them, the whole call has the dearer one. A batch may be worked on at any hour,
-        so its price is the peak's; where its moments are not known yet, it is the dearest that is announced.
+        `moments` are those of sending and receiving: if any time between them lies in the peak, the whole call has the
+        peak's price, and if a new price holds between them, the whole call has the dearer one. A batch may be worked on
+        at any hour, so its price is the peak's; where its moments are not known yet, it is the dearest that is
+        announced. Where the cached tokens are not known, as before the call, they are those that cost most.
 
         Raises:
             ValueError: the usage has no counts of tokens.
@@ -109,12 +123,17 @@ class Price(NamedTuple):
     def _microusd(self, usage: Usage, *moments: datetime.datetime, batch: bool) -> int:
         assert usage.input_tokens is not None
         assert usage.output_tokens is not None
-        cached_tokens = min(usage.cached_input_tokens or 0, usage.input_tokens)
         cached_price = self.cached_input_usd_per_mtok
+        if cached_price is None:
+            cached_price = self.input_usd_per_mtok
+        cached_tokens = usage.cached_input_tokens
+        if cached_tokens is None:
+            cached_tokens = usage.input_tokens if cached_price > self.input_usd_per_mtok else 0
+        cached_tokens = min(cached_tokens, usage.input_tokens)
         cost = (usage.input_tokens - cached_tokens) * self.input_usd_per_mtok
-        cost += cached_tokens * (self.input_usd_per_mtok if cached_price is None else cached_price)
+        cost += cached_tokens * cached_price
         cost += usage.output_tokens * self.output_usd_per_mtok
-        if self.peak and (batch or any(map(self.peak.covers, moments))):
+        if self.peak and (batch or self.peak.touches(*moments)):
             cost *= self.peak.multiplier
         if batch and self.batch_multiplier is not None:
             cost *= self.batch_multiplier
@@ -137,7 +156,8 @@ PRICE: TypeAdapter[Price] = TypeAdapter(Price)
 
 def ceil_microusd(microusd: float) -> int:
     """Round up to whole micro-dollars: what is recorded is never less than what was spent."""
-    return math.ceil(round(microusd, 6))  # 3.6 s at $0.10 an hour are 100.00000000000001 in floating point
+    # 3.6 s at $0.10 an hour are 100.00000000000001 in floating point.
+    return math.ceil(round(min(microusd, MICROUSD_MAX), 6))
 
 
 @cache

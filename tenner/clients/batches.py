@@ -16,8 +16,8 @@ from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnRes
 from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
 from tenner.clients.paid_calls import Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
+from tenner.core.disk import disk_errors
 from tenner.core.errors import BudgetReached, TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.core.seeds import rng
 
 UNSENT = ("unreachable", "rate_limited", "file_not_ready")
@@ -146,7 +146,8 @@ class BatchCalls:
             elif key in self._waiting:  # in a batch of an earlier session, or an identical request
                 self._waiting[key].append(call)
             else:
-                line = Line(key, text, self._billing.microusd(self._client.worst_case_usage(call, request)))
+                worst_microusd = self._billing.microusd(self._client.worst_case_usage(call, request))
+                line = Line(key, text, worst_microusd + self._ledger.overrun_microusd(self._billing.payee))
                 self._waiting[key] = [call]
                 self._draft.append(line)
                 size += len(self._upload_line(line))
@@ -279,7 +280,7 @@ class BatchCalls:
                 line = waiting.pop(key)
                 try:
                     stored = self._billing.keep(line.reservation, KeyedRequest(line.request, key), result)
-                    billed = self._billing.settle(stored, line.microusd, *self._moments(token))
+                    billed = self._billing.settle(stored, *self._moments(token))
                 except Overcharged as e:
                     stop = stop or e
                 else:

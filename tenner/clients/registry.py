@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger
 from tenner.budget.price_files import age_warnings
+from tenner.clients.api_keys import search_warning
 from tenner.clients.batches import BatchCalls, batch_client
 from tenner.clients.billing import CallProgress
 from tenner.clients.http import check_proxies
@@ -57,6 +58,8 @@ def check(section: PaidModel, screen: Screen) -> None:
         client = client_for(section)
         if client.reasoning_is_summary and section.WANTS_THINKING:
             screen.say(f"warning: {client.price.provider} returns only summaries of its thinking; traces are marked so")
+        if warning := search_warning(client.secret):
+            screen.say(warning)
         try:
             if section.batch:
                 batch_client(client, section.PLACE)

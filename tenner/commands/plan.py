@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tenner.commands import options
 from tenner.core.errors import TennerError
+from tenner.core.terminal import say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
     _refuse(args, ("run_dir", "budget_usd"), "without --probe")
     recipe = recipes.load(args.recipe, overrides=args.overrides)
     made = plan_page.make(recipe, config=args.config, ranks=args.ranks, memory_gb=args.memory_gb, cpu=args.cpu)
-    print(made.as_json() if args.json else made.as_text())
+    say(made.as_json() if args.json else made.as_text())
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -60,7 +61,7 @@ def _probe(args: argparse.Namespace) -> None:
     recipe = recipes.load(args.recipe, overrides=others)
     path = args.run_dir or Path("runs") / recipe.name
     made = probe.probe(recipe, path, questions=args.probe, budget_usd=cap_usd)
-    print(made.as_json() if args.json else made.as_text())
+    say(made.as_json() if args.json else made.as_text())
 
 
 def _refuse(args: argparse.Namespace, names: Iterable[str], where: str) -> None:
@@ -76,4 +77,4 @@ def _print_published(args: argparse.Namespace) -> None:
 
     alone = {"published", "json", "verb"}
     _refuse(args, [name for name in vars(args) if name not in alone], "with --published")
-    print(json.dumps(published_runs.as_rows(), default=str) if args.json else published_runs.as_text())
+    say(json.dumps(published_runs.as_rows(), default=str) if args.json else published_runs.as_text())

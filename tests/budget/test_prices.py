@@ -1,13 +1,15 @@
 import datetime
+from contextlib import closing
 
 import pytest
 
 from tenner.budget import price_files
-from tenner.budget.prices import LongPrompt, Peak, Price, find, in_force, load_prices, price_of
+from tenner.budget.ledger import Ledger, Payee
+from tenner.budget.prices import LongPrompt, Peak, Price, ceil_microusd, find, in_force, load_prices, price_of
 from tenner.clients.openai import presets
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
-from tenner.core.sections import PriceSection
+from tenner.core.sections import DOLLARS_MAX, PriceSection
 
 PRICE = Price("p", "m", 0.15, 0.6, "page", datetime.date(2026, 11, 1))
 MONDAY_NOON = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC)
@@ -156,3 +158,43 @@ def test_an_old_price_is_warned_of():
     rows = [("a", datetime.date(2026, 8, 31), "page"), ("b", datetime.date(2026, 9, 1), "page")]
     (line,) = price_files.age_warnings(rows, today=datetime.date(2026, 11, 30))
     assert line == "warning: the price of a was read on 2026-08-31, 91 days ago: compare it with page"
+
+
+def test_a_call_that_spans_the_peak_costs_the_peak_price():
+    price = PRICE._replace(peak=Peak(2.0, [[6, 10]], [0, 1, 2, 3, 4]))
+    usage = Usage(input_tokens=0, output_tokens=1000)
+    five, noon = MONDAY_NOON - datetime.timedelta(hours=7), MONDAY_NOON
+    assert price.microusd(usage, five, noon) == price.microusd(usage, noon, five) == 1200
+    assert price.microusd(usage, five, five + datetime.timedelta(minutes=59)) == 600
+    assert price.microusd(usage, SUNDAY, SUNDAY + datetime.timedelta(days=1)) == 1200
+    assert price.microusd(usage, noon, noon + datetime.timedelta(weeks=500)) == 1200
+    saturday = SUNDAY - datetime.timedelta(days=1)
+    assert price.microusd(usage, saturday, SUNDAY) == 600
+
+
+def test_cached_tokens_that_cost_more_are_reserved():
+    price = PRICE._replace(cached_input_usd_per_mtok=1.5)
+    usage = Usage(input_tokens=1000, output_tokens=0)
+    assert price.microusd(usage) == 1500
+    assert price.microusd(usage.model_copy(update={"cached_input_tokens": 100})) == 135 + 150
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e308", "-inf"])
+def test_a_price_that_no_ledger_counts_is_refused_in_the_users_file(number, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "tenner").mkdir()
+    (tmp_path / "tenner" / "prices.toml").write_text(
+        f'[[price]]\nprovider = "p"\nmodel = "m"\ninput_usd_per_mtok = {number}\noutput_usd_per_mtok = 2\n'
+        'source = "my contract"\nchecked = 2026-11-20\n'
+    )
+    with pytest.raises(TennerError, match="input_usd_per_mtok"):
+        find("p", "m")
+
+
+@pytest.mark.parametrize("claimed", [1e15, 1e300, float("inf")])
+def test_a_cost_beyond_every_cap_can_be_booked(claimed, tmp_path):
+    assert ceil_microusd(claimed) >= DOLLARS_MAX * 1e6
+    with closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger:
+        ledger.lose(ledger.reserve(Payee("trace", "p", "m", "row"), 1))
+        ledger.settle(1, Usage(input_tokens=1, output_tokens=1), ceil_microusd(claimed))
+        assert ledger.spent_usd() >= 1e9
