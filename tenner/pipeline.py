@@ -167,6 +167,7 @@ def write_report(run: Run) -> tuple[int, int]:
     """Write the report as HTML and Markdown, the chart and the model card; all read only the run folder."""
     from tenner.training import student
 
+    run.folder.verify_folder("student")
     tokenizer = student.load_tokenizer(run.folder.path / "student")
     run_facts = facts.collect(run.folder, run.recipe, tokenizer, stages=run.recipe.stages)
     files = {
@@ -210,11 +211,19 @@ def check(recipe: Recipe) -> None:
 
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run those of the named stages that are not done, in order. Raises TennerError if an earlier one is missing."""
+    names = check_ready(run, names)
+    run.go_through(names, STAGES)
+
+
+def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[str]:
+    """Check, before the first of the named stages takes time, the connections and resources of all; return their order.
+
+    `processes` train. Raises TennerError where something is missing, an earlier stage too.
+    """
     ask_for_huge_pages()  # before anything makes a tensor
     names = sorted(names, key=list(run.recipe.stages).index)
     if not_done := [name for name in names if not run.folder.done(name)]:
         run.check_turn(not_done[0])
-    # All connections and resources are checked before the first stage takes time:
     if "trace" in names and not run.folder.done("trace"):
         registry.check(run.recipe.trace, run.screen)
     if "select" in names and not run.folder.done("select") and run.recipe.domains.labeller is not None:
@@ -222,8 +231,8 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
     if "evaluate" in names and not run.folder.done("evaluate"):
         evaluation.check_connections(run.recipe, run.screen)
     if "train" in names and not run.folder.done("train"):
-        resource_check.check(run.recipe, run.folder.path, base_student(run))
-    run.go_through(names, STAGES)
+        resource_check.check(run.recipe, run.folder.path, base_student(run), processes=processes)
+    return names
 
 
 def _estimate_time(run: Run, load_engine: Callable[[], LocalEngine]) -> None:
@@ -254,6 +263,8 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student_address
 
+    if student_name == "distilled":
+        run.folder.verify_folder("student")
     folder = student_address.resolve(_model_of(run, student_name))
     return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 

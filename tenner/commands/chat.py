@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.text import Text
 
 from tenner.commands import options
+from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.records import Message
 from tenner.core.sections import LocalEngineName
 from tenner.core.suggest import did_you_mean
+from tenner.core.terminal import say
 from tenner.stages import resolve_student
 from tenner.stages.resolve_student import StudentOptions
 
@@ -90,7 +91,7 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
     )  # imports torch, which a refused option need not wait for
 
     engine = resolve_student.load(student, options, rows=1, engine=engine_name)
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     with Scheduler(engine) as scheduler, asyncio.Runner() as runner:
 
         async def answer(request: "Request") -> str:
@@ -107,7 +108,7 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
                     console.print(Text(piece.text, style=f"{style} underline" if piece.forced else style), end="")
                 console.print()
                 assert active.generation is not None
-                print(_summary(active.usage()), file=sys.stderr)
+                say(_summary(active.usage()), file=sys.stderr)
                 return active.generation.answer
 
         history: list[Message] = []
@@ -115,19 +116,19 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
             try:
                 if line.startswith("/"):
                     setting = setting.after(line)
-                    print(HELP if line.startswith("/help") else setting, file=sys.stderr)
+                    say(HELP if line.startswith("/help") else str(setting), file=sys.stderr)
                     continue
                 turns = [*history, Message(role="user", content=line)]
                 policy = student.policy(thinking_tokens_max=setting.thinking_tokens_max, waits=setting.waits)
                 request = student.request(engine.tokenizer, turns, policy, request_id="chat")
             except TennerError as e:  # of a line; the next may be a better one
-                print(f"{e}: {e.hint}" if e.hint else e, file=sys.stderr)
+                say(f"{e}: {e.hint}" if e.hint else str(e), file=sys.stderr)
                 continue
             try:
                 reply = runner.run(answer(request))
             except KeyboardInterrupt:
                 console.print()
-                print("stopped", file=sys.stderr)
+                say("stopped", file=sys.stderr)
                 continue
             if student.keeps_history:
                 history = [*turns, Message(role="assistant", content=reply)]
@@ -144,7 +145,7 @@ def _lines(greeting: str) -> Iterator[str]:
     if interactive:
         with contextlib.suppress(ImportError):  # a Python may be built without it
             importlib.import_module("readline")  # input() then edits lines and remembers them
-        print(greeting, file=sys.stderr)
+        say(greeting, file=sys.stderr)
     while True:
         try:
             line = input("> " if interactive else "").strip()

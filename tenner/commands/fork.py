@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tenner.commands import options
+from tenner.core.terminal import say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +29,10 @@ def main(args: argparse.Namespace) -> None:
     pipeline.check(recipe)
     done = fork(args.run, resolve_student.with_format(recipe), args.run_dir or _free(args.run))
     kept, redone = (", ".join(stages) or "nothing" for stages in (done.kept, done.redone))
-    print(f"taken over: {kept}, with ${done.spent_usd:.4f} that was spent; what was bought is not bought again",
+    say(f"taken over: {kept}, with ${done.spent_usd:.4f} that was spent; what was bought is not bought again",
           file=sys.stderr)  # fmt: skip
-    print(f"still to do: {redone}: tenner run {done.path}", file=sys.stderr)
-    print(done.path)
+    say(f"still to do: {redone}: tenner run {done.path}", file=sys.stderr)
+    say(str(done.path))
 
 
 def _free(run: Path) -> Path:

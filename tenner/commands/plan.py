@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tenner.commands import options
+from tenner.core.terminal import say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,4 +27,4 @@ def main(args: argparse.Namespace) -> None:
 
     machine = plan.Machine(args.ranks, on_gpu=not args.cpu, memory_gb=args.memory_gb)
     made = plan.run(recipes.load(args.recipe, overrides=args.overrides), args.config, machine)
-    print(made.as_json() if args.json else made.as_text())
+    say(made.as_json() if args.json else made.as_text())

@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from tenner.core.errors import TennerError
+from tenner.core.terminal import say, write_rendered
 
 if TYPE_CHECKING:
     from tenner.core.suggest import Place
@@ -31,11 +32,11 @@ def main(args: argparse.Namespace) -> None:
     if name is not None and args.json:
         raise TennerError("--json has no effect on the text of a recipe", hint="leave it out")
     if name is not None:
-        print(shown(name), end="")
+        write_rendered(shown(name).rstrip())
     elif args.keys is not None:
-        print(keys(args.keys, as_json=args.json))
+        say(keys(args.keys, as_json=args.json))
     else:
-        print(listed(as_json=args.json))
+        say(listed(as_json=args.json))
 
 
 def listed(*, as_json: bool) -> str:

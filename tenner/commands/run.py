@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tenner.commands import options
+from tenner.core.terminal import write_rendered
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,5 +32,5 @@ def main(args: argparse.Namespace) -> None:
     if run_dir is None and (Path(name) / "recipe.toml").is_file():
         name, run_dir = str(Path(name) / "recipe.toml"), Path(name)
     done = api.run(name, run_dir=run_dir, overrides=overrides, budget_usd=args.budget_usd)
-    print(show.summary(done.path))
+    write_rendered(show.summary(done.path))
     failed_calls.check(RunFolder(done.path))

@@ -1,6 +1,7 @@
 """What a run folder is made by: a recipe, a measurement or a trace job, read from strict TOML with overrides on top."""
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import RunFolder
+from tenner.core.secrets import KeyInSettings
 from tenner.core.sections import (
     DOLLARS_MAX,
     Attempt,
@@ -32,6 +34,10 @@ from tenner.core.sections import (
 )
 from tenner.core.stage_names import MEASURED, ORDERS
 from tenner.core.suggest import did_you_mean, right_key
+from tenner.core.terminal import CONTROL
+
+KEYS_MAX = 20
+"""Of the dotted name of a setting: far more than any has."""
 
 
 class Description(Section):
@@ -216,8 +222,10 @@ def tables(text: str, *, where: str) -> dict[str, Any]:
     """The TOML in a text. Raises TennerError where it is none."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError, and Python's own for a number of thousands of digits
         raise TennerError(f"{where} is not valid TOML: {e}") from e
+    except RecursionError as e:
+        raise TennerError(f"{where} is nested too deeply", hint="no setting has tables within tables so far") from e
 
 
 def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, overrides: list[str] | None = None) -> D:
@@ -243,7 +251,7 @@ def stored(folder: RunFolder) -> Description | None:
     for kind in KINDS:
         if (path := folder.path / kind.FILE).is_file():
             folder.check_schema()
-            return parse_as(kind, read_text(path), where=str(path))
+            return parse_as(kind, folder.read_start_file(kind.FILE), where=str(path))
     return None
 
 
@@ -279,8 +287,8 @@ def read_text(path: Path) -> str:
     """The text of a TOML file. Raises TennerError where it cannot be read."""
     try:
         return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text, or its name is no path"
         raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
 
 
@@ -318,7 +326,7 @@ def _find(name_or_path: str) -> tuple[str, str]:
     if name_or_path in recipes:
         return recipes[name_or_path], f"recipe {name_or_path}"
     path = Path(name_or_path)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not os.path.exists(name_or_path):  # which is False for what can be no path, too
         hint = did_you_mean(name_or_path, recipes, f"there are {', '.join(recipes)}; or give a .toml file")
         raise TennerError(f"no recipe is called {name_or_path}", hint=hint)
     return read_text(path), str(path)
@@ -329,11 +337,17 @@ def _override(data: dict[str, Any], override: str) -> str:
     path, equals, value = override.partition("=")
     if not equals or not path.strip():
         raise TennerError(f"--set {override} has no '='", hint="write --set section.key=value")
+    if CONTROL.search(override):
+        raise TennerError(f"--set {override} holds control characters or half characters", hint="leave them out")
     keys = [key.strip() for key in path.split(".")]
+    if len(keys) > KEYS_MAX:
+        raise TennerError(f"--set {path[:60]}… is nested too deeply", hint="no setting has so long a name")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         parsed = value
+    except RecursionError as e:
+        raise TennerError(f"--set {path}: its value is nested too deeply") from e
     table = data
     for key in keys[:-1]:
         table = table.setdefault(key, {})
@@ -360,7 +374,8 @@ def explain(
     else:
         message = f"{dotted}: " if dotted else ""
         message += first["msg"].removeprefix("Value error, ")
-        if not isinstance(first["input"], dict | Section):
+        is_key = isinstance(first.get("ctx", {}).get("error"), KeyInSettings)
+        if not isinstance(first["input"], dict | Section) and not is_key:
             message += f" (got {first['input']!r})"
     return TennerError(f"{place}: {message}", hint=hint)
 

@@ -10,7 +10,7 @@ from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
-from tenner.core import hardware
+from tenner.core import hardware, model_folder
 from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, Tokenizer
@@ -117,7 +117,8 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
     from tenner.inference.api import ApiEngine
 
     http.check_proxies()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with model_folder.loading(folder, "holds no usable tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
     return ApiEngine(

@@ -39,15 +39,14 @@ def learn(run: Run) -> tuple[int, int]:
         tracker_of(recipe) as track,
     ):
         if idle := distributed.idle_gpus(world):
-            run.screen.say(
-                f"{idle} more GPUs are here: torchrun --nproc-per-node {idle + 1} -m tenner train {folder.path}"
-            )
+            run.screen.say(f"{idle} more GPUs are here: tenner train {folder.path} uses all, and so does tenner launch")
 
         def on_begin(found: Found) -> None:
             for line in found.refused:
                 run.screen.say(f"{line}: going on from step {found.step}")
             # Steps after the checkpoint are done again, and so are their rows of the curve.
-            folder.write("training", folder.read("training", TrainStep)[: found.step])
+            rows = folder.read("training", TrainStep)
+            folder.write("training", [row for row in rows if row.step < found.step])
 
         def on_step(done: loop.StepReport) -> None:
             meter.tick()
@@ -66,6 +65,8 @@ def learn(run: Run) -> tuple[int, int]:
             result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,
             chat_template=recipe.student.chat_template, saved_template=_saved_template(run, base),
         )  # fmt: skip
+        for name in ("student", "adapter"):
+            folder.wrote_folder(name)
     return len(encoded) + len(too_long), len(encoded)
 
 
@@ -84,10 +85,11 @@ def follow(path: Path, *, device: Device | None = None) -> None:
         )  # fmt: skip
 
 
-def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
+def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> plan.Plan:
     """What training the run in `path` takes of this machine, by the real lengths of its samples; writes nothing there.
 
-    Raises TennerError for a run that is not yet so far.
+    `processes` are those that would be started, where torchrun has not started some. Raises TennerError for a run that
+    is not yet so far.
     """
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
@@ -98,7 +100,9 @@ def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
     base, encoded, _too_long = _prepared(folder, recipe)
     own = distributed.here(device or recipe.machine.device).device
     machine = plan.Machine(
-        distributed.launched_size(), on_gpu=own.type != "cpu", memory_gb=distributed.device_bytes(own) / plan.GB
+        max(processes, distributed.launched_size()),
+        on_gpu=own.type != "cpu",
+        memory_gb=distributed.device_bytes(own, processes=processes) / plan.GB,
     )
     longest_tokens = max(len(e.ids) for e in encoded)
     return plan.plan(

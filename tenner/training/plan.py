@@ -162,7 +162,7 @@ def read_config(path: Path) -> Architecture:
     """Raises TennerError for a file that cannot be read or is no config.json of a model that transformers knows."""
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TennerError(
             f"{path} cannot be read: {error}", hint="it is a model's config.json that is needed"
         ) from error

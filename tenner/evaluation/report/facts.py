@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from tenner.budget.ledger import SpendRow, read_spend
+from tenner.budget.ledger import SpendRow
+from tenner.core import spending
 from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.provenance import recorded
@@ -161,7 +162,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     run_template = folder.path / RUN_TEMPLATE
     is_self_contained = run_template.is_file() and run_template.read_text("utf-8") != source_of(tokenizer)
     fmt = FORMATS[recipe.student.format]
-    spend = read_spend(folder.path / "run.db")
+    spend = spending.read(folder)
     machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,

@@ -1,5 +1,6 @@
 """The report of a run as Markdown, and the parts of Markdown that other reports need too."""
 
+import re
 from itertools import groupby
 
 from tenner.evaluation.report import published
@@ -22,16 +23,18 @@ from tenner.evaluation.report.sentences import (
 )
 from tenner.evaluation.report.tables import Table
 
+TAG = re.compile(r"<(?=[a-zA-Z/!?])")
+
 
 def render_markdown(facts: RunFacts) -> str:
     """The report; its chart is the file `accuracy.svg` beside it."""
     parts = [
         f"# tenner: {facts.title}",
-        headline(facts),
-        comparison_note(facts),
+        without_html(headline(facts)),
+        without_html(comparison_note(facts)),
         "## Accuracy by thinking budget",
         "![Accuracy by thinking budget, untrained and distilled student](accuracy.svg)",
-        chart_note(facts),
+        without_html(chart_note(facts)),
         *map(markdown_table, score_tables(facts)),
         *(("## Beside what is published", published.NOTE) if facts.published else ()),
         *map(markdown_table, published_tables(facts)),
@@ -72,6 +75,11 @@ def markdown_table(table: Table) -> str:
     total = [[f"**{inline(cell)}**" if cell else "" for cell in table.total]] if table.total else []
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:], *total)]
     return "\n".join((f"{inline(table.caption)}:", "", *lines))
+
+
+def without_html(text: str) -> str:
+    """A paragraph in which no tag of HTML begins: names in it may be anybody's."""
+    return TAG.sub("&lt;", text)
 
 
 def fenced(text: str, language: str = "") -> str:
