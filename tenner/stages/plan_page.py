@@ -97,13 +97,16 @@ def make(
         recipe, machine = recipe.model_copy(update={"machine": own}), machine._replace(cards=ranks)
     stages = run_plan.stage_plans(recipe, size, machine, measured)
     lengths = measured.lengths if measured else run_plan.token_lengths(recipe)
-    options = machine_choice.options(recipe, size, run_plan.calibrated(machine, measured), lengths)
+    here = recipe.model_copy(update={"train": recipe.train.model_copy(update={"backend": None, "tinker": None})})
+    options = machine_choice.options(here, size, run_plan.calibrated(machine, measured), lengths)
     notes = price_warnings(recipe)
     try:
         if warning := run_plan.check_cap(stages, recipe.budget_usd):
             notes.append(warning)
     except TennerError as refused:
         notes.append(f"warning: {refused}: `tenner run` refuses this")
+    if recipe.train.tinker is not None:
+        note = "a service trains"
     return RunPlan(
         recipe.name, recipe.budget_usd, describe(recipe, machine), recipe.machine.price_usd_per_hour, stages,
         _memory(recipe, size, machine, ranks, memory_gb, cpu=cpu), note, options,
@@ -164,6 +167,10 @@ def _memory(
     recipe: Recipe, size: Size, machine: Machine, ranks: int | None, memory_gb: float | None, *, cpu: bool
 ) -> memory.Plan | None:
     named = ranks is not None or memory_gb is not None
+    if recipe.train.tinker is not None:
+        if named or cpu:
+            memory.check_trains_here(recipe.train)
+        return None
     if memory_gb is None and machine.card is not None:
         memory_gb = machine.card.memory_gb
     on_gpu = not cpu and (machine.card is not None or named)

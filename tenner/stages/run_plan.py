@@ -233,10 +233,19 @@ def _trace(recipe: Recipe, pool: int | None, lengths: Tokens, measured: Measured
 
 
 def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
-    """The training alone, without the charge for its time; `tokens` are those of all samples in all epochs."""
+    """The training alone, without the charge for this machine's time; `tokens` are those of all samples in all epochs.
+
+    How long a service takes is not known.
+    """
     train, samples = recipe.train, recipe.select.samples
     of_sample = lengths.sample.at_most(train.tokens_max)
     tokens = of_sample.times(samples * train.epochs)
+    if train.tinker is not None:
+        what = (
+            f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, by {train.tinker.model}"
+        )
+        usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
+        return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
     seconds = machine.train_seconds(size, train, tokens, of_sample)
     what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
     seconds = Estimate.total([seconds, machine.loading_seconds(size)])
