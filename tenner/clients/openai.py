@@ -1,5 +1,6 @@
 """A client for the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
 
+import asyncio
 import json
 import re
 import tomllib
@@ -64,8 +65,20 @@ def presets() -> dict[str, Provider]:
     return {name: Provider(name, **fields) for name, fields in table.items()}
 
 
+class _Server:
+    """One of the servers that calls are split between."""
+
+    def __init__(self, base_url: str, *, key: str) -> None:
+        self.base_url = base_url
+        self.posts = JSONPosts(f"{base_url.rstrip('/')}/chat/completions", key=key)
+        self.calls = 0
+        """Those in flight."""
+        self.failures = 0
+        """Since it last answered."""
+
+
 class OpenAIClient:
-    """One model behind one server."""
+    """One model behind one server, or several."""
 
     def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
         """A `key` of None is looked up in the environment.
@@ -99,18 +112,20 @@ class OpenAIClient:
             max_retries=0,  # `BatchCalls` retries
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
         )
-        self._completions = JSONPosts(f"{self._provider.base_url.rstrip('/')}/chat/completions", key=self.secret)
+        urls = [self._provider.base_url, *section.further_base_urls]
+        self._servers = [_Server(url, key=self.secret) for url in urls]
 
     async def check(self) -> None:
         """Fetch the list of models and, in batch mode, of batches, which is free."""
-        await self._check_model()
+        for server in self._servers:
+            await self._check_model(server.base_url)
         if self._section.batch:
             await self._check_batches()
 
-    async def _check_model(self) -> None:
+    async def _check_model(self, base_url: str) -> None:
         """A server without a list of models passes the check."""
         try:
-            response = await self._client.get("/models", cast_to=httpx2.Response)
+            response = await self._client.with_options(base_url=base_url).get("/models", cast_to=httpx2.Response)
             listed = {row["id"] for row in response.json()["data"]}
         except openai.APIStatusError as e:
             fault = _fault_of_status(e)
@@ -123,7 +138,7 @@ class OpenAIClient:
         except openai.APIConnectionError as e:
             *_, cause = _causes(e)
             raise TennerError(
-                f"no server answers at {self._provider.base_url}: {cause}",
+                f"no server answers at {base_url}: {cause}",
                 hint="check the base URL, and that the server runs",
             ) from None
         except (ValueError, KeyError, TypeError):
@@ -176,18 +191,41 @@ class OpenAIClient:
         """
         if not self._streams:
             try:
-                return await self._completions.post(json.dumps(request))
+                return await self._post(json.dumps(request))
             except Fault as fault:
                 if fault.kind != "bad_request" or not STREAM_DEMANDED.search(fault.evidence):
                     raise
                 self._streams = True
         try:
-            return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+            return await self._post(json.dumps(self._streamed(request)), streamed=True)
         except Fault as fault:
             if fault.kind != "bad_request" or not self._usage_option or "stream_options" not in fault.evidence:
                 raise
             self._usage_option = False  # then its calls are unmetered, and stay at their worst case
-        return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+        return await self._post(json.dumps(self._streamed(request)), streamed=True)
+
+    async def _post(self, body: str, *, streamed: bool = False) -> Response:
+        """One attempt, at the server with the fewest failures since it last answered, and of these the least busy.
+
+        So a server that fails is avoided, and its call, when it is tried again, goes to another.
+        """
+        server = min(self._servers, key=lambda s: (s.failures, s.calls))
+        server.calls += 1
+        try:
+            response = await server.posts.post(body, streamed=streamed)
+        except Fault as fault:
+            server.failures += fault.rule.transient
+            if len(self._servers) == 1:
+                raise
+            evidence = f"{server.base_url}: {fault.evidence}"
+            raise Fault(fault.kind, evidence, retry_after_seconds=fault.retry_after_seconds) from None
+        except asyncio.CancelledError:  # at its deadline
+            server.failures += 1
+            raise
+        finally:
+            server.calls -= 1
+        server.failures = 0
+        return response
 
     def _streamed(self, request: Request) -> Request:
         usage: Request = {"stream_options": {"include_usage": True}} if self._usage_option else {}
@@ -258,7 +296,8 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._completions.close()
+        for server in self._servers:
+            await server.posts.close()
         await self._client.close()
 
     def _key_hint(self) -> str:

@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ordered.add_argument("--package", metavar="SPEC", help="SkyPilot: what pip installs (default: this tenner)")
     inside = parser.add_argument_group("on such a machine (the script and the task give them)")
     inside.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes meet to train")
-    inside.add_argument("--node-rank", metavar="K", type=int, help="which of the nodes this is (default: SLURM_NODEID)")
+    inside.add_argument("--node-rank", metavar="K", type=int, help="which of the nodes this is, from 0")
     inside.add_argument(
         "--rented-since", metavar="SECONDS", type=float,
         help="charge the machine from then on (date +%%s), and end the job before the cap",
@@ -98,7 +98,7 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
             raise TennerError("a machine's disk is lost with it", hint="give --bucket URL, which keeps the run folder")
         return
     for name in ("grace_seconds", "copy_to"):
-        if getattr(args, name) is not None and args.rented_since is None:
+        if getattr(args, name) is not None and args.rented_since is None and not args.node_rank:
             raise TennerError(f"--{name.replace('_', '-')} has no effect without --rented-since", hint="leave it out")
     if (args.nodes > 1) != (args.rendezvous is not None) or (args.nodes == 1 and args.node_rank is not None):
         raise TennerError(
@@ -179,10 +179,9 @@ def _rented(args: argparse.Namespace, job: "Job") -> int:
 
 
 def _node_rank(args: argparse.Namespace, nodes: int) -> int:
-    named = args.node_rank if args.node_rank is not None else os.environ.get("SLURM_NODEID")
-    if named is None or not 0 <= (rank := int(named)) < nodes:
+    if args.node_rank is None or not 0 <= args.node_rank < nodes:
         raise TennerError(f"which of the {nodes} nodes this is is not known", hint="give --node-rank, from 0")
-    return rank
+    return int(args.node_rank)
 
 
 def _told(group: "Group") -> str:

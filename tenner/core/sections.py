@@ -312,6 +312,8 @@ class PaidModel(Section):
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
     """The server's address, as `http://localhost:8000/v1`."""
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    """More servers of the same model at the same price: the calls are split between all of them."""
     api_key_env: str | None = None
     """The name of the environment variable that holds the key; left out for a server that wants none."""
     model: str | None = None
@@ -351,6 +353,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.further_base_urls and (self.client != "openai" or self.base_url is None or self.batch):
+            raise ValueError("further_base_urls go with the openai client and a base_url, and not with batches")
         if self.client != "openai" and self.limit_parameter is not None:
             raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
@@ -489,6 +493,8 @@ class Endpoint(Section):
     """A server of `/v1/completions` that serves the student. Only machine time is charged for it, not tokens."""
 
     base_url: Annotated[BaseURL, Resume.FREE]
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    """More servers of the same student: the questions are split between all of them."""
     model: str
     """The name of the student on the server."""
     api_key_env: Annotated[str | None, Resume.FREE] = None

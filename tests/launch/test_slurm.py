@@ -24,13 +24,14 @@ def test_the_script_asks_for_what_the_cap_pays_and_starts_a_tenner_on_each_node(
     assert (
         "tenner launch demo --on local --run-dir '/runs/a run' --set train.lr=1e-3 --budget-usd 12.5 --nodes 2" in text
     )
-    assert '--rendezvous "$first:$port" --rented-since "$since"' in text
+    assert '--rendezvous "$rendezvous" --node-rank 0 --rented-since "$since"' in text
+    assert "srun --nodes=1 --ntasks=1 --relative=1" in text
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
 def test_one_node_needs_no_rendezvous_and_a_share_of_it_is_not_exclusive():
     text = slurm.script(JOB._replace(nodes=1, options=("cpus-per-task=4",)), 600)
-    assert "rendezvous" not in text.partition("srun")[2]
+    assert "rendezvous" not in text
     assert "--exclusive" not in text
 
 
