@@ -19,14 +19,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tenner import measurement, tracing
-from tenner.budget.ledger import read_spend
 from tenner.core import recipe as recipes
+from tenner.core import spending
 from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe, stored
 from tenner.core.records import AnswerKind, Grade, Score
 from tenner.core.run import open_run
-from tenner.core.run_folder import RunFolder, StageDone
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName
+from tenner.core.stage_markers import StageDone
 from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
 from tenner.measurement import MeasureOptions
 from tenner.tracing import TraceResult
@@ -95,7 +96,11 @@ def run(
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
     described = resolve_student.with_format(described)
-    with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
+    screen = Screen()
+    foreseen = pipeline.foresee(described, path, cap_usd=cap_usd, screen=screen)
+    with open_run(path, described, screen, budget_usd=cap_usd, device=device) as opened:
+        if foreseen:
+            opened.folder.write("plan", foreseen)
         pipeline.run_stages(opened, described.stages)
     return result(path)
 
@@ -202,6 +207,6 @@ def result(path: str | Path) -> RunResult:
         path=folder.path,
         scores=[s for s in scores if s.domain is None],
         domain_scores=[s for s in scores if s.domain is not None],
-        spent_usd=sum(row.cost_usd for row in read_spend(folder.path / "run.db")),
+        spent_usd=sum(row.cost_usd for row in spending.read(folder)),
         stages=[done for name in described.stages if (done := folder.done(name))],
     )

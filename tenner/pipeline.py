@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tenner.clients import registry
 from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe
 from tenner.core.records import (
     Completion,
@@ -17,6 +18,7 @@ from tenner.core.records import (
     Policy,
     Question,
     Sample,
+    StagePlan,
     StudentName,
     Trace,
 )
@@ -30,7 +32,7 @@ from tenner.evaluation import benchmarks
 from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.report import charts, facts, html, markdown, model_card, sentences
 from tenner.inference.engine import LocalEngine
-from tenner.stages import evaluation, resource_check, selection, time_estimate
+from tenner.stages import evaluation, plan_page, resource_check, run_plan, selection, time_estimate
 from tenner.training import optional_libraries
 from tenner.training.allocator import ask_for_huge_pages
 
@@ -77,6 +79,11 @@ def attempt(run: Run) -> tuple[int, int]:
     formats = [recipe.student.format, *(form.format for form in recipe.attempt.prompts)]
     evaluation.check_template(run, base_student(run), formats)
     pool = run.folder.read("clean", Question)
+    if recipe.order == "select-first" and len(pool) < recipe.select.samples:
+        raise TennerError(
+            f"{len(pool):,} questions are left after cleaning, and select.samples = {recipe.select.samples:,}",
+            hint="gather more questions or lower select.samples; nothing has been paid yet",
+        )
     gradable = [q for q in pool if q.answer is not None]
     sample = samplers.stratified(gradable, recipe.attempt.questions, recipe.seed)
     policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
@@ -162,6 +169,7 @@ def write_report(run: Run) -> tuple[int, int]:
     """Write the report as HTML and Markdown, the chart and the model card; all read only the run folder."""
     from tenner.training import student
 
+    run.folder.verify_folder("student")
     tokenizer = student.load_tokenizer(run.folder.path / "student")
     run_facts = facts.collect(run.folder, run.recipe, tokenizer, stages=run.recipe.stages)
     files = {
@@ -201,6 +209,25 @@ def check(recipe: Recipe) -> None:
         if family not in puzzles.FAMILIES:
             hint = did_you_mean(family, puzzles.FAMILIES)
             raise TennerError(f"gather.families: no family is called {family}", hint=hint)
+
+
+def foresee(recipe: Recipe, path: Path, *, cap_usd: float | None, screen: Screen) -> list[StagePlan]:
+    """What a run that begins in `path` is expected to take; empty where the folder holds one already.
+
+    Raises TennerError where the cap is below even the low estimate.
+    """
+    if (path / recipe.FILE).is_file():
+        return []
+    try:
+        stages = plan_page.stages_of(recipe)
+    except plan_page.UnknownSize as e:
+        screen.say(f"what it will take is not known: {e}")
+        return []
+    if warning := run_plan.check_cap(stages, recipe.budget_usd if cap_usd is None else cap_usd):
+        screen.say(warning)
+    for warning in plan_page.price_warnings(recipe):
+        screen.say(warning)
+    return stages
 
 
 def run_stages(run: Run, names: Iterable[str]) -> None:
@@ -257,6 +284,8 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student_address
 
+    if student_name == "distilled":
+        run.folder.verify_folder("student")
     folder = student_address.resolve(_model_of(run, student_name))
     return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 

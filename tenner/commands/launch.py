@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tenner.commands import options
 from tenner.core.errors import TennerError
+from tenner.core.terminal import say, write_rendered
 
 if TYPE_CHECKING:
     from tenner.launch.job import Job
@@ -122,14 +123,14 @@ def _elsewhere(args: argparse.Namespace, job: "Job", seconds: float) -> None:
 
     if args.on == "slurm":
         text = slurm.script(job, seconds)
-        print(text if args.dry_run else slurm.told(job, slurm.submit(text)), end="" if args.dry_run else "\n")
+        say(text.rstrip("\n") if args.dry_run else slurm.told(job, slurm.submit(text)))
         return
     found = skypilot.task(job, bucket=args.bucket, spot=bool(args.spot), seconds=seconds, package=args.package)
     if args.dry_run:
-        print(skypilot.as_yaml(found), end="")
+        say(skypilot.as_yaml(found).rstrip("\n"))
         return
     skypilot.submit(found, Path(f"{job.run_dir}.sky.yaml"))
-    print(f"the run folder is kept in {args.bucket}/{job.described.name}; sky jobs queue shows the job")
+    say(f"the run folder is kept in {args.bucket}/{job.described.name}; sky jobs queue shows the job")
 
 
 def _local(args: argparse.Namespace, job: "Job") -> None:
@@ -147,7 +148,7 @@ def _local(args: argparse.Namespace, job: "Job") -> None:
     group = processes.group_of(described.train, device, processes=job.processes, nodes=job.nodes)
     group = group._replace(node_rank=node_rank, rendezvous=args.rendezvous)
     if args.dry_run:
-        print(f"{described.name} in {job.run_dir}: the stage train by {_told(group)}, all else by one process")
+        say(f"{described.name} in {job.run_dir}: the stage train by {_told(group)}, all else by one process")
         return
     local.run(Path(job.run_dir), described, group, budget_usd=job.budget_usd, device=job.device)
     if group.node_rank == 0:
@@ -155,7 +156,7 @@ def _local(args: argparse.Namespace, job: "Job") -> None:
         from tenner.commands import show
         from tenner.core.run_folder import RunFolder
 
-        print(show.summary(Path(job.run_dir)))
+        write_rendered(show.summary(Path(job.run_dir)))
         failed_calls.check(RunFolder(Path(job.run_dir)))
 
 
@@ -167,7 +168,7 @@ def _rented(args: argparse.Namespace, job: "Job") -> int:
     path = Path(job.run_dir)
     copy = None if args.copy_to is None else FolderCopy(path, args.copy_to)
     if copy is not None and copy.restore():
-        print(f"{path} was made from {args.copy_to}", file=sys.stderr)
+        say(f"{path} was made from {args.copy_to}", file=sys.stderr)
     rented = rental.rental_of(
         path, job.described, since=args.rented_since, grace_seconds=job.grace_seconds, named_usd=job.budget_usd
     )

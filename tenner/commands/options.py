@@ -89,7 +89,8 @@ def json_object(option: str, text: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+        json.dumps(found, ensure_ascii=False).encode()  # half a character, which no file takes
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or None in found.values():
         raise TennerError(

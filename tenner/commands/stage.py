@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tenner.commands import options
 from tenner.core.errors import TennerError
+from tenner.core.terminal import say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def _train(args: argparse.Namespace) -> None:
         from tenner.stages import training
 
         if is_first:
-            print(training.foresee(args.run, device=args.device, processes=group.size).as_text())
+            say(training.foresee(args.run, device=args.device, processes=group.size).as_text())
     elif not is_first:  # one of torchrun's: the first keeps the run
         from tenner.stages import training
 

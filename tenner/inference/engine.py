@@ -177,10 +177,13 @@ class JobEngine(ABC):
     def __init__(
         self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int, model_dir: Path | None = None
     ) -> None:
-        """`model_dir` is where the model's configuration names further ends of a turn; None: only the tokenizer's."""
+        """`context_tokens` is the most that a prompt and its completion may have together.
+
+        `model_dir` is where the model's configuration names further ends of a turn; None: only the tokenizer's.
+        """
         self.tokenizer = tokenizer
         self._wait_text = wait_text
-        self._context_tokens = context_tokens
+        self.context_tokens = context_tokens
         self._model_dir = model_dir
 
     @cached_property
@@ -202,7 +205,9 @@ class JobEngine(ABC):
 
     def prepare(self, request: Request) -> Job:
         """Encode and check a request. Thread-safe. Raise TennerError where the prompt leaves no room."""
-        return self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
+        job = self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
+        job.stop = request.stop
+        return job
 
     def sweep(
         self,
@@ -244,7 +249,7 @@ class JobEngine(ABC):
         return Job.of(
             self.tokenizer, prompt, policies, fmt,
             answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
-            context_tokens=self._context_tokens, end_ids=self.end_ids,
+            context_tokens=self.context_tokens, end_ids=self.end_ids,
         )  # fmt: skip
 
 

@@ -221,6 +221,12 @@ class ForcingMachine:
         twin.recall()
         return twin
 
+    def anew(self) -> "ForcingMachine":
+        """The same machine at its start, which shares no sampled token with this one."""
+        return ForcingMachine(
+            self.format_ids, self.policy, answer_tokens_max=self.answer_tokens_max, thinking_room=self.thinking_room
+        )
+
     def recall(self) -> None:
         """Push what this machine or one it shares with has sampled after the very same ids: exact, as the token is a
         function of the ids before it, be it the most likely one or a draw by seed and position.

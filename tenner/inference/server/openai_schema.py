@@ -17,10 +17,15 @@ from tenner.core.suggest import did_you_mean, fields_at
 from tenner.inference.server.neutral_parameters import UNSUPPORTED, RequestPart
 from tenner.inference.server.served_student import Effort, ServedStudent
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+NUMBER_BITS = 31
+Positive = Annotated[int, Field(gt=0, lt=2**NUMBER_BITS)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**NUMBER_BITS)]
 SEED_BITS = 63
 STOP_STRINGS_MAX = 64
+STOP_CHARACTERS_MAX = 4096
+"""Of all stop strings together: each token of the answer is compared with all of them."""
+MESSAGES_MAX = 2048
+"""Chat templates take a time that grows with the square of the number of messages."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -143,7 +148,7 @@ class ChatRequest(RequestPart):
     }  # fmt: skip
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
     max_completion_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
     """The limit of all tokens after the prompt, thinking included."""
     max_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
@@ -172,6 +177,8 @@ class ChatRequest(RequestPart):
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         budgets = self._budgets()
+        if sum(map(len, self.stop)) > STOP_CHARACTERS_MAX:
+            raise ValueError(f"stop has more than {STOP_CHARACTERS_MAX:,} characters")
         if len(set(budgets.values())) > 1:
             raise ValueError(f"{' and '.join(budgets)} both set the budget: give one of them")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
