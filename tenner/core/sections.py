@@ -498,9 +498,35 @@ class Domains(Section):
         return self
 
 
+DECIDED_BY_SERVICE = (
+    "lora_alpha", "quantization", "precision", "optimizer", "tokens_per_row", "activations", "offload_activations",
+    "shard_over", "checkpoint_seconds",
+)  # fmt: skip
+"""Settings of `train` that say how this machine trains."""
+
+
+class TrainingService(Section):
+    """A service that trains by the token, in the protocol of Tinker: Thinking Machines' own, or a SkyRL server."""
+
+    base_url: Annotated[BaseURL, Resume.FREE]
+    """Without the path: https://host."""
+    model: str
+    """The name of the student there. Its weights are those of `student.model`."""
+    price_usd_per_mtok: Annotated[NotNegativeNumber, Resume.FREE]
+    """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own."""
+    api_key_env: Annotated[str | None, Resume.FREE] = None
+    """The environment variable that holds the key; left out: the service needs none."""
+    delete: Annotated[bool, Resume.FREE] = False
+    """Delete what the service stores of this training (storage is billed), once the adapters are downloaded."""
+
+
 class Train(Section):
     """s1's schedule (AdamW, linear warm-up, cosine to 0) at the scale of the student."""
 
+    backend: Literal["tinker"] | None = None
+    """`tinker`: a service trains (see `train.tinker`). Left out: this machine."""
+    tinker: TrainingService | None = None
+    """The service of backend `tinker`."""
     method: Literal["full", "lora"] = "full"
     """`lora` freezes the student's weights and trains adapters on its linear layers."""
     frozen_layers: NotNegative = 0
@@ -538,6 +564,19 @@ class Train(Section):
     checkpoint_seconds: Annotated[Positive, Resume.FREE] = 600
     tracker: Annotated[Literal["none", "trackio", "wandb"], Resume.FREE] = "none"
     """Experiment tracker that also gets the loss curve of `training.jsonl`."""
+
+    @model_validator(mode="after")
+    def _service_trains_adapters(self) -> "Train":
+        if (self.backend == "tinker") != (self.tinker is not None):
+            raise ValueError('train.tinker and train.backend = "tinker" belong together')
+        if self.tinker is None:
+            return self
+        if self.method != "lora":
+            raise ValueError('backend "tinker" trains adapters: set train.method = "lora"')
+        for name in DECIDED_BY_SERVICE:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f'train.{name} has no effect with backend "tinker": the service decides it')
+        return self
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Train":
