@@ -11,6 +11,7 @@ from tenner.core.errors import TennerError
 from tenner.core.terminal import say, write_rendered
 
 if TYPE_CHECKING:
+    from tenner.core.recipe import Recipe
     from tenner.launch.job import Job
     from tenner.launch.processes import Group
 
@@ -48,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"what a job is given to save its state before the cap or a preemption (default: {GRACE_SECONDS:g})",
     )  # fmt: skip
     ordered = parser.add_argument_group("machines of Slurm and SkyPilot")
-    ordered.add_argument("--gpus", metavar="[TYPE:]N", help="GPUs of each node, as H100:8")
+    ordered.add_argument("--gpus", metavar="[TYPE:]N", help="GPUs of each node (default: the recipe's cards)")
     ordered.add_argument("--hours", metavar="X", type=float, help="the longest it takes (default: what the cap pays)")
     ordered.add_argument(
         "--option", metavar="KEY=VALUE", action="append", default=[], dest="options",
@@ -79,13 +80,23 @@ def main(args: argparse.Namespace) -> None:
     job = Job(
         described, str(Path(args.recipe).absolute()) if is_file else args.recipe,
         str(args.run_dir or Path("runs") / described.name), others, cap_usd, args.device, args.processes, args.nodes,
-        args.gpus, args.hours, args.grace_seconds or GRACE_SECONDS, args.options,
+        args.gpus or (_cards(described, args.nodes) if args.on != "local" else None), args.hours, args.grace_seconds or GRACE_SECONDS, args.options,
     )  # fmt: skip
     if args.on == "local":
         _local(args, job)
     else:
         job = job._replace(run_dir=os.path.abspath(job.run_dir))
         _elsewhere(args, job, job.seconds(_cap_of(job), Path(job.run_dir)))
+
+
+def _cards(described: "Recipe", nodes: int) -> str | None:
+    """The GPUs of each node by the recipe's machine; None where it names no card."""
+    machine = described.machine
+    if machine.card is None:
+        return None
+    if machine.count % nodes:
+        raise TennerError(f"{machine.count} cards are not to be shared by {nodes} nodes", hint="give --nodes or --gpus")
+    return f"{machine.card}:{machine.count // nodes}"
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
