@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
     job = Job(
         described, str(Path(args.recipe).absolute()) if is_file else args.recipe,
         str(args.run_dir or Path("runs") / described.name), others, cap_usd, args.device, args.processes, args.nodes,
-        args.gpus or (_cards(described, args.nodes) if args.on != "local" else None), args.hours, args.grace_seconds or GRACE_SECONDS, args.options,
+        args.gpus or _cards(described, args), args.hours, args.grace_seconds or GRACE_SECONDS, args.options,
     )  # fmt: skip
     if args.on == "local":
         _local(args, job)
@@ -89,14 +89,19 @@ def main(args: argparse.Namespace) -> None:
         _elsewhere(args, job, job.seconds(_cap_of(job), Path(job.run_dir)))
 
 
-def _cards(described: "Recipe", nodes: int) -> str | None:
-    """The GPUs of each node by the recipe's machine; None where it names no card."""
-    machine = described.machine
-    if machine.card is None:
+def _cards(described: "Recipe", args: argparse.Namespace) -> str | None:
+    """The GPUs of each node by the recipe's machine, as the engine calls them; None where it names no card."""
+    card, count = described.machine.card, described.machine.count
+    if card is None or args.on == "local":
         return None
-    if machine.count % nodes:
-        raise TennerError(f"{machine.count} cards are not to be shared by {nodes} nodes", hint="give --nodes or --gpus")
-    return f"{machine.card}:{machine.count // nodes}"
+    if count % args.nodes:
+        raise TennerError(f"{count} cards cannot be spread over {args.nodes} nodes", hint="give --nodes or --gpus")
+    each = count // args.nodes
+    if args.on == "slurm":  # what a cluster calls its cards is its own affair
+        return str(each)
+    from tenner.launch import skypilot
+
+    return f"{skypilot.CARD_NAMES.get(card, card.upper())}:{each}"
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
