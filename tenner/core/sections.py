@@ -384,6 +384,8 @@ class PaidModel(Section):
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
     """The server's address, such as `http://localhost:8000/v1`."""
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    """More servers of the same model at the same price: the calls are split between all of them."""
     api_key_env: KeyVariable | None = None
     """Name of the environment variable that holds the key. Leave out for a server without keys."""
     model: str | None = None
@@ -423,6 +425,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.further_base_urls and (self.client != "openai" or self.base_url is None or self.batch):
+            raise ValueError("further_base_urls go with the openai client and a base_url, and not with batches")
         if self.client != "openai" and self.limit_parameter is not None:
             raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
@@ -600,6 +604,8 @@ class Endpoint(Section):
     """A server of `/v1/completions` that serves the student. Only machine time is charged for it, not tokens."""
 
     base_url: Annotated[BaseURL, Resume.FREE]
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    """More servers of the same student: the questions are split between all of them."""
     model: str
     """The student's model name on the server."""
     api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None
