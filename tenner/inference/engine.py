@@ -30,6 +30,8 @@ class Generation(NamedTuple):
     answer_tokens: int
     truncated: bool
     interventions: tuple[Intervention, ...]
+    trial_tokens: int = 0
+    """Tokens sampled in trial answers of early exit that are no part of the completion."""
 
     @classmethod
     def of(cls, prompt_id: str, machine: ForcingMachine, tokenizer: Tokenizer) -> "Generation":
@@ -44,6 +46,7 @@ class Generation(NamedTuple):
             answer_tokens=machine.answer_tokens,
             truncated=machine.truncated,
             interventions=machine.interventions,
+            trial_tokens=machine.trial_tokens,
         )
 
 
@@ -195,6 +198,11 @@ class JobEngine(ABC):
     @abstractmethod
     def info(self) -> EngineInfo: ...
 
+    @property
+    def exits_early(self) -> bool:
+        """Whether it decodes policies of early exit, which need trial answers beside the completion."""
+        return False
+
     @abstractmethod
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
         """Run all policies of all jobs, and yield each completion as it is done."""
@@ -246,6 +254,11 @@ class JobEngine(ABC):
         answer_tokens_max: int,
         sampling: Sampling,
     ) -> Job:
+        if not self.exits_early and any(policy.early_exit is not None for policy in policies):
+            raise TennerError(
+                f"the engine {self.info.name} cannot end thinking early with this model",
+                hint="leave early_exit out, or decode a model without recurrent layers with engine hf",
+            )
         return Job.of(
             self.tokenizer, prompt, policies, fmt,
             answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,

@@ -44,6 +44,8 @@ class UsageReport(Record):
     thinking_tokens: int
     answer_tokens: int
     """Sampled tokens only: delimiters and cue count in `completion_tokens`."""
+    trial_tokens: int
+    """Sampled in trial answers of early exit, beside the completion."""
     completion_tokens: int
     """All that came after the prompt."""
     machine_seconds: float
@@ -190,6 +192,7 @@ class ActiveRequest:
             prompt_tokens=self._stream.prompt_tokens,
             thinking_tokens=generation.thinking_tokens,
             answer_tokens=generation.answer_tokens,
+            trial_tokens=generation.trial_tokens,
             completion_tokens=len(generation.token_ids),
             machine_seconds=seconds,
             cost_usd=None if price is None else seconds * price / SECONDS_PER_HOUR,

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import logging
 import signal
 import time
 import traceback
@@ -266,7 +267,7 @@ async def serving(engine: LocalEngine, student: ServedStudent, settings: Setting
         app = Server(queue, preparation, connections, student, settings).app()
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS,
-            lingering_time=LINGERING_SECONDS,
+            lingering_time=LINGERING_SECONDS, logger=_quiet_logger(),
         )  # fmt: skip
         await runner.setup()
         try:
@@ -305,6 +306,13 @@ async def serve(
                 while queue.active and signals.empty():
                     await asyncio.sleep(0.05)
         return signalled.result()
+
+
+def _quiet_logger() -> logging.Logger:
+    """aiohttp's, which would write a traceback for every request that is no HTTP; our own are written above."""
+    logger = logging.getLogger("tenner.server")
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 async def _listen(runner: web.AppRunner, connections: Connections, settings: Settings) -> asyncio.Server:

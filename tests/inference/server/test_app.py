@@ -20,7 +20,7 @@ from short_format import SHORT
 
 from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import TennerError
-from tenner.core.records import Policy
+from tenner.core.records import EarlyExit, Policy
 from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Job, Prompt, Request
@@ -108,6 +108,10 @@ POLICIES: list[tuple[dict[str, Any], Policy]] = [
         Policy(thinking_tokens_max=40, thinking_tokens_min=20),
     ),
     ({"reasoning_effort": "high", "extra_body": {"thinking": {"waits": 1}}}, Policy(thinking_tokens_max=64, waits=1)),
+    (
+        {"extra_body": {"thinking": {"early_exit": {"every_tokens": 4, "trial_tokens": 1}}}},
+        Policy(thinking_tokens_max=64, early_exit=EarlyExit(every_tokens=4, trial_tokens=1)),
+    ),
 ]
 
 
@@ -125,13 +129,14 @@ def test_the_requested_policy_is_the_one_applied(engine: HFEngine, student: Serv
             assert usage.completion_tokens == len(expected.token_ids)
             assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
             assert report["policy"] == policy.model_dump()
+            assert report["trial_tokens"] == expected.trial_tokens
             assert [(i["kind"], i["text"]) for i in report["interventions"]] == forced_text(expected, engine)
             assert report["cost_usd"] == pytest.approx(report["machine_seconds"] * 0.36 / 3600)
             assert report["machine_seconds"] > 0
 
     talk(engine, student, conversation)
     kinds = {i.kind for _, policy in POLICIES for i in generated(engine, policy).interventions}
-    assert kinds == {"open", "wait", "cut", "close", "cue"}, "the policies cover all kinds of interventions"
+    assert kinds - {"exit"} == {"open", "wait", "cut", "close", "cue"}, "the policies cover all kinds of interventions"
 
 
 def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, student: ServedStudent) -> None:
@@ -327,6 +332,14 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"max_tokens": 90, "max_completion_tokens": 80}, 400, "invalid_value", None, "differ"),
     (GOOD | {"reasoning_effort": "extreme"}, 400, "invalid_value", "reasoning_effort", "'high'"),
     (GOOD | {"thinking": {"max_tokens": -1}}, 400, "invalid_value", "thinking.max_tokens", "greater than or equal"),
+    (
+        GOOD | {"thinking": {"early_exit": {"every_tokens": 0}}},
+        400, "invalid_value", "thinking.early_exit.every_tokens", "greater than 0",
+    ),
+    (
+        GOOD | {"thinking": {"early_exit": {"agree": 3}}},
+        400, "missing_required_parameter", "thinking.early_exit.every_tokens", "is missing",
+    ),
     (GOOD | {"thinking": {"budget": 9}}, 400, "unknown_parameter", "thinking.budget", "unknown"),
     (
         GOOD | {"thinking": {"max_tokens": 3, "min_tokens": 4}},
