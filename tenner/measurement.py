@@ -67,6 +67,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
     is_file = who.endswith(".toml")
     text = recipes.read_text(Path(who)) if is_file else ""
     data = recipes.tables(text, where=who)
+    if is_file:
+        recipes.beside_the_file(data, Path(who))
     evaluate: dict[str, Any] = data.setdefault("evaluate", {})
     _set_benchmark(evaluate, options)
     sampling = {"temperature": options.temperature, "top_p": options.top_p}
@@ -95,7 +97,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
     data |= _given({"seed": options.seed, "budget_usd": options.budget_usd})
     machine = _given({"price_usd_per_hour": options.price_usd_per_hour, "device": options.device})
     if machine:
-        data["machine"] = {"price_usd_per_hour": 0.0} | data.get("machine", {}) | machine
+        known = data.get("machine", {})
+        data["machine"] = ({} if "card" in known else {"price_usd_per_hour": 0.0}) | known | machine
     where, changes = who if is_file else "the command line", list(overrides)
     if not is_file:
         unfetched = _unfetched(data, who, options.format)

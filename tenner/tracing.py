@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 
-from tenner.budget.ledger import read_spend
 from tenner.clients import registry
 from tenner.clients.registry import CallContext
+from tenner.core import spending
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
 from tenner.core.progress import Screen
@@ -33,7 +33,8 @@ class TraceResult(NamedTuple):
     outcomes: Counter[str]
     """Traces by outcome (see `records.TraceOutcome`)."""
     verdicts: Counter[str]
-    """Their answers by verdict; "no reference" where there is nothing to compare with."""
+    """Their answers by verdict; "no reference" where there is nothing to compare with, "no answer" where a trace ends
+    before one."""
     failures: Counter[str]
     """Calls that failed for good, by the name of the fault."""
     spent_usd: float
@@ -78,12 +79,17 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
     registry.check(job.trace, screen)
     with open_folder(out, TraceJob, job, screen, budget_usd=job.budget_usd) as opened:
         context = CallContext(opened.ledger, screen, stage="trace")
-        traces.buy_traces(
-            TracePurchase(
-                opened.description.trace, lambda: read_questions(questions_path), opened.folder, context, grade_trace
-            )
-        )
-    return result(RunFolder(out))
+        with opened.folder.stage("trace") as clock:
+            traces.buy_traces(
+                TracePurchase(
+                    opened.description.trace, lambda: read_questions(questions_path), opened.folder, context,
+                    grade_trace,
+                )
+            )  # fmt: skip
+            done = result(opened.folder)
+            clock.items_out = done.outcomes.total()
+            clock.items_in = clock.items_out + done.failures.total()
+    return done
 
 
 def check_questions(path: Path) -> Counter[str]:
@@ -117,8 +123,8 @@ def result(folder: RunFolder) -> TraceResult:
     verdicts: Counter[str] = Counter()
     for t in folder.stream("traces", Trace):
         outcomes[t.outcome] += 1
-        verdicts[t.grade.verdict if t.grade else "no reference"] += 1
-    spend = read_spend(folder.path / "run.db")
+        verdicts[t.grade.verdict if t.grade else "no reference" if t.answer else "no answer"] += 1
+    spend = spending.read(folder)
     return TraceResult(
         path=folder.path / "traces.jsonl",
         outcomes=outcomes,

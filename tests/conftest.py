@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core for the default tests as a whole; others measure time and memory, or start few at once."""
+    """A worker for each core for the default tests as a whole; a selection is run by one process unless told."""
     chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
     chosen |= config.option.markexpr not in config.getini("addopts")
     return 0 if chosen or cores() == 1 else min(cores(), WORKERS_MAX)

@@ -19,6 +19,7 @@ from tenner.budget.ledger import read_spend
 from tenner.commands import export as exportjob
 from tenner.commands import show
 from tenner.core import recipe
+from tenner.core.chat_template import encode_prompt
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.records import (
@@ -38,9 +39,10 @@ from tenner.core.records import (
     Trace,
     TrainStep,
 )
-from tenner.core.run import open_run
+from tenner.core.run import open_run, render, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation import benchmarks
+from tenner.stages.resolve_student import StudentOptions, resolve_student
 
 KINDS = {
     "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
@@ -315,7 +317,7 @@ def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     here = published.model_copy(
         update={
             "gather": published.gather.model_copy(update={"sources": local[:1]}),
-            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:]}),
+            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:], "engine": "hf", "vllm": {}}),
             "student": tiny.student,
         }
     )
@@ -391,11 +393,21 @@ def test_one_sample_is_shown_with_what_is_trained_on_marked(unbroken, capsys):
 def test_the_student_loads_with_transformers_alone(unbroken):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from tenner.training.student import load_tokenizer
+
     student = AutoModelForCausalLM.from_pretrained(unbroken.path / "student")
     tokenizer = AutoTokenizer.from_pretrained(unbroken.path / "student")
-    prompt: Any = tokenizer.apply_chat_template([{"role": "user", "content": "1+1?"}], add_generation_prompt=True)
     assert student.generation_config.eos_token_id == tokenizer.eos_token_id
-    assert str(tokenizer.decode(prompt["input_ids"])).endswith("assistant\n")
+    # Asked without a system message, it sees what it sees in the run, and its thinking is opened.
+    described, question = stored_recipe(unbroken), unbroken.read("benchmark", Question)[0]
+    assert described is not None
+    asked: Any = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question.question}], add_generation_prompt=True
+    )
+    served = resolve_student(str(unbroken.path), StudentOptions()).student
+    own = load_tokenizer(unbroken.path / "student", served.chat_template)
+    prompt = encode_prompt(own, render(own, question, described.student.form, described))
+    assert asked["input_ids"] == prompt + own.encode("<|im_start|>think\n", add_special_tokens=False)
 
 
 @pytest.mark.slow
@@ -423,6 +435,13 @@ SIGN_OF_WORK = {
     "evaluate": "completions.jsonl",
 }
 """A file that is not empty as soon as the stage is at work."""
+OWN_FILE = {
+    "gather": "questions.jsonl",
+    "clean": "clean.jsonl",
+    "attempt": "attempts.jsonl",
+    "train": "training.jsonl",
+}
+"""A file that the stage writes and no later one."""
 
 KILLED_AT_ITS_MARKER = """
 import os, signal, sys
@@ -458,10 +477,10 @@ def test_kill_9_in_the_middle_of_a_stage_changes_nothing(stage, unbroken, tiny_r
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     assert process.wait() == -signal.SIGKILL
     assert not RunFolder(path).done(stage), "killed too late"
-    finished = {s: (path / f"stages/{s}.json").stat().st_mtime_ns for s in before}
+    finished = {s: (path / OWN_FILE[s]).stat().st_mtime_ns for s in before if s in OWN_FILE}
 
     folder = run_to_the_end(tiny_recipe, path)
-    assert {s: (path / f"stages/{s}.json").stat().st_mtime_ns for s in finished} == finished
+    assert {s: (path / OWN_FILE[s]).stat().st_mtime_ns for s in finished} == finished
     assert folder.read("selected", Question) == unbroken.read("selected", Question)
     losses = [[step.loss for step in f.read("training", TrainStep)] for f in (folder, unbroken)]
     assert losses[0] == losses[1]

@@ -1,6 +1,7 @@
 """Calls in batches, at the price of batches: reserve, submit, poll, collect, and continue after a kill."""
 
 import asyncio
+import datetime
 import itertools
 import random
 import tempfile
@@ -15,8 +16,8 @@ from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnRes
 from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
 from tenner.clients.paid_calls import Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
+from tenner.core.disk import disk_errors
 from tenner.core.errors import BudgetReached, TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.core.seeds import rng
 
 UNSENT = ("unreachable", "rate_limited", "file_not_ready")
@@ -145,7 +146,8 @@ class BatchCalls:
             elif key in self._waiting:  # in a batch of an earlier session, or an identical request
                 self._waiting[key].append(call)
             else:
-                line = Line(key, text, self._billing.microusd(self._client.worst_case_usage(call, request)))
+                worst_microusd = self._billing.microusd(self._client.worst_case_usage(call, request))
+                line = Line(key, text, worst_microusd + self._ledger.overrun_microusd(self._billing.payee))
                 self._waiting[key] = [call]
                 self._draft.append(line)
                 size += len(self._upload_line(line))
@@ -252,6 +254,12 @@ class BatchCalls:
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(2 * delay_seconds, self._batch_limits.poll_seconds_max)
 
+    def _moments(self, token: str) -> list[datetime.datetime]:
+        """When a batch was submitted, and now: its calls were worked on in between."""
+        submitted_at = self._open[token].submitted_at
+        times = [time.time()] if submitted_at is None else [submitted_at, time.time()]
+        return [datetime.datetime.fromtimestamp(at, datetime.UTC) for at in times]
+
     async def _status(self, row: BatchRow) -> BatchStatus:
         batch_id = row.batch_id
         assert batch_id is not None, "set on submission"
@@ -272,7 +280,7 @@ class BatchCalls:
                 line = waiting.pop(key)
                 try:
                     stored = self._billing.keep(line.reservation, KeyedRequest(line.request, key), result)
-                    billed = self._billing.settle(stored, line.microusd)
+                    billed = self._billing.settle(stored, *self._moments(token))
                 except Overcharged as e:
                     stop = stop or e
                 else:

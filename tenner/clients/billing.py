@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger, Payee
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
-from tenner.clients.faults import Fault, redact
+from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Client, KeyedRequest, Reply, Response
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.records import FailedCall, Usage
+from tenner.core.secrets import redact_body, redact_message
 
 BAD_REQUESTS_BEFORE_GIVING_UP = 5  # with no success before: the recipe is at fault, not the questions
 NOT_JSON_BEFORE_GIVING_UP = 3  # with no success before: the base URL is wrong, or a proxy asks for a login
@@ -36,6 +37,8 @@ class StoredResponse(NamedTuple):
 
     spend_id: int
     response: Response
+    worst_microusd: int
+    """What it is booked at until it is settled."""
 
 
 class PaidReply(NamedTuple):
@@ -94,8 +97,13 @@ class CallBilling:
         self.progress = CallProgress(total=0)
 
     def microusd(self, usage: Usage, *moments: datetime.datetime) -> int:
-        """The price of this usage; at the peak's if one of the moments of sending and receiving lies in it."""
+        """The price of this usage; at the peak's if any time between sending and receiving lies in it."""
         return self._client.price.microusd(usage, *moments, batch=self._batch)
+
+    def model_is_known(self) -> bool:
+        """Whether replies of this model were settled before, or cost nothing."""
+        price = self._client.price
+        return not (price.input_usd_per_mtok or price.output_usd_per_mtok) or self._ledger.has_settled(self.payee)
 
     def stored(self, key: str) -> BilledReply | None:
         """The response that was bought before under this key, None if there is none."""
@@ -112,20 +120,21 @@ class CallBilling:
 
     def keep(self, reservation: int, keyed: KeyedRequest, response: Response) -> StoredResponse:
         """Store a new response, not parsed yet, at its worst case."""
-        secret = self._client.secret.encode()
-        body = response.body.replace(secret, b"[key]") if secret else response.body
+        body = redact_body(response.body, self._client.secret)
         spend_id = self._ledger.keep(
             reservation, key=keyed.key, request=keyed.text, body=body, content_type=response.content_type
         )
-        return StoredResponse(spend_id, response._replace(body=body))
+        return StoredResponse(spend_id, response._replace(body=body), self._ledger.booked_microusd(spend_id))
 
-    def settle(self, stored: StoredResponse, worst_microusd: int, *moments: datetime.datetime) -> BilledReply:
+    def settle(self, stored: StoredResponse, *moments: datetime.datetime) -> BilledReply:
         """Parse a stored response and book its actual cost.
 
         Raises:
-            Overcharged: it cost more than its worst case. Its actual cost is booked all the same.
+            Overcharged: it cost more than its worst case. Its actual cost is booked all the same, and the reservations
+                of the calls to its model grow by the difference.
         """
-        return self._settle(stored.spend_id, self._client.parse(stored.response), worst_microusd, *moments)
+        reply = self._client.parse(stored.response)
+        return self._settle(stored.spend_id, reply, stored.worst_microusd, *moments)
 
     def succeeded(self, call: Call, billed: BilledReply, *, reused: bool) -> PaidReply:
         """Count a call that has a response, and give its result."""
@@ -178,7 +187,7 @@ class CallBilling:
 
     def redacted(self, text: str) -> str:
         """A server's message without the key, which some repeat."""
-        return redact(text, self._client.secret)
+        return redact_message(text, self._client.secret)
 
     def _give_up_if_hopeless(self, fault: Fault) -> None:
         if self.progress.bought or self.progress.reused:
@@ -202,13 +211,16 @@ class CallBilling:
         microusd = max(charged, self.microusd(usage, *moments))
         if not metered and microusd <= worst_microusd:
             return BilledReply(reply, worst_microusd, metered=False)
-        self._ledger.settle(spend_id, usage, microusd, finish_reason=reply.finish_reason)
+        with self._ledger.together():
+            self._ledger.settle(spend_id, usage, microusd, finish_reason=reply.finish_reason)
+            if microusd > worst_microusd:
+                self._ledger.overrun(self.payee, microusd - worst_microusd)
         if microusd > worst_microusd:
             raise Overcharged(
                 f"{self.payee.provider}/{self.payee.model} charged {microusd} micro-dollars for a call "
                 f"that could cost {worst_microusd} at most: it does not keep to the limit of output tokens, "
                 "or its price is higher than the one given",
                 hint="the response and its actual cost are kept; use another server or model, a higher limit, or the "
-                "right price",
+                "right price; the same command goes on, and reserves as much more for each call",
             )
         return BilledReply(reply, microusd, metered=True)

@@ -31,6 +31,8 @@ MONEY_WORDS = re.compile(
 )
 MESSAGE_CHARS = 300
 """How much of a message is searched for words: behind it some servers repeat the request."""
+LINE_CHARS = 4000
+"""How much of a message is kept at all: the patterns above take longer than its length."""
 EXHAUSTED_CODES = {"resource_exhausted"}
 """Google's word for every quota, by the minute and by the day, whose message speaks of billing in both cases."""
 NO_QUOTA = re.compile(r"credits are depleted|\blimit: 0\b", re.IGNORECASE)  # a model that this account may not use
@@ -231,4 +233,4 @@ def _status(outer: Mapping[str, Any], codes: frozenset[str]) -> int | None:
 
 
 def _line(message: str) -> str:
-    return " ".join(message.split())
+    return " ".join(message[:LINE_CHARS].split())

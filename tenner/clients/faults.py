@@ -5,10 +5,12 @@ import email.utils
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from tenner.clients import error_body
 from tenner.clients.error_body import ErrorBody
 from tenner.core.errors import OutOfMoney, TennerError
+from tenner.core.secrets import redact_message
 
 EVIDENCE_CHARS = 300
 RETRY_AFTER_MAX_SECONDS = 600.0
@@ -36,6 +38,10 @@ FAULTS: dict[str, Rule] = {
     "interrupted": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # A gateway gave up waiting; the model behind it worked on.
     "gateway_timeout": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # A refusal such as 429 that came when the server had probably worked.
+    "late_refusal": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
+    # The same of one that is final: what was generated may have been rejected.
+    "late_rejection": Rule(retried=False, maybe_charged=True, stops_the_run=False, transient=False),
     # A response with HTTP 200 that holds an error in place of a completion, or beside a part of one.
     "error_in_response": Rule(retried=True, maybe_charged=True, stops_the_run=False, transient=True),
     # A web page or plain text with HTTP 200, as of a proxy that asks for a login.
@@ -68,6 +74,12 @@ FAULTS: dict[str, Rule] = {
         retried=False, maybe_charged=False, stops_the_run=True, transient=False,
         hint="check the model's name and the base URL",
     ),
+    "redirected": Rule(
+        retried=False, maybe_charged=False, stops_the_run=True, transient=False,
+        hint="if you trust that address, set base_url to it",
+    ),
+    # A body beyond any response to the request.
+    "too_large": Rule(retried=False, maybe_charged=True, stops_the_run=False, transient=True),
     "unknown_batch": Rule(
         retried=False, maybe_charged=False, stops_the_run=True, transient=False,
         hint="use the key and the base URL of its submission; in another folder its calls are bought anew",
@@ -77,10 +89,6 @@ OUT_OF_MONEY = ("billing", "quota_used_up")
 
 GATEWAY_TIMEOUTS = (499, 504, 520, 524, 598, 599)
 """Statuses by which a gateway (nginx, Cloudflare) says that it stopped waiting for a request that it had passed on."""
-
-
-LATE_SECONDS = 30.0
-"""A server that fails so long after a request was probably generating: the request may have been charged."""
 
 
 class Fault(Exception):
@@ -93,13 +101,6 @@ class Fault(Exception):
         self.evidence = evidence
         self.retry_after_seconds = retry_after_seconds
 
-    def after(self, seconds: float) -> "Fault":
-        """The fault as it counts when it comes so long after the request: late server errors are gateway time-outs."""
-        if self.kind in ("server_error", "overloaded") and seconds > LATE_SECONDS:
-            evidence = f"{self.evidence} (after {seconds:.0f} s)"
-            return Fault("gateway_timeout", evidence, retry_after_seconds=self.retry_after_seconds)
-        return self
-
     @property
     def error_class(self) -> type[TennerError]:
         """The class, and so the exit code, of the error that a run stops with at this fault."""
@@ -107,16 +108,13 @@ class Fault(Exception):
 
     def redacted(self, secret: str) -> str:
         """The evidence in one short line, without the key; cut last, so that no part of a key is left at the cut."""
-        return redact(self.evidence, secret)[:EVIDENCE_CHARS]
-
-
-def redact(text: str, secret: str) -> str:
-    """The text with the key replaced wherever it occurs."""
-    return text.replace(secret, "[key]") if secret else text
+        return redact_message(self.evidence, secret)[:EVIDENCE_CHARS]
 
 
 def from_status(status: int, headers: Mapping[str, str], body: str) -> Fault:
     """The fault that an HTTP status other than success stands for."""
+    if 300 <= status < 400:
+        return Fault("redirected", f"HTTP {status}: the server redirects to {_origin(headers.get('location', ''))}")
     return _fault(status, error_body.read_error(body), retry_after_seconds(headers), evidence=f"HTTP {status}: ")
 
 
@@ -142,6 +140,15 @@ def from_success(fields: object) -> Fault | None:
     fault = _fault(error.status or 500, error, None, evidence="HTTP 200: ")
     was_refused = not fault.rule.maybe_charged and fault.kind not in ("server_error", "overloaded")
     return fault if was_refused and not error.has_output else Fault("error_in_response", fault.evidence)
+
+
+def _origin(location: str) -> str:
+    """Where a redirect leads, without what its query may hold."""
+    try:
+        parts = urlsplit(location)
+        return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else parts.path or "nowhere"
+    except ValueError:
+        return "an address that is none"
 
 
 def message_of(body: str) -> str:

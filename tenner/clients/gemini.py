@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,15 +11,16 @@ import httpx2
 from pydantic import ValidationError
 
 from tenner.budget import prices
-from tenner.clients.api_keys import key_in_environment
+from tenner.clients.api_keys import key_in_environment, refuse_in_settings
 from tenner.clients.control_tokens import clean_answer, clean_thinking
 from tenner.clients.faults import Fault, from_status
-from tenner.clients.http import CONNECT_SECONDS, checked, fault_of
+from tenner.clients.http import BODY_BYTES, CONNECT_SECONDS, checked, fault_of
 from tenner.clients.json_fields import count, mapping, mappings, text
 from tenner.clients.protocol import Call, Reply, Request, Response
 from tenner.clients.reply_outcome import judge
 from tenner.clients.thinking import Thought
 from tenner.clients.usage import checked_usage
+from tenner.clients.worst_case import input_tokens_max
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 from tenner.core.sections import PaidModel
@@ -34,7 +35,6 @@ except ImportError as e:
 BASE_URL = "https://generativelanguage.googleapis.com"
 API_VERSION = "v1beta"  # the documented version; v1 lacks some models
 KEY_VARIABLE = "GEMINI_API_KEY"
-TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the contents
 
 ELSEWHERE = {
     "max_output_tokens": "set {place}.output_tokens_max",
@@ -73,6 +73,7 @@ class GeminiClient:
         _check_parameters(section.parameters, section.PLACE)
         self.price = prices.price_of("gemini", section.model, section.price)
         self.secret = key_in_environment(self._key_variable) if key is None else key
+        refuse_in_settings(self.secret, section)
         # The SDK returns text, not bytes, and only for responses that it accepts; so this HTTP client keeps every
         # response. With it the SDK does not use aiohttp, with which it retries a broken request by itself; and it
         # follows no redirects, which would send the key's header to another host.
@@ -126,10 +127,12 @@ class GeminiClient:
         return {"model": self._model, "contents": call.question.question + section.suffix, "config": config}
 
     def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  the request holds it all
-        """An upper bound: a token is at least one byte of UTF-8. A schema in the parameters is part of the prompt."""
-        request_bytes = len(json.dumps(request, ensure_ascii=False).encode())
+        """An upper bound, over all that is sent."""
+        contents, config = request["contents"], request["config"]
+        assert isinstance(contents, str)
+        assert isinstance(config, dict)
         return Usage(
-            input_tokens=request_bytes + TEMPLATE_TOKENS_MAX,
+            input_tokens=input_tokens_max([contents], config),
             output_tokens=self._section.output_tokens_max,  # for Gemini, too, thinking and answer together
         )
 
@@ -164,6 +167,8 @@ class GeminiClient:
             await sdk_call
         except httpx2.RequestError as e:  # timeouts are subclasses
             raise fault_of(e) from None
+        except Fault:
+            raise
         except Exception as e:
             if _arrived.get() is None:
                 if isinstance(e, ValueError):  # refused by the SDK itself
@@ -278,8 +283,31 @@ def _kind(status: int, error: Mapping[str, Any], reasons: set[str]) -> str:
 async def _limit_connecting(request: httpx2.Request) -> None:
     """Set the timeout of connecting: the SDK sends every request without any, whatever the client's own is."""
     request.extensions["timeout"] = httpx2.Timeout(None, connect=CONNECT_SECONDS).as_dict()
+    request.headers["accept-encoding"] = "identity"  # what a compressed body comes to is not known before it is there
 
 
 async def _keep(response: httpx2.Response) -> None:
-    """Keep a response; its body is read by the time that the SDK returns."""
+    """Keep a response; its body is read, up to a bound, by the time that the SDK returns. Raises Fault."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Fault("too_large", "the response is compressed, although that was not asked for")
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _BoundedStream(response.stream)
     _arrived.set(response)
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A body of at most `BODY_BYTES`."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        received = 0
+        async for chunk in self._stream:
+            received += len(chunk)
+            if received > BODY_BYTES:
+                raise Fault("too_large", f"the body has more than {BODY_BYTES:,} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,5 +1,6 @@
 """HTTP connections to a provider, kept open between calls, and which of their errors mean that nothing was sent."""
 
+import asyncio
 import ssl
 import urllib.request
 from collections.abc import Mapping
@@ -12,11 +13,15 @@ import httpx2
 from tenner import __version__
 from tenner.clients.faults import Fault, from_status, from_success, message_of
 from tenner.clients.protocol import Response
-from tenner.clients.response_body import is_json, read_body, stream_of, without_comments
+from tenner.clients.response_body import DECODER, is_json, read_body, stream_of, without_comments
 from tenner.core.errors import TennerError
 
 CONNECT_SECONDS = 10.0
 EVENT_STREAM = "text/event-stream"
+BODY_BYTES = 64 << 20
+"""What the body of a response may have, decompressed, where nothing else is said."""
+ERROR_BYTES = 1 << 20
+"""How much of the body of an error is read."""
 SOCKS_SCHEMES = ("socks5", "socks5h")
 UNSENT = (
     httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol,
@@ -30,6 +35,12 @@ def fault_of(error: Exception) -> Fault:
     """The fault of a connection error; a request that was sent may have been charged."""
     message = str(error) or type(error).__name__
     return Fault("unreachable" if isinstance(error, UNSENT) else "interrupted", message)
+
+
+def cut_response(error: TimeoutError) -> Response | None:
+    """What of a response had come when the time of `asyncio.timeout` was over; None if it is of no use."""
+    found = error.__cause__.args[:1] if error.__cause__ is not None else ()
+    return next((cut for cut in found if isinstance(cut, Response)), None)
 
 
 def check_proxies() -> None:
@@ -72,14 +83,26 @@ def checked(response: Response) -> Response:
     return response
 
 
+def checked_start(received: bytearray, content_type: str) -> Response:
+    """The response that a body begins with which went on beyond its bound. Raises Fault where there is none."""
+    text = received.decode("utf-8", "replace").lstrip()
+    try:
+        _, end = DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        raise Fault("too_large", f"HTTP 200: the body has more than {len(received):,} bytes") from None
+    return checked(Response(text[:end].encode(), content_type))
+
+
 class JSONPosts:
     """Posts JSON to one URL and returns the raw response, at a third of the CPU time of an SDK that types it.
 
-    A post is never retried here, and only connecting has a timeout: `PaidCalls` does both.
+    A post is never retried here, and only connecting has a timeout: `PaidCalls` does both. No redirect is followed: it
+    would send questions to an address that nobody named.
     """
 
-    def __init__(self, url: str, *, key: str) -> None:
-        self._url, self._proxy = url, proxy_of(url)
+    def __init__(self, url: str, *, key: str, bytes_max: int = BODY_BYTES) -> None:
+        """`bytes_max` bounds the body of a response, decompressed."""
+        self._url, self._proxy, self._bytes_max = url, proxy_of(url), bytes_max
         self._headers = {"Content-Type": "application/json", "User-Agent": f"tenner/{__version__}"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -90,21 +113,36 @@ class JSONPosts:
         """One attempt. Raises Fault for a broken connection and for a status other than success.
 
         Of a `streamed` response what came before it broke off is returned, and its parser sees that it did: a part of
-        its text was paid for, and is not bought again by itself.
+        its text was paid for, and is not bought again by itself. So is a whole completion whose connection broke or
+        stayed open. Where the caller's time is over, that is in the CancelledError (see `cut_response`). A body beyond
+        its bound is read no further; what it begins with is returned, if that is a response.
         """
-        received, post = bytearray(), self._post
-        if self._proxy is not None and urlsplit(self._proxy).scheme in SOCKS_SCHEMES:
-            post = self._post_by_socks
+        received = bytearray()
         try:
-            status, headers = await post(body, received)
+            status, headers, is_whole = await self._exchange("POST", self._url, body, received)
         except (aiohttp.ClientError, httpx2.RequestError) as e:
-            if not streamed or stream_of(received) is None:
+            if (response := _usable_part(received, streamed=streamed)) is None:
                 raise fault_of(e) from None
-            status, headers = 200, {"content-type": EVENT_STREAM}
-        if not 200 <= status < 300:
-            raise from_status(status, headers, received.decode("utf-8", "replace"))
+            return response
+        except asyncio.CancelledError as e:
+            if (response := _usable_part(received, streamed=streamed)) is not None:
+                e.args = (response,)
+            raise
+        _check_status(status, headers, received)
         response = Response(bytes(received), headers.get("content-type", ""))
-        return response if streamed and stream_of(received) == "broken" else checked(response)
+        if streamed and stream_of(received) == "broken":
+            return response
+        return checked(response) if is_whole else checked_start(received, response.content_type)
+
+    async def get(self, url: str) -> bytes:
+        """The body of another resource of the same server. Raises Fault."""
+        received = bytearray()
+        try:
+            status, headers, _ = await self._exchange("GET", url, None, received)
+        except (aiohttp.ClientError, httpx2.RequestError) as e:
+            raise fault_of(e) from None
+        _check_status(status, headers, received)
+        return bytes(received)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -113,26 +151,38 @@ class JSONPosts:
         if self._socks is not None:
             await self._socks.aclose()
 
-    async def _post(self, body: str, received: bytearray) -> tuple[int, Mapping[str, str]]:
-        """The status and the headers; the body is put into `received` as it arrives."""
+    async def _exchange(
+        self, method: str, url: str, body: str | None, received: bytearray
+    ) -> tuple[int, Mapping[str, str], bool]:
+        """The status, the headers, and whether the body was within its bound; it is put into `received` as it comes."""
+        data = None if body is None else body.encode()
+        if self._proxy is not None and urlsplit(self._proxy).scheme in SOCKS_SCHEMES:
+            return await self._exchange_by_socks(method, url, data, received)
         if self._session is None:
             self._session = self._open()
-        async with self._session.post(self._url, data=body.encode(), proxy=self._proxy) as response:
+        async with self._session.request(method, url, data=data, proxy=self._proxy, allow_redirects=False) as response:
             async for chunk in response.content.iter_any():
                 received += chunk
-        return response.status, response.headers
+                if len(received) > self._bytes_max:
+                    response.close()
+                    return response.status, response.headers, False
+        return response.status, response.headers, True
 
-    async def _post_by_socks(self, body: str, received: bytearray) -> tuple[int, Mapping[str, str]]:
+    async def _exchange_by_socks(
+        self, method: str, url: str, data: bytes | None, received: bytearray
+    ) -> tuple[int, Mapping[str, str], bool]:
         """The same through a SOCKS proxy, which aiohttp does not speak to."""
         if self._socks is None:
             self._socks = httpx2.AsyncClient(
                 headers=self._headers, proxy=self._proxy, trust_env=False,
                 limits=httpx2.Limits(max_connections=None), timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
             )  # fmt: skip
-        async with self._socks.stream("POST", self._url, content=body.encode()) as response:
+        async with self._socks.stream(method, url, content=data) as response:
             async for chunk in response.aiter_bytes():
                 received += chunk
-        return response.status_code, response.headers
+                if len(received) > self._bytes_max:
+                    return response.status_code, response.headers, False
+        return response.status_code, response.headers, True
 
     def _open(self) -> aiohttp.ClientSession:
         """A new session, bound to the running event loop."""
@@ -144,6 +194,24 @@ class JSONPosts:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+
+
+def _usable_part(received: bytearray, *, streamed: bool) -> Response | None:
+    """What is worth keeping of a body that did not end: a part of a stream, or a whole completion."""
+    if streamed and stream_of(received) is not None:
+        return Response(bytes(received), EVENT_STREAM)
+    try:
+        whole = checked_start(received, "application/json")
+        fields = DECODER.decode(whole.body.decode())
+    except (Fault, ValueError, RecursionError):
+        return None
+    return whole if isinstance(fields, dict) and fields.get("choices") else None
+
+
+def _check_status(status: int, headers: Mapping[str, str], received: bytearray) -> None:
+    """Raise Fault for a status other than success."""
+    if not 200 <= status < 300:
+        raise from_status(status, headers, received[:ERROR_BYTES].decode("utf-8", "replace"))
 
 
 def proxy_of(url: str) -> str | None:

@@ -1,5 +1,6 @@
 """A client for the chat completions protocol: OpenAI, DeepSeek, Qwen, GLM, Kimi, OpenRouter, vLLM, SGLang, …"""
 
+import asyncio
 import json
 import re
 import tomllib
@@ -16,23 +17,42 @@ import openai
 from openai.types import Batch
 
 from tenner.budget import prices
-from tenner.clients.api_keys import key_in_environment
+from tenner.clients.api_keys import key_in_environment, refuse_in_settings
 from tenner.clients.chat_completion import parse_completion
 from tenner.clients.error_body import read_error
 from tenner.clients.faults import OUT_OF_MONEY, Fault, from_report, from_status, message_of
 from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
+from tenner.clients.json_fields import count
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
+from tenner.clients.worst_case import input_tokens_max
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 from tenner.core.sections import PaidModel
 
-TEMPLATE_TOKENS_MAX = 256  # what a chat template adds around the messages, including a default system prompt
+CHECK_SECONDS = 60.0  # for the list of models
+BYTES_MIN, BYTES_MAX = 8 << 20, 1 << 30
+BYTES_PER_TOKEN, LOGPROB_BYTES_PER_TOKEN = 1 << 10, 16 << 10
+"""What a response may have: an event of a stream takes about 300 bytes for a token."""
 BATCH_PATH: Final = "/v1/chat/completions"
 NO_BATCH_HINT = "leave out batch mode, and pay for single calls"
 BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
 TOKEN_NAME = "tenner"  # the key of our token in the metadata of a batch
-RESERVED = {"model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
+RESERVED = {
+    "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "max_new_tokens",
+}  # fmt: skip
 """Parameters that would bypass the store, the cap or the parser."""
+THINKING_LIMIT = "thinking_budget"
+UNBOUNDED = {
+    "best_of": "it is charged for completions that are not returned",
+    "models": "other models have other prices",
+    "plugins": "what they add to the prompt has no limit",
+    "web_search_options": "what a search adds to the prompt has no limit",
+    "search_parameters": "what a search adds to the prompt has no limit",
+    "enable_search": "what a search adds to the prompt has no limit",
+}
+"""Parameters by which a call may cost more than can be reserved for it, and why."""
+DEARER_TIERS = ("priority", "fast")
 STREAM_DEMANDED = re.compile(
     r"for non-?streaming calls|\bonly\b[^.]{0,20}\bsupports? stream|\bonly stream(ing)?\b[^.]{0,20}\bsupported"
     r"|only (be )?(called|used|available)[^.]{0,30}\bstream|non-?stream\w*[^.]{0,40}\b(not|un)[- ]?(supported|allowed)"
@@ -88,18 +108,26 @@ class OpenAIClient:
                 f"{section.PLACE}.parameters: {min(taken)} is set by tenner itself",
                 hint="see model, output_tokens_max and the number of samples",
             )
+        _refuse_unbounded(section)
         self.reasoning_is_summary = self._provider.reasoning == "summary"
         self._streams = any(fnmatchcase(section.model, pattern) for pattern in self._provider.streamed_models)
         self._usage_option = True
         self.price = prices.price_of(self._provider.name, section.model, section.price)
         self.secret = key_in_environment(self._provider.api_key_env) if key is None else key
+        refuse_in_settings(self.secret, section)
         self._client = openai.AsyncOpenAI(
             base_url=self._provider.base_url,
             api_key=self.secret or "none",  # the SDK requires one
             max_retries=0,  # `BatchCalls` retries
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
-        self._completions = JSONPosts(f"{self._provider.base_url.rstrip('/')}/chat/completions", key=self.secret)
+        token_bytes = LOGPROB_BYTES_PER_TOKEN if section.parameters.get("logprobs") else BYTES_PER_TOKEN
+        self._completions = JSONPosts(
+            f"{self._provider.base_url.rstrip('/')}/chat/completions",
+            key=self.secret,
+            bytes_max=min(BYTES_MIN + token_bytes * section.output_tokens_max, BYTES_MAX),
+        )
 
     async def check(self) -> None:
         """Fetch the list of models and, in batch mode, of batches, which is free."""
@@ -109,24 +137,23 @@ class OpenAIClient:
 
     async def _check_model(self) -> None:
         """A server without a list of models passes the check."""
+        url = self._provider.base_url
         try:
-            response = await self._client.get("/models", cast_to=httpx2.Response)
-            listed = {row["id"] for row in response.json()["data"]}
-        except openai.APIStatusError as e:
-            fault = _fault_of_status(e)
-            if fault.kind == "bad_key" or fault.kind in OUT_OF_MONEY:
+            async with asyncio.timeout(CHECK_SECONDS):
+                body = await self._completions.get(f"{url.rstrip('/')}/models")
+            listed = {row["id"] for row in json.loads(body)["data"]}
+        except Fault as fault:
+            if fault.kind in ("unreachable", "interrupted"):
+                raise _no_answer(url, fault.redacted(self.secret)) from None
+            if fault.kind in ("bad_key", "redirected", *OUT_OF_MONEY):
                 hint = self._key_hint() if fault.kind == "bad_key" else fault.rule.hint
                 raise fault.error_class(
                     f"{self._provider.name}: {fault.kind}: {fault.redacted(self.secret)}", hint=hint
                 ) from None
             return
-        except openai.APIConnectionError as e:
-            *_, cause = _causes(e)
-            raise TennerError(
-                f"no server answers at {self._provider.base_url}: {cause}",
-                hint="check the base URL, and that the server runs",
-            ) from None
-        except (ValueError, KeyError, TypeError):
+        except TimeoutError:
+            raise _no_answer(url, f"no list of models within {CHECK_SECONDS:g} s") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
         assert self._section.model is not None, "validated in the recipe"
         if self._section.model not in listed and prices.base_model(self._section.model) not in map(
@@ -163,11 +190,12 @@ class OpenAIClient:
         }
 
     def worst_case_usage(self, call: Call, request: Request) -> Usage:  # noqa: ARG002  the request holds it all
-        """An upper bound: every token is at least one byte of UTF-8."""
+        """An upper bound, over all that is sent."""
         messages = request["messages"]
         assert isinstance(messages, list)
-        prompt_bytes = sum(len(m["content"].encode()) for m in messages)
-        return Usage(input_tokens=prompt_bytes + TEMPLATE_TOKENS_MAX, output_tokens=self._section.output_tokens_max)
+        input_tokens = input_tokens_max([m["content"] for m in messages], self._section.parameters)
+        beside = count(self._section.parameters.get(THINKING_LIMIT)) or 0  # some servers limit only the answer then
+        return Usage(input_tokens=input_tokens, output_tokens=self._section.output_tokens_max + beside)
 
     async def send(self, call: Call, request: Request) -> Response:  # noqa: ARG002  the request holds it all
         """One attempt; streamed where the preset says so, or once the server has demanded it, which it does for free.
@@ -287,6 +315,18 @@ def read_result(line: bytes) -> BatchResult:
     return BatchResult(key, Fault("server_error", reported.evidence) if reported.kind == "bad_request" else reported)
 
 
+def _refuse_unbounded(section: PaidModel) -> None:
+    """Raise TennerError for a parameter by which a call may cost more than is reserved."""
+    refused = dict(UNBOUNDED)
+    if section.parameters.get("service_tier") in DEARER_TIERS and section.price is None:
+        refused["service_tier"] = "its price is not that of the table, so give one"
+    for name, why in refused.items():
+        if section.parameters.get(name):
+            raise TennerError(
+                f"{section.PLACE}.parameters: {name} could cross the cap: {why}", hint=f"leave {name} out"
+            )
+
+
 def _provider(section: PaidModel) -> Provider:
     """The preset that the section names, with its overrides; or the server at `base_url`, named by its host."""
     known = presets()
@@ -335,10 +375,8 @@ def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
         raise fault_of(cause if isinstance(cause, httpx2.RequestError) else e) from None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+def _no_answer(url: str, reason: str) -> TennerError:
+    return TennerError(f"no server answers at {url}: {reason}", hint="check the base URL, and that the server runs")
 
 
 def _fault_of_status(error: openai.APIStatusError) -> Fault:

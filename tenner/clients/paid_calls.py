@@ -3,15 +3,19 @@
 import asyncio
 import datetime
 import random
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
 from tenner.budget.group_commit import GroupCommit
 from tenner.budget.ledger import Ledger
+from tenner.clients.attempt_times import AttemptTimes, HeldAttempt
 from tenner.clients.billing import CallBilling, CallProgress, OnResult, PaidReply
 from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
-from tenner.clients.protocol import Call, Client, KeyedRequest, Request, keyed_request
+from tenner.clients.http import cut_response
+from tenner.clients.protocol import Call, Client, KeyedRequest, Request, Response, keyed_request
 from tenner.clients.rate_limiter import RateLimiter, sleep
 from tenner.core.errors import BudgetReached, Incomplete, TennerError
 from tenner.core.records import FailedCall, Usage
@@ -20,6 +24,11 @@ from tenner.core.seeds import rng
 BACKOFF_MAX_SECONDS = 60.0
 LOST_IN_A_ROW = 20
 """So many attempts that may have been charged, and twice the calls in flight, without one response end the run."""
+COMMIT_SECONDS_MAX = 60.0
+"""How long after its reservation a call may be sent, for the price at that time."""
+FIRST_ALONE_SECONDS = 60.0
+"""How long calls to a model are made one at a time before its first reply: a server that does not keep to the limit of
+output tokens is then found at the cost of one."""
 
 
 class Limits(NamedTuple):
@@ -58,6 +67,10 @@ class PaidCalls:
         self._stop: Exception | None = None
         self._stopped = asyncio.Event()
         self._lost_in_a_row = 0
+        self._times = AttemptTimes()
+        self._held: list[HeldAttempt] = []
+        self._model_is_known = False
+        self._first = asyncio.Lock()
 
     @property
     def progress(self) -> CallProgress:
@@ -75,9 +88,13 @@ class PaidCalls:
         """
         self._billing.progress = CallProgress(total=total)
         waiting = iter(calls)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._limits.concurrency, total)):
-                group.create_task(self._work(waiting, on_result))
+        self._model_is_known = self._billing.model_is_known()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._limits.concurrency, total)):
+                    group.create_task(self._work(waiting, on_result))
+        finally:
+            self._judge_held()
         if isinstance(self._stop, BudgetReached):
             raise self._billing.with_remaining_cost(self._stop) from self._stop
         if self._stop is not None:
@@ -124,7 +141,7 @@ class PaidCalls:
                 if self._stop is not None:
                     return None
                 self._billing.retried(fault)
-                if fault.kind == "rate_limited" and asked_seconds is not None:
+                if fault.kind in ("rate_limited", "late_refusal") and asked_seconds is not None:
                     self._rate_limiter.hold(asked_seconds)
                 await sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw), self._stopped)
         raise AssertionError("the last attempt returns")
@@ -141,46 +158,90 @@ class PaidCalls:
             )
 
     async def _attempt(self, call: Call, request: Request, keyed: KeyedRequest, worst: Usage) -> PaidReply | None:
-        estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
-        await self._rate_limiter.acquire(estimate, self._stopped)
-        sent_at = _now()
-        latest = sent_at + datetime.timedelta(seconds=self._limits.deadline_seconds)
-        worst_microusd = self._billing.microusd(worst, sent_at, latest)
-        reservation = await self._reserve(worst_microusd)
-        if reservation is None:
-            return None
-        try:
-            async with asyncio.timeout(self._limits.deadline_seconds):
-                response = await self._client.send(call, request)
-        except BaseException as e:
-            if isinstance(e, TimeoutError):
-                fault = Fault("deadline", f"no whole response within {self._limits.deadline_seconds:g} s")
-            elif isinstance(e, Fault):
-                fault = e.after((_now() - sent_at).total_seconds())
-            else:
-                self._release(reservation, charged=not isinstance(e, TennerError))
-                raise
-            self._release(reservation, charged=fault.rule.maybe_charged)
-            raise fault from None
-        try:
-            stored = await self._commits.do(partial(self._billing.keep, reservation, keyed, response))
-            billed = await self._commits.do(partial(self._billing.settle, stored, worst_microusd, sent_at, _now()))
-        finally:
-            self._open_reservations -= 1
-            self._freed.set()
+        async with self._alone_before_first_reply():
+            estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
+            await self._rate_limiter.acquire(estimate, self._stopped)
+            reservation = await self._reserve(worst)
+            if reservation is None:
+                return None
+            sent_at, began = _now(), time.monotonic()
+            response = await self._send(call, request, reservation)
+            seconds = time.monotonic() - began
+            try:
+                stored = await self._commits.do(partial(self._billing.keep, reservation, keyed, response))
+                billed = await self._commits.do(partial(self._billing.settle, stored, sent_at, _now()))
+            finally:
+                self._closed()
+            self._model_is_known = True
         self._lost_in_a_row = 0
+        if billed.reply.outcome in ("complete", "truncated"):
+            self._times.replied(seconds)
+            self._judge_held()
         usage = billed.reply.usage
         used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._rate_limiter.correct(used - estimate)
         self._tokens_mean = used if self._tokens_mean is None else 0.9 * self._tokens_mean + 0.1 * used
         return self._billing.succeeded(call, billed, reused=False)
 
-    async def _reserve(self, microusd: int) -> int | None:
+    async def _send(self, call: Call, request: Request, reservation: int) -> Response:
+        """The response to one attempt. Raises Fault, when the reservation is booked, released or held."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._limits.deadline_seconds):
+                return await self._client.send(call, request)
+        except BaseException as e:
+            seconds = time.monotonic() - began
+            if isinstance(e, TimeoutError):
+                if (cut := cut_response(e)) is not None:
+                    return cut
+                fault = Fault("deadline", f"no whole response within {self._limits.deadline_seconds:g} s")
+            elif isinstance(e, Fault):
+                fault = self._times.judged(e, seconds)
+            else:
+                self._release(reservation, charged=not isinstance(e, TennerError))
+                raise
+            if self._times.is_undecided(fault, seconds):
+                self._held.append(HeldAttempt(reservation, fault.kind, seconds))
+                self._closed()
+            else:
+                self._release(reservation, charged=fault.rule.maybe_charged)
+            raise fault from None
+
+    def _judge_held(self) -> None:
+        """Book or release the attempts that ended in an error before any reply came."""
+        held, self._held = self._held, []
+        for attempt in held:
+            if self._times.was_charged(attempt):
+                self._ledger.lose(attempt.reservation)
+            else:
+                self._ledger.release(attempt.reservation)
+        self._freed.set()
+
+    @asynccontextmanager
+    async def _alone_before_first_reply(self) -> AsyncIterator[None]:
+        """Make no attempt beside another before the first reply of a model, or until it takes too long."""
+        try:
+            async with asyncio.timeout(None if self._model_is_known else FIRST_ALONE_SECONDS):
+                await self._first.acquire()
+        except TimeoutError:
+            self._model_is_known = True
+            yield
+            return
+        if self._model_is_known:
+            self._first.release()
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._first.release()
+
+    async def _reserve(self, worst: Usage) -> int | None:
         """A reservation, after other calls have settled below their worst case if need be; None if the run stops."""
         while self._stop is None:
             try:
                 # A cancelled caller sends nothing, so its reservation may be dropped.
-                return await self._commits.do(partial(self._reserve_now, microusd), droppable=True)
+                return await self._commits.do(partial(self._reserve_now, worst), droppable=True)
             except BudgetReached:
                 if not self._open_reservations:
                     raise
@@ -188,18 +249,25 @@ class PaidCalls:
                 await self._freed.wait()
         return None
 
-    def _reserve_now(self, microusd: int) -> int:
-        reservation = self._ledger.reserve(self._billing.payee, microusd)
+    def _reserve_now(self, worst: Usage) -> int:
+        """Reserve at the dearest price from now to the latest moment at which the response may come."""
+        now = _now()
+        latest = now + datetime.timedelta(seconds=self._limits.deadline_seconds + COMMIT_SECONDS_MAX)
+        reservation = self._ledger.reserve(self._billing.payee, self._billing.microusd(worst, now, latest))
         self._open_reservations += 1
         return reservation
 
     def _release(self, reservation: int, *, charged: bool) -> None:
-        self._open_reservations -= 1
-        self._freed.set()
+        self._closed()
         if charged:
             self._ledger.lose(reservation)
         else:
             self._ledger.release(reservation)
+
+    def _closed(self) -> None:
+        """A call is no longer in flight."""
+        self._open_reservations -= 1
+        self._freed.set()
 
 
 def _now() -> datetime.datetime:

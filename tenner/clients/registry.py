@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenner.budget.ledger import Ledger
+from tenner.budget.price_files import age_warnings
+from tenner.clients.api_keys import search_warning
 from tenner.clients.batches import BatchCalls, batch_client
 from tenner.clients.billing import CallProgress
 from tenner.clients.http import check_proxies
@@ -56,9 +58,14 @@ def check(section: PaidModel, screen: Screen) -> None:
         client = client_for(section)
         if client.reasoning_is_summary and section.WANTS_THINKING:
             screen.say(f"warning: {client.price.provider} returns only summaries of its thinking; traces are marked so")
+        if warning := search_warning(client.secret):
+            screen.say(warning)
         try:
             if section.batch:
                 batch_client(client, section.PLACE)
+            price = client.price
+            for line in age_warnings([(f"{price.provider}/{price.model}", price.checked, price.source)]):
+                screen.say(line)
             await client.check()
         finally:
             await client.close()

@@ -3,8 +3,10 @@
 import sqlite3
 from pathlib import Path
 
+from tenner.budget.ledger import sqlite_errors
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Client, Reply, Request, Response, keyed_request
+from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
 
@@ -14,8 +16,13 @@ class ReplayClient:
     secret = ""
 
     def __init__(self, original: Client, database: Path) -> None:
+        """Raise TennerError where the database is damaged or holds no responses."""
         self._original = original
-        self._db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        with sqlite_errors(database):
+            self._db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+            begun = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone()
+        if begun is None:
+            raise TennerError(f"{database} holds no responses", hint="name the folder of another run")
         self.price = original.price._replace(
             input_usd_per_mtok=0.0, output_usd_per_mtok=0.0, cached_input_usd_per_mtok=None, peak=None,
             source=f"replayed from {database.parent}",

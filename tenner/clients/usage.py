@@ -8,6 +8,7 @@ from tenner.core.records import Usage
 
 CHARS_PER_TOKEN_MAX = 16
 """Over a whole response. Text of any language has fewer than 8; what has more was not counted."""
+CHARGED_USD_MAX = 1e6
 UNMETERED = Usage()
 
 INPUT_NAMES = ("prompt_tokens", "input_tokens", "inputTokens")
@@ -97,11 +98,14 @@ def checked_usage(
 
 
 def charged_usd(fields: Mapping[str, Any]) -> float | None:
-    """What the provider says that the call cost, in dollars, as OpenRouter does in `cost`; None where it does not."""
+    """What the provider says that the call cost, in dollars, as OpenRouter does in `cost`; None where it does not.
+
+    An amount beyond any call is no statement, either.
+    """
     cost = fields.get("cost")
     if not isinstance(cost, int | float) or isinstance(cost, bool):
         return None
-    return float(cost) if 0 <= cost < float("inf") else None
+    return float(cost) if 0 <= cost <= CHARGED_USD_MAX else None
 
 
 def _largest(fields: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

@@ -11,6 +11,7 @@ from tenner.core.errors import TennerError
 from tenner.core.records import Completion, Policy, Question
 from tenner.core.run_folder import RunFolder
 from tenner.core.seeds import digest
+from tenner.core.terminal import say
 from tenner.evaluation.report.tables import NBSP, called, limit, p_value, percent, points
 from tenner.evaluation.statistics.paired import Comparison, compare
 from tenner.evaluation.statistics.scores import policy_order, verdicts
@@ -36,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Compare, and print by how much they differ."""
-    print(run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
+    say(run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
 
 
 class Side(NamedTuple):

@@ -1,18 +1,23 @@
-"""`tenner export RUN --format lm-eval --out DIR`: a run's answers as another tool's log."""
+"""`tenner export`: a run's answers as another tool's log, or its samples as chats for other trainers."""
 
 import argparse
 import datetime
 import json
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat
-from tenner.core.recipe import Experiment, Recipe
-from tenner.core.records import Completion, Policy, Question
-from tenner.core.run import render, stored_as
+from tenner.core.recipe import Experiment, Recipe, TraceJob, stored
+from tenner.core.records import Completion, Policy, Question, Sample, Trace
+from tenner.core.run import render, stored_as, template_to_ask_with
 from tenner.core.run_folder import RunFolder
+from tenner.core.terminal import say
+from tenner.data import quality_filters
+from tenner.distill import sft_chats, verification
 from tenner.evaluation.benchmarks import by_benchmark
 from tenner.evaluation.report import lm_eval_log
 from tenner.evaluation.statistics.scores import by_question
@@ -20,14 +25,68 @@ from tenner.evaluation.statistics.scores import by_question
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    parser.add_argument("--format", choices=("lm-eval",), required=True, help="lm-eval: its log of samples")
+    parser.add_argument(
+        "run", metavar="RUN|TRACES", type=Path, help="a run's folder; for sft, or that of `tenner trace`"
+    )
+    parser.add_argument(
+        "--format", choices=("lm-eval", "sft"), required=True,
+        help="lm-eval: the answers, as its log of samples; sft: what is trained on, as chats for other trainers, with "
+        "the thinking inside `content`",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
+    parser.add_argument(
+        "--think-tags", metavar="TAGS",
+        help="for sft: what stands around the thinking, as '<think>' or an opening and a closing tag with a space "
+        "between (default: the run's think format; <think> for traces)",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the files, and print their paths."""
-    print(run(args.run, args.out))
+    if args.format == "sft":
+        say(write_chats(args.run, args.out, think_tags=args.think_tags))
+        return
+    if args.think_tags is not None:
+        raise TennerError("--think-tags has no effect with --format lm-eval", hint="leave it out, or give --format sft")
+    say(run(args.run, args.out))
+
+
+def write_chats(path: Path, out: Path, *, think_tags: str | None = None) -> str:
+    """Write `sft.jsonl`, a chat for each sample that is trained on or each trace that could be; return its path.
+
+    Of traces, how many are left out and why goes to standard error.
+    Raises TennerError for a folder without any, or one that cannot be written.
+    """
+    folder = RunFolder.existing(path)
+    described = stored(folder)
+    write = None if think_tags is None else sft_chats.in_tags(think_tags)
+    system_prompt = None
+    if isinstance(described, Recipe):
+        samples = folder.read("samples", Sample)
+        write = write or sft_chats.in_format(FORMATS[described.student.format])
+        system_prompt = described.student.system_prompt
+        hint = f"tenner verify {path}"
+    elif isinstance(described, TraceJob):
+        samples = _verified(folder, described)
+        hint = "a trace is exported that is complete and, where the question has an answer, right"
+    else:
+        raise TennerError(f"{path} is a measurement, which has no samples", hint="give a run or a folder of traces")
+    if not samples:
+        raise TennerError(f"{path} has no samples to export", hint=hint)
+    rows = [sft_chats.row(s, write or sft_chats.USUAL, system_prompt=system_prompt) for s in samples]
+    _write(out, "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return str(out / "sft.jsonl")
+
+
+def _verified(folder: RunFolder, job: TraceJob) -> list[Sample]:
+    """What can be learned from in a folder of traces, by the rules of its job."""
+    traces, section = folder.read("traces", Trace), job.trace
+    good, flawed = quality_filters.apply(traces, section.filters, quality_filters.TRACE_FILTERS)
+    verified = verification.verify(good, [], keep=section.keep, truncated=section.truncated)
+    reasons = Counter(drop.reason for drop in (*flawed, *verified.dropped))
+    told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common()) or "none"
+    say(f"{len(verified.kept):,} of {len(traces):,} traces are exported; left out: {told}", file=sys.stderr)
+    return verified.kept
 
 
 def run(path: Path, out: Path) -> str:
@@ -90,12 +149,13 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
 
     assert described.student is not None, "nobody else was asked"
     form, name, folder = described.student.form, f"tenner/{described.name}", path / "student"
+    RunFolder(path).verify_folder(folder.name)
     if not isinstance(described, Recipe):
         folder = student_address.resolve(described.student.model)
     elif who != "distilled":  # the untrained one, as in one of its attempts
         form = next(form for form in described.attempt.prompts if form.name == prompt)
         name = described.student.base_model
-    tokenizer = student.load_tokenizer(folder, described.student.chat_template)
+    tokenizer = student.load_tokenizer(folder, template_to_ask_with(RunFolder(path), described.student))
     return _Asking(
         name, lambda q: render(tokenizer, q, form, described).text, FORMATS[form.format],
         described.evaluate.answer_tokens_max,

@@ -7,6 +7,7 @@ from tenner.commands import options
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Experiment
 from tenner.core.sections import Benchmark, Draws, Endpoint, Evaluate, Machine
+from tenner.core.terminal import say, write_rendered
 from tenner.evaluation.benchmarks import TASKS
 
 
@@ -84,7 +85,10 @@ def main(args: argparse.Namespace) -> None:
         budget_usd=args.budget_usd,
     )
     done = api.measure(args.who, wanted, run_dir=args.run_dir, overrides=args.overrides)
-    print(show.as_json(done.path) if args.json else show.summary(done.path))
+    if args.json:
+        say(show.as_json(done.path))
+    else:
+        write_rendered(show.summary(done.path))
     failed_calls.check(RunFolder(done.path))
 
 

@@ -1,16 +1,18 @@
-"""The nouns that travel between the rooms: frozen, typed, one JSON object a line in the run folder."""
+"""The records that stages exchange: frozen, typed, one JSON object a line in the run folder."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from tenner.budget.estimate import Estimate
+
 StudentName = Literal["base", "second", "distilled"]
-"""Who answers in a run: `second` is another untrained model that attempts the questions beside the student. What is
-measured without a training, or asked through an API beside it, has a name of its own."""
+"""The models of a run: the untrained student, an optional second untrained model that attempts the questions too, and
+the trained student. Models that are only measured, or asked through an API, have names of their own."""
 AnswerKind = Literal["integer", "choice", "maths", "text"]
 """How an answer is graded (see `evaluation/grading/grader.py`)."""
 NamedPrecision = Literal["bf16", "fp32", "pure-bf16"]
-"""What weights and products are computed in; `pure-bf16` is for training, and keeps no float32 weights."""
+"""Precision of weights and matrix products; `pure-bf16` is for training, and keeps no float32 master weights."""
 
 
 class Record(BaseModel):
@@ -27,21 +29,21 @@ class Question(Record):
     answer: str | None = None
     """The reference answer, by which traces and completions are graded."""
     kind: AnswerKind | None = None
-    """How they are graded; None: traces as maths, completions as text after the cue."""
+    """How answers are graded; None: traces as maths, completions as text after the cue."""
     suffix: str = ""
-    """What a benchmark puts behind the question when it is asked; no part of what is compared with other questions."""
+    """What a benchmark appends to the question when it is asked. Ignored when questions are compared."""
     domain: str | None = None
     source: str
     solution: str | None = None
-    """A reference solution; what the `reference-solution` client answers with."""
+    """A worked solution, which the `reference-solution` client answers with."""
     origin: str | None = None
-    """Where the source itself has it from: a contest, a website, another dataset."""
+    """Where the source took it from: a contest, a website, another dataset."""
     license: str | None = None
-    """Of the source; None where the source does not say."""
+    """The source's licence; None where the source does not state one."""
 
 
 class SourceCount(Record):
-    """What one source of the recipe came to."""
+    """How many questions one source of the recipe gave."""
 
     source: str
     where: str
@@ -49,15 +51,15 @@ class SourceCount(Record):
     license: str | None
     rows: int
     questions: int
-    """Rows that the recipe's conditions let through."""
+    """Rows that meet the recipe's conditions."""
     published: int | None
-    """The count that its authors report, to be compared."""
+    """The count that its authors report, for comparison."""
     without_reference: int = 0
-    """Rows whose answer column holds none, or a word such as "NaN" or "proof" in its place."""
+    """Rows whose answer column is empty, or holds a placeholder such as "NaN" or "proof"."""
 
 
 class Drop(Record):
-    """Why an item left the run: the funnel is a count of these."""
+    """An item that was dropped, and why; the report's funnel counts these."""
 
     id: str
     reason: str
@@ -67,7 +69,7 @@ class Drop(Record):
 class Hit(Record):
     """Text that a question of the pool has in common with a benchmark question.
 
-    `boilerplate` is wording that many questions share, and no leak; the other kinds are.
+    `boilerplate` is wording that many questions share and does not count as contamination; the other kinds do.
     """
 
     kind: Literal["exact", "near", "ngram", "boilerplate"]
@@ -77,16 +79,16 @@ class Hit(Record):
 
 
 class Label(Record):
-    """The domain of a question whose source does not tell it, and how it was found."""
+    """The domain of a question whose source does not state it, and how it was found."""
 
     question_id: str
     domain: str | None
-    """None: what was said could not be read."""
+    """None: the labeller's reply could not be parsed."""
     evidence: str
 
 
 class Pick(Record):
-    """Why a question was selected: the draw that it came from."""
+    """A selected question, and the draw that selected it."""
 
     question_id: str
     place: int
@@ -95,13 +97,13 @@ class Pick(Record):
     """The sampler's step (see `data/samplers.py`)."""
     domain: str
     rank: int | None
-    """In its domain when it was drawn, 0 the first choice; None for what was taken without a draw."""
+    """Rank in its domain when it was drawn, from 0; None for questions taken without a draw."""
     domain_size: int
-    """Questions of the domain that were left when it was drawn, itself too."""
+    """Questions of the domain that were left when it was drawn, including itself."""
 
 
 class SelectStep(Record):
-    """One step of a selection: how many questions it was given and how many it left."""
+    """One step of a selection: how many questions went in and how many came out."""
 
     name: str
     items_in: int
@@ -109,11 +111,11 @@ class SelectStep(Record):
 
 
 class Counterfactual(Record):
-    """What buying traces took in this order, and what it would have taken in the other."""
+    """What buying traces cost in this order, and what it would have cost in the other."""
 
     order: Literal["select-first", "trace-first"]
     bought: int
-    """Questions of which traces were bought."""
+    """Questions for which traces were bought."""
     spent_usd: float
     other_bought: int
     other_usd: float
@@ -121,7 +123,7 @@ class Counterfactual(Record):
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """As a sentence for the report."""
         other, about = ("trace-first", "") if self.order == "select-first" else ("select-first", "about ")
         return (
             f"{self.order} bought {self.bought:,} traces for ${self.spent_usd:,.2f}; "
@@ -133,10 +135,10 @@ class Usage(Record):
     """Tokens of one call. None means that the provider did not report it."""
 
     input_tokens: int | None = None
-    """All of the prompt, cached tokens too."""
+    """The whole prompt, including cached tokens."""
     cached_input_tokens: int | None = None
     output_tokens: int | None = None
-    """All that was generated, reasoning too."""
+    """Everything generated, including reasoning."""
     reasoning_tokens: int | None = None
 
 
@@ -146,7 +148,7 @@ class Grade(Record):
     verdict: Literal["correct", "wrong", "unparsed"]
     extracted: str | None
     reason: str | None = None
-    """Why, and what each verifier said where both were asked; None where text was compared."""
+    """The reason, and each verifier's verdict where both were asked; None where plain text was compared."""
 
 
 TraceOutcome = Literal[
@@ -201,7 +203,7 @@ class Trace(Record):
 
 
 class FailedCall(Record):
-    """A call that came to nothing. The same command makes it again."""
+    """A call that failed for good. Running the same command again retries it."""
 
     question_id: str
     sample_index: int
@@ -237,7 +239,7 @@ class EarlyExit(Record):
 class Policy(Record):
     """How much a student may think: the thing that budget forcing enforces.
 
-    `thinking_tokens_max` counts every token between the delimiters, injected ones too; None is no limit of its own.
+    `thinking_tokens_max` counts every token between the delimiters, including injected ones; None sets no limit.
     `waits` is how often the end of thinking is replaced by `wait_text`.
     """
 
@@ -264,14 +266,14 @@ class Sampling(Record):
 
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Only the most likely tokens that reach this probability together are drawn from."""
+    """Nucleus sampling: draw from the smallest set of most likely tokens whose probabilities sum to at least this."""
     seed: int = 0
 
 
 class Intervention(Record):
     """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
 
-    `tokens` is how many token ids were put in (0 for a cut or an early exit, whose `close` and `cue` follow).
+    `tokens` is how many token ids were injected (0 for a cut or an early exit, whose `close` and `cue` follow).
     """
 
     kind: Literal["open", "wait", "cut", "exit", "close", "cue"]
@@ -280,55 +282,70 @@ class Intervention(Record):
 
 
 class Completion(Record):
-    """One answered question. `token_ids` is all that came after the prompt, injected tokens too."""
+    """One answered question. `token_ids` is everything after the prompt, including injected tokens."""
 
     question_id: str
     task: str
     student: str
-    """A StudentName, or the name of a model that was asked beside them (see `sections.ApiModel`)."""
+    """A StudentName, or the name of another evaluated model (see `sections.ApiModel`)."""
     prompt: str
     """Name of the prompt form the student was asked in (see `sections.PromptForm`)."""
     policy: Policy
     sample_index: int = 0
-    """Which of several answers to the question it is."""
+    """Index among several answers to the same question."""
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
     """Empty where an API gives text only."""
     thinking_tokens: int | None
-    """None: an API that does not tell them from the answer's."""
+    """None: the API does not count them apart from the answer's."""
     answer_tokens: int
-    """All that was generated, where `thinking_tokens` is None."""
+    """Everything generated, where `thinking_tokens` is None."""
     truncated: bool
-    """The answer ran into its own limit."""
+    """The answer reached its token limit."""
     cost_usd: float | None = None
-    """What it was bought for; None: it was made in the machine's time."""
+    """What the API charged; None: it was computed locally, which is charged as machine time."""
     interventions: tuple[Intervention, ...]
     grade: Grade
 
 
 class StageHardware(Record):
-    """What a stage was computed on, one row a session (see `hardware.py`)."""
+    """What a stage was computed on; one row for each session (see `hardware.py`)."""
 
     stage: str
     device: str
     name: str
-    """Of the GPU or the processor."""
+    """Name of the GPU or processor."""
     threads: int
     precision: NamedPrecision
 
 
 class StageForecast(Record):
-    """How long a part of a stage was expected to take, before the first slow stage began."""
+    """How long a part of a stage was expected to take, estimated before the first slow stage."""
 
     stage: str
     part: str
-    """Who answers, and how it is asked; empty for training."""
+    """The model that answers and its prompt form; empty for training."""
     seconds: float
 
 
+class StagePlan(Record):
+    """What a stage was expected to take, before the run began."""
+
+    stage: str
+    what: str
+    """What it does, in numbers, and what the estimate rests on."""
+    questions: int | None = None
+    tokens: Estimate | None = None
+    """Those that are generated, bought or trained on; None: not known, or none."""
+    seconds: Estimate | None = None
+    """Of the machine that is charged; None: not known. An API's time is not charged."""
+    usd: Estimate | None = None
+    """None: not known."""
+
+
 class Setting(Record):
-    """How the answers of one student to one task came about. A second one of the same two: a session on other terms."""
+    """The settings under which one student answered one task. A session with other settings adds a row."""
 
     task: str
     student: str
@@ -338,27 +355,27 @@ class Setting(Record):
     engine: str
     """`hf`, `vllm`, or the protocol of the API."""
     precision: str | None
-    """Of the engine's arithmetic; None: nobody knows, behind an API. The next as well."""
+    """Precision of the engine; None, as for `device`: unknown behind an API."""
     device: str | None
     versions: dict[str, str]
-    """As in `provenance.json`, and the engine's own."""
+    """As in `provenance.json`, with the engine's own added."""
     parameters: dict[str, Any]
-    """Of sampling; of an API, what was sent as it is."""
+    """Sampling parameters; for an API, exactly what was sent."""
     seeds: tuple[int, ...]
-    """One for each answer to a question; empty where nothing is drawn here."""
+    """One for each answer to a question; empty for greedy decoding and APIs."""
     template_sha256: str | None
-    """Of the chat template; None: the API has its own."""
+    """Hash of the chat template; None: the API applies its own."""
     system_prompt: str | None
     chat_template_kwargs: dict[str, Any] = {}
     """Arguments of the chat template."""
     suffix: str
-    """Put behind every question, after the benchmark's own."""
+    """Appended to every question, after the benchmark's own suffix."""
     policies: tuple[Policy, ...]
     wait_text: str | None
     answer_tokens_max: int
-    """Of an API, thinking and answer together."""
+    """For an API: thinking and answer together."""
     rows: int | None
-    """Questions decoded side by side."""
+    """Questions decoded in one batch."""
     questions: int
     samples: int
     """Answers to each question."""
@@ -374,39 +391,40 @@ class Share(Record):
 
 
 class Score(Record):
-    """Accuracy of one student under one policy on one task; it never travels without its interval and its n."""
+    """Accuracy of one student under one policy on one task, with its interval and n."""
 
     task: str
     student: str
     prompt: str
     policy: Policy
     domain: str | None = None
-    """None is the whole task; otherwise the score of one domain in it."""
+    """None: the whole task; otherwise one domain of it."""
     n: int
-    """Questions with an answer at least."""
+    """Questions with at least one answer."""
     samples: int = 1
     """How many answers to each question were asked for."""
     missing: int = 0
-    """Answers that were asked for and are not there: neither right nor wrong."""
+    """Answers that were requested and do not exist: neither right nor wrong."""
     accuracy: float
-    """The mean over questions of the share of their answers that are right."""
+    """Mean over questions of the share of correct answers."""
     ci_low: float
     ci_high: float
     majority: Share | None = None
-    """maj@k: how often the most frequent of `samples` answers is right. Of the questions that have them all; None for
-    single answers.
-    """
+    """maj@k: how often the most frequent of `samples` answers is correct, over the questions that have all of them;
+    None for single answers."""
     solved: Share | None = None
-    """pass@k: how often one of `samples` answers is right. None as above."""
+    """pass@k: how often at least one of `samples` answers is correct. None as above."""
     thinking_tokens_mean: float | None
-    """None: an API that does not tell them from the answer's."""
+    """None: the API does not count them apart from the answer's."""
     truncated: int
-    """Answers, not questions; as the next."""
+    """Answers (not questions) that reached their token limit; the next two count answers, too."""
+    thinking_cut: int = 0
+    """Answers whose thinking was cut at the policy's limit."""
     unparsed: int
 
 
 class Difficulty(Record):
-    """How the untrained student did on a question, over all the prompt forms and budgets it was asked in."""
+    """How often the untrained student solved a question, over all prompt forms and budgets it was asked with."""
 
     question_id: str
     tries: int
@@ -415,12 +433,12 @@ class Difficulty(Record):
 
     @property
     def pass_rate(self) -> float:
-        """Share of the tries that were right."""
+        """Share of correct tries."""
         return self.correct / self.tries
 
 
 class TrainStep(Record):
-    """One optimizer step, as it is kept for the loss curve."""
+    """One optimizer step, as recorded for the loss curve."""
 
     step: int
     steps: int
@@ -430,13 +448,13 @@ class TrainStep(Record):
     tokens: int
     trained_tokens: int
     tokens_left: int | None = None
-    """Of all the steps to come."""
+    """In all remaining steps."""
     tokens_per_second: float
     mfu_causal: float | None = None
-    """The share of the machine's best arithmetic, attention counted as causal; None where its best is not known."""
+    """Model FLOPs utilisation with attention counted as causal; None where the machine's peak is unknown."""
     mfu_non_causal: float | None = None
-    """The same with attention counted over all pairs of tokens."""
+    """The same with attention counted over all pairs of tokens, as many papers do."""
     memory_bytes: int | None = None
-    """The most that was in use so far, of a GPU or of the process."""
+    """Peak so far, of the GPU or of the process."""
     cost_usd: float
-    """Machine time of the whole run up to here."""
+    """Machine time of the whole run so far."""

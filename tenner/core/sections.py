@@ -1,21 +1,32 @@
-"""The sections of a recipe: every setting there is, with its type, its default and what it means."""
+"""The sections of a recipe: every setting with its type, its default and its meaning."""
 
+import json
+import re
 from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tenner.budget import machines
+from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
+from tenner.core.secrets import KEY, KeyInSettings, key_in, refuse_key_in_parameters, refuse_key_in_url
+from tenner.core.suggest import did_you_mean
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 DOLLARS_MAX = 1e9
 Dollars = Annotated[float, Field(ge=0, le=DOLLARS_MAX)]
-"""What the ledger can count in integer micro-dollars, with room to spare."""
+"""An amount that the ledger can count in integer micro-dollars."""
+UnitPrice = Annotated[float, Field(ge=0, le=1e6)]
+"""Dollars per million tokens, or per hour; more would overflow the ledger's integers."""
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+"""A time limit; more is beyond what clocks and calendars count with."""
+TokenLimit = Annotated[int, Field(gt=0, le=10**9)]
 EngineName = Literal["hf", "vllm", "api"]
 """`hf` is the embedded engine, `vllm` a vLLM engine in this process, `api` a completions server (see `Endpoint`)."""
 LocalEngineName = Literal["hf", "vllm"]
@@ -24,7 +35,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 """`auto` is bfloat16 where the device has it natively, and float32 elsewhere (see `hardware.py`)."""
 TrainPrecision = Literal["auto"] | NamedPrecision
 Device = Literal["auto", "cpu", "cuda", "mps"]
-"""`auto` is CUDA where it is there, else Apple's MPS, else the CPU."""
+"""`auto` is CUDA where available, else Apple's MPS, else the CPU."""
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
 
@@ -38,26 +49,49 @@ def _known_format(name: str) -> str:
 def _http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return url
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # an impossible port or IPv6 address
-        pass
-    raise ValueError("not a URL such as https://host:8000/v1")
+        is_server = False
+    if not is_server:
+        raise ValueError("not a URL such as https://host:8000/v1")
+    refuse_key_in_url(url)
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL has no query and no fragment: the path of each request is put behind it")
+    return url
+
+
+def _variable(name: str) -> str:
+    if KEY.search(name):
+        raise key_in("api_key_env")
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise KeyInSettings("not the name of an environment variable")
+    return name
+
+
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    refuse_key_in_parameters(given)
+    try:
+        json.dumps(given, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"not JSON, as which they are sent: {e}") from None
+    return given
 
 
 FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
+KeyVariable = Annotated[str, AfterValidator(_variable)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
 
 
 class Resume(Enum):
-    """What a resumed run may do with a setting. One without this mark must stay as it was."""
+    """Whether a resumed run may change a setting. A setting without this mark must stay the same."""
 
     FREE = auto()
-    """It may change: it decides how, how fast or at what cost something is computed, but not what."""
+    """It may change: it affects how, how fast or at what cost something is computed, but not the result."""
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no silent conversion of types, no infinity and no NaN."""
+    """Base of all sections: immutable, no unknown keys, no implicit type conversion, no infinity and no NaN."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -65,72 +99,110 @@ class Section(BaseModel):
 
     @classmethod
     def free_on_resume(cls) -> set[str]:
-        """The names of its fields that are marked `Resume.FREE`."""
+        """Names of the fields that are marked `Resume.FREE`."""
         return {name for name, field in cls.model_fields.items() if Resume.FREE in field.metadata}
 
 
 class Model(Section):
-    """Who answers, in an engine."""
+    """A model that an engine runs, and how it is prompted."""
 
     model: str
     """`wheel:…`, `hf:org/name@revision`, or the path of a model folder."""
     format: FormatName
-    """How it thinks (see `formats.FORMATS`); `auto`: as its chat template says."""
+    """Its think format (see `formats.FORMATS`); `auto`: taken from its chat template."""
     system_prompt: str | None = None
-    """Left out: the chat template's own default."""
+    """Default: that of the chat template."""
     chat_template: str | None = None
-    """`chatml`, `plain` or a file, for a base model that has none; left out: the model's own."""
+    """`chatml`, `plain` or a file, for a base model that has none. Default: the model's own."""
     chat_template_kwargs: dict[str, Any] = {}
-    """Arguments of the chat template: enable_thinking, reasoning_effort, …"""
+    """Arguments of the chat template, such as enable_thinking or reasoning_effort."""
 
     @property
     def form(self) -> "PromptForm":
-        """How it is asked, if nothing else is said: in its format, with nothing behind the question."""
+        """Its default prompt form: its own format, without a suffix."""
         return PromptForm(name=self.format, format=self.format)
 
 
 class Student(Model):
-    """Who learns."""
+    """The model that is trained."""
 
     base_model: str
     """Its name on the Hugging Face hub, for the model card."""
     license: str
-    """Its licence (`apache-2.0`), which the distilled student inherits."""
+    """Its licence, such as `apache-2.0`, which the trained student inherits."""
     format: FormatName = "s1"
-    """The think format it is taught."""
+    """The think format that it is taught."""
 
 
 class Machine(Section):
-    """Where it runs."""
+    """The machine that the run uses."""
 
-    price_usd_per_hour: Annotated[NotNegativeNumber, Resume.FREE]
-    """What an hour of this machine costs; every stage that computes is charged by it."""
+    card: Annotated[str | None, Resume.FREE] = None
+    """The accelerator (see `tenner prices`), whose price, memory and speed are looked up. Leave out for a CPU, or a
+    machine that only `price_usd_per_hour` describes."""
+    count: Annotated[Positive, Resume.FREE] = 1
+    """Number of cards, over all nodes."""
+    terms: Annotated[Literal["on-demand", "spot"], Resume.FREE] = "on-demand"
+    """Rental terms of the cards."""
+    provider: Annotated[str | None, Resume.FREE] = None
+    """Provider whose price is charged. Default: the user's own price file, else RunPod's secure cloud."""
+    price_usd_per_hour: Annotated[UnitPrice, Resume.FREE]
+    """Price of one hour of this machine in dollars, all cards together; every stage that computes is charged at it.
+    Default: that of `card` in the price list."""
     device: Annotated[Device, Resume.FREE] = "auto"
-    """What the student is trained and decoded on."""
+    """The device for training and decoding."""
     peak_tflops: Annotated[PositiveNumber | None, Resume.FREE] = None
-    """The best that one of its devices computes in bfloat16, for MFU; left out: known for common GPUs."""
+    """Peak bfloat16 TFLOP/s of one device, for MFU. Default: known for common GPUs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_the_price_up(cls, given: Any) -> Any:
+        """Fill in the price where a card is named. Unknown names and wrong types are left to the fields' own checks."""
+        if not isinstance(given, dict):
+            return given
+        name, count, price = given.get("card"), given.get("count", 1), given.get("price_usd_per_hour")
+        if name is None or price is not None or not isinstance(name, str) or type(count) is not int or count < 1:
+            return given
+        terms = given.get("terms", "on-demand")
+        try:
+            machines.card(name)
+            found = machines.price_usd_per_hour(name, count, terms=terms, provider=given.get("provider"))
+        except TennerError as e:
+            raise ValueError(f"{e}" + (f" ({e.hint})" if e.hint else "")) from e
+        return given | {"price_usd_per_hour": found}
+
+    @model_validator(mode="after")
+    def _names_a_card(self) -> "Machine":
+        if self.card is None and (alone := {"count", "terms", "provider"} & self.model_fields_set):
+            usual = type(self).model_fields
+            for name in sorted(alone):
+                if getattr(self, name) != usual[name].default:
+                    raise ValueError(f"machine.{name} has no effect without machine.card")
+        if self.card is not None and self.card not in (known := machines.cards()):
+            raise ValueError(f"no card is called {self.card} ({did_you_mean(self.card, known)})")
+        return self
 
 
 class Columns(Section):
-    """Which columns hold what; `a.b.0` reaches into what is nested."""
+    """Which column holds what; `a.b.0` reads a nested value."""
 
     question: str | None = None
-    """Left out where `template` puts it together."""
+    """Leave out where `template` builds the question."""
     id: str | None = None
-    """Left out: a hash of the question."""
+    """Default: the column `id` of a local source file, if it has one, else a hash of the question. Empty: the hash."""
     answer: str | None = None
     solution: str | None = None
     domain: str | None = None
     origin: str | None = None
-    """Where the source has it from."""
+    """Where the source took the question from."""
     answer_after: str | None = None
-    """The answer is what follows the last of these in its column, as "####" in GSM8K."""
+    """The answer is the text after the last occurrence of this, such as "####" in GSM8K."""
     choices: list[str] = []
-    """The choices of a question, the right one first: they are put behind it in a seeded order."""
+    """Columns with the choices of a question, the correct one first; they are appended to it in a seeded order."""
 
 
 class Condition(Section):
-    """What a column must hold: exactly one of these."""
+    """A condition on a column: exactly one of these tests."""
 
     column: str
     equals: str | int | bool | None = None
@@ -147,11 +219,11 @@ class Condition(Section):
 
 
 class Table(Section):
-    """What a source and a benchmark share: a dataset of the Hugging Face hub or on disk, or a file, and its columns."""
+    """What sources and benchmarks share: a dataset on the Hugging Face hub or on disk, or a file, and its columns."""
 
     name: str
     dataset: str | None = None
-    """Its id on the hub, or the folder that `save_to_disk` wrote."""
+    """Its id on the hub, or a folder written by `save_to_disk`."""
     configs: list[str] = []
     splits: Annotated[list[str], Field(min_length=1)] = ["train"]
     revision: str | None = None
@@ -159,28 +231,28 @@ class Table(Section):
     """A .jsonl, .csv or .parquet file, on this machine or at a URL."""
     columns: Columns
     template: str | None = None
-    """The question out of several columns, as `{passage}\\n\\n{question}`."""
+    """Builds the question from several columns, such as `{passage}\\n\\n{question}`."""
     where: list[Condition] = []
-    """Rows must meet all of these,"""
+    """Rows must meet all of these conditions."""
     without: list[Condition] = []
-    """and none of these."""
+    """Rows must meet none of these conditions."""
     sample: Positive | None = None
-    """So many of its questions, by seeded hash."""
+    """Take this many of its questions, chosen by a seeded hash."""
     stratify: list[str] = []
-    """Columns whose values the sample holds in proportion."""
+    """Columns whose proportions the sample keeps."""
     kind: AnswerKind | None = None
-    """How its answers are graded; left out: as maths, or as choice where there are choices."""
+    """How answers are graded. Default: `maths`, or `choice` where there are choices."""
     domain: str | None = None
     origin: str | None = None
     license: str | None = None
     expect: Positive | None = None
-    """How many questions it must yield: another number stops the run."""
+    """The exact number of questions that it must yield; any other number stops the run."""
     published: Positive | None = None
-    """How many its authors report; shown beside ours."""
+    """The number that its authors report, shown beside the actual one."""
 
 
 class Source(Table):
-    """A table of questions to learn from."""
+    """A table of training questions."""
 
     @model_validator(mode="after")
     def _is_one_table(self) -> "Source":
@@ -192,15 +264,15 @@ class Source(Table):
 
 
 class Benchmark(Table):
-    """A table of questions for the evaluation: a known task, or a table of one's own."""
+    """A table of evaluation questions: a known task, or your own table."""
 
     name: str = ""
-    """Left out: the task's."""
+    """Default: the task's."""
     task: str | None = None
-    """A known task (see `evaluation/benchmarks.py`), which says all that is left out here."""
+    """A known task (see `evaluation/benchmarks.py`), which provides everything that is left out here."""
     columns: Columns = Columns(question="question", answer="answer")
     suffix: str | None = None
-    """Put behind every question; left out: the task's."""
+    """Appended to every question. Default: the task's."""
 
     @model_validator(mode="after")
     def _is_one_table(self) -> "Benchmark":
@@ -212,11 +284,11 @@ class Benchmark(Table):
 
 
 class Gather(Section):
-    """Where questions come from: tables, generated puzzles, or both."""
+    """Sources of questions: tables, generated puzzles, or both."""
 
     sources: list[Source] = []
     questions: NotNegative = 0
-    """How many are generated."""
+    """Number of generated questions."""
     families: list[str] = []
     """Families of generated questions (see `data/puzzles.py`)."""
 
@@ -234,114 +306,114 @@ class Gather(Section):
 
 
 class Clean(Section):
-    """What is no longer a question after cleaning."""
+    """Which questions cleaning removes."""
 
     filters: list[str] = []
-    """What a question must pass, in this order (see `data/quality_filters.py`)."""
+    """Filters that a question must pass, in this order (see `data/quality_filters.py`)."""
     engine: Literal["local", "ray"] = "local"
-    """Where texts are read: the cores of this machine, or a Ray cluster (RAY_ADDRESS)."""
+    """Where texts are processed: on the cores of this machine, or on a Ray cluster (RAY_ADDRESS)."""
     ngram_words: Positive = 8
     boilerplate_questions: Positive = 10
-    """An n-gram that so many questions share is wording of a template, not a leak."""
+    """An n-gram shared by this many questions is boilerplate, not contamination."""
     near_similarity: Similarity = 0.8
-    """Questions with the same numbers that share so much of their wording are one; 1 looks for equal ones only."""
+    """Questions with the same numbers and at least this similarity are duplicates; 1 finds exact duplicates only."""
     benchmark_similarity: Similarity = 0.8
-    """The same between a question and a benchmark's."""
+    """The same threshold between a question and a benchmark question."""
 
 
 class PromptForm(Section):
-    """A way of asking a student; the best one on the attempts represents the untrained one in the evaluation."""
+    """A prompt form; the one that scores best in the attempts represents the untrained student in the evaluation."""
 
     name: str
     format: FormatName
     suffix: str = ""
-    """Put behind the question."""
+    """Appended to the question."""
 
 
 class Attempt(Section):
-    """How the untrained student's skill is measured."""
+    """How question difficulty is measured with the untrained student."""
 
     questions: NotNegative
-    """0: not at all, and the first of the prompts stands for the untrained student."""
+    """Number of questions. 0 skips the attempts; the first prompt form then represents the untrained student."""
     second_model: str | None = None
-    """Another untrained model that attempts them too, named as `student.model` is; s1 had two."""
+    """Address of another untrained model that attempts them too, in the form of `student.model`; s1 used two."""
     thinking_tokens_max: Positive = 64
     answer_tokens_max: Positive = 16
     prompts: Annotated[list[PromptForm], Field(min_length=1)]
 
 
 class Select(Section):
-    """How many questions are worth training on, and how they are drawn (see `data/samplers.py`)."""
+    """How many questions are selected, and by which sampler (see `data/samplers.py`)."""
 
     samples: Positive
     sampler: Literal["hardest", "s1-paper", "s1-notebook"] = "hardest"
     aime: list[str] = []
-    """For s1's samplers: the sources that play the part of AIME,"""
+    """For s1's samplers: the sources that stand in for AIME."""
     gpqa: list[str] = []
-    """of GPQA,"""
+    """For s1's samplers: the sources that stand in for GPQA."""
     math: list[str] = []
-    """and of MATH."""
+    """For s1's samplers: the sources that stand in for MATH."""
     top_up: bool = True
-    """Select and buy more until so many samples are left after verification."""
+    """Select and buy more until `samples` are left after verification."""
 
 
 class PriceSection(Section):
-    """What the teacher's tokens cost, in dollars per million; it overrides the table that comes with tenner."""
+    """Token prices in dollars per million; they override tenner's table."""
 
-    input_usd_per_mtok: NotNegativeNumber
+    input_usd_per_mtok: UnitPrice
     """Dollars per million input tokens."""
-    output_usd_per_mtok: NotNegativeNumber
+    output_usd_per_mtok: UnitPrice
     """Dollars per million output tokens, thinking included."""
-    cached_input_usd_per_mtok: NotNegativeNumber | None = None
-    """Dollars per million input tokens that the provider has cached; left out: the input's price."""
-    batch_multiplier: NotNegativeNumber | None = None
-    """What batch mode takes of these prices (0.5 is half)."""
+    cached_input_usd_per_mtok: UnitPrice | None = None
+    """Dollars per million cached input tokens. Default: the input price."""
+    batch_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Factor on these prices in batch mode (0.5 is half)."""
 
 
 class PaidModel(Section):
-    """A model behind an API: how much it may say, and how fast it may be asked."""
+    """A model behind an API: its address, limits and rate."""
 
     PLACE: ClassVar[str]
-    """Where in a recipe it stands."""
+    """Its place in a recipe."""
     WANTS_THINKING: ClassVar[bool] = False
-    """Whether it is asked for the sake of its thinking: one that hides it is refused."""
+    """Whether its thinking is needed; a model that hides it is then refused."""
 
     client: Literal["reference-solution", "openai", "gemini", "replay"]
-    """`openai` is every server that speaks the chat completions protocol."""
+    """`openai` is any server that speaks the chat completions protocol."""
     preset: str | None = None
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
-    """The server's address, as `http://localhost:8000/v1`."""
-    api_key_env: str | None = None
-    """The name of the environment variable that holds the key; left out for a server that wants none."""
+    """The server's address, such as `http://localhost:8000/v1`."""
+    api_key_env: KeyVariable | None = None
+    """Name of the environment variable that holds the key. Leave out for a server without keys."""
     model: str | None = None
     """The model's name at the provider."""
     price: Annotated[PriceSection | None, Resume.FREE] = None
-    """Left out: the table that comes with tenner."""
+    """Default: tenner's table."""
     system_prompt: str | None = None
     """Sent before every question."""
     suffix: str = ""
-    """Put behind every question."""
-    parameters: dict[str, Any] = {}
-    """Sent as they are: temperature, reasoning_effort, …"""
-    output_tokens_max: Positive = 32_000
-    """Thinking and answer together. What is longer is cut by the provider and marked `truncated`."""
+    """Appended to every question."""
+    parameters: Parameters = {}
+    """Request parameters, sent unchanged: temperature, reasoning_effort, …"""
+    output_tokens_max: TokenLimit = 32_000
+    """Token limit of thinking and answer together. Longer replies are cut by the provider and marked `truncated`."""
     limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
-    """How the server calls this limit. Left out: as the preset has it, else max_tokens."""
+    """The server's name for this limit. Default: the preset's, else max_tokens."""
     batch: bool = False
-    """Hand the calls in as batches: half the price at most providers, an answer within a day."""
+    """Submit calls as batch jobs: half the price at most providers, results within a day."""
     concurrency: Annotated[Positive, Resume.FREE] = 8
-    """Calls in flight at a time."""
+    """Number of concurrent calls."""
     requests_per_minute: Annotated[Positive | None, Resume.FREE] = None
-    """The most calls that are sent in a minute."""
+    """Rate limit: calls per minute."""
     tokens_per_minute: Annotated[Positive | None, Resume.FREE] = None
-    """The most tokens that are asked for in a minute, prompts included."""
+    """Rate limit: tokens per minute, prompts included."""
     attempts_max: Annotated[Positive, Resume.FREE] = 6
-    """How often a call is tried."""
-    deadline_seconds: Annotated[PositiveNumber, Resume.FREE] = 1800.0
-    """The longest that one attempt may take."""
+    """Maximum number of attempts of a call."""
+    deadline_seconds: Annotated[Seconds, Resume.FREE] = 1800.0
+    """Time limit of one attempt."""
     replay_from: str | None = None
-    """The run folder whose stored responses `replay` answers from."""
+    """The run folder whose stored responses `replay` uses."""
 
     @model_validator(mode="after")
     def _names_what_it_needs(self) -> "PaidModel":
@@ -357,21 +429,21 @@ class PaidModel(Section):
 
 
 class TraceSection(PaidModel):
-    """Who teaches, and which of its traces are learned from."""
+    """The teacher, and which of its traces are used for training."""
 
     PLACE: ClassVar[str] = "trace"
     WANTS_THINKING: ClassVar[bool] = True
 
-    longer_output_tokens_max: Positive | None = None
-    """Buy a truncated trace once more with this limit. Left out: never."""
+    longer_output_tokens_max: TokenLimit | None = None
+    """Request a truncated trace once more with this limit. Default: never."""
     samples_per_question: Positive = 1
-    """Responses to each question."""
+    """Number of responses to each question."""
     keep: Literal["first-correct", "shortest-correct", "all-correct", "first"] = "first-correct"
-    """Which of the samples of a question are learned from; `first` asks for no right answer, as s1 did."""
+    """Which responses to a question are used; `first` does not require a correct answer, as in s1."""
     truncated: Literal["drop", "keep"] = "drop"
-    """Whether a truncated trace may be learned from."""
+    """Whether truncated traces are used."""
     filters: list[str] = []
-    """What a trace must pass, in this order (see `data/quality_filters.py`)."""
+    """Filters that a trace must pass, in this order (see `data/quality_filters.py`)."""
 
     @model_validator(mode="after")
     def _buys_longer_ones_only(self) -> "TraceSection":
@@ -382,12 +454,12 @@ class TraceSection(PaidModel):
 
 
 class ApiModel(PaidModel):
-    """A model behind an API that is asked the same questions as the students."""
+    """A model behind an API that answers the same questions as the students."""
 
     PLACE: ClassVar[str] = "evaluate.models"
 
     name: Annotated[str, Field(min_length=1)]
-    """What it is called in completions and tables."""
+    """Its name in completions and tables."""
     client: Literal["openai", "gemini"] = "openai"
 
     @model_validator(mode="after")
@@ -398,22 +470,22 @@ class ApiModel(PaidModel):
 
 
 class Labeller(PaidModel):
-    """A model behind an API that sorts questions into subjects."""
+    """A model behind an API that classifies questions by subject."""
 
     PLACE: ClassVar[str] = "domains.labeller"
 
     client: Literal["openai", "gemini"]
-    """The other clients answer with traces."""
+    """Other clients cannot classify."""
 
 
 class Domains(Section):
-    """How questions get a domain whose source names none."""
+    """How questions without a domain get one."""
 
     by: Literal["labels", "model", "clusters"] = "labels"
-    """`labels`: those of the sources alone; `model`: a model sorts them into the subjects of `distill/msc.toml`."""
+    """`labels`: from the sources only; `model`: a model classifies them into the subjects of `distill/msc.toml`."""
     clusters: Positive = 50
     labeller: Labeller | None = None
-    """The model that sorts."""
+    """The model that classifies."""
 
     @model_validator(mode="after")
     def _names_who_sorts(self) -> "Domains":
@@ -426,15 +498,15 @@ class Train(Section):
     """s1's schedule (AdamW, linear warm-up, cosine to 0) at the scale of the student."""
 
     method: Literal["full", "lora"] = "full"
-    """`lora`: the student's weights are frozen, and adapters beside its linear layers are trained."""
+    """`lora` freezes the student's weights and trains adapters on its linear layers."""
     frozen_layers: NotNegative = 0
-    """Full fine-tuning of the upper layers only: the first so many, and the embedding, stay as they are. Nothing goes
-    backward through them, so half the layers frozen are a third of the work saved."""
+    """Freeze the embedding and this many of the first layers (full fine-tuning only). No gradient flows through them,
+    so freezing half of the layers saves a third of the work."""
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
     quantization: Literal["nf4"] | None = None
-    """`nf4`: LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), which one process trains beside; the adapters
-    are merged into the weights as they were. Left out: in the precision that is computed in."""
+    """`nf4` keeps LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), in a single process; the adapters are
+    merged into the original weights. Default: the compute precision."""
     epochs: Positive
     lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
@@ -444,24 +516,24 @@ class Train(Section):
     grad_clip_norm: PositiveNumber = 1.0
     tokens_per_step: Positive
     tokens_max: Positive
-    """The longest sample that is accepted; none is cut."""
+    """Longest sample that is accepted, in tokens; samples are never truncated."""
     longer: Literal["stop", "drop"] = "stop"
-    """What happens to a longer one: it stops the run before anything is trained, or is dropped and reported."""
+    """What happens to a longer sample: it stops the run before training, or is dropped and reported."""
     tokens_per_row: Annotated[Positive, Resume.FREE] = 1024
-    """Tokens that go through the model at once on one device (a longer sample goes alone); more costs memory."""
+    """Tokens per forward pass on one device (a longer sample gets a row of its own); more takes more memory."""
     precision: TrainPrecision = "auto"
-    """`bf16` computes in bfloat16 and keeps float32 weights; `pure-bf16` keeps none, and corrects what rounding loses
-    (see `training/optimizer.py`)."""
+    """`bf16` computes in bfloat16 with float32 master weights; `pure-bf16` has no master weights and compensates
+    rounding errors (see `training/optimizer.py`)."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     activations: Annotated[Literal["all", "products", "inputs"], Resume.FREE] = "all"
-    """What is kept for the backward pass: everything, matrix products only, or each layer's input only."""
+    """Activations kept for the backward pass: all, those of matrix products, or each layer's input only."""
     offload_activations: Annotated[bool, Resume.FREE] = False
-    """Keep it in the host's memory (GPUs)."""
+    """Keep activations in host memory (GPUs)."""
     shard_over: Annotated[Positive | None, Resume.FREE] = None
-    """How many processes share one copy of the weights; left out: all that torchrun launched."""
+    """How many processes share one copy of the weights. Default: all of them."""
     checkpoint_seconds: Annotated[Positive, Resume.FREE] = 600
     tracker: Annotated[Literal["none", "trackio", "wandb"], Resume.FREE] = "none"
-    """Where the loss curve is shown too, beside `training.jsonl`."""
+    """Experiment tracker that also gets the loss curve of `training.jsonl`."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Train":
@@ -477,12 +549,12 @@ class Train(Section):
 
 
 class Draws(Section):
-    """How an engine draws the next token; temperature 0 takes the most likely one."""
+    """How an engine samples the next token."""
 
     temperature: NotNegativeNumber = 0.0
-    """0 takes the most likely token."""
+    """0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw from the most likely tokens that have so much of the probability together."""
+    """Nucleus sampling: draw from the most likely tokens that reach this probability together."""
 
 
 class Endpoint(Section):
@@ -490,48 +562,48 @@ class Endpoint(Section):
 
     base_url: Annotated[BaseURL, Resume.FREE]
     model: str
-    """The name of the student on the server."""
-    api_key_env: Annotated[str | None, Resume.FREE] = None
-    """The environment variable that holds the key; left out: the server needs none."""
+    """The student's model name on the server."""
+    api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None
+    """Name of the environment variable that holds the key. Leave out for a server without keys."""
     speaks: Speaks = "ids"
-    """`ids`: prompts and completions are token ids, as vLLM supports; `text`: text, which is encoded again."""
+    """`ids`: prompts and completions are token ids, which vLLM supports; `text`: text, which is tokenized again."""
     context_tokens: Positive
-    """The context length of the server."""
+    """The server's context length in tokens."""
 
 
 class Evaluate(Section):
-    """What proves it."""
+    """How the students are evaluated."""
 
     benchmarks: list[Benchmark] = []
-    """Tables of questions that are asked of both students, and kept out of the training."""
+    """Benchmarks that both students answer; their questions are removed from the training questions."""
     questions: NotNegative = 0
-    """Held-out questions, generated from the same families."""
+    """Number of generated held-out questions, from the same families."""
     thinking_tokens_max: list[NotNegative] = []
-    """The budgets of the sweep; they share one thinking pass. Only where no student is asked there may be none."""
+    """Thinking budgets of the sweep, in tokens; they share one thinking pass. Empty only if no student is evaluated."""
     thinking_tokens_min: NotNegative = 0
-    """The fewest tokens a student must think: an earlier end is replaced by `wait_text`, if the budget allows."""
+    """Minimum of thinking tokens: an earlier end is replaced by `wait_text`, if the budget allows."""
     waits: list[Positive] = []
-    """How often the end of thinking is replaced by `wait_text`, at the largest budget."""
+    """How many times the end of thinking is replaced by `wait_text`, at the largest budget."""
     wait_text: str = "Wait"
     answer_tokens_max: Positive = 512
-    """The most tokens of an answer."""
+    """Token limit of an answer."""
     samples: Positive = 1
-    """Answers to each question."""
+    """Number of answers to each question."""
     sampling: Draws = Draws()
-    """Of the students; an API's is among its `parameters`."""
+    """Sampling of the students; that of an API is set in its `parameters`."""
     rows: Positive = 64
-    """How many completions are decoded side by side; of engine `api`, how many requests are made at a time."""
+    """Number of completions decoded in one batch; for engine `api`, of concurrent requests."""
     engine: EngineName = "hf"
-    """`hf` is the embedded engine, `vllm` runs in this process, `api` is a server (see `evaluate.api`)."""
+    """`hf` is the embedded engine, `vllm` runs vLLM in this process, `api` uses a server (see `evaluate.api`)."""
     precision: Precision = "auto"
-    """Of weights and products, in the attempts too. Two engines round differently, and in bfloat16 part soon; in
-    float32 hardly ever."""
+    """Precision of weights and matrix products, also in the attempts. Engines round differently: their completions soon
+    diverge in bfloat16, and hardly ever in float32."""
     vllm: dict[str, Any] = {}
-    """Further arguments of vllm.LLM, as they are."""
+    """Further arguments of vllm.LLM, passed unchanged."""
     api: Endpoint | None = None
-    """The server of engine `api`; `student.model` names the tokenizer."""
+    """The server of engine `api`; the tokenizer is that of `student.model`."""
     models: list[ApiModel] = []
-    """Models that are asked the same questions through their APIs."""
+    """Models behind APIs that answer the same questions."""
 
     @model_validator(mode="after")
     def _has_questions(self) -> "Evaluate":

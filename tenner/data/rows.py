@@ -26,12 +26,20 @@ FIELD_CHARACTERS_MAX = (1 << 31) - 1
 DATA_HINT = "pip install 'tenner[data]'"
 
 
+class NoColumn(TennerError):
+    """A row that lacks a column."""
+
+    def __init__(self, message: str, *, column: str, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.column = column
+
+
 def check(source: Table) -> None:
     """Check, without reading it, that a source can be read. Raises TennerError if not."""
     if source.file is not None:
         if _suffix(source.file) not in FILE_KINDS:
             raise _error(source, f"{source.file} is not one of {', '.join(FILE_KINDS)}")
-        if not _is_url(source.file) and not Path(source.file).is_file():
+        if not is_url(source.file) and not Path(source.file).is_file():
             raise _error(source, f"{source.file} does not exist")
     needs_datasets = source.file is None or source.file.endswith(".parquet")
     if needs_datasets and importlib.util.find_spec("datasets") is None:
@@ -56,18 +64,19 @@ def read(source: Table) -> Iterator[Row]:
             yield from _dataset(source, config, split)
 
 
-def _is_url(file: str) -> bool:
+def is_url(file: str) -> bool:
+    """Whether a file is to be fetched."""
     return file.startswith(("https://", "http://"))
 
 
 def _suffix(file: str) -> str:
-    return PurePosixPath(urlsplit(file).path).suffix if _is_url(file) else Path(file).suffix
+    return PurePosixPath(urlsplit(file).path).suffix if is_url(file) else Path(file).suffix
 
 
 @contextmanager
 def _here(source: Table, file: str) -> Iterator[Path]:
     """A file on this machine, or a copy of one at a URL for as long as it is read."""
-    if not _is_url(file):
+    if not is_url(file):
         yield Path(file)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +104,7 @@ def value_of(source: Table, row: Row, column: str) -> Any:
             value = value[int(name)]
         else:
             hint = did_you_mean(column, map(str, row), cutoff=0.5)
-            raise _error(source, f"it has no column {column}", hint=hint)
+            raise NoColumn(f"source {source.name}: it has no column {column}", column=column, hint=hint)
     return value
 
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from tenner.core.errors import TennerError
 from tenner.core.records import Drop, Question, SourceCount
 from tenner.core.references import is_reference, reference_text
-from tenner.core.sections import Condition, Table
+from tenner.core.sections import Condition, Source, Table
 from tenner.core.seeds import digest, rng
 from tenner.data import rows
-from tenner.data.rows import Row, value_of
+from tenner.data.rows import NoColumn, Row, value_of
 
 WORDS_SHOWN = 4
+IDS_HINT = 'give every question an id of its own, or set columns.id = "" for ids made of the questions'
 ID_CHARS = 16  # of the SHA-256 of the question, as s1 has it
 
 
@@ -54,6 +55,10 @@ def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
         for q in found:
             if q.id in questions:
                 owner = questions[q.id].source
+                if _has_own_id(source, q):
+                    raise TennerError(
+                        f"source {source.name}: the id {q.id} is that of a question of {owner}, too", hint=IDS_HINT
+                    )
                 dropped.append(
                     Drop(id=q.id, reason="id taken", evidence=f"{q.source}: {owner} has a question of this id")
                 )
@@ -76,18 +81,29 @@ def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
 def _questions(source: Table, seed: int, dropped: list[Drop], without: Counter[str]) -> tuple[list[Question], int]:
     """The questions of a source, and its number of rows. `without` counts what stands in place of a reference."""
     found: list[tuple[Question, tuple[str, ...]]] = []
-    number = 0
+    number, places = 0, dict[str, int]()
     for number, row in enumerate(rows.read(source), 1):
-        if all(_holds(source, row, c) for c in source.where) and not any(
-            _holds(source, row, c) for c in source.without
-        ):
+        try:
+            if not all(_holds(source, row, c) for c in source.where) or any(
+                _holds(source, row, c) for c in source.without
+            ):
+                continue
             text = _text(source, row)
             if not text.strip():
                 evidence = f"{source.name}, row {number} has no question"
                 dropped.append(Drop(id=digest(source.name, number)[:ID_CHARS], reason="no question", evidence=evidence))
                 continue
             stratum = tuple(str(value_of(source, row, column)) for column in source.stratify)
-            found.append((_question(source, row, text, seed, without), stratum))
+            question = _question(source, row, text, seed, without)
+        except NoColumn as e:
+            if not found:  # all of its rows lack it, as far as one can see
+                raise
+            raise TennerError(
+                f"source {source.name}: row {number:,} has no column {e.column}, which others have", hint=e.hint
+            ) from e
+        if _has_own_id(source, question):
+            _refuse_repeated(source, question.id, number, places)
+        found.append((question, stratum))
     if source.sample is None:
         return [q for q, _ in found], number
     return list(_sample(found, source, seed)), number
@@ -125,7 +141,7 @@ def _question(source: Table, row: Row, text: str, seed: int, without: Counter[st
     elif columns.answer is not None and not is_reference(answer, kind):
         without["empty" if answer is None or not answer.strip() else repr(answer)] += 1
         answer = None
-    id_ = optional(columns.id)
+    id_ = optional(_id_column(source, row))
     return Question(
         id=id_ or digest(text)[:ID_CHARS],
         question=text,
@@ -137,6 +153,33 @@ def _question(source: Table, row: Row, text: str, seed: int, without: Counter[st
         origin=source.origin or optional(columns.origin),
         license=source.license,
     )
+
+
+def _id_column(source: Table, row: Row) -> str | None:
+    """The column of the ids. A file of one's own has them in `id`, without a word in the recipe."""
+    if source.columns.id is None and _is_own_file(source) and "id" in row:
+        return "id"
+    return source.columns.id or None
+
+
+def _has_own_id(source: Table, question: Question) -> bool:
+    """Whether its id stands in a file of one's own, and is not made of its text."""
+    return _is_own_file(source) and question.id != digest(question.question)[:ID_CHARS]
+
+
+def _is_own_file(source: Table) -> bool:
+    """Whether it is a source of questions to learn from, in a file on this machine."""
+    return isinstance(source, Source) and source.file is not None and not rows.is_url(source.file)
+
+
+def _refuse_repeated(source: Table, id_: str, number: int, places: dict[str, int]) -> None:
+    """Raise TennerError for an id that an earlier row of the file has; `places` holds the number of each id's row."""
+    if id_ in places:
+        raise TennerError(
+            f"source {source.name}: rows {places[id_]:,} and {number:,} of {source.file} have the same id {id_}",
+            hint=IDS_HINT,
+        )
+    places[id_] = number
 
 
 def _reference(source: Table, row: Row) -> str | None:

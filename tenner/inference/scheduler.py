@@ -14,6 +14,7 @@ from typing import Self
 
 from tenner.core.formats import FORMATS
 from tenner.core.records import Policy
+from tenner.core.terminal import say
 from tenner.inference.engine import Generation, LocalEngine, Piece, Transcript
 from tenner.inference.forcing import Phase
 from tenner.inference.job import Job, Prompt, Request
@@ -209,7 +210,7 @@ class Scheduler:
 
     def _end_by_fault(self, stream: Stream, fault: Exception) -> None:
         name = stream._job.prompt.id
-        print(f"request {name} ended by {type(fault).__name__}: {fault}".splitlines()[0], file=sys.stderr)
+        say(f"request {name} ended by {type(fault).__name__}: {fault}".splitlines()[0], file=sys.stderr)
         self._end(stream, fault)
 
     def _end(self, stream: Stream, event: Event) -> None:

@@ -10,7 +10,7 @@ from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
-from tenner.core import hardware
+from tenner.core import hardware, model_folder
 from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, Tokenizer
@@ -18,7 +18,7 @@ from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
-from tenner.core.run import AnyRun, chat_template_of
+from tenner.core.run import AnyRun, chat_template_of, template_to_ask_with
 from tenner.core.sections import ApiModel, Endpoint, Evaluate
 from tenner.core.seeds import derived
 from tenner.data import sources
@@ -117,7 +117,8 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
     from tenner.inference.api import ApiEngine
 
     http.check_proxies()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with model_folder.loading(folder, "holds no usable tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
     return ApiEngine(
@@ -131,7 +132,7 @@ def _set_template(run: AnyRun, tokenizer: Tokenizer, *, own_template: bool) -> N
     """Give the tokenizer the student's chat template, and say what is special about how it is asked."""
     section = run.recipe.student
     assert section is not None, "nobody else has a tokenizer"
-    set_template(tokenizer, None if own_template else section.chat_template)
+    set_template(tokenizer, None if own_template else template_to_ask_with(run.folder, section))
     for note in chat_template_of(tokenizer, run.recipe).notes:
         run.screen.say(note)
 

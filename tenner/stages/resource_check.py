@@ -17,13 +17,13 @@ OTHER_FILES_BYTES = 100_000_000
 """The tokenizer, the records and the database of a run."""
 
 
-def check(recipe: Recipe, folder: Path, base: Path) -> None:
+def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> None:
     """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`.
 
     Memory is not judged where the system does not tell what is free, or where what the student's layers keep is only
     estimated; nothing is judged of several processes, which share the one machine or do not.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if max(processes, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         return
     architecture = training_plan.read_config(base / "config.json")
     kind = hardware.device_kind(recipe.machine.device)

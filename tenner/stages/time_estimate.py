@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from tenner.budget.assumptions import BASE_SHARE
 from tenner.core import turn_end
 from tenner.core.chat_template import encode_prompt
 from tenner.core.formats import FORMATS
@@ -16,8 +17,6 @@ from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
 
 EXAMPLES = 64
 """Questions by whose lengths the others are judged."""
-BASE_SHARE = 0.85
-"""Of its limits, an untrained student uses about so much: it seldom ends on its own."""
 DELIMITER_TOKENS = 6
 """What a cut and its cue put in, fed beside each answer."""
 WAIT_SHARE = 0.5
@@ -51,14 +50,18 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         return fmean(len(encode_prompt(engine.tokenizer, render(engine.tokenizer, q, form, recipe))) for q in examples)
 
     def of_base(form: PromptForm, thinking_max: int, answer_max: int) -> Lengths:
-        return Lengths(prompt_tokens(form), BASE_SHARE * thinking_max, BASE_SHARE * answer_max)
+        return Lengths(
+            prompt_tokens(form),
+            BASE_SHARE.expected * thinking_max,
+            BASE_SHARE.expected * answer_max,
+        )
 
     attempt, evaluate = recipe.attempt, recipe.evaluate
     found = [
         StageForecast(
             stage="attempt",
             part=f"{name}, {form.name}",
-            seconds=_sweep_seconds(
+            seconds=sweep_seconds(
                 speed, of_base(form, attempt.thinking_tokens_max, attempt.answer_tokens_max), attempt.questions,
                 [0, attempt.thinking_tokens_max], waits=[], rows=rows,
             ),
@@ -76,7 +79,7 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         ("distilled", distilled),
     ):
         if lengths is not None:
-            seconds = _sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
+            seconds = sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
             found.append(StageForecast(stage="evaluate", part=name, seconds=seconds))
     return found
 
@@ -98,15 +101,19 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _sweep_seconds(
-    speed: DecodingSpeed, lengths: Lengths, questions: int, budgets: Sequence[int], *, waits: Sequence[int], rows: int
-) -> float:
-    """Of all questions under all budgets; a sweep thinks once, and every budget has an answer of its own."""
+def sweep_tokens(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> tuple[float, float]:
+    """The tokens that one question has generated and fed; a sweep thinks once, every budget has its own answer."""
     thinking = min(lengths.thinking, budgets[-1])
     longer = sum(min(budgets[-1] - thinking, WAIT_SHARE * thinking * n) for n in waits)
     policies = len(budgets) + len(waits)
-    steps = thinking + longer + policies * lengths.answer
-    fed = lengths.prompt + policies * DELIMITER_TOKENS
+    return thinking + longer + policies * lengths.answer, lengths.prompt + policies * DELIMITER_TOKENS
+
+
+def sweep_seconds(
+    speed: DecodingSpeed, lengths: Lengths, questions: int, budgets: Sequence[int], *, waits: Sequence[int], rows: int
+) -> float:
+    """Of all questions under all budgets."""
+    steps, fed = sweep_tokens(lengths, budgets, waits)
     groups = [min(rows, questions - first) for first in range(0, questions, rows)]
     return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed) for n in groups)
 

@@ -1,14 +1,17 @@
 """The train stage, in the process that keeps the run and in those that only train beside it."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from tenner.core import turn_end
+from tenner.core.chat_template import ChatTemplate, source_of
 from tenner.core.errors import TennerError
-from tenner.core.formats import FORMATS
+from tenner.core.formats import FORMATS, ThinkFormat
 from tenner.core.recipe import Recipe
 from tenner.core.records import Drop, Sample, TrainStep
-from tenner.core.run import Run, chat_template_of, stored_recipe
+from tenner.core.run import RUN_TEMPLATE, Run, chat_template_of, stored_recipe
 from tenner.core.run_folder import RunFolder
+from tenner.core.saved_template import trained_template
 from tenner.core.sections import Device
 from tenner.training import distributed, loop, loss_mask, optional_libraries, plan, student, student_address
 from tenner.training.checkpoint import Found
@@ -36,15 +39,14 @@ def learn(run: Run) -> tuple[int, int]:
         tracker_of(recipe) as track,
     ):
         if idle := distributed.idle_gpus(world):
-            run.screen.say(
-                f"{idle} more GPUs are here: torchrun --nproc-per-node {idle + 1} -m tenner train {folder.path}"
-            )
+            run.screen.say(f"{idle} more GPUs are here: tenner train {folder.path} uses all, and so does tenner launch")
 
         def on_begin(found: Found) -> None:
             for line in found.refused:
                 run.screen.say(f"{line}: going on from step {found.step}")
             # Steps after the checkpoint are done again, and so are their rows of the curve.
-            folder.write("training", folder.read("training", TrainStep)[: found.step])
+            rows = folder.read("training", TrainStep)
+            folder.write("training", [row for row in rows if row.step < found.step])
 
         def on_step(done: loop.StepReport) -> None:
             meter.tick()
@@ -61,8 +63,10 @@ def learn(run: Run) -> tuple[int, int]:
         )  # fmt: skip
         loop.finish(
             result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,
-            chat_template=recipe.student.chat_template,
+            chat_template=recipe.student.chat_template, saved_template=_saved_template(run, base),
         )  # fmt: skip
+        for name in ("student", "adapter"):
+            folder.wrote_folder(name)
     return len(encoded) + len(too_long), len(encoded)
 
 
@@ -81,10 +85,11 @@ def follow(path: Path, *, device: Device | None = None) -> None:
         )  # fmt: skip
 
 
-def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
+def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> plan.Plan:
     """What training the run in `path` takes of this machine, by the real lengths of its samples; writes nothing there.
 
-    Raises TennerError for a run that is not yet so far.
+    `processes` are those that would be started, where torchrun has not started some. Raises TennerError for a run that
+    is not yet so far.
     """
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
@@ -95,7 +100,9 @@ def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
     base, encoded, _too_long = _prepared(folder, recipe)
     own = distributed.here(device or recipe.machine.device).device
     machine = plan.Machine(
-        distributed.launched_size(), on_gpu=own.type != "cpu", memory_gb=distributed.device_bytes(own) / plan.GB
+        max(processes, distributed.launched_size()),
+        on_gpu=own.type != "cpu",
+        memory_gb=distributed.device_bytes(own, processes=processes) / plan.GB,
     )
     longest_tokens = max(len(e.ids) for e in encoded)
     return plan.plan(
@@ -103,13 +110,39 @@ def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
     )
 
 
-def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
-    """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
-    base = student_address.resolve(recipe.student.model)
+class _Asked(NamedTuple):
+    """How the student is asked in training."""
+
+    template: ChatTemplate
+    fmt: ThinkFormat
+    end_id: int
+    """The token that ends its turn."""
+
+
+def _asked(base: Path, recipe: Recipe) -> _Asked:
     tokenizer, fmt = student.load_tokenizer(base, recipe.student.chat_template), FORMATS[recipe.student.format]
     template = chat_template_of(tokenizer, recipe)
     template.check(fmt)
-    end_id = template.turn_end_id(turn_end.end_ids(base, tokenizer))
+    return _Asked(template, fmt, template.turn_end_id(turn_end.end_ids(base, tokenizer)))
+
+
+def _saved_template(run: Run, base: Path) -> str | None:
+    """The chat template of the saved student. The run goes on with that of the training, which it keeps beside it."""
+    asked = _asked(base, run.recipe)
+    run.folder.write_text(RUN_TEMPLATE, source_of(asked.template.tokenizer))
+    saved = trained_template(*asked)
+    if saved is None:
+        run.screen.say(
+            "train: the student is saved with its own chat template, as this one cannot say what was trained; the "
+            "model card shows how it is asked"
+        )
+    return saved
+
+
+def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
+    """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
+    base = student_address.resolve(recipe.student.model)
+    template, fmt, end_id = _asked(base, recipe)
     samples = folder.read("samples", Sample)
     encoded, tokens_max = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples], recipe.train.tokens_max
     if recipe.train.longer == "stop":

@@ -17,19 +17,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tenner.budget import machines
 from tenner.core.errors import TennerError
 from tenner.training.architecture import Architecture, attentions
 from tenner.training.layer_trace import estimated
-
-PEAK_TFLOPS = {
-    "H200": 989.5,  # NVIDIA's data sheets, bfloat16 without sparsity
-    "H100 PCIe": 756.0,
-    "H100": 989.5,
-    "B200": 2250.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 4090": 165.2,
-}
 
 
 class Work(NamedTuple):
@@ -92,4 +83,5 @@ def peak_tflops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_TFLOPS.items() if known in name), None)
+    known = sorted(machines.cards().values(), key=lambda card: -len(card.device_name))  # "H100 PCIe" before "H100"
+    return next((card.peak_tflops for card in known if card.device_name in name), None)

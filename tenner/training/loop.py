@@ -116,6 +116,7 @@ def train(
     )
     if why is not None:
         say(f"each sample has a row of its own, which takes longer: {why}")
+    give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
     optimizer = optimizer_of(learner.weights.moved, settings)
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
@@ -144,20 +145,21 @@ def train(
                     loss = _forward_backward(doing, encoded, lengths, learner, settings, world)
                 norm = _grad_norm(doing, encoded, learner, world)
                 lr = learning_rate(step, len(plan), settings)
-                with interrupts_held():
+                with interrupts_held():  # a step that is done is reported: the checkpoint will not do it again
                     optimizer.step(lr=lr, divisor=max(1.0, norm / settings.grad_clip_norm))
                     learner.weights.clear()
                     step += 1
-                now = time.monotonic()
-                tokens_left -= doing.tokens
-                used, non_causal = _utilisation(doing.work, now - began, best_tflops, world)
-                report = StepReport(
-                    step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
-                    doing.tokens / (now - began), used, non_causal, _memory_bytes(world), now - reported,
-                )  # fmt: skip
-                reported = now
-                wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
-                if _report_and_sync(on_step, report, world, termination, wants_save=wants_save):
+                    now = time.monotonic()
+                    tokens_left -= doing.tokens
+                    used, non_causal = _utilisation(doing.work, now - began, best_tflops, world)
+                    report = StepReport(
+                        step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
+                        doing.tokens / (now - began), used, non_causal, _memory_bytes(world), now - reported,
+                    )  # fmt: skip
+                    reported = now
+                    wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
+                    saves = _report_and_sync(on_step, report, world, termination, wants_save=wants_save)
+                if saves:
                     save()
                     saved, saved_step = time.monotonic(), step
                 if step % GIVE_BACK_STEPS == 0:
@@ -193,10 +195,11 @@ def _agreed_precision(settings: Train, world: World) -> NamedPrecision:
 
 def finish(
     result: TrainResult, model_dir: Path, student_dir: Path, workdir: Path, *, base_model: str,
-    chat_template: str | None = None,
+    chat_template: str | None = None, saved_template: str | None = None,
 ) -> None:  # fmt: skip
     """Save the trained student as a Hugging Face folder, in its compute dtype, and then remove the checkpoints.
 
+    `saved_template` is the text of the chat template in that folder; left out: that of the training.
     LoRA's adapters are saved beside it, in `adapter`, and merged into the student. Only the first process has to.
     """
     model, adapters = result.model, result.adapters
@@ -207,6 +210,8 @@ def finish(
         adapters.save(student_dir.with_name("adapter"), base_model=base_model)
         model = adapters.merge()
     tokenizer = student.load_tokenizer(model_dir, chat_template)
+    if saved_template is not None:
+        tokenizer.chat_template = saved_template
     student.save(model, tokenizer, student_dir, dtype, end_ids=turn_end.end_ids(model_dir, tokenizer))
     checkpoint.delete(workdir)
 

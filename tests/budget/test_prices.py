@@ -1,11 +1,15 @@
 import datetime
+from contextlib import closing
 
 import pytest
 
-from tenner.budget.prices import Peak, Price, find, load_prices, price_of
+from tenner.budget import price_files
+from tenner.budget.ledger import Ledger, Payee
+from tenner.budget.prices import LongPrompt, Peak, Price, ceil_microusd, find, in_force, load_prices, price_of
+from tenner.clients.openai import presets
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
-from tenner.core.sections import PriceSection
+from tenner.core.sections import DOLLARS_MAX, PriceSection
 
 PRICE = Price("p", "m", 0.15, 0.6, "page", datetime.date(2026, 11, 1))
 MONDAY_NOON = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC)
@@ -70,3 +74,127 @@ def test_a_given_price_comes_before_the_table():
 
 def test_every_price_is_dated_and_sourced():
     assert all(price.source and price.checked for price in load_prices())
+
+
+PRESETS = {
+    "deepseek": "deepseek-flash", "glm": "glm-5.3", "kimi": "kimi-k3", "openai": "gpt-6.1-sol",
+    "openrouter": "openai/gpt-oss-120b", "qwen": "qwen3.8-flash",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+def test_every_preset_has_a_price_or_says_which_field_is_missing(preset):
+    if preset in PRESETS:
+        assert find(preset, PRESETS[preset]).output_usd_per_mtok > 0
+    else:
+        assert preset == "local"
+    with pytest.raises(TennerError, match=f"the price of {preset}/no-such-model is not known") as caught:
+        find(preset, "no-such-model")
+    assert "--price-in and --price-out" in (caught.value.hint or "")
+
+
+NEW_YEAR = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+SECOND = datetime.timedelta(seconds=1)
+
+
+def test_a_price_changes_at_midnight_utc():
+    usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
+    price = find("gemini", "gemini-3.8-flash", at=NEW_YEAR - SECOND)
+    assert price.microusd(usage, NEW_YEAR - 2 * SECOND, NEW_YEAR - SECOND) == 4_500_000
+    assert price.microusd(usage, NEW_YEAR - SECOND, NEW_YEAR) == 9_000_000  # the dearer one
+    assert price.microusd(usage, NEW_YEAR, NEW_YEAR + SECOND) == 9_000_000
+    tokyo = datetime.timezone(datetime.timedelta(hours=9))
+    assert price.microusd(usage, datetime.datetime(2027, 1, 1, 8, 59, 59, tzinfo=tokyo)) == 4_500_000
+    assert price.microusd(usage, datetime.datetime(2027, 1, 1, 9, 0, 0, tzinfo=tokyo)) == 9_000_000
+    assert "from 2027-01-01: $1.5 in" in price.label()
+    # The moments of a batch are not known when it is reserved, and known when it is settled.
+    assert price.microusd(usage, batch=True) == 4_500_000
+    assert price.microusd(usage, NEW_YEAR - 2 * SECOND, NEW_YEAR - SECOND, batch=True) == 2_250_000
+    later = find("gemini", "gemini-3.8-flash", at=NEW_YEAR)
+    assert (later.input_usd_per_mtok, later.following) == (1.5, None)
+    assert later.microusd(usage, NEW_YEAR - SECOND) == 9_000_000  # a response of last year, settled now
+
+
+def test_no_call_is_made_after_the_last_known_day():
+    ending = PRICE._replace(until=datetime.date(2026, 12, 31))
+    usage = Usage(input_tokens=1, output_tokens=1)
+    assert ending.microusd(usage, NEW_YEAR - SECOND) == 1
+    with pytest.raises(TennerError, match="the price of p/m is known until 2026-12-31 only"):
+        ending.microusd(usage, NEW_YEAR - SECOND, NEW_YEAR)
+    with pytest.raises(TennerError, match="known until 2026-12-31 only"):
+        in_force([ending], NEW_YEAR.date())
+
+
+def test_a_long_prompt_costs_more():
+    price = PRICE._replace(long_prompt=LongPrompt(1000, 2.0))
+    assert price.microusd(Usage(input_tokens=1000, output_tokens=1000)) == 750
+    assert price.microusd(Usage(input_tokens=1001, output_tokens=1000)) == 1501
+
+
+def test_the_users_file_comes_first_and_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "tenner" / "prices.toml"
+    file.parent.mkdir()
+    row = (
+        '[[price]]\nprovider = "deepseek"\nmodel = "deepseek-flash"\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 2\n'
+        'source = "my contract"\nchecked = 2026-11-20\n'
+    )
+    file.write_text(row)
+    assert find("deepseek", "deepseek-flash").source == "my contract"
+    assert find("deepseek", "deepseek-v4-pro").output_usd_per_mtok == 1.98
+    for text, message, hint in (
+        (row.replace("source", "sauce"), r"\[\[price\]\] 1: unknown key sauce", "did you mean source?"),
+        (row.replace("= 1", "= -1"), "input_usd_per_mtok: Input should be greater than or equal to 0", "a row has"),
+        (row.replace("price]]", "prices]]"), "unknown table prices", "did you mean price?"),
+        ("[", "cannot be read", "mend it"),
+    ):
+        file.write_text(text)
+        with pytest.raises(TennerError, match=message) as caught:
+            find("deepseek", "deepseek-flash")
+        assert hint in (caught.value.hint or "")
+
+
+def test_an_old_price_is_warned_of():
+    rows = [("a", datetime.date(2026, 8, 31), "page"), ("b", datetime.date(2026, 9, 1), "page")]
+    (line,) = price_files.age_warnings(rows, today=datetime.date(2026, 11, 30))
+    assert line == "warning: the price of a was read on 2026-08-31, 91 days ago: compare it with page"
+
+
+def test_a_call_that_spans_the_peak_costs_the_peak_price():
+    price = PRICE._replace(peak=Peak(2.0, [[6, 10]], [0, 1, 2, 3, 4]))
+    usage = Usage(input_tokens=0, output_tokens=1000)
+    five, noon = MONDAY_NOON - datetime.timedelta(hours=7), MONDAY_NOON
+    assert price.microusd(usage, five, noon) == price.microusd(usage, noon, five) == 1200
+    assert price.microusd(usage, five, five + datetime.timedelta(minutes=59)) == 600
+    assert price.microusd(usage, SUNDAY, SUNDAY + datetime.timedelta(days=1)) == 1200
+    assert price.microusd(usage, noon, noon + datetime.timedelta(weeks=500)) == 1200
+    saturday = SUNDAY - datetime.timedelta(days=1)
+    assert price.microusd(usage, saturday, SUNDAY) == 600
+
+
+def test_cached_tokens_that_cost_more_are_reserved():
+    price = PRICE._replace(cached_input_usd_per_mtok=1.5)
+    usage = Usage(input_tokens=1000, output_tokens=0)
+    assert price.microusd(usage) == 1500
+    assert price.microusd(usage.model_copy(update={"cached_input_tokens": 100})) == 135 + 150
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e308", "-inf"])
+def test_a_price_that_no_ledger_counts_is_refused_in_the_users_file(number, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "tenner").mkdir()
+    (tmp_path / "tenner" / "prices.toml").write_text(
+        f'[[price]]\nprovider = "p"\nmodel = "m"\ninput_usd_per_mtok = {number}\noutput_usd_per_mtok = 2\n'
+        'source = "my contract"\nchecked = 2026-11-20\n'
+    )
+    with pytest.raises(TennerError, match="input_usd_per_mtok"):
+        find("p", "m")
+
+
+@pytest.mark.parametrize("claimed", [1e15, 1e300, float("inf")])
+def test_a_cost_beyond_every_cap_can_be_booked(claimed, tmp_path):
+    assert ceil_microusd(claimed) >= DOLLARS_MAX * 1e6
+    with closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger:
+        ledger.lose(ledger.reserve(Payee("trace", "p", "m", "row"), 1))
+        ledger.settle(1, Usage(input_tokens=1, output_tokens=1), ceil_microusd(claimed))
+        assert ledger.spent_usd() >= 1e9

@@ -1,6 +1,7 @@
 """The Gemini client against a server that speaks Gemini's REST protocol (see `gemini_server.py`)."""
 
 import asyncio
+import gzip
 import json
 import logging
 import socket
@@ -125,7 +126,7 @@ FAULTS = {
     "quota of a day": ("quota_used_up", 31.0),
     "reset": ("interrupted", None),
     "hung up": ("interrupted", None),
-    "elsewhere": ("bad_request", None),  # not followed: the key would go along
+    "elsewhere": ("redirected", None),  # not followed: the key would go along
 }
 
 
@@ -175,6 +176,18 @@ def test_every_failure_has_a_name_and_the_sdk_does_not_try_again(behaviour, came
     fault, _, times = came[behaviour]
     assert (fault.kind, fault.retry_after_seconds, times) == (*FAULTS[behaviour], 1)
     assert fault.evidence
+
+
+def test_a_body_beyond_its_bound_or_of_unknown_size_is_not_read(monkeypatch):
+    whole = BEHAVIOURS["good"](ASKED)
+    packed = whole._replace(body=gzip.compress(whole.body), headers={"content-encoding": "gzip"})
+    monkeypatch.setitem(BEHAVIOURS, "packed", lambda _: packed)
+    with GeminiServer({ASKED: ["packed", "good"]}) as server:
+        for _ in range(2):
+            fault = send(server.url)
+            assert (fault.kind, fault.rule.maybe_charged, fault.rule.retried) == ("too_large", True, False)
+            monkeypatch.setattr("tenner.clients.gemini.BODY_BYTES", 100)
+        assert {asked.headers["accept-encoding"] for asked in server.asked} == {"identity"}
 
 
 def test_a_server_that_is_not_there_is_unreachable():

@@ -1,17 +1,22 @@
 """Connections to a provider: as many as are asked for, by the environment's proxy, each post sent once."""
 
 import asyncio
+import gzip
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from aiohttp import web
 from paid import PRICE
 
+from tenner.clients.chat_completion import parse_completion
 from tenner.clients.faults import Fault
-from tenner.clients.http import JSONPosts, check_proxies, proxy_of
+from tenner.clients.http import JSONPosts, check_proxies, cut_response, proxy_of
 from tenner.clients.registry import client_for
+from tenner.clients.response_body import stream_of
 from tenner.core.errors import TennerError
+from tenner.core.records import Usage
 from tenner.core.sections import TraceSection
 
 MANY = 150  # more than clients open by default
@@ -192,3 +197,131 @@ def test_where_there_is_no_connection_nothing_was_asked(url):
         asyncio.run(ask())
     assert e.value.kind == "unreachable"
     assert not e.value.rule.maybe_charged
+
+
+GOOD = b'{"choices": [{"message": {"content": "7"}, "finish_reason": "stop"}]}'
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "seven "}}]}\n\n'
+
+
+async def posted(url, *, bytes_max=1 << 20, streamed=False, seconds=20.0):
+    """The response to one post, or the fault."""
+    posts = JSONPosts(url, key="sk-1", bytes_max=bytes_max)
+    try:
+        async with asyncio.timeout(seconds):
+            return await posts.post("{}", streamed=streamed)
+    except Fault as fault:
+        return fault
+    finally:
+        await posts.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status):
+    async def go():
+        reached = []
+
+        async def elsewhere(request):
+            reached.append(request.headers)
+            return web.Response(body=GOOD)
+
+        async def use(there):
+            location = there + "?key=secret"
+
+            async def here(request):  # noqa: ARG001
+                return web.Response(status=status, headers={"location": location})
+
+            return await served(here, posted)
+
+        return await served(elsewhere, use), reached
+
+    fault, reached = asyncio.run(go())
+    assert (fault.kind, fault.rule.stops_the_run, fault.rule.maybe_charged, reached) == ("redirected", True, False, [])
+    assert "the server redirects to http://127.0.0.1/v1/chat/completions" in fault.evidence
+    assert "secret" not in fault.evidence
+
+
+def endless(start, chunk):
+    """A server whose body does not end."""
+
+    async def handle(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            await response.write(start)
+            while True:
+                await response.write(chunk)
+        except ConnectionError:
+            return response
+
+    return handle
+
+
+def test_a_body_without_end_is_read_up_to_its_bound():
+    fault = asyncio.run(served(endless(b'{"choices": "', b"x" * 65536), posted))
+    assert (fault.kind, fault.rule.maybe_charged, fault.rule.retried) == ("too_large", True, False)
+
+
+def test_a_response_before_an_endless_rest_is_kept():
+    response = asyncio.run(served(endless(b"\n" + GOOD, b" " * 65536), posted))
+    assert response.body == GOOD
+
+
+def test_a_stream_without_end_keeps_what_came():
+    response = asyncio.run(served(endless(b"", EVENT * 1000), lambda url: posted(url, streamed=True)))
+    assert len(response.body) < 3 << 20
+    assert stream_of(response.body) == "broken"
+    assert parse_completion(response).usage == Usage()
+
+
+def test_a_compressed_body_counts_as_what_it_unpacks_to():
+    bomb = gzip.compress(GOOD + b" " * (64 << 20), 1)
+
+    async def handle(request):  # noqa: ARG001
+        return web.Response(body=bomb, headers={"content-encoding": "gzip"})
+
+    tracemalloc.start()
+    response = asyncio.run(served(handle, posted))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert response.body == GOOD
+    assert peak_bytes < 40 << 20
+
+
+def test_a_stream_that_the_deadline_cuts_keeps_its_text():
+    async def handle(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(EVENT * 3)
+        await asyncio.sleep(0.4)
+        return response
+
+    async def use(url):
+        with pytest.raises(TimeoutError) as caught:
+            await posted(url, streamed=True, seconds=0.2)
+        return cut_response(caught.value)
+
+    response = asyncio.run(served(handle, use))
+    reply = parse_completion(response)
+    assert (reply.outcome, reply.answer, reply.usage) == ("interrupted", "seven seven seven", Usage())
+    assert cut_response(TimeoutError()) is None
+
+
+@pytest.mark.parametrize("end", ["breaks", "stays open"])
+def test_a_whole_completion_is_kept_although_its_connection_does_not_end(end):
+    async def handle(request):
+        response = web.StreamResponse(headers={"content-length": "5000"})
+        await response.prepare(request)
+        await response.write(GOOD)
+        if end == "breaks":
+            request.transport.abort()
+        await asyncio.sleep(0.4)
+        return response
+
+    async def use(url):
+        if end == "breaks":
+            return await posted(url)
+        with pytest.raises(TimeoutError) as caught:
+            await posted(url, seconds=0.2)
+        return cut_response(caught.value)
+
+    assert asyncio.run(served(handle, use)).body == GOOD

@@ -67,8 +67,67 @@ def test_usage_that_names_more_than_the_worst_case_is_booked_as_it_says(usage, l
     assert spent_microusd(ledger) > WORST
 
 
+def test_a_server_that_ignores_the_limit_costs_one_reply_and_then_as_much_is_reserved(tmp_path):
+    texts = [f"{i}+1?" for i in range(80)]
+    limits = LIMITS._replace(concurrency=64)
+    script = {text: [next(iter(BEYOND))] for text in texts}
+    with BillingServer(script, latency_seconds=(0.02, 0.05)) as server:
+        for session in range(1, 4):
+            with closing(Ledger(tmp_path / "run.db", budget_usd=CAP_USD)) as ledger:
+                with pytest.raises(TennerError) as caught:
+                    buy(OpenAIClient(section(server)), ledger, questions(*texts), limits=limits)
+                assert is_covered(server, ledger)
+            if session == 1:  # the only reply beyond what was reserved
+                assert "does not keep to the limit" in str(caught.value)
+                assert len(server.asked) == 1
+    assert isinstance(caught.value, BudgetReached)
+    assert len(server.asked) == 4  # at $0.010 each, and a fifth does not fit
+
+
+@pytest.mark.parametrize("behaviour", ["server error", "rate limit"])
+def test_an_error_that_took_as_long_as_a_reply_may_have_been_charged(behaviour, ledger, monkeypatch):
+    monkeypatch.setattr("tenner.clients.attempt_times.WORK_SECONDS_MIN", 0.03)
+    script = {"1+2?": [behaviour, behaviour, "good"], "1+3?": ["good"]}
+    with BillingServer(script, latency_seconds=(0.08, 0.08)) as server:
+        limits = LIMITS._replace(concurrency=1)
+        results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?", "1+3?"), limits=limits)
+    assert {r.reply.outcome for r in results.values()} == {"complete"}
+    assert paid_calls.progress.retries.total() == 2
+    worst = len("1+2?") + 256 + 2 * 1000  # the errors came before any reply showed how long one takes
+    assert spent_microusd(ledger) == 2 * worst + 2 * (4 + 2 * 8)
+    assert ledger.reserved_usd() == 0
+
+
+def test_errors_before_any_reply_count_against_the_cap_until_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("tenner.clients.attempt_times.WORK_SECONDS_MIN", 0.01)
+    texts = [f"{i}+1?" for i in range(20)]
+    script = {text: ["server error"] for text in texts}
+    with (
+        BillingServer(script, latency_seconds=(0.05, 0.05)) as server,
+        closing(Ledger(tmp_path / "run.db", budget_usd=0.0075)) as ledger,  # three at their worst
+    ):
+        with pytest.raises(BudgetReached):
+            buy(OpenAIClient(section(server)), ledger, questions(*texts))
+        assert len(server.asked) == 3
+        assert (ledger.spent_usd(), ledger.reserved_usd()) == (0, 0)  # a twentieth of a second is no work
+
+
+def test_a_stream_that_the_deadline_cuts_is_kept_at_its_worst_case(ledger, monkeypatch):
+    monkeypatch.setattr("chat_server.PAUSE_SECONDS", 0.001)
+    limits = LIMITS._replace(deadline_seconds=0.5)
+    script = {"1+2?": ["drip"]}
+    with BillingServer(script, streams="only") as server:
+        results, _ = buy(OpenAIClient(section(server)), ledger, questions("1+2?"), limits=limits)
+        again, _ = buy(OpenAIClient(section(server)), ledger, questions("1+2?"), limits=limits)
+        assert len(server.asked) == 2  # refused once, and asked once
+    assert results["q0"].reply.outcome == again["q0"].reply.outcome == "interrupted"
+    assert results["q0"].reply.answer.startswith("The")
+    assert (spent_microusd(ledger), results["q0"].metered) == (WORST - 1, False)
+
+
 def test_a_server_error_that_comes_late_may_have_been_charged(ledger, monkeypatch):
-    monkeypatch.setattr("tenner.clients.faults.LATE_SECONDS", 0.05)
+    monkeypatch.setattr("tenner.clients.attempt_times.WORK_SECONDS_MIN", 0.05)
+    monkeypatch.setattr("tenner.clients.attempt_times.LATE_BEFORE_A_REPLY_SECONDS", 0.05)
     with BillingServer({"1+2?": ["server error", "good"]}, latency_seconds=(0.1, 0.1)) as server:
         results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
     assert results["q0"].reply.outcome == "complete"

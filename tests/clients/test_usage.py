@@ -80,3 +80,8 @@ def test_text_has_its_tokens():
 def test_a_cost_that_is_no_amount_is_none(cost):
     assert charged_usd({"cost": cost}) is None
     assert charged_usd({"cost": 0.25}) == 0.25
+
+
+@pytest.mark.parametrize("cost", [1e308, float("inf"), float("nan"), 10**400, -1, True, "1"])
+def test_a_cost_that_is_no_amount_is_not_a_statement(cost):
+    assert charged_usd({"cost": cost}) is None

@@ -14,7 +14,7 @@ import openai
 import pytest
 from vllm_server import PROGRAM, VLLMServer
 
-from tenner.clients.openai import TEMPLATE_TOKENS_MAX
+from tenner.clients.worst_case import TEMPLATE_TOKENS_MAX
 from tenner.core import recipe
 from tenner.data import puzzles
 from tenner.training import student_address

@@ -3,14 +3,18 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import tenner_here
 from example_run import completion
 
 from tenner import cli
 from tenner.commands import export as exportjob
 from tenner.core import recipe
-from tenner.core.records import Grade, Policy, Question
+from tenner.core.errors import TennerError
+from tenner.core.records import Grade, Message, Policy, Question, Sample, Trace, Usage
 from tenner.core.run import start
 from tenner.core.run_folder import RunFolder
+from tenner.distill import sft_chats
+from tenner.tracing import describe
 
 LONG, WAIT = Policy(thinking_tokens_max=64), Policy(thinking_tokens_max=64, waits=1)
 FIELDS = {
@@ -119,3 +123,121 @@ def test_what_cannot_be_exported_is_refused(nothing, run_dir, tiny_recipe, tmp_p
     assert (e.value.code, said.out) == (2, "")
     assert message[nothing] in said.err
     assert "hint:" in said.err
+
+
+SAMPLE = Sample(
+    id="q1-0", question_id="q1", question="What is 2 + 2?", thinking="Two and two.", answer="It is 4.", domain=None
+)
+TEACHER = {"client": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+
+
+def a_trace(question_id, outcome="complete", verdict="correct"):
+    answer = "" if outcome == "truncated" else "It is 4."
+    turns = (
+        Message(role="user", content="What is 2 + 2? Be brief."),
+        Message(role="assistant", content=answer, reasoning_content="Two and two."),
+    )
+    grade = Grade.model_validate({"verdict": verdict, "extracted": "4"}) if answer and verdict else None
+    return Trace(
+        id=f"{question_id}-0", question_id=question_id, sample_index=0, teacher="p/m", question="What is 2 + 2?",
+        domain=None, thinking="Two and two.", answer=answer, messages=turns, outcome=outcome,
+        reasoning_is_summary=False, grade=grade, usage=Usage(), cost_usd=0.0, metered=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def traces_dir(tmp_path):
+    """Four traces of a file of questions, one cut and one wrong."""
+    folder = RunFolder(tmp_path / "traces")
+    start(folder, describe(TEACHER, budget_usd=1.0))
+    folder.append("traces", [
+        a_trace("q1"), a_trace("q2", "truncated"), a_trace("q3", verdict="wrong"), a_trace("q4", verdict=None),
+    ])  # fmt: skip
+    return folder.path
+
+
+def chats(path):
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+
+
+def test_traces_become_chats_with_the_thinking_inside_the_content(traces_dir, tmp_path):
+    done = tenner_here("export", traces_dir, "--format", "sft", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "2 of 4 traces are exported; left out: truncated 1, wrong answer 1\n"
+    first, second = chats(done.stdout.strip())
+    assert (first["id"], first["question_id"], second["question_id"]) == ("q1-0", "q1", "q4")
+    assert first["messages"] == [
+        {"role": "user", "content": "What is 2 + 2?"},  # without what was asked of the teacher besides
+        {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\nIt is 4."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tags", "content"),
+    [
+        ("<thought>", "<thought>\nTwo and two.\n</thought>\n\nIt is 4."),
+        ("[T] [/T]", "[T]\nTwo and two.\n[/T]\n\nIt is 4."),
+    ],
+)
+def test_other_tags_may_be_named(tags, content):
+    assert sft_chats.row(SAMPLE, sft_chats.in_tags(tags))["messages"][1]["content"] == content
+
+
+@pytest.mark.parametrize("tags", ["think", "<think> </think> <x>", "", "<a> <a>"])
+def test_what_are_no_tags_is_refused(tags):
+    with pytest.raises(TennerError, match="--think-tags"):
+        sft_chats.in_tags(tags)
+
+
+def test_thinking_that_closes_itself_is_refused():
+    broken = SAMPLE.model_copy(update={"thinking": "So </think> it is."})
+    with pytest.raises(TennerError, match="q1-0 contains </think> itself"):
+        sft_chats.in_tags("<think>")(broken)
+
+
+def test_a_runs_samples_are_chats_as_it_trained_on_them(run_dir, tmp_path):
+    RunFolder(run_dir).write("samples", [SAMPLE])
+    done = tenner_here("export", run_dir, "--format", "sft", "--out", tmp_path / "out")
+    (row,) = chats(done.stdout.strip())
+    assert row["messages"] == [
+        {"role": "system", "content": ""},  # as the recipe has it, so that a template's own does not come in
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant",
+         "content": "<|im_start|>think\nTwo and two.\n<|im_start|>answer\nAnswer: It is 4."},
+    ]  # fmt: skip
+
+
+def test_tags_have_no_effect_on_a_log_of_answers(run_dir, tmp_path):
+    done = tenner_here("export", run_dir, "--format", "lm-eval", "--think-tags", "<think>", "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--think-tags has no effect with --format lm-eval" in done.stderr
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_thinking_of_an_export_and_not_on_that_of_traces(traces_dir, tiny_model_dir, tmp_path):
+    """What SFTTrainer puts into its batches, decoded: of `traces.jsonl` the answer alone, without a word about it."""
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+
+    def trained_on(path):
+        rows = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+        args = SFTConfig(
+            output_dir=str(tmp_path / "trl"), max_length=None, bf16=False, use_cpu=True, report_to="none",
+            dataloader_pin_memory=False,
+            activation_checkpointing=False,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+        trainer = SFTTrainer(
+            model=model, args=args, train_dataset=rows.select_columns(["messages"]), processing_class=tokenizer
+        )
+        batch = next(iter(trainer.get_train_dataloader()))
+        return [tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+
+    exported = tenner_here("export", traces_dir, "--format", "sft", "--out", tmp_path / "out").stdout.strip()
+    assert any("<think>\nTwo and two.\n</think>\n\nIt is 4.<|im_end|>" in text for text in trained_on(exported))
+    texts = trained_on(traces_dir / "traces.jsonl")
+    assert any("It is 4." in text for text in texts)
+    assert not any("Two and two" in text for text in texts)

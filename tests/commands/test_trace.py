@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 from collections import Counter
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     ), told
 
 
+def test_a_folder_in_which_the_cap_let_nothing_be_bought_takes_another_job(file):
+    with ChatServer() as server:
+        assert trace(file, server, budget_usd=0.0000001).returncode == 3
+        done = trace(file, server, "--suffix", " Be brief.", budget_usd=1)
+        assert done.returncode == 0, done.stderr
+        assert "holds nothing yet that was bought: it begins again with these settings" in done.stderr
+        locked = trace(file, server, "--suffix", "", budget_usd=1)
+        assert "holds the traces of a file of questions with other settings" in refused(locked)
+        assert "hint: choose another --out; this one stays as it is" in locked.stderr
+
+
 def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
     with ChatServer() as server:
         stopped = trace_alone(file, server, budget_usd=0.0007)
@@ -198,7 +210,9 @@ def test_words_that_are_no_reference_are_none_and_told(file):
 
 def test_a_truncated_trace_is_kept_and_a_longer_one_bought_only_on_request(file):
     with ChatServer({"What is 3+3?": ["truncated", "good"]}) as server:
-        assert trace(file, server).returncode == 0
+        done = trace(file, server)
+        assert done.returncode == 0
+        assert "answers: correct 11, no answer 1\n" in done.stdout  # its question has a reference
         assert len(server.asked) == 12
         longer = trace(file, server, "--longer-output-tokens", "500", "--out", file.parent / "longer")
         assert longer.returncode == 0, longer.stderr
@@ -314,6 +328,46 @@ def test_no_server(file):
     message = refused(trace(file, url))
     assert message.startswith(f"tenner: no server answers at {url}: ")
     assert message.endswith("hint: check the base URL, and that the server runs")
+
+
+def test_a_list_of_models_that_does_not_come_is_not_waited_for(file, monkeypatch):
+    monkeypatch.setattr("tenner.clients.openai.CHECK_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        told = tenner_here("trace", file, "--out", file.with_name("out"), "--model", "m", "--base-url", url,
+                           "--price-in", 1, "--price-out", 2, "--budget-usd", 1)  # fmt: skip
+    assert told.returncode == 2
+    assert "no list of models within 0.2 s" in told.stderr
+    assert not file.with_name("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--budget-usd", "nan"), ("--budget-usd", "inf"), ("--budget-usd", "1e308"), ("--budget-usd", "-1"),
+     ("--price-in", "nan"), ("--price-out", "1e308"), ("--price-in", "inf"), ("--deadline-seconds", "nan"),
+     ("--deadline-seconds", "1e308"), ("--batch-multiplier", "inf"), ("--max-output-tokens", "9" * 400),
+     ("--parameter", "temperature=nan"), ("--parameter", "api_key=sk-1"), ("--base-url", "http://u:p@h/v1")],
+)  # fmt: skip
+def test_what_no_ledger_counts_and_no_folder_should_hold_is_one_line(option, value, file):
+    options = {"--model": "m", "--base-url": "http://127.0.0.1:9/v1", "--price-in": "1", "--price-out": "2",
+               "--budget-usd": "1"} | {option: value}  # fmt: skip
+    told = tenner_here("trace", file, "--out", file.with_name("out"), *(w for pair in options.items() for w in pair))
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+    assert "127.0.0.1:9" not in told.stderr  # it was not asked
+    assert not file.with_name("out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no database" * 99])
+def test_a_run_without_responses_cannot_be_replayed(content, file):
+    with ChatServer() as server:
+        assert trace(file, server).returncode == 0
+    for database in file.parent.rglob("run.db"):
+        database.write_bytes(content)
+        told = tenner_here("trace", file, "--out", file.with_name("other"), "--replay-from", database.parent,
+                           "--budget-usd", 1)  # fmt: skip
+        assert told.returncode == 2
+        assert "run.db holds no responses" in told.stderr or "run.db is damaged" in told.stderr
 
 
 def test_a_server_without_a_list_of_models_is_taken_at_its_word(file):

@@ -27,7 +27,7 @@ def test_nothing_is_begun_that_the_cap_may_not_hold(tmp_path):
 def test_machine_time_is_charged_as_it_passes(tmp_path):
     with opened(tmp_path, 1.0) as run:
         with run.machine_time("train") as meter:
-            meter._last -= 36
+            meter._heartbeat._last -= 36
             meter.tick()
             assert run.ledger.spent_usd() == pytest.approx(36 * HOUR_USD / 3600, rel=0.01)
         assert run.ledger.rows()[0].machine_seconds == pytest.approx(36, abs=1)
@@ -35,7 +35,7 @@ def test_machine_time_is_charged_as_it_passes(tmp_path):
 
 def test_the_next_stretch_must_fit_with_a_margin(tmp_path):
     with opened(tmp_path, 2.9 * 36 * HOUR_USD / 3600) as run, run.machine_time("train") as meter:
-        meter._last -= 36
+        meter._heartbeat._last -= 36
         meter.tick()
         with pytest.raises(BudgetReached):  # one spent, and twice the longest ahead
             meter.check()

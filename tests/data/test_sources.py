@@ -49,6 +49,39 @@ def refusal(*of):
     return str(e.value), e.value.hint
 
 
+# -- ids -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_own_ids_are_kept_without_a_word_in_the_recipe(suffix, tmp_path):
+    path = tmp_path / f"mine.{suffix}"
+    path.write_text('{"id": 7, "question": "1+2?"}\n' if suffix == "jsonl" else "id,question\n7,1+2?\n")
+    (kept,) = gather(source(file=str(path))).questions
+    assert kept.id == "7"
+    (hashed,) = gather(source(Columns(question="question", id=""), file=str(path))).questions
+    (bare,) = gather(source(file=jsonl(tmp_path / "bare.jsonl", [{"question": "1+2?"}]))).questions
+    assert hashed.id == bare.id
+    assert len(bare.id) == sources.ID_CHARS
+
+
+def test_an_own_id_that_occurs_twice_is_refused(tmp_path):
+    first, other = {"id": "a", "question": "1+2?"}, {"id": "a", "question": "2+2?"}
+    path = jsonl(tmp_path / "mine.jsonl", [first, {"id": "b", "question": "3+3?"}, other])
+    said, hint = refusal(source(file=path))
+    assert said == f"source mine: rows 1 and 3 of {path} have the same id a"
+    assert 'columns.id = ""' in hint
+    one, two = (
+        source(name=f"s{i}", file=jsonl(tmp_path / f"{i}.jsonl", [row])) for i, row in enumerate([first, other])
+    )
+    assert refusal(one, two)[0] == "source s1: the id a is that of a question of s0, too"
+
+
+def test_a_row_that_lacks_a_column_which_others_have_is_named(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"question": "1+2?", "answer": 3}, {"question": "2+2?"}])
+    said, _ = refusal(source(Columns(question="question", answer="answer"), file=path))
+    assert said == "source mine: row 2 has no column answer, which others have"
+
+
 # -- s1's sources --------------------------------------------------------------------------------------------------
 
 
@@ -133,7 +166,7 @@ def test_nested_columns_conditions_and_constants(tmp_path):
         source(columns, file=file, where=[Condition(column="level", at_most=3)], license="mit", origin="here")
     )
     assert [(q.question, q.domain, q.license, q.origin) for q in found.questions] == [("2+2?", "sums", "mit", "here")]
-    assert len(found.questions[0].id) == 16
+    assert found.questions[0].id == "b"
     kept = gather(source(file=file, without=[Condition(column="id", one_of=["a", "x"])])).questions
     assert [q.question for q in kept] == ["2+2?"]
 
@@ -159,9 +192,9 @@ def test_what_is_no_reference_is_counted_and_told(tmp_path):
 
 
 def test_nothing_is_lost_without_a_word(tmp_path):
-    file = jsonl(tmp_path / "a.jsonl", [*QUESTIONS, {"id": "a", "question": "3+3?"}, {"id": "c", "question": " "}])
-    found = gather(source(Columns(id="id", question="question"), file=file))
-    assert [q.id for q in found.questions] == ["a", "b"]
+    file = jsonl(tmp_path / "a.jsonl", [{"question": text} for text in ("1+2?", "2+2?", "1+2?", " ")])
+    found = gather(source(file=file))
+    assert [q.question for q in found.questions] == ["1+2?", "2+2?"]
     assert [(d.reason, d.evidence) for d in found.dropped] == [
         ("no question", "mine, row 4 has no question"), ("id taken", "mine: mine has a question of this id")
     ]  # fmt: skip

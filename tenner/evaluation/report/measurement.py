@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tenner.budget.ledger import SpendRow, read_spend
+from tenner.budget.ledger import SpendRow
+from tenner.core import spending
 from tenner.core.provenance import recorded
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, Question, Score, Setting
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.benchmarks import benchmark_of
 from tenner.evaluation.report import published
-from tenner.evaluation.report.markdown import fenced, markdown_table
+from tenner.evaluation.report.markdown import fenced, markdown_table, without_html
 from tenner.evaluation.report.score_tables import (
     evaluation_usd,
     provenance_table,
@@ -40,7 +41,7 @@ class MeasurementFacts(NamedTuple):
 def collect(folder: RunFolder, described: Experiment) -> MeasurementFacts:
     """The facts of a measurement whose questions are answered."""
     benchmark, completions = folder.read("benchmark", Question), folder.read("completions", Completion)
-    spend = read_spend(folder.path / "run.db")
+    spend = spending.read(folder)
     return MeasurementFacts(
         title=described.name,
         base_model=described.student.model if described.student else "",
@@ -61,8 +62,8 @@ def render_markdown(facts: MeasurementFacts) -> str:
     """The report."""
     parts = [
         f"# tenner: {facts.title}",
-        f"{facts.questions:,} questions of {facts.benchmark}. Intervals are 95 %, with questions as clusters; unparsed "
-        "answers count as not correct, missing ones as neither.",
+        f"{facts.questions:,} questions of {without_html(facts.benchmark)}. Intervals are 95 %, with questions as "
+        "clusters; unparsed answers count as not correct, missing ones as neither.",
         *(("## Beside other models", published.NOTE) if facts.published else ()),
         *map(markdown_table, published_tables(facts)),
         "## Scores",

@@ -4,7 +4,7 @@ import json
 
 from tenner.core.formats import ThinkFormat
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
-from tenner.evaluation.report.markdown import fenced, markdown_table
+from tenner.evaluation.report.markdown import fenced, markdown_table, without_html
 from tenner.evaluation.report.run_tables import family_tables
 from tenner.evaluation.report.score_tables import score_tables
 from tenner.evaluation.report.sentences import comparison_note, headline, spend_note
@@ -14,8 +14,8 @@ def model_card(facts: RunFacts) -> str:
     """`student/README.md`: YAML front matter, use, scores, limits and spend."""
     parts = [
         _front_matter(facts),
-        f"# {_name(facts)} that thinks, by tenner ({facts.title})",
-        f"{headline(facts)} {comparison_note(facts)}",
+        without_html(f"# {_name(facts)} that thinks, by tenner ({facts.title})"),
+        without_html(f"{headline(facts)} {comparison_note(facts)}"),
         _think_format(facts.think_format),
         "## Use",
         fenced(_usage(facts), "python"),
@@ -23,11 +23,13 @@ def model_card(facts: RunFacts) -> str:
         *map(markdown_table, score_tables(facts)),
         *map(markdown_table, family_tables(facts)),
         "## Limits",
-        f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
-        f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other languages "
-        f"or safety; its size and all other weaknesses are those of {facts.base_model}.",
+        without_html(
+            f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
+            f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other "
+            f"languages or safety; its size and all other weaknesses are those of {facts.base_model}."
+        ),
         "## Spend",
-        spend_note(facts),
+        without_html(spend_note(facts)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -67,11 +69,14 @@ def _usage(facts: RunFacts) -> str:
     fmt, question = facts.think_format, "What is the sum of 7, 5, 9, 4?"
     opening = fmt.open if facts.opening is None else facts.opening
     kwargs = "".join(f", {name}={value!r}" for name, value in facts.chat_template_kwargs.items())
-    if facts.system_prompt is None or not facts.has_system_role:
+    if facts.is_self_contained:
+        kwargs, turns = "", [{"role": "user", "content": question}]
+    elif facts.system_prompt is None or not facts.has_system_role:
         system = f"{facts.system_prompt}\n\n" if facts.system_prompt else ""
         turns = [{"role": "user", "content": system + question}]
     else:
         turns = [{"role": "system", "content": facts.system_prompt}, {"role": "user", "content": question}]
+    added = f"prompt += {json.dumps(opening)}\n" if opening else ""
     return f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,8 +85,7 @@ model = AutoModelForCausalLM.from_pretrained("student")
 
 turns = {json.dumps(turns)}
 prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True{kwargs})
-prompt += {json.dumps(opening)}
-inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+{added}inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 text = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:])
 thinking, _, answer = text.partition({json.dumps(fmt.close or fmt.cue)})

@@ -42,7 +42,8 @@ def score_tables(facts: Facts) -> list[Table]:
     whole = [s for s in facts.scores if s.domain is None]
     gaps = any(s.missing for s in whole)
     header = (
-        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "truncated", "unparsed",
+        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "thinking cut", "answers cut",
+        "unparsed",
         *(("missing",) if gaps else ()),
     )  # fmt: skip
     tables = []
@@ -51,7 +52,7 @@ def score_tables(facts: Facts) -> list[Table]:
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
-                mean_tokens(s.thinking_tokens_mean), str(s.truncated), str(s.unparsed),
+                mean_tokens(s.thinking_tokens_mean), str(s.thinking_cut), str(s.truncated), str(s.unparsed),
                 *((str(s.missing),) if gaps else ()),
             )
             for s in shown

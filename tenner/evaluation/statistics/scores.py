@@ -129,6 +129,7 @@ def _score(group: _Group, completions: Sequence[Completion], asked: int, samples
         solved=_share([pass_at_k.pass_at(samples, correct=votes.count(pass_at_k.RIGHT), n=samples) for votes in whole]),
         thinking_tokens_mean=None if None in thinking_tokens else fmean(t or 0 for t in thinking_tokens),
         truncated=sum(c.truncated for c in completions),
+        thinking_cut=sum(any(i.kind == "cut" for i in c.interventions) for c in completions),
         unparsed=sum(c.grade.verdict == "unparsed" for c in completions),
     )
 

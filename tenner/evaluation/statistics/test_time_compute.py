@@ -23,6 +23,9 @@ from tenner.evaluation.statistics.intervals import Interval, clustered
 from tenner.evaluation.statistics.paired import bootstrap
 from tenner.evaluation.statistics.scores import by_question, policy_order
 
+SPREAD_MIN = 1.25
+"""The largest mean of thinking tokens over the smallest, below which no slope is told: noise would be most of it. At
+this spread a point of accuracy is three of slope."""
 VOTERS_MIN = 3  # of two answers that differ each gets half a vote: that is no vote
 
 
@@ -35,9 +38,12 @@ class Sweep(NamedTuple):
     control: float
     """Of 1."""
     scaling: float | None
-    """None: not defined, as two settings came to the same tokens, or fewer than two to any."""
+    """None: see `no_scaling`."""
     best: Score
     """Its accuracy is the Performance."""
+    no_scaling: str = ""
+    """Why there is no slope: "not defined", as two settings came to the same tokens, or fewer than two to any; or
+    "cannot be told", as they hardly differ in tokens (see `SPREAD_MIN`)."""
 
 
 class AnswerPrice(NamedTuple):
@@ -82,8 +88,9 @@ def sweeps(scores: Iterable[Score]) -> list[Sweep]:
         Sweep(
             student, prompt, len(settings),
             control=scaling.control([_bounded(s) for s in settings]),
-            scaling=_slope(settings),
+            scaling=slope if isinstance(slope := _slope(settings), float) else None,
             best=max(settings, key=lambda s: s.accuracy),
+            no_scaling=slope if isinstance(slope, str) else "",
         )
         for (student, prompt), settings in groups.items()
         if len(settings) > 1 or settings[0].policy != Policy()
@@ -145,7 +152,8 @@ def note(votes: Sequence[Vote]) -> str:
     text = (
         "Control is the share of the settings that kept within their limits; scaling is the mean slope between all "
         "pairs of settings, in percentage points per doubling of the thinking tokens (what thinks nothing is in no "
-        "pair, and a pair that hardly differs in tokens weighs as much as any); performance is the best accuracy of "
+        "pair, a pair that hardly differs in tokens weighs as much as any, and settings that all hardly differ tell "
+        "nothing); performance is the best accuracy of "
         "the sweep, picked after the fact. The dollars of a right answer are its price where it was bought, and else "
         "what evaluation cost in machine time, shared out by generated tokens, although a sweep thinks once for all of "
         "its limits."
@@ -165,7 +173,7 @@ def _sweep_table(sweeps: Sequence[Sweep]) -> Table:
     rows = [
         (
             name_of(s.student), s.prompt, f"{100 * s.control:.0f}{NBSP}% of {s.settings}",
-            "not defined" if s.scaling is None else f"{s.scaling:+.1f}",
+            s.no_scaling if s.scaling is None else f"{s.scaling:+.1f}",
             percent(s.best.accuracy), interval(s.best), str(s.best.n),
         )
         for s in sweeps
@@ -226,12 +234,13 @@ def _vote(
     )  # fmt: skip
 
 
-def _slope(settings: Sequence[Score]) -> float | None:
-    """The slope of the settings that came to any tokens; those with the very same outcome are one point."""
+def _slope(settings: Sequence[Score]) -> float | str:
+    """The slope of the settings that came to any tokens, or why there is none; equal outcomes are one point."""
     points = {scaling.Point(s.thinking_tokens_mean, s.accuracy) for s in settings if s.thinking_tokens_mean}
     if len(points) < 2 or len({p.thinking_tokens for p in points}) < len(points):
-        return None
-    return scaling.scaling(list(points))
+        return "not defined"
+    tokens = [p.thinking_tokens for p in points]
+    return scaling.scaling(list(points)) if max(tokens) >= SPREAD_MIN * min(tokens) else "cannot be told"
 
 
 def _bounded(score: Score) -> scaling.Bounded:

@@ -4,25 +4,28 @@ from itertools import product
 import pytest
 from example_run import completion, evaluation
 
-from tenner.core.records import Completion, Grade, Policy, Score
+from tenner.core.records import Completion, Grade, Intervention, Policy, Score
 from tenner.evaluation.statistics.intervals import clustered, wilson
 from tenner.evaluation.statistics.paired import mcnemar
 from tenner.evaluation.statistics.scores import before_and_after, compare, score
 
 FREE, SHORT, LONG = Policy(), Policy(thinking_tokens_max=8), Policy(thinking_tokens_max=64)
 
+CUT = tuple(Intervention(kind=kind, position=8, tokens=0) for kind in ("cut", "close"))
+
 
 def test_a_score_counts_what_was_answered() -> None:
     done = [
         completion("a", "correct", thinking_tokens=10),
         completion("b", "wrong", thinking_tokens=20, truncated=True),
-        completion("c", "unparsed", thinking_tokens=60),
+        completion("c", "unparsed", thinking_tokens=60).model_copy(update={"interventions": CUT}),
     ]
     domains = {"a": "sums", "b": "sums", "c": None, "never answered": "sums"}
     whole, sums = score(done, domains)
     assert (whole.domain, whole.n) == (None, 3)
     assert whole.accuracy == pytest.approx(1 / 3)
     assert (whole.unparsed, whole.truncated, whole.thinking_tokens_mean) == (1, 1, 30)
+    assert whole.thinking_cut == 1
     assert (whole.ci_low, whole.ci_high) == pytest.approx(wilson(1, 3))
     assert (whole.samples, whole.missing, whole.majority, whole.solved) == (1, 1, None, None)
     assert (sums.domain, sums.n, sums.accuracy, sums.unparsed, sums.missing) == ("sums", 2, 0.5, 0, 1)

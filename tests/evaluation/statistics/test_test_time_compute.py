@@ -1,3 +1,5 @@
+from math import log2
+
 import pytest
 from example_run import POLICIES, completion, evaluation
 
@@ -35,9 +37,18 @@ def test_two_settings_that_came_to_one_outcome_are_one_point_and_to_two_have_no_
     assert sweep((10, "wrong"), (20, "correct"), (20, "correct")) == pytest.approx(100)
     assert sweep((10, "wrong"), (20, "correct"), (20, "wrong")) is None
     assert sweep((0, "wrong"), (20, "correct")) is None
+    assert sweep((20, "wrong"), (24, "correct")) is None  # +380 points a doubling, which nobody has seen
+    assert sweep((20, "wrong"), (25, "correct")) == pytest.approx(100 / log2(1.25))
     assert (
         "not defined" in tables(sweeps(score([completion("a", "wrong", policy=SHORT)], {"a": None})), [], [])[0].rows[0]
     )
+
+
+def test_settings_that_hardly_differ_are_said_to_tell_nothing() -> None:
+    close = [(Policy(thinking_tokens_max=100), 30, "wrong"), (Policy(thinking_tokens_max=200), 31, "correct")]
+    done = [completion("a", verdict, policy=policy, thinking_tokens=tokens) for policy, tokens, verdict in close]
+    (table, _) = tables(sweeps(score(done, {"a": None})), [], [])
+    assert table.rows[0][3] == "cannot be told"
 
 
 def test_right_answers_share_what_evaluation_cost_by_tokens() -> None:

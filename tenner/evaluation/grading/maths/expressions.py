@@ -35,8 +35,9 @@ def number(value: Fraction | int) -> Node:
     return Node("number", value=Fraction(value))
 
 
-UNSAID_BASE = "base of log"
-"""A logarithm without a base may be the natural or the decimal one: what holds must hold for any."""
+UNSTATED_BASE = "base of log"
+"""Symbol for the base of a logarithm written without one, which may be natural or decimal: an equality must hold for
+any base."""
 DEGREE_MARKS = (("^", "circ"), ("^", "{", "circ", "}"), ("degree",))
 IN_RADIANS = Node("/", (Node("constant", name="pi"), number(180)))
 
@@ -63,7 +64,7 @@ def symbols_in(node: Node) -> frozenset[str]:
 
 
 class _Reader:
-    """Recursive descent: sum, product, signed power, what stands behind an operand, operand."""
+    """Recursive descent: sum, product, signed power, postfix operators, operand."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self.tokens = tokens
@@ -133,13 +134,13 @@ class _Reader:
         return self.power()
 
     def _literal_before(self) -> str | None:
-        """The whole number that was just read as an operand by itself, None if it was something else."""
+        """The whole number that was just read as an operand of its own; None if it was something else."""
         before = self.tokens[self.at - 1]
         alone = self.at < 2 or self.tokens[self.at - 2].text not in ("^", "_", "/", "!")
         return before.text if before.kind == "number" and "." not in before.text and alone else None
 
     def _fraction_part(self) -> Node | None:
-        """The proper fraction of a mixed number (`\\frac{4}{5}`, or `4/5` after a space), if one comes now."""
+        """The proper fraction of a mixed number (`\\frac{4}{5}`, or `4/5` after a space), if one comes next."""
         if self._kind() == "command" and self._peek() == "frac":
             start = self.at
             node = self.power()
@@ -164,13 +165,13 @@ class _Reader:
         return kind in ("number", "symbol") or (kind == "command" and (known or text in OPERANDS))
 
     def power(self) -> Node:
-        node = self._behind(self._operand())
+        node = self._postfix(self._operand())
         if self._is_sign("^"):
             self._next()
-            node = self._behind(Node("^", (node, self._exponent())))
+            node = self._postfix(Node("^", (node, self._exponent())))
         return node
 
-    def _behind(self, node: Node) -> Node:
+    def _postfix(self, node: Node) -> Node:
         while self._is_sign("!"):
             self._next()
             node = Node("!", (node,))
@@ -217,7 +218,7 @@ class _Reader:
         return Node("symbol", name=name)
 
     def _arrangements(self, name: str) -> Node | None:
-        """The number that C(10, 3) or P(5, 2) means; None for anything else."""
+        """C(10, 3) as a binomial coefficient and P(5, 2) as a number of permutations; None for anything else."""
         tokens = self.tokens[self.at : self.at + 5]
         is_call = [t.text for t in tokens[0::2]] == ["(", ",", ")"] and all(t.kind == "number" for t in tokens[1::2])
         if name not in ("C", "P") or not is_call or any("." in t.text for t in tokens[1::2]):
@@ -267,8 +268,8 @@ class _Reader:
         raise Unreadable(f"\\{name}")
 
     def _special(self, name: str) -> Node:
-        if name in OF_NUMBERS:
-            return Node(name, self._several())
+        if name in VARIADIC:
+            return Node(name, self._argument_list())
         if name in ("lfloor", "lceil"):
             node = self.sum()
             self._expect({"lfloor": "rfloor", "lceil": "rceil"}[name])
@@ -276,8 +277,8 @@ class _Reader:
         first = self._argument()
         return Node("/" if name == "frac" else name, (first, self._argument()))
 
-    def _several(self) -> tuple[Node, ...]:
-        """The arguments of a function of several: (12, 18) or \\{2, 5\\}."""
+    def _argument_list(self) -> tuple[Node, ...]:
+        """The arguments of a function that takes any number of them: (12, 18) or \\{2, 5\\}."""
         if not self._is_sign("(", "{s"):
             raise Unreadable("a function without its arguments")
         close = CLOSING[self._next().text]
@@ -289,7 +290,7 @@ class _Reader:
         return tuple(args)
 
     def _argument(self) -> Node:
-        """What a LaTeX command takes: a group, or a single digit or sign (`\\frac34` is three quarters)."""
+        """The argument of a LaTeX command: a group, or a single digit or sign (`\\frac34` is three quarters)."""
         if self._kind() == "number" and len(self._peek()) > 1 and "." not in self._peek():
             token = self.tokens[self.at]
             rest = Token("number", token.text[1:])
@@ -316,12 +317,12 @@ class _Reader:
         if power == Node("neg", (number(1),)) and name in ("sin", "cos", "tan"):
             return Node(f"a{name}", (argument,))
         if base is None and name == "log":
-            base = Node("symbol", name=UNSAID_BASE)
+            base = Node("symbol", name=UNSTATED_BASE)
         node = Node("logbase", (argument, base)) if base is not None else Node(name, (argument,))
         return node if power is None else Node("^", (node, power))
 
     def _function_argument(self) -> Node:
-        """A bracket, or the product that follows, up to the next function: sin 2x cos x is two factors."""
+        """A bracketed argument, or the product up to the next function: sin 2x cos x is two factors."""
         if self._is_sign("(", "[", "{", "|"):
             return self.power()
         if self._is_sign("-"):
@@ -330,12 +331,11 @@ class _Reader:
         node = self.power()
         while self._begins_operand() and self._peek() not in FUNCTIONS - {"sqrt"} and not self._is_sign("(", "[", "|"):
             node = Node("*", (node, self.power()))
-        return Node("/", (node, self._over())) if self._is_sign("/") and node.head == "constant" else node
+        if self._is_sign("/") and node.head == "constant":  # sin pi/6
+            self._next()
+            return Node("/", (node, self.power()))
+        return node
 
-    def _over(self) -> Node:
-        self._next()
-        return self.power()
 
-
-OF_NUMBERS = frozenset(("gcd", "lcm", "max", "min"))
-OPERANDS = frozenset(("frac", "binom", "lfloor", "lceil")) | OF_NUMBERS
+VARIADIC = frozenset(("gcd", "lcm", "max", "min"))
+OPERANDS = frozenset(("frac", "binom", "lfloor", "lceil")) | VARIADIC

@@ -1,4 +1,4 @@
-"""Values of expressions: exact where they are rational, else with as many digits as a comparison needs."""
+"""Evaluates and compares expressions: exactly where values are rational, else with as many digits as needed."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -8,23 +8,23 @@ from typing import Any, Literal
 from mpmath import mp, mpc, mpf
 
 from tenner.core.seeds import digest
-from tenner.evaluation.grading.maths.expressions import OF_NUMBERS, UNSAID_BASE, Node, symbols_in
+from tenner.evaluation.grading.maths.expressions import UNSTATED_BASE, VARIADIC, Node, symbols_in
 from tenner.evaluation.grading.maths.notation import Unreadable
 
 EXACT_BITS_MAX = 30_000
-"""Numbers of more bits are not computed: a power tower would exhaust the memory."""
+"""Larger numbers are not computed: a power tower would exhaust the memory."""
 FACTORIAL_MAX = 3_000
 MAGNITUDE_BITS_MAX = 4_000
 WORK_MAX = 2_000_000
-"""Of one evaluation: operations times the bits of their precision."""
+"""Limit of one evaluation: operations times the bits of their precision."""
 PRECISION_BITS = 200
 TOLERANCE_BITS = 150
 POINTS = 10
 POINTS_MIN = 3
-"""Expressions with symbols must agree at so many points to be equal."""
+"""Expressions with symbols are compared at POINTS points, and must be defined at POINTS_MIN of them to be equal."""
 FLOAT_DIGITS = 15
 DIGITS_MIN = 12
-"""A decimal of so many significant digits stands for the number that it rounds."""
+"""A decimal with at least this many significant digits is accepted for the number that it rounds."""
 
 Value = Fraction | Any  # Any: an mpf or mpc; mpmath is untyped
 
@@ -34,7 +34,7 @@ class Undefined(ArithmeticError):
 
 
 class _Evaluation:
-    """One pass over a tree; `bits` is the largest magnitude that it met, as a power of two, either way."""
+    """One pass over a tree. `bits` is the largest magnitude of an intermediate value, as |log2|."""
 
     def __init__(self, at: Mapping[str, Fraction]) -> None:
         self._at = at
@@ -84,8 +84,8 @@ class _Evaluation:
             return _power(*args)
         if node.head == "root":
             return _root(*args)
-        if node.head in OF_NUMBERS:
-            return _of_numbers(node.head, args)
+        if node.head in VARIADIC:
+            return _variadic(node.head, args)
         if node.head in ("!", "factorial", "binom"):
             return _combinatorial(args)
         return _function(node.head, args)
@@ -99,7 +99,7 @@ def _exact(*values: Value) -> bool:
 
 
 def _real(value: Value) -> Any:
-    """As an mpmath number."""
+    """Converted to an mpmath number."""
     return mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
@@ -171,8 +171,8 @@ def _whole_root(n: int, degree: int) -> int | None:
     return guess if guess**degree == n else None
 
 
-def _of_numbers(name: str, args: list[Value]) -> Value:
-    """Greatest, least, greatest common divisor, least common multiple."""
+def _variadic(name: str, args: list[Value]) -> Value:
+    """max, min, gcd and lcm of rational numbers."""
     if not _exact(*args):
         raise Unreadable(f"{name} of what is not rational")
     if name in ("max", "min"):
@@ -220,7 +220,7 @@ def _function(name: str, args: list[Value]) -> Value:
 
 
 def exact_value(node: Node) -> Fraction | None:
-    """The value of a rational number; None for anything else."""
+    """The value of an expression that is a rational number; None for anything else."""
     if symbols_in(node):
         return None
     try:
@@ -234,10 +234,10 @@ Agreement = Literal["same", "different", "undecided"]
 
 
 def compare(a: Node, b: Node) -> Agreement:
-    """Whether two expressions have the same value: at ten seeded points, where there are symbols in them.
+    """Whether two expressions have the same value; expressions with symbols are compared at ten seeded points.
 
-    At negative points too, so that |x| is not x; but where neither has a real value they are not compared, so that
-    sqrt(1/n) is 1/sqrt(n). Undecided where numbers would be too large, or too few points could be compared.
+    Some points are negative, so that |x| is not x. Points where neither has a real value are skipped, so that
+    sqrt(1/n) equals 1/sqrt(n). Undecided where numbers would be too large, or too few points could be compared.
     """
     symbols = sorted((symbols_in(a) | symbols_in(b)) - CONSTANT_SYMBOLS)
     complex_too = "i" in symbols_in(a) | symbols_in(b)
@@ -255,9 +255,9 @@ def compare(a: Node, b: Node) -> Agreement:
 
 
 def _point(name: str, i: int) -> Fraction:
-    """Four positive fractions, three negative ones, three whole numbers; other ones for every symbol."""
+    """Four positive fractions, three negative ones and three whole numbers, different for every symbol."""
     draw = int(digest("point", name, i)[:8], 16)
-    if i >= 7 or name == UNSAID_BASE:
+    if i >= 7 or name == UNSTATED_BASE:
         return Fraction(3 + draw % 17)
     return Fraction(1 + draw % 300, 101) * (-1 if i >= 4 else 1)
 
@@ -278,7 +278,7 @@ def _same_at(a: Node, b: Node, at: Mapping[str, Fraction], *, complex_too: bool)
         x, y = _real(second.value(a)), _real(second.value(b))
         if mp.isinf(x) or mp.isinf(y):
             return bool(x == y)
-        # What was computed is wrong by less than 2^-(190 + bits), as nothing in between was above 2^bits.
+        # No intermediate value was above 2^bits, so the error is below 2^-(190 + bits).
         tiny = mpf(2) ** -(TOLERANCE_BITS + bits)
         if not complex_too:
             x_is_real, y_is_real = abs(mp.im(x)) <= tiny, abs(mp.im(y)) <= tiny
@@ -290,7 +290,7 @@ def _same_at(a: Node, b: Node, at: Mapping[str, Fraction], *, complex_too: bool)
 
 
 def proportional(a: Node, b: Node) -> Agreement:
-    """Whether one expression is a constant multiple of the other, not by zero: then a = 0 and b = 0 say the same."""
+    """Whether one expression is a nonzero constant multiple of the other: then a = 0 and b = 0 are equivalent."""
     symbols = sorted((symbols_in(a) | symbols_in(b)) - CONSTANT_SYMBOLS)
     if symbols_in(a) - CONSTANT_SYMBOLS != symbols_in(b) - CONSTANT_SYMBOLS or not symbols:
         return "different"
@@ -325,9 +325,9 @@ def is_near(exact: Node, decimal: Node) -> bool:
 
 
 def rounds_to(value: Node, decimal: str) -> bool:
-    """Whether a decimal of at least twelve significant digits is the value, rounded or cut to its digits.
+    """Whether a decimal of at least `DIGITS_MIN` significant digits is the value, rounded or cut to these digits.
 
-    Or its nearest double, as computers print it. A value that these digits could say exactly is not rounded.
+    The nearest double, as computers print it, counts too. A value that has so few digits itself must be exact.
     """
     whole, _, digits = decimal.lstrip("-").partition(".")
     if len((whole + digits).lstrip("0")) < DIGITS_MIN or symbols_in(value) - CONSTANT_SYMBOLS:
