@@ -164,17 +164,22 @@ def serve(
     port: int = 0,
     engine: LocalEngineName | None = None,
     concurrency_max: int = CONCURRENCY_MAX,
+    api_key: str | None = None,
 ) -> Iterator[Server]:
     """Answer requests until the block ends: `with serve("runs/demo") as server: …` (port 0 is any that is free).
+
+    Clients must send the `api_key`, if there is one; a `host` that other machines reach needs one.
 
     Raises TennerError where there is no such student, or where the address cannot be listened on.
     """
     from tenner.inference.server import app
+    from tenner.inference.server.access import check_exposure
     from tenner.stages import resolve_student
 
+    check_exposure(host, api_key)
     options = options or resolve_student.StudentOptions()
     served, price_usd_per_hour = resolve_student.resolve_student(str(student), options)
-    settings = app.Settings(host, port, None, concurrency_max, REQUEST_BYTES_MAX, price_usd_per_hour)
+    settings = app.Settings(host, port, api_key, concurrency_max, REQUEST_BYTES_MAX, price_usd_per_hour)
     loaded = resolve_student.load(served, options, rows=concurrency_max, engine=engine)
     with ThreadPoolExecutor(1) as thread:  # the event loop of the server, beside that of the caller
         loop, stop, url = asyncio.new_event_loop(), asyncio.Event(), Future[str]()

@@ -306,7 +306,16 @@ class Completion(Record):
     cost_usd: float | None = None
     """What the API charged; None: it was computed locally, which is charged as machine time."""
     interventions: tuple[Intervention, ...]
+    trial_tokens: int = 0
+    """Sampled in trial answers of early exit, beside `token_ids`; stored where there are any."""
     grade: Grade
+
+    @model_serializer(mode="wrap")
+    def _without_no_trials(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = serialize(self)
+        if self.trial_tokens == 0:
+            stored.pop("trial_tokens", None)
+        return stored
 
 
 class StageHardware(Record):

@@ -79,7 +79,9 @@ def load(
 ) -> "LocalEngine":
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
-    `rows` answers are decoded at a time. A warning on standard error names a precision that is slow on this device.
+    `rows` answers are decoded at a time, on a CPU in as many threads as cores are free. A warning on standard error
+    names a precision that is slow on this device.
+
     Raises TennerError where the student cannot be asked as the options say, where vLLM is named and not installed, or
     where the device is not available.
     """
@@ -95,6 +97,8 @@ def load(
         kind = hardware.device_kind(options.device)
         if warning := hardware.slowness(kind, options.precision):
             say(warning, file=sys.stderr)
+    if engine == "hf" and hardware.device_kind(options.device) == "cpu" and (line := hardware.use_free_cores()):
+        say(line, file=sys.stderr)
     loaded = engines.load(
         engine, student.model_dir, rows=rows, wait_text=student.wait_text, precision=options.precision,
         device=options.device,

@@ -43,7 +43,7 @@ def run(machine: ForcingMachine, model: Model) -> list[tuple[int, ForcingMachine
 @pytest.mark.parametrize("name", FORMAT_IDS)
 def test_thinking_is_the_same_up_to_the_exit_and_the_exit_is_a_cut_there(name: str) -> None:
     fmt, exits = FORMAT_IDS[name], 0
-    for base, early_exit, seed in itertools.product(BASES, EXITS, range(6)):
+    for base, early_exit, seed in itertools.product(BASES, EXITS, range(4)):
         model = hashed_model(seed)
         machine = machine_for(fmt, base.model_copy(update={"early_exit": early_exit}))
         trials = run(machine, model)
@@ -67,7 +67,7 @@ def test_thinking_is_the_same_up_to_the_exit_and_the_exit_is_a_cut_there(name: s
         assert machine.thinking_ids == without.thinking_ids[:at]
         assert machine.answer_ids[: len(last.answer_ids)] == last.answer_ids
         assert machine.trial_tokens == sum(trial.answer_tokens for _, trial in trials[:-1])
-    assert exits > 5
+    assert exits > 1
 
 
 def test_where_trials_are_due() -> None:
@@ -118,10 +118,10 @@ def test_the_embedded_engine_follows_the_machine_in_any_company(
     from tenner.inference.hf.engine import HFEngine
     from tenner.inference.job import Prompt
 
-    prompts = [Prompt(str(i), f"<|im_start|>user\n{i} + {i * i}?<|im_end|>\n") for i in range(5)]
-    plain = [Policy(thinking_tokens_max=n) for n in range(0, 33)] + [Policy(thinking_tokens_max=32, waits=1)]
+    prompts = [Prompt(str(i), f"<|im_start|>user\n{i} + {i * i}?<|im_end|>\n") for i in range(3)]
+    plain = [Policy(thinking_tokens_max=n) for n in range(0, 25)] + [Policy(thinking_tokens_max=24, waits=1)]
     early = [
-        Policy(thinking_tokens_max=32, waits=waits, early_exit=EarlyExit(every_tokens=every, trial_tokens=tokens))
+        Policy(thinking_tokens_max=24, waits=waits, early_exit=EarlyExit(every_tokens=every, trial_tokens=tokens))
         for every, tokens, waits in ((1, 1, 0), (2, 1, 1), (4, 3, 0), (8, 30, 0))
     ]
     options: dict[str, Any] = {"answer_tokens_max": 12, "sampling": sampling}

@@ -10,7 +10,7 @@ from tenner.inference.server.connections import ConnectionLimits, Connections
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 WHOLE = HEAD + b"0123456789"
-LIMITS = ConnectionLimits(request_seconds=0.2, idle_seconds=0.4, connections_max=3)
+LIMITS = ConnectionLimits(request_seconds=0.1, idle_seconds=1.0, connections_max=3)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -85,7 +85,7 @@ def test_a_request_that_does_not_come_ends_its_connection() -> None:
     async def test(server: Server) -> None:
         for first, trickle in ((b"", b""), (b"", WHOLE), (HEAD[:9], HEAD[9:]), (HEAD, b"01234567")):
             seconds = await ended_after(await server.connect(first), trickle)
-            assert 0.15 < seconds < 1.5, (first, trickle)
+            assert 0.05 < seconds < 1.5, (first, trickle)
 
     run(test)
 
@@ -95,13 +95,13 @@ def test_a_connection_is_kept_for_the_next_request_and_not_for_ever() -> None:
         reader, writer = await server.connect(WHOLE)
         for _ in range(2):
             assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
-            await asyncio.sleep(0.25)  # longer than a request may take
+            await asyncio.sleep(0.2)  # longer than a request may take
             writer.write(WHOLE)
         await reader.readuntil(b"done")
-        assert 0.3 < await ended_after((reader, writer)) < 2
+        assert 0.8 < await ended_after((reader, writer)) < 3
         late = await server.connect(WHOLE)
         await late[0].readuntil(b"done")
-        assert await ended_after(late, WHOLE) < 0.4, "a trickled second request has the time of a request"
+        assert await ended_after(late, WHOLE) < 0.9, "a trickled second request has the time of a request"
 
     run(test)
 
@@ -110,7 +110,7 @@ def test_a_client_that_waits_for_its_answer_has_time() -> None:
     async def test(server: Server) -> None:
         server.release.clear()
         reader, _ = await server.connect(WHOLE)
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.3)
         server.release.set()
         await reader.readuntil(b"done")
 
