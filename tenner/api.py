@@ -96,7 +96,11 @@ def run(
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
     described = resolve_student.with_format(described)
-    with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
+    screen = Screen()
+    foreseen = pipeline.foresee(described, path, cap_usd=cap_usd, screen=screen)
+    with open_run(path, described, screen, budget_usd=cap_usd, device=device) as opened:
+        if foreseen:
+            opened.folder.write("plan", foreseen)
         pipeline.run_stages(opened, described.stages)
     return result(path)
 

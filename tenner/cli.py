@@ -29,11 +29,11 @@ COMMANDS = {
     "init": Command("init", "write a commented recipe for questions of your own"),
     "doctor": Command("doctor", "what is installed, found and free on this machine"),
     "run": Command("run", "run a recipe to the end, or go on with it"),
-    "fork": Command("fork", "another run with other settings that takes over what was bought and is unchanged"),
     "launch": Command("launch", "run a recipe by a process for each GPU, here, on Slurm or by SkyPilot, under one cap"),
+    "fork": Command("fork", "another run with other settings that takes over what was bought and is unchanged"),
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
-    "plan": Command("plan", "how much memory a recipe's training takes, and whether it fits"),
+    "plan": Command("plan", "what a recipe takes in hours, dollars and memory, and where it fits"),
     "prices": Command("prices", "what models and machines cost, from when and from where"),
     "show": Command("show", "what a run has come to"),
     "recipes": Command("recipes", "the recipes that come with tenner"),
@@ -77,14 +77,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _refuse_unknown_verb(words: Sequence[str]) -> None:
-    """Raise TennerError, with the nearest verb, where the first word is none and no option."""
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        from tenner.core.suggest import did_you_mean  # which --help need not wait for
-
-        raise TennerError(f"there is no command {words[0]}", hint=did_you_mean(words[0], COMMANDS))
-
-
 def _exit_with(error: TennerError) -> NoReturn:
     say(f"tenner: {error}", file=sys.stderr)
     if error.hint:
@@ -96,6 +88,14 @@ def _run_folder(args: argparse.Namespace | None) -> Path | None:
     """The folder of a run that the command line names."""
     named = [getattr(args, name, None) for name in ("run_dir", "run", "run_a", "file", "out", "student", "who")]
     return next((Path(name) for name in named if name and (Path(name) / "run.json").is_file()), None)
+
+
+def _refuse_unknown_verb(words: Sequence[str]) -> None:
+    """Raise TennerError with the nearest verb, where the first word is neither a verb nor an option."""
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        from tenner.core.suggest import did_you_mean  # which --help need not wait for
+
+        raise TennerError(f"there is no command {words[0]}", hint=did_you_mean(words[0], COMMANDS))
 
 
 def parser(verb: str | None) -> argparse.ArgumentParser:

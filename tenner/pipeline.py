@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 
-from tenner.clients import registry
+from tenner.clients import registry, tinker
 from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe
 from tenner.core.records import (
     Completion,
@@ -17,6 +18,7 @@ from tenner.core.records import (
     Policy,
     Question,
     Sample,
+    StagePlan,
     StudentName,
     Trace,
 )
@@ -30,7 +32,7 @@ from tenner.evaluation import benchmarks
 from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.report import charts, facts, html, markdown, model_card, sentences
 from tenner.inference.engine import LocalEngine
-from tenner.stages import evaluation, resource_check, selection, time_estimate
+from tenner.stages import evaluation, plan_page, resource_check, run_plan, selection, time_estimate
 from tenner.training import optional_libraries
 from tenner.training.allocator import ask_for_huge_pages
 
@@ -147,10 +149,10 @@ def verify(run: Run) -> tuple[int, int]:
 
 
 def train(run: Run) -> tuple[int, int]:
-    """Fine-tune the student on the samples."""
-    from tenner.stages import training
+    """Fine-tune the student on the samples: here, or by a service."""
+    from tenner.stages import managed_training, training
 
-    return training.learn(run)
+    return training.learn(run) if run.recipe.train.backend is None else managed_training.learn(run)
 
 
 def evaluate(run: Run) -> tuple[int, int]:
@@ -209,6 +211,25 @@ def check(recipe: Recipe) -> None:
             raise TennerError(f"gather.families: no family is called {family}", hint=hint)
 
 
+def foresee(recipe: Recipe, path: Path, *, cap_usd: float | None, screen: Screen) -> list[StagePlan]:
+    """What a run that begins in `path` is expected to take; empty where the folder holds one already.
+
+    Raises TennerError where the cap is below even the low estimate.
+    """
+    if (path / recipe.FILE).is_file():
+        return []
+    try:
+        stages = plan_page.stages_of(recipe)
+    except plan_page.UnknownSize as e:
+        screen.say(f"what it will take is not known: {e}")
+        return []
+    if warning := run_plan.check_cap(stages, recipe.budget_usd if cap_usd is None else cap_usd):
+        screen.say(warning)
+    for warning in plan_page.price_warnings(recipe):
+        screen.say(warning)
+    return stages
+
+
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run those of the named stages that are not done, in order. Raises TennerError if an earlier one is missing."""
     names = check_ready(run, names)
@@ -231,6 +252,8 @@ def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[s
     if "evaluate" in names and not run.folder.done("evaluate"):
         evaluation.check_connections(run.recipe, run.screen)
     if "train" in names and not run.folder.done("train"):
+        if run.recipe.train.tinker is not None:
+            tinker.check(run.recipe.train.tinker)
         resource_check.check(run.recipe, run.folder.path, base_student(run), processes=processes)
     return names
 

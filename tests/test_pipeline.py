@@ -317,7 +317,7 @@ def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     here = published.model_copy(
         update={
             "gather": published.gather.model_copy(update={"sources": local[:1]}),
-            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:]}),
+            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:], "engine": "hf", "vllm": {}}),
             "student": tiny.student,
         }
     )

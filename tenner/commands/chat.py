@@ -98,7 +98,7 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
             queue = AdmissionQueue(
                 scheduler, engine.tokenizer, concurrency_max=1, price_usd_per_hour=price_usd_per_hour
             )
-            async with queue.admit(request) as active:
+            async with queue.admit(engine.prepare(request)) as active:
                 part = ""
                 async for piece in active.pieces():
                     if part and piece.part != part:

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from tenner.core.errors import TennerError
-from tenner.core.terminal import say, write_rendered
+from tenner.core.terminal import say
 
 if TYPE_CHECKING:
     from tenner.core.suggest import Place
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     if name is not None and args.json:
         raise TennerError("--json has no effect on the text of a recipe", hint="leave it out")
     if name is not None:
-        write_rendered(shown(name).rstrip())
+        say(shown(name).rstrip("\n"))
     elif args.keys is not None:
         say(keys(args.keys, as_json=args.json))
     else:

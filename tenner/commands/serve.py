@@ -11,6 +11,7 @@ from tenner.core.errors import TennerError
 from tenner.core.sections import LocalEngineName
 from tenner.core.terminal import say
 from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
+from tenner.inference.server.access import check_exposure
 from tenner.stages import resolve_student
 
 PORT_MAX = 65535
@@ -70,6 +71,7 @@ def run(
         if value < 1:
             raise TennerError(f"--{name} {value} is too small")
     api_key = key_in_environment(api_key_env) or None
+    check_exposure(host, api_key)
     student, price_usd_per_hour = resolve_student.resolve_student(address, options)
     from tenner.inference.server.app import Settings, serve  # imports torch, which a refused option need not wait for
 

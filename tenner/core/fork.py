@@ -90,8 +90,9 @@ def fork(source: Path, recipe: Recipe, target: Path) -> Forked:
         order = recipe.stages
         first = min(order.index(_first_stage(key, order)) for key in changed)
         kept = list(takewhile(folder.done, order[:first]))
+        for stage in kept:
+            folder.verify_stages(stage)
         redone = [stage for stage in order if stage not in kept]
-        folder.verify_stages(*kept)
         copied = RunFolder(target)
         with copied.writing():
             _copy_files(folder, copied, kept, order)
@@ -117,10 +118,7 @@ def _copy_files(source: RunFolder, target: RunFolder, kept: Sequence[str], order
             shutil.copytree(path, target.path / name)
         elif path.is_file():
             shutil.copy2(path, target.path / name)
-    if (hardware := source.path / "hardware.jsonl").is_file():
-        rows = hardware.read_bytes().splitlines(keepends=True)
-        kept_rows = (row for row in rows if StageHardware.model_validate_json(row).stage in kept)
-        (target.path / "hardware.jsonl").write_bytes(b"".join(kept_rows))
-    (target.path / "stages").mkdir()
+    target.append("hardware", [row for row in source.read("hardware", StageHardware) if row.stage in kept])
     for stage in kept:
-        shutil.copy2(source.path / "stages" / f"{stage}.json", target.path / "stages" / f"{stage}.json")
+        if (done := source.done(stage)) is not None:
+            target.adopt(done)

@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeAlias, cast
 from typing_extensions import TypeVar
 
 from tenner.budget.heartbeat import Heartbeat
-from tenner.budget.ledger import Ledger, read_spend
+from tenner.budget.ledger import Ledger
 from tenner.core import hardware, spending
 from tenner.core import recipe as recipes
 from tenner.core.chat_template import ChatTemplate, PromptText
@@ -29,10 +29,10 @@ SAFETY = 2.0  # how much longer than the longest so far the next stretch of mach
 FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 RUN_TEMPLATE = "chat_template.jinja"
 """The chat template that a run trains with, and asks its student with; the saved student has another one."""
-SETTINGS_SHOWN = 3
 RENTED = "TENNER_RENTED"
 """Set in the environment where a launch charges the machine from the start of its rental to its end (see
 `launch/rental.py`): stages then charge no time themselves."""
+SETTINGS_SHOWN = 3
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
 E = TypeVar("E", bound=Experiment)
@@ -142,6 +142,7 @@ def chat_template_of(tokenizer: Tokenizer, described: Experiment) -> ChatTemplat
 def template_to_ask_with(folder: RunFolder, section: Model) -> str | None:
     """What `chat_template.set_template` is given for a run's students, before and after the training."""
     path = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     return str(path) if path.is_file() else section.chat_template
 
 
@@ -234,12 +235,6 @@ def open_folder(
             ledger.close()
 
 
-def _has_nothing(folder: RunFolder) -> bool:
-    """Whether nothing in the folder was paid for or worked on, so that another description may take its place."""
-    worked_on = [*folder.path.glob("stages/*.json"), *(p for p in folder.path.glob("*.jsonl") if p.stat().st_size)]
-    return not worked_on and not read_spend(folder.path / "run.db")
-
-
 def start(folder: RunFolder, description: Description, recipe_budget_usd: float | None = None) -> None:
     """Write what makes a folder a run folder; its description last, for that is what it is recognised by.
 
@@ -274,6 +269,12 @@ def _keep_up(
         folder.write_state(new_state)
     if is_changed:
         folder.write_text(description.FILE, text)
+
+
+def _has_nothing(folder: RunFolder) -> bool:
+    """Whether nothing in the folder was paid for or worked on, so that another description may take its place."""
+    worked_on = [*folder.path.glob("stages/*.json"), *(p for p in folder.path.glob("*.jsonl") if p.stat().st_size)]
+    return not worked_on and not spending.read(folder)
 
 
 def cap_in_force(

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from tenner.core.run_folder import disk_errors
+from tenner.core.disk import disk_errors
 
 NOT_COPIED = {"lock", "run.db", "run.db-wal", "run.db-shm"}
 """Of the database a consistent copy is made by SQLite."""

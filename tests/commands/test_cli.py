@@ -16,6 +16,9 @@ from commands import tenner, tenner_here
 
 from tenner import pipeline
 from tenner.core import recipe
+from tenner.core.errors import BudgetReached
+from tenner.core.progress import Screen
+from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
 from tenner.core.stage_names import SELECT_FIRST, TRACE_FIRST
 
@@ -34,10 +37,23 @@ def refused(*args, by=tenner_here, exit_code=2):
 @pytest.fixture(scope="module")
 def gathered(tiny_recipe, tmp_path_factory):
     """A run whose first two stages are done, stopped by the cap before it computes."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    done = tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0")
-    assert done.returncode == 3, done.stderr
+    return stopped(tiny_recipe, tmp_path_factory.mktemp("runs") / "run")
+
+
+def stopped(tiny_recipe, path):
+    with (
+        pytest.raises(BudgetReached),
+        open_run(path, recipe.load(str(tiny_recipe)), Screen(), budget_usd=0.0) as run,
+    ):
+        pipeline.run_stages(run, ["gather", "clean", "attempt"])
     return path
+
+
+def test_a_cap_below_the_low_estimate_is_refused_before_anything_starts(tiny_recipe, tmp_path):
+    message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--budget-usd", "0", by=tenner)
+    assert "the cap of $0 is below what the run takes at least: $" in message
+    assert "hint: raise it (--budget-usd), or see `tenner plan`" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_cap_stops_with_exit_code_3_and_says_how_to_go_on(gathered):
@@ -90,14 +106,18 @@ def test_a_stage_whose_turn_has_not_come(gathered):
 
 
 def test_a_file_that_was_changed(tiny_recipe, tmp_path):
-    path = tmp_path / "run"
-    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
-    lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
+    path = stopped(tiny_recipe, tmp_path / "run")
+    good = (path / "clean.jsonl").read_text()
+    lines = good.splitlines(keepends=True)
     lines[4] = lines[4].replace("{", "[", 1)
     (path / "clean.jsonl").write_text("".join(lines))
     message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1", by=tenner)
     assert f"{path}/clean.jsonl is damaged: its contents have changed since the stage clean wrote it" in message
     assert "hint: restore it from a copy; or delete clean.jsonl and, in stages/, clean.json" in message
+    for name in ("clean.jsonl", "stages/clean.json"):
+        (path / name).unlink()
+    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    assert (path / "clean.jsonl").read_text() == good
 
 
 def test_two_runs_on_one_folder(gathered):

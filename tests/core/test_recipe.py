@@ -129,19 +129,6 @@ def test_only_a_model_that_answers_can_label(client: str) -> None:
         Labeller.model_validate({"client": client, "model": "m", "replay_from": "runs/x"})
 
 
-def test_files_beside_a_recipe_are_found_wherever_the_command_is_given(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "questions.jsonl").touch()
-    sources = '[[gather.sources]]\nname = "a"\nfile = "questions.jsonl"\ncolumns = { question = "q" }\n'
-    sources += '[[gather.sources]]\nname = "b"\nfile = "elsewhere.jsonl"\ncolumns = { question = "q" }\n\n[clean]'
-    (tmp_path / "mine" / "my.toml").write_text("\ufeff" + DEMO.replace("[clean]", sources), "utf-8")
-    monkeypatch.chdir(tmp_path)
-    a, b = load("mine/my.toml").gather.sources
-    assert (a.file, b.file) == (str(tmp_path / "mine" / "questions.jsonl"), "elsewhere.jsonl")
-    monkeypatch.chdir(tmp_path / "mine")
-    assert load("my.toml").gather.sources[0].file == "questions.jsonl"  # as runs from before have it
-
-
 DEEP = "[" * 3000 + "]" * 3000
 
 
@@ -169,3 +156,16 @@ def test_a_file_that_no_recipe_can_be(text):
 def test_a_name_that_no_file_can_have(name):
     with pytest.raises(TennerError, match="recipe"):
         load(name)
+
+
+def test_files_beside_a_recipe_are_found_wherever_the_command_is_given(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "questions.jsonl").touch()
+    sources = '[[gather.sources]]\nname = "a"\nfile = "questions.jsonl"\ncolumns = { question = "q" }\n'
+    sources += '[[gather.sources]]\nname = "b"\nfile = "elsewhere.jsonl"\ncolumns = { question = "q" }\n\n[clean]'
+    (tmp_path / "mine" / "my.toml").write_text("\ufeff" + DEMO.replace("[clean]", sources), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    a, b = load("mine/my.toml").gather.sources
+    assert (a.file, b.file) == (str(tmp_path / "mine" / "questions.jsonl"), "elsewhere.jsonl")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load("my.toml").gather.sources[0].file == "questions.jsonl"  # as runs from before have it

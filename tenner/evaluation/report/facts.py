@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from tenner.budget.ledger import SpendRow
@@ -20,6 +21,7 @@ from tenner.core.records import (
     Score,
     Setting,
     SourceCount,
+    StagePlan,
     TrainStep,
 )
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
@@ -128,6 +130,10 @@ class RunFacts(NamedTuple):
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     opening: str | None = None
     """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    plan: Sequence[StagePlan] = ()
+    """What the stages were expected to take before the run began; empty where that was not known."""
+    stage_seconds: Mapping[str, float] = MappingProxyType({})
+    """Wall-clock time of each stage."""
     has_system_role: bool = True
     """Without one, the system prompt begins the first user turn."""
     folder: str = "RUN"
@@ -163,6 +169,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     template = chat_template_of(tokenizer, recipe)
     run_template = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     is_self_contained = run_template.is_file() and run_template.read_text("utf-8") != source_of(tokenizer)
     fmt = FORMATS[recipe.student.format]
     spend = spending.read(folder)
@@ -196,6 +203,8 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
+        plan=folder.read("plan", StagePlan),
+        stage_seconds={stage: done.seconds for stage in stages if (done := folder.done(stage))},
         examples=list(_examples(folder, recipe, completions, tokenizer)),
     )
 
@@ -226,7 +235,7 @@ def _examples(
     folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
 ) -> Iterator[Example]:
     """Up to three questions of different domains: one cut short, one that ended its thinking, one with a wait."""
-    asked = {q.id: q for q in folder.read("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     distilled = [c for c in completions if c.student == "distilled"]
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
     wanted = (

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from tenner.evaluation.report import published
 from tenner.evaluation.report.facts import Example, RunFacts
-from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, source_table
+from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, plan_table, source_table
 from tenner.evaluation.report.score_tables import (
     provenance_table,
     published_tables,
@@ -50,6 +50,7 @@ def render_markdown(facts: RunFacts) -> str:
         "## What it cost",
         spend_note(facts),
         markdown_table(spend_table(facts)),
+        *((markdown_table(planned),) if (planned := plan_table(facts)).rows else ()),
         "## How it thinks",
         "Between ⟦ and ⟧ stands what budget forcing put in; everything else the student wrote itself.",
         *(_markdown_example(example) for example in facts.examples),

@@ -49,6 +49,11 @@ class HFEngine(LocalEngine):
         """What it computes with."""
         return EngineInfo("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
 
+    @property
+    def exits_early(self) -> bool:
+        """Where the state of a row can go back to the thinking after a trial answer."""
+        return self._decoder.shortens
+
     @classmethod
     def load(
         cls,

@@ -16,12 +16,14 @@ from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
 from tenner.evaluation.report.html import render_html
 from tenner.evaluation.report.markdown import fenced, render_markdown
+from tenner.evaluation.report.run_tables import plan_table
 from tenner.evaluation.report.score_tables import score_tables, spend_table
 from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note
 from tenner.evaluation.report.tables import usd
 from tenner.evaluation.statistics.scores import before_and_after, score
 
 NBSP = "\u00a0"
+DASH = "\u2013"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -258,3 +260,16 @@ def test_a_browser_without_network_shows_it_all_and_scrolls_no_page_sideways(
     scroll_width, charts, tables, marks = map(int, found.groups())
     assert scroll_width == width
     assert (charts, tables, marks) == (2, 10, 6)
+
+
+def test_what_was_expected_stands_beside_what_it_took():
+    facts = run_facts()
+    table = plan_table(facts)
+    assert table.rows == [
+        ("train", "180", f"60{DASH}400", "203", "$0.0050", f"$0.0020{DASH}$0.0110", "$0.0056"),
+        ("evaluate", DASH, DASH, "161", DASH, DASH, "$0.0045"),
+    ]
+    for page in (render_markdown(facts), render_html(facts)):
+        assert table.caption in page
+    unplanned = facts._replace(plan=[])
+    assert table.caption not in render_markdown(unplanned) + render_html(unplanned)
