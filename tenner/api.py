@@ -25,8 +25,9 @@ from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe, stored
 from tenner.core.records import AnswerKind, Grade, Score
 from tenner.core.run import open_run
-from tenner.core.run_folder import RunFolder, StageDone
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName
+from tenner.core.stage_markers import StageDone
 from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
 from tenner.measurement import MeasureOptions
 from tenner.tracing import TraceResult
@@ -95,7 +96,11 @@ def run(
     path = Path("runs") / described.name if run_dir is None else Path(run_dir)
     pipeline.check(described)
     described = resolve_student.with_format(described)
-    with open_run(path, described, Screen(), budget_usd=cap_usd, device=device) as opened:
+    screen = Screen()
+    foreseen = pipeline.foresee(described, path, cap_usd=cap_usd, screen=screen)
+    with open_run(path, described, screen, budget_usd=cap_usd, device=device) as opened:
+        if foreseen:
+            opened.folder.write("plan", foreseen)
         pipeline.run_stages(opened, described.stages)
     return result(path)
 
@@ -159,17 +164,22 @@ def serve(
     port: int = 0,
     engine: LocalEngineName | None = None,
     concurrency_max: int = CONCURRENCY_MAX,
+    api_key: str | None = None,
 ) -> Iterator[Server]:
     """Answer requests until the block ends: `with serve("runs/demo") as server: …` (port 0 is any that is free).
+
+    Clients must send the `api_key`, if there is one; a `host` that other machines reach needs one.
 
     Raises TennerError where there is no such student, or where the address cannot be listened on.
     """
     from tenner.inference.server import app
+    from tenner.inference.server.access import check_exposure
     from tenner.stages import resolve_student
 
+    check_exposure(host, api_key)
     options = options or resolve_student.StudentOptions()
     served, price_usd_per_hour = resolve_student.resolve_student(str(student), options)
-    settings = app.Settings(host, port, None, concurrency_max, REQUEST_BYTES_MAX, price_usd_per_hour)
+    settings = app.Settings(host, port, api_key, concurrency_max, REQUEST_BYTES_MAX, price_usd_per_hour)
     loaded = resolve_student.load(served, options, rows=concurrency_max, engine=engine)
     with ThreadPoolExecutor(1) as thread:  # the event loop of the server, beside that of the caller
         loop, stop, url = asyncio.new_event_loop(), asyncio.Event(), Future[str]()

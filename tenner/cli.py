@@ -6,11 +6,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from tenner import __version__
 from tenner.core.errors import TennerError
 from tenner.core.stage_names import SELECT_FIRST
+from tenner.core.terminal import say
 
 INTERRUPTED = 130
 
@@ -23,10 +26,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("init", "write a commented recipe for questions of your own"),
+    "doctor": Command("doctor", "what is installed, found and free on this machine"),
     "run": Command("run", "run a recipe to the end, or go on with it"),
+    "launch": Command("launch", "run a recipe by a process for each GPU, here, on Slurm or by SkyPilot, under one cap"),
+    "fork": Command("fork", "another run with other settings that takes over what was bought and is unchanged"),
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
-    "plan": Command("plan", "how much memory a recipe's training takes, and whether it fits"),
+    "plan": Command("plan", "what a recipe takes in hours, dollars and memory, and where it fits"),
     "prices": Command("prices", "what models and machines cost, from when and from where"),
     "show": Command("show", "what a run has come to"),
     "recipes": Command("recipes", "the recipes that come with tenner"),
@@ -43,25 +50,52 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, or by the error (see `errors.py`), or 130 for Ctrl-C."""
     if sys.platform == "win32":
-        print("tenner: Windows is not supported\nhint: run it in the Windows Subsystem for Linux", file=sys.stderr)
+        say("tenner: Windows is not supported\nhint: run it in the Windows Subsystem for Linux", file=sys.stderr)
         sys.exit(2)
     words = sys.argv[1:] if argv is None else list(argv)
-    args = parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than models write
+    args = None
     try:
+        _refuse_unknown_verb(words)
+        args = parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
         import_module(f"tenner.commands.{COMMANDS[args.verb].module}").main(args)
         sys.stdout.flush()
     except TennerError as e:
-        print(f"tenner: {e}", file=sys.stderr)
-        if e.hint:
-            print(f"hint: {e.hint}", file=sys.stderr)
-        sys.exit(e.exit_code)
+        _exit_with(e)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not garble the goodbye
-        print("tenner: interrupted; the same command goes on from here", file=sys.stderr)
+        say("tenner: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, and that is fine
+    except Exception as e:  # noqa: BLE001  the last handler: every other one is nearer to the fault
+        from tenner.core import error_log
+
+        _exit_with(error_log.explain(e, _run_folder(args)))
     sys.exit(0)
+
+
+def _exit_with(error: TennerError) -> NoReturn:
+    say(f"tenner: {error}", file=sys.stderr)
+    if error.hint:
+        say(f"hint: {error.hint}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _run_folder(args: argparse.Namespace | None) -> Path | None:
+    """The folder of a run that the command line names."""
+    named = [getattr(args, name, None) for name in ("run_dir", "run", "run_a", "file", "out", "student", "who")]
+    return next((Path(name) for name in named if name and (Path(name) / "run.json").is_file()), None)
+
+
+def _refuse_unknown_verb(words: Sequence[str]) -> None:
+    """Raise TennerError with the nearest verb, where the first word is neither a verb nor an option."""
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        from tenner.core.suggest import did_you_mean  # which --help need not wait for
+
+        raise TennerError(f"there is no command {words[0]}", hint=did_you_mean(words[0], COMMANDS))
 
 
 def parser(verb: str | None) -> argparse.ArgumentParser:
@@ -69,8 +103,9 @@ def parser(verb: str | None) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="tenner",
         description="Make a reasoning model on a budget: s1 for a tenner.",
-        epilog="Progress goes to stderr, data to stdout. Exit codes: 2 unusable input, 3 cap reached, "
-        "4 some calls failed, 5 an account at a provider is empty, 75 the machine was taken away, 130 interrupted.",
+        epilog="Progress goes to stderr, data to stdout. Exit codes: 1 a fault of tenner, 2 unusable input, "
+        "3 cap reached, 4 some calls failed, 5 an account at a provider is empty, "
+        "75 the machine was taken away, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"tenner {__version__}")
     verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)

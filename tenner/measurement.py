@@ -12,7 +12,8 @@ from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Measurement
-from tenner.core.run import AnyRun, open_run
+from tenner.core.run import AnyRun, open_run, stored_recipe
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Benchmark, Device, EngineName, Precision, Speaks
 from tenner.data import sources
 from tenner.evaluation import benchmarks as tasks
@@ -44,8 +45,8 @@ class MeasureOptions(NamedTuple):
     seed: int | None = None
     engine: EngineName | None = None
     rows: int | None = None
-    base_url: str | None = None
-    """This and the next four describe the server of engine `api` (see `sections.Endpoint`)."""
+    base_urls: Sequence[str] | None = None
+    """This and the next four describe the server of engine `api`, or several (see `sections.Endpoint`)."""
     served_model: str | None = None
     api_key_env: str | None = None
     context_tokens: int | None = None
@@ -67,6 +68,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
     is_file = who.endswith(".toml")
     text = recipes.read_text(Path(who)) if is_file else ""
     data = recipes.tables(text, where=who)
+    if is_file:
+        recipes.beside_the_file(data, Path(who))
     evaluate: dict[str, Any] = data.setdefault("evaluate", {})
     _set_benchmark(evaluate, options)
     sampling = {"temperature": options.temperature, "top_p": options.top_p}
@@ -84,7 +87,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
         }
     )
     endpoint = {
-        "base_url": options.base_url,
+        "base_url": None if options.base_urls is None else options.base_urls[0],
+        "further_base_urls": None if options.base_urls is None else list(options.base_urls[1:]),
         "model": options.served_model,
         "api_key_env": options.api_key_env,
         "context_tokens": options.context_tokens,
@@ -160,7 +164,10 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
             return evaluation.api_engine(run, endpoint, folder)
         return evaluation.load_engine(run, "evaluate", folder)
 
-    model = student.model if endpoint is None else f"{student.model} as {endpoint.model} at {endpoint.base_url}"
+    model = student.model
+    if endpoint is not None:
+        urls = ", ".join([endpoint.base_url, *endpoint.further_base_urls])
+        model += f" as {endpoint.model} at {urls}"
     return evaluation.answer(run, [EvaluatedStudent(run.recipe.name, model, student.form, load_engine)])
 
 
@@ -238,6 +245,9 @@ def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> Non
         }
     )
     data["name"] = _slug(served.name)
+    if is_run:  # what the run may cost, a measurement of its student may
+        recipe = stored_recipe(RunFolder.existing(Path(who)))
+        data.setdefault("budget_usd", recipe.budget_usd if recipe else 0.0)
     data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": price_usd_per_hour or 0.0}
     data.setdefault("seed", 0)
     _refuse_without_cap(data, price_usd_per_hour)

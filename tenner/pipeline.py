@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 
-from tenner.clients import registry
+from tenner.clients import registry, tinker
 from tenner.core.errors import TennerError
+from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe
 from tenner.core.records import (
     Completion,
@@ -17,6 +18,7 @@ from tenner.core.records import (
     Policy,
     Question,
     Sample,
+    StagePlan,
     StudentName,
     Trace,
 )
@@ -30,7 +32,7 @@ from tenner.evaluation import benchmarks
 from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.report import charts, facts, html, markdown, model_card, sentences
 from tenner.inference.engine import LocalEngine
-from tenner.stages import evaluation, resource_check, selection, time_estimate
+from tenner.stages import evaluation, plan_page, resource_check, run_plan, selection, time_estimate
 from tenner.training import optional_libraries
 from tenner.training.allocator import ask_for_huge_pages
 
@@ -77,6 +79,11 @@ def attempt(run: Run) -> tuple[int, int]:
     formats = [recipe.student.format, *(form.format for form in recipe.attempt.prompts)]
     evaluation.check_template(run, base_student(run), formats)
     pool = run.folder.read("clean", Question)
+    if recipe.order == "select-first" and len(pool) < recipe.select.samples:
+        raise TennerError(
+            f"{len(pool):,} questions are left after cleaning, and select.samples = {recipe.select.samples:,}",
+            hint="gather more questions or lower select.samples; nothing has been paid yet",
+        )
     gradable = [q for q in pool if q.answer is not None]
     sample = samplers.stratified(gradable, recipe.attempt.questions, recipe.seed)
     policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
@@ -142,10 +149,10 @@ def verify(run: Run) -> tuple[int, int]:
 
 
 def train(run: Run) -> tuple[int, int]:
-    """Fine-tune the student on the samples."""
-    from tenner.stages import training
+    """Fine-tune the student on the samples: here, or by a service."""
+    from tenner.stages import managed_training, training
 
-    return training.learn(run)
+    return training.learn(run) if run.recipe.train.backend is None else managed_training.learn(run)
 
 
 def evaluate(run: Run) -> tuple[int, int]:
@@ -162,6 +169,7 @@ def write_report(run: Run) -> tuple[int, int]:
     """Write the report as HTML and Markdown, the chart and the model card; all read only the run folder."""
     from tenner.training import student
 
+    run.folder.verify_folder("student")
     tokenizer = student.load_tokenizer(run.folder.path / "student")
     run_facts = facts.collect(run.folder, run.recipe, tokenizer, stages=run.recipe.stages)
     files = {
@@ -203,13 +211,40 @@ def check(recipe: Recipe) -> None:
             raise TennerError(f"gather.families: no family is called {family}", hint=hint)
 
 
+def foresee(recipe: Recipe, path: Path, *, cap_usd: float | None, screen: Screen) -> list[StagePlan]:
+    """What a run that begins in `path` is expected to take; empty where the folder holds one already.
+
+    Raises TennerError where the cap is below even the low estimate.
+    """
+    if (path / recipe.FILE).is_file():
+        return []
+    try:
+        stages = plan_page.stages_of(recipe)
+    except plan_page.UnknownSize as e:
+        screen.say(f"what it will take is not known: {e}")
+        return []
+    if warning := run_plan.check_cap(stages, recipe.budget_usd if cap_usd is None else cap_usd):
+        screen.say(warning)
+    for warning in plan_page.price_warnings(recipe):
+        screen.say(warning)
+    return stages
+
+
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run those of the named stages that are not done, in order. Raises TennerError if an earlier one is missing."""
+    names = check_ready(run, names)
+    run.go_through(names, STAGES)
+
+
+def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[str]:
+    """Check, before the first of the named stages takes time, the connections and resources of all; return their order.
+
+    `processes` train. Raises TennerError where something is missing, an earlier stage too.
+    """
     ask_for_huge_pages()  # before anything makes a tensor
     names = sorted(names, key=list(run.recipe.stages).index)
     if not_done := [name for name in names if not run.folder.done(name)]:
         run.check_turn(not_done[0])
-    # All connections and resources are checked before the first stage takes time:
     if "trace" in names and not run.folder.done("trace"):
         registry.check(run.recipe.trace, run.screen)
     if "select" in names and not run.folder.done("select") and run.recipe.domains.labeller is not None:
@@ -217,8 +252,10 @@ def run_stages(run: Run, names: Iterable[str]) -> None:
     if "evaluate" in names and not run.folder.done("evaluate"):
         evaluation.check_connections(run.recipe, run.screen)
     if "train" in names and not run.folder.done("train"):
-        resource_check.check(run.recipe, run.folder.path, base_student(run))
-    run.go_through(names, STAGES)
+        if run.recipe.train.tinker is not None:
+            tinker.check(run.recipe.train.tinker)
+        resource_check.check(run.recipe, run.folder.path, base_student(run), processes=processes)
+    return names
 
 
 def _estimate_time(run: Run, load_engine: Callable[[], LocalEngine]) -> None:
@@ -249,6 +286,8 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student_address
 
+    if student_name == "distilled":
+        run.folder.verify_folder("student")
     folder = student_address.resolve(_model_of(run, student_name))
     return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 

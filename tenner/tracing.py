@@ -79,12 +79,17 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
     registry.check(job.trace, screen)
     with open_folder(out, TraceJob, job, screen, budget_usd=job.budget_usd) as opened:
         context = CallContext(opened.ledger, screen, stage="trace")
-        traces.buy_traces(
-            TracePurchase(
-                opened.description.trace, lambda: read_questions(questions_path), opened.folder, context, grade_trace
-            )
-        )
-    return result(RunFolder(out))
+        with opened.folder.stage("trace") as clock:
+            traces.buy_traces(
+                TracePurchase(
+                    opened.description.trace, lambda: read_questions(questions_path), opened.folder, context,
+                    grade_trace,
+                )
+            )  # fmt: skip
+            done = result(opened.folder)
+            clock.items_out = done.outcomes.total()
+            clock.items_in = clock.items_out + done.failures.total()
+    return done
 
 
 def check_questions(path: Path) -> Counter[str]:

@@ -317,7 +317,7 @@ def test_published_traces_go_straight_to_training(tiny_recipe, tmp_path):
     here = published.model_copy(
         update={
             "gather": published.gather.model_copy(update={"sources": local[:1]}),
-            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:]}),
+            "evaluate": published.evaluate.model_copy(update={"benchmarks": local[1:], "engine": "hf", "vllm": {}}),
             "student": tiny.student,
         }
     )
@@ -435,6 +435,13 @@ SIGN_OF_WORK = {
     "evaluate": "completions.jsonl",
 }
 """A file that is not empty as soon as the stage is at work."""
+OWN_FILE = {
+    "gather": "questions.jsonl",
+    "clean": "clean.jsonl",
+    "attempt": "attempts.jsonl",
+    "train": "training.jsonl",
+}
+"""A file that the stage writes and no later one."""
 
 KILLED_AT_ITS_MARKER = """
 import os, signal, sys
@@ -470,10 +477,10 @@ def test_kill_9_in_the_middle_of_a_stage_changes_nothing(stage, unbroken, tiny_r
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     assert process.wait() == -signal.SIGKILL
     assert not RunFolder(path).done(stage), "killed too late"
-    finished = {s: (path / f"stages/{s}.json").stat().st_mtime_ns for s in before}
+    finished = {s: (path / OWN_FILE[s]).stat().st_mtime_ns for s in before if s in OWN_FILE}
 
     folder = run_to_the_end(tiny_recipe, path)
-    assert {s: (path / f"stages/{s}.json").stat().st_mtime_ns for s in finished} == finished
+    assert {s: (path / OWN_FILE[s]).stat().st_mtime_ns for s in finished} == finished
     assert folder.read("selected", Question) == unbroken.read("selected", Question)
     losses = [[step.loss for step in f.read("training", TrainStep)] for f in (folder, unbroken)]
     assert losses[0] == losses[1]

@@ -12,16 +12,16 @@ class Heartbeat:
     """Charges machine time to a ledger; a thread keeps the time in between in the row of `heartbeats`.
 
     The next session that opens the ledger books what a killed one has left there (`Ledger.charge_orphans`). Time that
-    costs nothing needs no thread.
+    costs nothing needs no thread. Without a price the time is measured and not booked.
     """
 
-    def __init__(self, ledger: Ledger, stage: str, price_usd_per_hour: float) -> None:
+    def __init__(self, ledger: Ledger, stage: str, price_usd_per_hour: float | None) -> None:
         self._ledger, self._stage, self._price_usd_per_hour = ledger, stage, price_usd_per_hour
         self._row: int | None = None
         self._last = time.monotonic()
         self._lock = threading.Lock()  # between reading the clock and writing, so that nothing is booked twice
         self._ended = threading.Event()
-        if price_usd_per_hour > 0:
+        if price_usd_per_hour:
             self._row = ledger.begin_heartbeat(stage, price_usd_per_hour)
             self._thread = threading.Thread(target=self._beat, daemon=True)
             self._thread.start()
@@ -31,7 +31,8 @@ class Heartbeat:
         with self._lock:
             now = time.monotonic()
             seconds, self._last = now - self._last, now
-            self._ledger.charge_machine(self._stage, seconds, self._price_usd_per_hour, heartbeat=self._row)
+            if self._price_usd_per_hour is not None:
+                self._ledger.charge_machine(self._stage, seconds, self._price_usd_per_hour, heartbeat=self._row)
         return seconds
 
     def end(self) -> None:

@@ -8,16 +8,17 @@ import errno
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
+from tenner.core import disk
+from tenner.core.disk import disk_errors
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.file_lock import no_locks
 from tenner.core.records import Usage
-from tenner.core.run_folder import disk_errors
 
 SCHEMA_VERSION = 2
 SCHEMA = """
@@ -170,12 +171,17 @@ class StoredResponse(NamedTuple):
     settled: bool
 
 
+MACHINE = "machine"
+"""The provider of machine time."""
 WITHOUT_LOCKS = (
     sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_UNLOCK,
     sqlite3.SQLITE_IOERR_RDLOCK, sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMLOCK,
     sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE,
 )  # fmt: skip
 """SQLite's errors on file systems without locks or shared memory."""
+
+
+DAMAGED_HINT = "it holds what was paid: restore it from a copy"
 
 
 @contextmanager
@@ -190,15 +196,11 @@ def sqlite_errors(path: Path) -> Iterator[None]:
                 raise OSError(errno.ENOSPC, str(e)) from e
             if code in WITHOUT_LOCKS:
                 raise no_locks(path) from e
-            if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
                 raise TennerError(f"{path} cannot be written: {e}", hint="choose a folder that can be written") from e
-            raise
-        except sqlite3.DatabaseError as e:
-            if getattr(e, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise
-            raise TennerError(
-                f"{path} is damaged: {e}", hint="restore it from a copy, or start a new run folder"
-            ) from e
+            raise TennerError(f"{path} cannot be used: {e}", hint=DAMAGED_HINT) from e
+        except sqlite3.DatabaseError as e:  # it is no database, or its pages contradict one another
+            raise TennerError(f"{path} is damaged: {e}", hint=DAMAGED_HINT) from e
 
 
 BUSY_SECONDS = 30.0  # how long a process waits for others
@@ -217,6 +219,8 @@ class Ledger:
         self.path = path
         self.cap_microusd = int(budget_usd * MICROUSD_PER_USD + 1e-6)  # 0.29 * 1e6 is 289999.99…
         with sqlite_errors(path):
+            with suppress(FileNotFoundError, NotADirectoryError):  # SQLite says it better
+                disk.create_private(path)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
             given_up = time.monotonic() + BUSY_SECONDS
             try:
@@ -286,10 +290,14 @@ class Ledger:
     def lose_orphans(self) -> int:
         """Book the calls that a killed process had in flight at their worst case, and return their number.
 
-        Only for the holder of the run folder's lock. Calls in batches stay reserved: the provider works on them.
+        Only for the holder of the run folder's lock. Calls in batches stay reserved: the provider works on them; and so
+        does the time of a rental that is under way.
         """
         with self._transaction() as db:
-            orphans = [row[0] for row in db.execute("SELECT id FROM reservations WHERE batch IS NULL")]
+            orphans = [
+                row[0]
+                for row in db.execute("SELECT id FROM reservations WHERE batch IS NULL AND provider != ?", (MACHINE,))
+            ]
             for reservation in orphans:
                 self._book(db, reservation)
             return len(orphans)
@@ -359,11 +367,12 @@ class Ledger:
 
     def response(self, key: str) -> StoredResponse | None:
         """The stored response of a key, if it was bought before."""
-        row = self._db.execute(
-            "SELECT body, content_type, spend_id, microusd, received_at, settled "
-            "FROM responses JOIN spends ON spends.id = spend_id WHERE key = ?",
-            (key,),
-        ).fetchone()
+        with sqlite_errors(self.path):
+            row = self._db.execute(
+                "SELECT body, content_type, spend_id, microusd, received_at, settled "
+                "FROM responses JOIN spends ON spends.id = spend_id WHERE key = ?",
+                (key,),
+            ).fetchone()
         return StoredResponse(*row)._replace(settled=bool(row[-1])) if row else None
 
     # -- batches -------------------------------------------------------------------------------------------------
@@ -441,16 +450,66 @@ class Ledger:
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO spends (stage, provider, model, machine_seconds, microusd, settled, price, spent_at) "
-                "VALUES (?, 'machine', 'local', ?, ?, 1, ?, ?)",
-                (stage, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
+                "VALUES (?, ?, 'local', ?, ?, 1, ?, ?)",
+                (stage, MACHINE, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
             )
             if heartbeat is not None:
                 db.execute("UPDATE heartbeats SET seconds = 0 WHERE id = ?", (heartbeat,))
 
     def check_machine(self, stage: str, seconds_ahead: float, price_usd_per_hour: float) -> None:
-        """Raise BudgetReached if `seconds_ahead` more of this machine would cross the cap."""
+        """Raise BudgetReached if `seconds_ahead` more of this machine would cross the cap.
+
+        What a rental has reserved of its time is there to be used.
+        """
         ahead = ceil_microusd(seconds_ahead * price_usd_per_hour / 3600 * MICROUSD_PER_USD)
-        self._refuse_over_cap(stage, ahead)
+        self._refuse_over_cap(stage, max(0, ahead - self._machine_reserved()))
+
+    def rent_machine(
+        self, stage: str, passed_seconds: float, price_usd_per_hour: float, *, ahead_min: float, ahead_max: float
+    ) -> None:
+        """Book the time of a rented machine that has passed, and reserve the seconds ahead that it may still take.
+
+        That is up to `ahead_max`; of these calls to models may take what is above `ahead_min`, until they are settled.
+        Raises BudgetReached where `ahead_min` does not fit under the cap; what has passed is booked, and what is left
+        reserved.
+        """
+        low, high = (
+            ceil_microusd(seconds * price_usd_per_hour / 3600 * MICROUSD_PER_USD) for seconds in (ahead_min, ahead_max)
+        )
+        with self._transaction() as db:
+            self.release_machine()
+            self.charge_machine(stage, passed_seconds, price_usd_per_hour)
+            held = sum(self._totals())
+            room = max(0, min(high, self.cap_microusd - held))
+            db.execute(
+                "INSERT INTO reservations (stage, provider, model, microusd, price) VALUES (?, ?, 'local', ?, ?)",
+                (stage, MACHINE, room, f"${price_usd_per_hour:g} an hour"),
+            )
+        if room < low:
+            self._refuse_over_cap(stage, low - room)
+
+    def machine_charged_until(self) -> float | None:
+        """When machine time was last booked, in seconds since 1970; None: never."""
+        query = "SELECT MAX(spent_at) FROM spends WHERE provider = ? AND machine_seconds IS NOT NULL"
+        (latest,) = self._db.execute(query, (MACHINE,)).fetchone()
+        return None if latest is None else float(latest)
+
+    def lose_rental(self) -> None:
+        """Book all that is reserved of a rental's time: it ended without notice, and may have taken it."""
+        with self._transaction() as db:
+            for (reservation,) in db.execute("SELECT id FROM reservations WHERE provider = ?", (MACHINE,)).fetchall():
+                self._book(db, reservation)
+
+    def release_machine(self) -> None:
+        """Give up what is reserved of a rented machine's time: the rental has ended."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM reservations WHERE provider = ?", (MACHINE,))
+
+    def _machine_reserved(self) -> int:
+        """In micro-dollars."""
+        query = "SELECT COALESCE(SUM(microusd), 0) FROM reservations WHERE provider = ?"
+        (reserved,) = self._db.execute(query, (MACHINE,)).fetchone()
+        return int(reserved)
 
     def begin_heartbeat(self, stage: str, price_usd_per_hour: float) -> int:
         """A row for machine time that is passing; returns its id."""
@@ -491,11 +550,13 @@ class Ledger:
 
     def rows(self) -> list[SpendRow]:
         """Spend by stage and provider, in the order of the first spend."""
-        return spend_rows(self._db)
+        with sqlite_errors(self.path):
+            return spend_rows(self._db)
 
     def _totals(self) -> tuple[int, int]:
-        spent, reserved = self._db.execute("SELECT held_microusd, reserved_microusd FROM totals").fetchone()
-        return spent, reserved
+        with sqlite_errors(self.path):
+            spent, reserved = self._db.execute("SELECT held_microusd, reserved_microusd FROM totals").fetchone()
+            return spent, reserved
 
     def _refuse_over_cap(self, stage: str, microusd: int) -> None:
         held = sum(self._totals())

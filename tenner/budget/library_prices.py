@@ -88,8 +88,8 @@ def _row(provider: str, model: str, price: Any, checked: datetime.date) -> Price
         return None
     # A prompt may be written to the provider's cache, which some charge more for.
     written_usd = _usd(price, "cache_write_mtok") or 0.0
-    prices: list[Any] = [getattr(price, key, None) for key in ("input_mtok", "output_mtok", "cache_read_mtok")]
-    tiers = [tier for tier in prices if hasattr(tier, "tiers")]
+    listed: list[Any] = [getattr(price, key, None) for key in ("input_mtok", "output_mtok", "cache_read_mtok")]
+    tiers = [tier for tier in listed if hasattr(tier, "tiers")]
     long_prompt = None
     if tiers:
         ratios = [float(max(step.price for step in tier.tiers) / tier.base) for tier in tiers if tier.base]

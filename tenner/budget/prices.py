@@ -77,6 +77,8 @@ class Price(NamedTuple):
     """None: a cached input token costs as much as any other input token."""
     batch_multiplier: Multiplier | None = None
     """The factor for every price of the row in batch mode (0.5 is half); None: not known."""
+    train_usd_per_mtok: UsdPerMtok | None = None
+    """Of a service that trains by the token; None: it does not, or its price is not known."""
     peak: Peak | None = None
     long_prompt: LongPrompt | None = None
     since: datetime.date | None = None

@@ -16,8 +16,8 @@ from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnRes
 from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
 from tenner.clients.paid_calls import Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
+from tenner.core.disk import disk_errors
 from tenner.core.errors import BudgetReached, TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.core.seeds import rng
 
 UNSENT = ("unreachable", "rate_limited", "file_not_ready")

@@ -15,6 +15,7 @@ from tenner.core.recipe import Experiment, Recipe, TraceJob, stored
 from tenner.core.records import Completion, Policy, Question, Sample, Trace
 from tenner.core.run import render, stored_as, template_to_ask_with
 from tenner.core.run_folder import RunFolder
+from tenner.core.terminal import say
 from tenner.data import quality_filters
 from tenner.distill import sft_chats, verification
 from tenner.evaluation.benchmarks import by_benchmark
@@ -43,11 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Write the files, and print their paths."""
     if args.format == "sft":
-        print(write_chats(args.run, args.out, think_tags=args.think_tags))
+        say(write_chats(args.run, args.out, think_tags=args.think_tags))
         return
     if args.think_tags is not None:
         raise TennerError("--think-tags has no effect with --format lm-eval", hint="leave it out, or give --format sft")
-    print(run(args.run, args.out))
+    say(run(args.run, args.out))
 
 
 def write_chats(path: Path, out: Path, *, think_tags: str | None = None) -> str:
@@ -84,7 +85,7 @@ def _verified(folder: RunFolder, job: TraceJob) -> list[Sample]:
     verified = verification.verify(good, [], keep=section.keep, truncated=section.truncated)
     reasons = Counter(drop.reason for drop in (*flawed, *verified.dropped))
     told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common()) or "none"
-    print(f"{len(verified.kept):,} of {len(traces):,} traces are exported; left out: {told}", file=sys.stderr)
+    say(f"{len(verified.kept):,} of {len(traces):,} traces are exported; left out: {told}", file=sys.stderr)
     return verified.kept
 
 
@@ -148,6 +149,7 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
 
     assert described.student is not None, "nobody else was asked"
     form, name, folder = described.student.form, f"tenner/{described.name}", path / "student"
+    RunFolder(path).verify_folder(folder.name)
     if not isinstance(described, Recipe):
         folder = student_address.resolve(described.student.model)
     elif who != "distilled":  # the untrained one, as in one of its attempts

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
-from tenner.core.records import AnswerKind, Completion, Grade, Question
+from tenner.core.records import AnswerKind, Completion, Grade
 from tenner.core.run_folder import RunFolder
+from tenner.core.terminal import say, visible, write_rendered
 from tenner.evaluation.grading.grader import Grader, GradingRequest, check_reference
 from tenner.evaluation.grading.maths import symbolic
 from tenner.evaluation.report.tables import limit
@@ -38,9 +39,9 @@ def main(args: argparse.Namespace) -> None:
     graded = run(args.file)
     if args.json:
         for id_, grade in graded:
-            print(as_json(id_, grade))
+            say(as_json(id_, grade))
     else:
-        print(as_text(list(graded)))
+        write_rendered(as_text(list(graded)))
 
 
 class Row(NamedTuple):
@@ -70,7 +71,7 @@ def as_json(id_: str, grade: Grade) -> str:
 
 def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
     """What is not correct or was disputed, as a table, and the counts."""
-    console = Console(width=min(Console().width, 120), highlight=False)
+    console = SafeConsole(width=min(SafeConsole().width, 120), highlight=False)
     shown = [(id_, grade) for id_, grade in graded if grade.verdict != "correct" or _is_disputed(grade)]
     with console.capture() as captured:
         if shown:
@@ -80,7 +81,7 @@ def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
             for id_, grade in shown:
                 extracted = grade.extracted or ""
                 cut = extracted[:SHOWN_CHARS] + ("…" if len(extracted) > SHOWN_CHARS else "")
-                table.add_row(Text(id_), grade.verdict, Text(cut), Text(grade.reason or ""))
+                table.add_row(Text(visible(id_)), grade.verdict, Text(visible(cut)), Text(visible(grade.reason or "")))
             console.print(table)
             console.print()
         counts = Counter(grade.verdict for _, grade in graded)
@@ -101,7 +102,7 @@ def _is_disputed(grade: Grade) -> bool:
 def kept_rows(path: Path) -> list[Row]:
     """The answers of a run or a measurement. Raises TennerError where there are none that could be graded here."""
     folder = RunFolder.existing(path)
-    asked = {q.id: q for q in folder.stream("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     rows = []
     for c in folder.stream("completions", Completion):
         q = asked[c.question_id]

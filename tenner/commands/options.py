@@ -89,7 +89,8 @@ def json_object(option: str, text: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+        json.dumps(found, ensure_ascii=False).encode()  # half a character, which no file takes
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or None in found.values():
         raise TennerError(
@@ -103,6 +104,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     from tenner.core.sections import Machine
 
     add_field(parser, "--device", Machine, "device", default="CUDA, else Apple's MPS, else the CPU")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many processes train on a machine."""
+    parser.add_argument(
+        "--processes", metavar="N", type=int, help="train by so many processes (default: one for each GPU)"
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import Line, read_objects
 from tenner.core.records import Hit, Question
 from tenner.core.sections import Clean
+from tenner.core.terminal import say, visible, write_rendered
 from tenner.data import overlap
 
 TEXT_FIELDS = ("question", "problem", "prompt")
@@ -43,7 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print what the file shares with the benchmarks."""
-    print(run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json))
+    found = run(args.questions, args.against, ngram_words=args.ngram_words, as_json=args.json)
+    (say if args.json else write_rendered)(found)
 
 
 def run(questions: Path, against: Sequence[Path], *, ngram_words: int | None, as_json: bool) -> str:
@@ -67,14 +69,15 @@ def _as_text(hits: Sequence[Hit], pool_size: int, benchmark_size: int) -> str:
     counts: Counter[str] = Counter(hit.kind for hit in hits)
     leaks = [hit for hit in hits if hit.kind != "boilerplate"]
     leaked = len({hit.question_id for hit in leaks})
-    console = Console(width=min(Console().width, 120), highlight=False)
+    console = SafeConsole(width=min(SafeConsole().width, 120), highlight=False)
     with console.capture() as captured:
         if leaks:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for column in ("kind", "question", "benchmark", "shared"):
                 table.add_column(column, overflow="fold", ratio=3 if column == "shared" else None)
             for hit in leaks:
-                table.add_row(hit.kind, Text(hit.question_id), Text(hit.benchmark_id), Text(_shortened(hit.shared)))
+                texts = (hit.question_id, hit.benchmark_id, _shortened(hit.shared))
+                table.add_row(hit.kind, *(Text(visible(text)) for text in texts))
             console.print(table)
             console.print()
         console.print(f"{pool_size:,} questions against {benchmark_size:,}: {leaked:,} leak")

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from tenner.core.errors import TennerError
+from tenner.core.terminal import say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
     today = price_files.utc_day()
     if args.json:
         shown = {name: card._asdict() for name, card in cards.items() if is_wanted(name, card.name)}
-        print(json.dumps({
+        say(json.dumps({
             "models": [_fields(row) for row in models], "machines": [_fields(row) for row in offers], "cards": shown,
         }, default=str))  # fmt: skip
         return
@@ -47,6 +48,7 @@ def main(args: argparse.Namespace) -> None:
         f"{row.provider}/{row.model}: ${row.input_usd_per_mtok:g} in, "
         + (f"${row.cached_input_usd_per_mtok:g} cached, " if row.cached_input_usd_per_mtok is not None else "")
         + f"${row.output_usd_per_mtok:g} out per million tokens"
+        + (f", ${row.train_usd_per_mtok:g} trained" if row.train_usd_per_mtok is not None else "")
         + (f", times {row.batch_multiplier:g} in a batch" if row.batch_multiplier is not None else "")
         + (f", times {row.peak.multiplier:g} at peak hours" if row.peak else "")
         + _period(row.since, row.until)
@@ -61,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     dated = [(f"{row.provider}/{row.model}", row.checked, row.source) for row in models]
     dated += [(f"{row.card} at {row.provider}", row.checked, row.source) for row in offers]
-    print("\n".join(lines + price_files.age_warnings(dated, today)))
+    say("\n".join(lines + price_files.age_warnings(dated, today)))
 
 
 def _fields(row: Any) -> dict[str, Any]:

@@ -4,11 +4,16 @@ import argparse
 from pathlib import Path
 
 from tenner.commands import options
+from tenner.core.terminal import write_rendered
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a built-in recipe (see `tenner recipes`) or a .toml file")
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE|RUN",
+        help="a built-in recipe (see `tenner recipes`), a .toml file, or a run's folder to go on with",
+    )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/NAME)")
     options.add_overrides(parser)
     options.add_budget(parser)
@@ -23,6 +28,9 @@ def main(args: argparse.Namespace) -> None:
     from tenner.core.run_folder import RunFolder
 
     overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
-    done = api.run(args.recipe, run_dir=args.run_dir, overrides=overrides, budget_usd=args.budget_usd)
-    print(show.summary(done.path))
+    name, run_dir = args.recipe, args.run_dir
+    if run_dir is None and (Path(name) / "recipe.toml").is_file():
+        name, run_dir = str(Path(name) / "recipe.toml"), Path(name)
+    done = api.run(name, run_dir=run_dir, overrides=overrides, budget_usd=args.budget_usd)
+    write_rendered(show.summary(done.path))
     failed_calls.check(RunFolder(done.path))

@@ -9,7 +9,9 @@ from tenner.clients.api_keys import key_in_environment
 from tenner.commands import options
 from tenner.core.errors import TennerError
 from tenner.core.sections import LocalEngineName
+from tenner.core.terminal import say
 from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
+from tenner.inference.server.access import check_exposure
 from tenner.stages import resolve_student
 
 PORT_MAX = 65535
@@ -69,6 +71,7 @@ def run(
         if value < 1:
             raise TennerError(f"--{name} {value} is too small")
     api_key = key_in_environment(api_key_env) or None
+    check_exposure(host, api_key)
     student, price_usd_per_hour = resolve_student.resolve_student(address, options)
     from tenner.inference.server.app import Settings, serve  # imports torch, which a refused option need not wait for
 
@@ -78,8 +81,8 @@ def run(
 
     def announce(url: str) -> None:
         access = "API key required" if api_key else "no API key required"
-        print(f"serving {student.name} on {info.device} in {info.precision}", file=sys.stderr)
-        print(f"API: {url}/v1, chat page: {url} ({access}); Ctrl-C stops the server", file=sys.stderr)
-        print(url, flush=True)
+        say(f"serving {student.name} on {info.device} in {info.precision}", file=sys.stderr)
+        say(f"API: {url}/v1, chat page: {url} ({access}); Ctrl-C stops the server", file=sys.stderr)
+        say(url)
 
     return asyncio.run(serve(engine, student, settings, announce))

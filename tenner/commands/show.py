@@ -4,18 +4,19 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tenner import tracing
 from tenner.core import spending
+from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
 from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
 from tenner.core.run import chat_template_of, stored_recipe
-from tenner.core.run_folder import RunFolder
+from tenner.core.run_folder import LARGE_BYTES, RunFolder
+from tenner.core.terminal import say, visible, write_rendered
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import limit, mean_tokens
 
@@ -35,14 +36,17 @@ def main(args: argparse.Namespace) -> None:
     if args.sample is not None:
         print_sample(args.run, args.sample, as_json=args.json)
     elif args.why is not None:
-        print(why(args.run, args.why, as_json=args.json))
+        say(why(args.run, args.why, as_json=args.json))
+    elif args.json:
+        say(as_json(args.run))
     else:
-        print(as_json(args.run) if args.json else summary(args.run))
+        write_rendered(summary(args.run))
 
 
 def as_json(path: Path) -> str:
     """Stages, spend and scores as one JSON object; of a trace job what it has come to."""
     folder = RunFolder.existing(path)
+    folder.verify_stages(contents_max_bytes=LARGE_BYTES)
     if isinstance(stored(folder), TraceJob):
         return json.dumps(tracing.result(folder)._asdict(), ensure_ascii=False, default=str)
     spend: dict[str, float] = {}
@@ -64,9 +68,10 @@ def summary(path: Path) -> str:
     """Stages, spend and scores as text; of a trace job what it has come to."""
     folder = RunFolder.existing(path)
     if isinstance(stored(folder), TraceJob):
-        return tracing.result(folder).as_text()
+        folder.verify_stages(contents_max_bytes=LARGE_BYTES)
+        return visible(tracing.result(folder).as_text())
     facts = json.loads(as_json(path))
-    console = Console(width=min(Console().width, 100), highlight=False)
+    console = SafeConsole(width=min(SafeConsole().width, 100), highlight=False)
     with console.capture() as captured:
         stages = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("stage", "state", "in", "out", "seconds", "$"):
@@ -80,8 +85,9 @@ def summary(path: Path) -> str:
         stages.add_row("total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}")
         console.print(stages)
         if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
-            console.print()
-            console.print(_score_table(scores))
+            for task in dict.fromkeys(s.task for s in scores):
+                console.print()
+                console.print(_score_table(task, [s for s in scores if s.task == task]))
         if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
             console.print(f"\n{reports[0]}", soft_wrap=True)
     return captured.get().rstrip()
@@ -118,7 +124,8 @@ def _told_of(path: Path, question_id: str) -> tuple[list[str], list[str]]:
         for p in folder.stream("picks", Pick) if stage == "select" else ():
             if p.question_id == question_id:
                 rank = "without a draw" if p.rank is None else f"at rank {p.rank} of {p.domain_size:,}"
-                told.append(f"select: picked as number {p.place + 1:,}, {p.step}, domain {p.domain}, {rank}")
+                domain = f"domain {p.domain}" if p.domain else "without a domain"
+                told.append(f"select: picked as number {p.place + 1:,}, {p.step}, {domain}, {rank}")
         for drop in folder.stream(f"dropped-{stage}", Drop):
             if drop.id == question_id or drop.id in trace_ids:
                 told.append(f"{stage}: dropped, {drop.reason}: {drop.evidence}")
@@ -156,15 +163,15 @@ def print_sample(path: Path, sample_id: str, *, as_json: bool = False) -> None:
     if as_json:
         shown_pieces = [{"text": words, "trained_on": is_trained} for words, is_trained in pieces]
         facts = {"id": found[0].id, "pieces": shown_pieces, "tokens": len(encoded.ids), "trained_tokens": trained}
-        print(json.dumps(facts, ensure_ascii=False))
+        say(json.dumps(facts, ensure_ascii=False))
         return
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     text = Text()
     for words, is_trained in pieces:
         shown = f"⟦{words}⟧" if is_trained and not console.color_system else words
         text.append(shown, style="bold green" if is_trained else "dim")
     console.print(text, soft_wrap=True)
-    Console(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
+    SafeConsole(stderr=True).print(f"{len(encoded.ids)} tokens, {trained} trained on", style="dim")
 
 
 def _recipe(folder: RunFolder) -> Recipe:
@@ -175,35 +182,38 @@ def _recipe(folder: RunFolder) -> Recipe:
 
 def _stage(folder: RunFolder, name: str) -> dict[str, object]:
     if done := folder.done(name):
-        return {"name": name, "state": "done", **{k: v for k, v in done._asdict().items() if k != "name"}}
+        counts = {"items_in": done.items_in, "items_out": done.items_out}
+        return {"name": name, "state": "done", "seconds": done.seconds, **counts}
     begun = folder.begun_seconds(name)
     state = "pending" if begun is None else "begun"
     return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}
 
 
-def _score_table(scores: list[Score]) -> Table:
-    """A row for each score; a count that is nought in all of them has no column."""
-    counts = {
-        "waits": [s.policy.waits for s in scores],
-        "thinking cut": [s.thinking_cut for s in scores],
-        "answers cut": [s.truncated for s in scores],
-        "unparsed": [s.unparsed for s in scores],
-    }
+def _score_table(task: str, scores: list[Score]) -> Table:
+    """A benchmark's scores, within 80 columns; a count that is nought in all rows has no column."""
+    has_waits = any(s.policy.waits for s in scores)
     columns = {
-        "benchmark": [s.task for s in scores],
-        "student": [s.student for s in scores],
-        "thinking": [limit(s.policy) for s in scores],
-        "waits": [],
+        "student": [visible(s.student) for s in scores],
+        "thinking" + "\n+ waits" * has_waits: [
+            limit(s.policy) + f" + {s.policy.waits}" * bool(s.policy.waits) for s in scores
+        ],
         "accuracy": [f"{s.accuracy:.1%}" for s in scores],
-        "95 % interval": [f"{100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}" for s in scores],
+        "95 %\ninterval": [f"{100 * s.ci_low:.1f} to {100 * s.ci_high:.1f}" for s in scores],
         "n": [str(s.n) for s in scores],
         "tokens": [mean_tokens(s.thinking_tokens_mean) for s in scores],
-    } | {name: [str(count) for count in of] for name, of in counts.items() if any(of)}
-    shown = {name: column for name, column in columns.items() if column}
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in shown:
-        is_name = name in ("benchmark", "student")
-        table.add_column(name, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
-    for row in zip(*shown.values(), strict=True):
+    }
+    if any(s.thinking_cut or s.truncated for s in scores):
+        columns["thinking/\nanswers cut"] = [f"{s.thinking_cut}/{s.truncated}" for s in scores]
+    if any(s.unparsed for s in scores):
+        columns["unparsed"] = [str(s.unparsed) for s in scores]
+    table = Table(
+        box=None, pad_edge=False, header_style="dim", title=visible(task), title_justify="left", title_style="bold"
+    )
+    for name in columns:
+        is_name = name == "student"
+        table.add_column(
+            name, justify="left" if is_name else "right", overflow="fold", min_width=6 * is_name, no_wrap=not is_name
+        )
+    for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table

@@ -8,6 +8,7 @@ from typing import Any
 from tenner.commands import options, stage
 from tenner.core.errors import TennerError
 from tenner.core.sections import PriceSection, TraceSection
+from tenner.core.terminal import say
 
 FIELDS = {
     "--preset": "preset",
@@ -62,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     from tenner.core.run_folder import RunFolder
 
     section = _section(args)
-    print(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
+    say(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
     failed_calls.check(RunFolder(args.out))
 
 

@@ -5,6 +5,7 @@ TennerError          exit 2   the input, the recipe or the run folder is not usa
 ├── Incomplete       exit 4   some calls failed: all else is done, and what was bought is kept
 ├── OutOfMoney       exit 5   a provider's account is empty or its quota used up: nothing more can be bought there
 ├── Preempted        exit 75  the system took the machine away: the same command goes on elsewhere
+├── Unexpected       exit 1   a fault of tenner or of a library: the traceback is in a log file
 ├── NoRoom           exit 2   a prompt and its answer do not fit into the context
 └── StorageFull      exit 2   the disk refused a write: nothing written before is lost
 """
@@ -42,6 +43,12 @@ class Preempted(TennerError):
     """SIGTERM: everything is saved. 75 is EX_TEMPFAIL, by which a scheduler knows to start the job again."""
 
     exit_code = 75
+
+
+class Unexpected(TennerError):
+    """An exception that nobody expected; see `error_log.py`."""
+
+    exit_code = 1
 
 
 class NoRoom(TennerError):

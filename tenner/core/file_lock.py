@@ -1,7 +1,10 @@
-"""The exclusive lock of a file, which the system frees when the process ends, however it ends."""
+"""The exclusive lock of a file or a folder, which the system frees when the process ends, however it ends."""
 
 import errno
 import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,3 +37,24 @@ def lock(file: IO[Any], *, wait: bool) -> None:
         if e.errno in WITHOUT_LOCKS:
             raise no_locks(Path(file.name)) from e
         raise
+
+
+@contextmanager
+def folder_locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder itself, where the file system has one.
+
+    NFS locks only what is open for writing, which no folder is: there a lock file alone has to do. Raises
+    BlockingIOError where another process has it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as e:
+            if e.errno not in (*WITHOUT_LOCKS, errno.EBADF):
+                raise
+        yield
+    finally:
+        os.close(descriptor)

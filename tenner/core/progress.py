@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from tenner.core.terminal import say
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -22,9 +24,9 @@ class Screen:
     """Progress on stderr: a moving bar in a terminal, now and then a line elsewhere."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # 50 ms that `tenner --help` does not need
+        from tenner.core.console import SafeConsole  # 50 ms that `tenner --help` does not need
 
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """One line of log."""
@@ -94,5 +96,5 @@ class _LineBar:
         left = self._time_left.left(done, self._total)
         if (now := time.monotonic()) >= self._next:
             said = f"{self._label} {done}/{self._total} {note}".rstrip()
-            print(f"{said}  {left}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{said}  {left}".rstrip(), file=sys.stderr)
             self._next = now + LINE_EVERY_SECONDS

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tenner import __version__
 from tenner.core import hardware
+from tenner.core.errors import TennerError
 from tenner.core.hardware import Hardware
 from tenner.core.records import StageHardware
 from tenner.core.run_folder import RunFolder
@@ -28,7 +29,12 @@ def provenance(*packages: str) -> dict[str, str]:
 
 def recorded(folder: RunFolder) -> dict[str, str]:
     """What a run was started with, and what each of its stages was computed on."""
-    found: dict[str, str] = json.loads((folder.path / "provenance.json").read_text("utf-8"))
+    try:
+        found: dict[str, str] = json.loads(folder.read_start_file("provenance.json"))
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, TennerError):
+            raise
+        raise TennerError(f"{folder.path / 'provenance.json'} is not JSON", hint="restore it from a copy") from e
     for row in folder.read("hardware", StageHardware):
         where = str(Hardware(**row.model_dump(exclude={"stage"})))
         before = found.get(row.stage)

@@ -1,9 +1,10 @@
 """What a run folder is made by: a recipe, a measurement or a trace job, read from strict TOML with overrides on top."""
 
 import math
+import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -32,7 +33,11 @@ from tenner.core.sections import (
     Train,
 )
 from tenner.core.stage_names import MEASURED, ORDERS
-from tenner.core.suggest import did_you_mean, fields_at
+from tenner.core.suggest import did_you_mean, right_key
+from tenner.core.terminal import CONTROL
+
+KEYS_MAX = 20
+"""Of the dotted name of a setting: far more than any has."""
 
 
 class Description(Section):
@@ -171,6 +176,11 @@ class Recipe(Experiment):
         return self
 
 
+PATHS = (
+    "student.model", "student.chat_template", "attempt.second_model", "trace.replay_from",
+    "gather.sources.file", "gather.sources.dataset", "evaluate.benchmarks.file", "evaluate.benchmarks.dataset",
+)  # fmt: skip
+"""The settings that may be the path of a file or folder."""
 D = TypeVar("D", bound=Description)
 KINDS: tuple[type[Description], ...] = (Recipe, Measurement, TraceJob)
 
@@ -185,12 +195,17 @@ def built_in() -> dict[str, str]:
 def load(name_or_path: str, *, overrides: list[str] | None = None) -> Recipe:
     """Read a built-in recipe by name or a TOML file, and put `section.key=value` overrides on top.
 
+    Files and folders that lie beside a recipe's file are found there, whatever the working folder is.
+
     Raises:
         TennerError: no such recipe, unreadable TOML, an unknown key (with the nearest right name), a wrong type or
             an impossible value; the message carries the line.
     """
     text, where = _find(name_or_path)
-    return parse(text, where=where, overrides=overrides)
+    data = tables(text, where=where)
+    if name_or_path not in built_in():
+        beside_the_file(data, Path(name_or_path))
+    return validate(Recipe, data, text=text, where=where, overrides=overrides)
 
 
 def parse(text: str, *, where: str, overrides: list[str] | None = None) -> Recipe:
@@ -207,8 +222,10 @@ def tables(text: str, *, where: str) -> dict[str, Any]:
     """The TOML in a text. Raises TennerError where it is none."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError, and Python's own for a number of thousands of digits
         raise TennerError(f"{where} is not valid TOML: {e}") from e
+    except RecursionError as e:
+        raise TennerError(f"{where} is nested too deeply", hint="no setting has tables within tables so far") from e
 
 
 def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, overrides: list[str] | None = None) -> D:
@@ -234,16 +251,44 @@ def stored(folder: RunFolder) -> Description | None:
     for kind in KINDS:
         if (path := folder.path / kind.FILE).is_file():
             folder.check_schema()
-            return parse_as(kind, read_text(path), where=str(path))
+            return parse_as(kind, folder.read_start_file(kind.FILE), where=str(path))
     return None
+
+
+def beside_the_file(data: dict[str, Any], path: Path) -> None:
+    """Make the relative paths in `data`, read from the TOML file at `path`, absolute where they lie in its folder.
+
+    Others stay as they are: they are relative to the working folder.
+    """
+    folder = path.resolve().parent
+    if folder == Path.cwd():
+        return
+    for dotted in PATHS:
+        *sections, key = dotted.split(".")
+        for table in _tables_at(data, sections):
+            value = table.get(key)
+            if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
+                table[key] = str(folder / value)
+
+
+def _tables_at(data: Any, sections: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tables at a dotted place of what tomllib has read, whose shape nobody has checked."""
+    if isinstance(data, list):
+        for item in data:
+            yield from _tables_at(item, sections)
+    elif isinstance(data, dict):
+        if sections:
+            yield from _tables_at(data.get(sections[0]), sections[1:])
+        else:
+            yield data
 
 
 def read_text(path: Path) -> str:
     """The text of a TOML file. Raises TennerError where it cannot be read."""
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        return path.read_text("utf-8-sig")
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text, or its name is no path"
         raise TennerError(f"recipe {path} cannot be read: {reason}", hint="see `tenner recipes`") from e
 
 
@@ -281,7 +326,7 @@ def _find(name_or_path: str) -> tuple[str, str]:
     if name_or_path in recipes:
         return recipes[name_or_path], f"recipe {name_or_path}"
     path = Path(name_or_path)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not os.path.exists(name_or_path):  # which is False for what can be no path, too
         hint = did_you_mean(name_or_path, recipes, f"there are {', '.join(recipes)}; or give a .toml file")
         raise TennerError(f"no recipe is called {name_or_path}", hint=hint)
     return read_text(path), str(path)
@@ -292,11 +337,17 @@ def _override(data: dict[str, Any], override: str) -> str:
     path, equals, value = override.partition("=")
     if not equals or not path.strip():
         raise TennerError(f"--set {override} has no '='", hint="write --set section.key=value")
+    if CONTROL.search(override):
+        raise TennerError(f"--set {override} holds control characters or half characters", hint="leave them out")
     keys = [key.strip() for key in path.split(".")]
+    if len(keys) > KEYS_MAX:
+        raise TennerError(f"--set {path[:60]}… is nested too deeply", hint="no setting has so long a name")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         parsed = value
+    except RecursionError as e:
+        raise TennerError(f"--set {path}: its value is nested too deeply") from e
     table = data
     for key in keys[:-1]:
         table = table.setdefault(key, {})
@@ -317,7 +368,7 @@ def explain(
     place = "--set" if dotted in set_paths else f"{where}, line {line}" if line else where
     hint = None
     if first["type"] == "extra_forbidden":
-        message, hint = f"unknown key {dotted}", did_you_mean(keys[-1], fields_at(keys, root), "remove it")
+        message, hint = f"unknown key {dotted}", right_key(keys, root)
     elif first["type"] == "missing":
         message = f"{dotted} is missing"
     else:

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from tenner.budget.estimate import Estimate
 
 StudentName = Literal["base", "second", "distilled"]
 """The models of a run: the untrained student, an optional second untrained model that attempts the questions too, and
@@ -222,6 +224,18 @@ class Sample(Record):
     domain: str | None
 
 
+class EarlyExit(Record):
+    """When thinking is ended before its budget: as soon as the answer has settled.
+
+    A trial answer is decoded at every `every_tokens` thinking tokens, as if thinking were cut there. Thinking ends
+    where `agree` trials in a row have begun with the same tokens, of which the first `trial_tokens` are decoded.
+    """
+
+    every_tokens: int = Field(gt=0)
+    agree: int = Field(default=2, ge=2)
+    trial_tokens: int = Field(default=16, gt=0)
+
+
 class Policy(Record):
     """How much a student may think: the thing that budget forcing enforces.
 
@@ -232,6 +246,15 @@ class Policy(Record):
     thinking_tokens_max: int | None = Field(default=None, ge=0)
     thinking_tokens_min: int = Field(default=0, ge=0)
     waits: int = Field(default=0, ge=0)
+    early_exit: EarlyExit | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_early_exit(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy without it is stored as it was before there was one."""
+        stored: dict[str, Any] = serialize(self)
+        if self.early_exit is None:
+            stored.pop("early_exit", None)
+        return stored
 
 
 class Sampling(Record):
@@ -250,10 +273,10 @@ class Sampling(Record):
 class Intervention(Record):
     """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
 
-    `tokens` is how many token ids were injected (0 for the cut itself, whose `close` and `cue` follow).
+    `tokens` is how many token ids were injected (0 for a cut or an early exit, whose `close` and `cue` follow).
     """
 
-    kind: Literal["open", "wait", "cut", "close", "cue"]
+    kind: Literal["open", "wait", "cut", "exit", "close", "cue"]
     position: int
     tokens: int
 
@@ -283,7 +306,16 @@ class Completion(Record):
     cost_usd: float | None = None
     """What the API charged; None: it was computed locally, which is charged as machine time."""
     interventions: tuple[Intervention, ...]
+    trial_tokens: int = 0
+    """Sampled in trial answers of early exit, beside `token_ids`; stored where there are any."""
     grade: Grade
+
+    @model_serializer(mode="wrap")
+    def _without_no_trials(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = serialize(self)
+        if self.trial_tokens == 0:
+            stored.pop("trial_tokens", None)
+        return stored
 
 
 class StageHardware(Record):
@@ -304,6 +336,21 @@ class StageForecast(Record):
     part: str
     """The model that answers and its prompt form; empty for training."""
     seconds: float
+
+
+class StagePlan(Record):
+    """What a stage was expected to take, before the run began."""
+
+    stage: str
+    what: str
+    """What it does, in numbers, and what the estimate rests on."""
+    questions: int | None = None
+    tokens: Estimate | None = None
+    """Those that are generated, bought or trained on; None: not known, or none."""
+    seconds: Estimate | None = None
+    """Of the machine that is charged; None: not known. An API's time is not charged."""
+    usd: Estimate | None = None
+    """None: not known."""
 
 
 class Setting(Record):
@@ -405,13 +452,15 @@ class TrainStep(Record):
     step: int
     steps: int
     loss: float
-    grad_norm: float
+    grad_norm: float | None
+    """None where the service that trains does not tell."""
     lr: float
     tokens: int
     trained_tokens: int
     tokens_left: int | None = None
     """In all remaining steps."""
-    tokens_per_second: float
+    tokens_per_second: float | None
+    """None for a step that a service made while no process waited for it."""
     mfu_causal: float | None = None
     """Model FLOPs utilisation with attention counted as causal; None where the machine's peak is unknown."""
     mfu_non_causal: float | None = None
@@ -419,4 +468,4 @@ class TrainStep(Record):
     memory_bytes: int | None = None
     """Peak so far, of the GPU or of the process."""
     cost_usd: float
-    """Machine time of the whole run so far."""
+    """Cost of the whole run so far."""

@@ -1,6 +1,7 @@
 """A run under way: its folder, its recipe, its ledger, and the clock that charges machine time."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +20,19 @@ from tenner.core.formats import Tokenizer
 from tenner.core.hardware import Hardware
 from tenner.core.progress import Screen
 from tenner.core.provenance import provenance
-from tenner.core.recipe import D, Description, Experiment, Recipe, stored
+from tenner.core.recipe import D, Description, Experiment, Recipe, TraceJob, stored
 from tenner.core.records import Question, StageForecast, StageHardware
-from tenner.core.run_folder import FolderState, RunFolder
+from tenner.core.run_folder import SCHEMA, FolderState, RunFolder, text_hash
 from tenner.core.sections import Device, Model, PromptForm, Section, TrainPrecision
 
 SAFETY = 2.0  # how much longer than the longest so far the next stretch of machine time may be
+FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
 RUN_TEMPLATE = "chat_template.jinja"
 """The chat template that a run trains with, and asks its student with; the saved student has another one."""
-FIRST_STRETCH_SECONDS = 60.0  # loading a model and the first piece of work, of which nothing is known beforehand
+RENTED = "TENNER_RENTED"
+"""Set in the environment where a launch charges the machine from the start of its rental to its end (see
+`launch/rental.py`): stages then charge no time themselves."""
+SETTINGS_SHOWN = 3
 
 Described = TypeVar("Described", bound=Experiment, covariant=True, default=Recipe)
 E = TypeVar("E", bound=Experiment)
@@ -48,6 +53,7 @@ class Run(Generic[Described]):
         """Run the stages that are not done. Raises TennerError if one that comes before is missing."""
         for name in names:
             if self.folder.done(name):
+                self.folder.verify_stages(name)
                 self.screen.say(f"{name}: done before")
                 continue
             self.check_turn(name)
@@ -104,13 +110,13 @@ Stage: TypeAlias = Callable[[Run[Described]], tuple[int, int]]
 
 
 class Meter:
-    """Charges machine time as it passes."""
+    """Charges machine time as it passes, where no launch charges the whole rental."""
 
     def __init__(self, run: AnyRun, stage: str) -> None:
         self._run, self._stage = run, stage
         self._longest_seconds = 0.0
         self._price = run.recipe.machine.price_usd_per_hour
-        self._heartbeat = Heartbeat(run.ledger, stage, self._price)
+        self._heartbeat = Heartbeat(run.ledger, stage, None if RENTED in os.environ else self._price)
 
     def tick(self) -> None:
         """Charge the time since the last tick."""
@@ -136,6 +142,7 @@ def chat_template_of(tokenizer: Tokenizer, described: Experiment) -> ChatTemplat
 def template_to_ask_with(folder: RunFolder, section: Model) -> str | None:
     """What `chat_template.set_template` is given for a run's students, before and after the training."""
     path = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     return str(path) if path.is_file() else section.chat_template
 
 
@@ -190,10 +197,13 @@ def open_folder(
     folder = RunFolder.existing(path) if given is None else RunFolder(path)
     with folder.writing():
         found = stored_as(kind, folder)
+        if isinstance(found, TraceJob) and given and differences(found, given) and _has_nothing(folder):
+            screen.say(f"{path} holds nothing yet that was bought: it begins again with these settings")
+            found = None
         if found and given and (differing := differences(found, given)):
             raise TennerError(
                 f"{path} holds {found.KIND} with other settings: {differing}",
-                hint=f"choose another {_option(kind)}, or delete that one if it is not needed",
+                hint=_hint_for_other_settings(path, found, given),
             )
         current = given or found
         assert current is not None
@@ -202,12 +212,14 @@ def open_folder(
         current = current.model_copy(update={"budget_usd": cap_usd})
         if change is not None:
             current = change(current)
-        new_state = FolderState(recipe_budget_usd=given.budget_usd if given else state.recipe_budget_usd)
+        recipe_budget_usd = given.budget_usd if given else state.recipe_budget_usd
         if found is None:
-            start(folder, current, new_state)
+            start(folder, current, recipe_budget_usd)
         ledger = Ledger(path / "run.db", budget_usd=cap_usd)
         try:
             spending.check(folder, ledger.rows())
+            if RENTED not in os.environ:
+                ledger.lose_rental()
             if lost := ledger.lose_orphans():
                 calls = "1 call was" if lost == 1 else f"{lost:,} calls were"
                 screen.say(f"{calls} in flight when the last session ended: booked at the worst case")
@@ -217,20 +229,53 @@ def open_folder(
                 )
             if found is not None:
                 _refuse_cap_below_spent(ledger, found.budget_usd, cap_usd)
-            if current != (found or current):
-                folder.write_text(current.FILE, current.to_toml())
-            if new_state != state and found is not None:
-                folder.write_state(new_state)
+            if found is not None:
+                _keep_up(folder, state, recipe_budget_usd, current, is_changed=current != found)
             yield Opened(folder, current, ledger)
         finally:
             ledger.close()
 
 
-def start(folder: RunFolder, description: Description, state: FolderState | None = None) -> None:
-    """Write what makes a folder a run folder; its description last, for that is what it is recognised by."""
-    folder.write_state(state or FolderState(recipe_budget_usd=description.budget_usd))
-    folder.write_text("provenance.json", json.dumps(provenance(), indent=1))
-    folder.write_text(description.FILE, description.to_toml())
+def start(folder: RunFolder, description: Description, recipe_budget_usd: float | None = None) -> None:
+    """Write what makes a folder a run folder; its description last, for that is what it is recognised by.
+
+    Whatever a kill leaves of it is written anew by the next start.
+    """
+    texts = {"provenance.json": json.dumps(provenance(), indent=1), description.FILE: description.to_toml()}
+    cap_usd = description.budget_usd if recipe_budget_usd is None else recipe_budget_usd
+    hashes = {name: (text_hash(text),) for name, text in texts.items()}
+    folder.write_state(FolderState(recipe_budget_usd=cap_usd, start_files=hashes))
+    for name, text in texts.items():
+        folder.write_text(name, text)
+
+
+def _keep_up(
+    folder: RunFolder, state: FolderState, recipe_budget_usd: float | None, description: Description, *,
+    is_changed: bool,
+) -> None:  # fmt: skip
+    """Bring run.json and the description of a folder that goes on up to date; a kill in between leaves both valid."""
+    hashes = dict(state.start_files)
+    if not (folder.path / "provenance.json").exists():
+        lost = provenance() | {"note": "of a later session: what the first one wrote was lost"}
+        text = json.dumps(lost, indent=1)
+        hashes["provenance.json"] = (text_hash(text),)
+        folder.write_state(state._replace(schema=SCHEMA, start_files=hashes))
+        folder.write_text("provenance.json", text)
+    stored_text, text = folder.read_start_file(description.FILE), description.to_toml()
+    hashes.setdefault("provenance.json", (text_hash(folder.read_start_file("provenance.json")),))
+    new_text = text if is_changed else stored_text
+    hashes[description.FILE] = tuple(dict.fromkeys((text_hash(stored_text), text_hash(new_text))))
+    new_state = FolderState(recipe_budget_usd=recipe_budget_usd, start_files=hashes)
+    if new_state != state:
+        folder.write_state(new_state)
+    if is_changed:
+        folder.write_text(description.FILE, text)
+
+
+def _has_nothing(folder: RunFolder) -> bool:
+    """Whether nothing in the folder was paid for or worked on, so that another description may take its place."""
+    worked_on = [*folder.path.glob("stages/*.json"), *(p for p in folder.path.glob("*.jsonl") if p.stat().st_size)]
+    return not worked_on and not spending.read(folder)
 
 
 def cap_in_force(
@@ -257,8 +302,17 @@ def _refuse_cap_below_spent(ledger: Ledger, before_usd: float, cap_usd: float) -
         )
 
 
-def _option(kind: type[Description]) -> str:
-    return "--run-dir" if issubclass(kind, Experiment) else "--out"
+def _hint_for_other_settings(path: Path, found: Description, given: Description) -> str:
+    """How to go on with other settings without losing anything that is paid."""
+    if not isinstance(found, Recipe):
+        return f"choose another {'--run-dir' if isinstance(found, Experiment) else '--out'}; this one stays as it is"
+    changed = {key: new for key, (_, new) in changed_settings(found, given).items()}
+    can_be_set = not any(new is None or isinstance(new, list | dict) or ".0" in key for key, new in changed.items())
+    words = " ".join(f"--set {key}={new}" for key, new in changed.items() if " " not in str(new))
+    is_short = can_be_set and len(changed) <= SETTINGS_SHOWN and words.count("--set") == len(changed)
+    return (
+        f"tenner fork {path} {words if is_short else '--recipe FILE'} makes another run of it, which buys nothing twice"
+    )
 
 
 def stored_recipe(folder: RunFolder) -> Recipe | None:
@@ -276,11 +330,16 @@ def stored_as(kind: type[D], folder: RunFolder) -> D | None:
 
 
 def differences(stored: Section, given: Section) -> str:
-    """Where two descriptions differ in settings that must not change on resume (see `sections.Resume`)."""
+    """Where two descriptions differ in settings that must not change on resume, for people."""
+    changed = list(changed_settings(stored, given).items())
+    shown = [f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changed[:2]]
+    return "; ".join(shown) + (f"; and {len(changed) - 2} more" if len(changed) > 2 else "")
+
+
+def changed_settings(stored: Section, given: Section) -> dict[str, tuple[object, object]]:
+    """The settings that must not change on resume (see `sections.Resume`) and differ, by dotted keys: old and new."""
     old, new = _fixed(stored), _fixed(given)
-    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    shown = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in keys[:2]]
-    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")
+    return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
 
 
 def _fixed(value: object, key: str = "") -> dict[str, object]:

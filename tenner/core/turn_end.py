@@ -1,9 +1,8 @@
 """All ids that end a turn of a model: those of its tokenizer, its configuration and its generation settings."""
 
-import json
 from pathlib import Path
-from typing import Any
 
+from tenner.core import model_folder
 from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import TennerError
 from tenner.core.formats import Tokenizer
@@ -28,12 +27,11 @@ def end_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
 
 def _named_in(path: Path) -> set[int]:
     """The end ids in a configuration file, of its text model too."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return set()
+    content = model_folder.read_json(path)
     found: set[int] = set()
     for section in (content, content.get("text_config") or {}):
-        named = section.get("eos_token_id")
-        found |= set(named if isinstance(named, list) else [named]) - {None}
+        named = section.get("eos_token_id") if isinstance(section, dict) else None
+        found |= {i for i in (named if isinstance(named, list) else [named]) if isinstance(i, int)}
     return found

@@ -17,11 +17,12 @@ Item = TypeVar("Item", Question, Trace)
 
 EVIDENCE_CHARS = 80
 IMAGE = re.compile(
-    r"!\[[^\]]*\]\(|<img\b|\\includegraphics|\[(?:image|figure|diagram|picture)\b"
+    r"<img\b|\\includegraphics|\[(?:image|figure|diagram|picture)\b"
     r"|\b(?:figure|diagram|picture|image|graph) (?:below|above|to the (?:right|left))\b"
     r"|\b(?:in|see|from) the (?:accompanying |following )?(?:figure|diagram|picture)\b|\bas shown (?:below|above)\b",
     re.IGNORECASE,
 )
+MARKDOWN_IMAGE, LINK = re.compile(r"!\[[^\]]*\]\("), re.compile(r"\]\(")
 IMAGE_HINTS = ("![", "<img", "includegraphics", "[image", "[figure", "[diagram", "[picture", "figure", "diagram",
                "picture", "image", "graph", "shown")  # fmt: skip
 S1_PAGE = re.compile(r"p[1-9]\d{0,2}\.")
@@ -56,7 +57,8 @@ def images(q: Question) -> str | None:
     text = q.question.casefold()
     if not any(hint in text for hint in IMAGE_HINTS):
         return None
-    return _found(IMAGE.search(q.question))
+    found = [m for m in (_markdown_image(q.question), IMAGE.search(q.question)) if m is not None]
+    return _found(min(found, key=lambda m: m.start(), default=None))
 
 
 def broken_numbering(q: Question) -> str | None:
@@ -168,6 +170,15 @@ def apply(
         else:
             kept.append(item)
     return kept, dropped
+
+
+def _markdown_image(text: str) -> re.Match[str] | None:
+    """The first `![…](`, in time that is linear in the text: a pattern of it begins anew at every `![`."""
+    for end in LINK.finditer(text):
+        start = text.find("![", text.rfind("]", 0, end.start()) + 1, end.start())
+        if start >= 0:
+            return MARKDOWN_IMAGE.match(text, start)
+    return None
 
 
 def _found(match: re.Match[str] | None) -> str | None:

@@ -26,6 +26,14 @@ FIELD_CHARACTERS_MAX = (1 << 31) - 1
 DATA_HINT = "pip install 'tenner[data]'"
 
 
+class NoColumn(TennerError):
+    """A row that lacks a column."""
+
+    def __init__(self, message: str, *, column: str, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.column = column
+
+
 def check(source: Table) -> None:
     """Check, without reading it, that a source can be read. Raises TennerError if not."""
     if source.file is not None:
@@ -96,7 +104,7 @@ def value_of(source: Table, row: Row, column: str) -> Any:
             value = value[int(name)]
         else:
             hint = did_you_mean(column, map(str, row), cutoff=0.5)
-            raise _error(source, f"it has no column {column}", hint=hint)
+            raise NoColumn(f"source {source.name}: it has no column {column}", column=column, hint=hint)
     return value
 
 

@@ -11,7 +11,7 @@ from tenner.core.references import is_reference, reference_text
 from tenner.core.sections import Condition, Source, Table
 from tenner.core.seeds import digest, rng
 from tenner.data import rows
-from tenner.data.rows import Row, value_of
+from tenner.data.rows import NoColumn, Row, value_of
 
 WORDS_SHOWN = 4
 IDS_HINT = 'give every question an id of its own, or set columns.id = "" for ids made of the questions'
@@ -83,9 +83,11 @@ def _questions(source: Table, seed: int, dropped: list[Drop], without: Counter[s
     found: list[tuple[Question, tuple[str, ...]]] = []
     number, places = 0, dict[str, int]()
     for number, row in enumerate(rows.read(source), 1):
-        if all(_holds(source, row, c) for c in source.where) and not any(
-            _holds(source, row, c) for c in source.without
-        ):
+        try:
+            if not all(_holds(source, row, c) for c in source.where) or any(
+                _holds(source, row, c) for c in source.without
+            ):
+                continue
             text = _text(source, row)
             if not text.strip():
                 evidence = f"{source.name}, row {number} has no question"
@@ -93,9 +95,15 @@ def _questions(source: Table, seed: int, dropped: list[Drop], without: Counter[s
                 continue
             stratum = tuple(str(value_of(source, row, column)) for column in source.stratify)
             question = _question(source, row, text, seed, without)
-            if _has_own_id(source, question):
-                _refuse_repeated(source, question.id, number, places)
-            found.append((question, stratum))
+        except NoColumn as e:
+            if not found:  # all of its rows lack it, as far as one can see
+                raise
+            raise TennerError(
+                f"source {source.name}: row {number:,} has no column {e.column}, which others have", hint=e.hint
+            ) from e
+        if _has_own_id(source, question):
+            _refuse_repeated(source, question.id, number, places)
+        found.append((question, stratum))
     if source.sample is None:
         return [q for q, _ in found], number
     return list(_sample(found, source, seed)), number

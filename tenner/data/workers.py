@@ -2,11 +2,14 @@
 
 import importlib.util
 import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain, islice
+from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
 from tenner.core.errors import TennerError
@@ -41,7 +44,7 @@ class LocalWorkers:
             return
         # Spawned, not forked: torch's threads may be running in this process.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self._processes, mp_context=context) as pool:
+        with ProcessPoolExecutor(self._processes, mp_context=context, initializer=_end_with_parent) as pool:
             waiting = chunks(items)
             running = [pool.submit(work, chunk) for chunk in islice(waiting, 2 * self._processes)]
             for chunk in chain(waiting, [None] * len(running)):
@@ -49,6 +52,18 @@ class LocalWorkers:
                 if chunk is not None:
                     running.append(pool.submit(work, chunk))
                 yield done
+
+
+def _end_with_parent() -> None:
+    """Have this worker end when its parent does, even if that is killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it is called in a worker"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[list[Item]]:

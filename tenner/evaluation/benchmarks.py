@@ -87,7 +87,8 @@ def resolve(benchmark: Benchmark) -> Benchmark:
     if benchmark.task is None:
         return benchmark.model_copy(update={"kind": benchmark.kind or _kind_of(benchmark)})
     if (task := TASKS.get(benchmark.task)) is None:
-        hint = did_you_mean(benchmark.task, TASKS, cutoff=0.4)
+        own = f"there are {', '.join(TASKS)}; a benchmark of your own has a name and a file, and no task (--data FILE)"
+        hint = did_you_mean(benchmark.task, TASKS, own)
         raise TennerError(f"evaluate.benchmarks: no task is called {benchmark.task}", hint=hint)
     known: dict[str, object] = {
         "name": benchmark.name or benchmark.task,

@@ -30,6 +30,8 @@ class Generation(NamedTuple):
     answer_tokens: int
     truncated: bool
     interventions: tuple[Intervention, ...]
+    trial_tokens: int = 0
+    """Tokens sampled in trial answers of early exit that are no part of the completion."""
 
     @classmethod
     def of(cls, prompt_id: str, machine: ForcingMachine, tokenizer: Tokenizer) -> "Generation":
@@ -44,6 +46,7 @@ class Generation(NamedTuple):
             answer_tokens=machine.answer_tokens,
             truncated=machine.truncated,
             interventions=machine.interventions,
+            trial_tokens=machine.trial_tokens,
         )
 
 
@@ -177,10 +180,13 @@ class JobEngine(ABC):
     def __init__(
         self, tokenizer: Tokenizer, *, wait_text: str, context_tokens: int, model_dir: Path | None = None
     ) -> None:
-        """`model_dir` is where the model's configuration names further ends of a turn; None: only the tokenizer's."""
+        """`context_tokens` is the most that a prompt and its completion may have together.
+
+        `model_dir` is where the model's configuration names further ends of a turn; None: only the tokenizer's.
+        """
         self.tokenizer = tokenizer
         self._wait_text = wait_text
-        self._context_tokens = context_tokens
+        self.context_tokens = context_tokens
         self._model_dir = model_dir
 
     @cached_property
@@ -192,6 +198,11 @@ class JobEngine(ABC):
     @abstractmethod
     def info(self) -> EngineInfo: ...
 
+    @property
+    def exits_early(self) -> bool:
+        """Whether it decodes policies of early exit, which need trial answers beside the completion."""
+        return False
+
     @abstractmethod
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
         """Run all policies of all jobs, and yield each completion as it is done."""
@@ -202,7 +213,9 @@ class JobEngine(ABC):
 
     def prepare(self, request: Request) -> Job:
         """Encode and check a request. Thread-safe. Raise TennerError where the prompt leaves no room."""
-        return self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
+        job = self._job(request.prompt, [request.policy], request.fmt, request.answer_tokens_max, request.sampling)
+        job.stop = request.stop
+        return job
 
     def sweep(
         self,
@@ -241,10 +254,15 @@ class JobEngine(ABC):
         answer_tokens_max: int,
         sampling: Sampling,
     ) -> Job:
+        if not self.exits_early and any(policy.early_exit is not None for policy in policies):
+            raise TennerError(
+                f"the engine {self.info.name} cannot end thinking early with this model",
+                hint="leave early_exit out, or decode a model without recurrent layers with engine hf",
+            )
         return Job.of(
             self.tokenizer, prompt, policies, fmt,
             answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,
-            context_tokens=self._context_tokens, end_ids=self.end_ids,
+            context_tokens=self.context_tokens, end_ids=self.end_ids,
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.sections import Device, EngineName, LocalEngineName, Precision
+from tenner.core.terminal import say
 from tenner.inference.engine import LocalEngine, vllm_not_installed
 
 RESERVED = {"model", "dtype", "max_num_seqs", "generation_config", "enable_prefix_caching", "logits_processors"}
@@ -61,7 +62,7 @@ def load(
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
     engine_hf = HFEngine.load(model_dir, rows=rows, wait_text=wait_text, dtype=dtype, device=chosen.device)
     if engine_hf.notice is not None:
-        print(engine_hf.notice, file=sys.stderr)
+        say(engine_hf.notice, file=sys.stderr)
     return engine_hf
 
 

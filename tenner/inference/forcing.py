@@ -15,6 +15,9 @@ The rules:
   id of its `close` still fitted into the budget.
 - `cue` follows every cut, and every end in a format without `close`. The budget wins over the minimum and the waits.
 - The answer ends at the end of text, whose id is not kept, or at its own limit (`truncated`).
+- With early exit, a trial answer is due at the first place where thinking has reached the next multiple of
+  `every_tokens`, is not held, and does not end with a half-sampled `close`. It is what would be sampled if thinking
+  were cut there. Thinking that is not ended by it goes on as if there had been no trial.
 
 No id is ever removed: whether a sampled id is kept is decided when it is sampled. That is why the first id of `close`
 decides while thinking is held. So an engine that cannot retract tokens (a logits processor) follows the same rules as
@@ -27,6 +30,7 @@ token is drawn with its own probability, and an end is replaced. Masking the end
 probability to the other tokens, and let top-p include tokens outside the nucleus.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -107,6 +111,8 @@ class ForcingMachine:
         while machine.phase is not Phase.DONE:
             machine.push(token_sampled_after(prompt_ids + machine.ids))
 
+    Where `trial_due`, a machine of early exit is not pushed to: its `trial` is run first, and given to `conclude`.
+
     `ids` are all ids after the prompt, injected ones included. `thinking_room` is what the context leaves for
     thinking, in tokens; it caps the policy's own budget.
     """
@@ -131,6 +137,11 @@ class ForcingMachine:
         self.ids: list[int] = []
         self.phase = Phase.THINKING
         self.truncated = False
+        self.trial_tokens = 0
+        """Tokens sampled in trial answers that are no part of the completion."""
+        self._next_trial = 0 if policy.early_exit is None else policy.early_exit.every_tokens
+        self._trial_answer: tuple[int, ...] | None = None
+        self._agreeing = 0
         self._interventions: list[Intervention] = []
         self._path = [_Node() if _trie is None else _trie]  # the trie's node before each id, and after the last
         self._waits_left = policy.waits
@@ -180,6 +191,7 @@ class ForcingMachine:
     def push(self, token: int) -> None:
         """Take the token sampled after `ids`."""
         assert self.phase is not Phase.DONE, "nothing is sampled after the end"
+        assert not self.trial_due, "the trial answer comes first"
         self._path[-1].sampled = token
         if self.phase is Phase.ANSWERING:
             self._push_answer(token)
@@ -194,6 +206,45 @@ class ForcingMachine:
                 self._end(half)
             elif self.thinking_tokens == self.budget:
                 self._cut()
+
+    @property
+    def trial_due(self) -> bool:
+        """Whether a trial answer is to be decoded now."""
+        return (
+            self.policy.early_exit is not None
+            and self.phase is Phase.THINKING
+            and self.thinking_tokens >= self._next_trial
+            and not self.held
+            and self._half_close() == 0
+        )
+
+    def trial(self) -> "ForcingMachine":
+        """The machine of the trial answer that is due: as this one if thinking is cut here. The two share tokens."""
+        early_exit = self.policy.early_exit
+        assert early_exit is not None
+        assert self.trial_due
+        trial = copy.copy(self)
+        trial.ids, trial._path, trial._interventions = list(self.ids), list(self._path), list(self._interventions)
+        trial.answer_tokens_max = min(early_exit.trial_tokens, self.answer_tokens_max)
+        trial._cut()
+        trial.recall()
+        return trial
+
+    def conclude(self, trial: "ForcingMachine") -> None:
+        """Take a trial that is done: the thinking ends, or goes on to the next trial."""
+        early_exit = self.policy.early_exit
+        assert early_exit is not None
+        assert trial.phase is Phase.DONE
+        answer = tuple(trial.answer_ids)
+        self._agreeing = self._agreeing + 1 if answer == self._trial_answer else 1
+        self._trial_answer = answer
+        self._next_trial = (self.thinking_tokens // early_exit.every_tokens + 1) * early_exit.every_tokens
+        if self._agreeing < early_exit.agree:
+            self.trial_tokens += trial.answer_tokens
+            return
+        self._interventions.append(Intervention(kind="exit", position=len(self.ids), tokens=0))
+        self._close(0, cue=self.format_ids.cue)
+        self.recall()  # the answer begins as the trial did
 
     def following(self, token: int) -> int | None:
         """The first id that `push(token)` would add; None where it would add none, as at an end of the answer."""
@@ -221,12 +272,26 @@ class ForcingMachine:
         twin.recall()
         return twin
 
+    def anew(self) -> "ForcingMachine":
+        """The same machine at its start, which shares no sampled token with this one."""
+        return ForcingMachine(
+            self.format_ids, self.policy, answer_tokens_max=self.answer_tokens_max, thinking_room=self.thinking_room
+        )
+
     def recall(self) -> None:
         """Push what this machine or one it shares with has sampled after the very same ids: exact, as the token is a
-        function of the ids before it, be it the most likely one or a draw by seed and position.
+        function of the ids before it, be it the most likely one or a draw by seed and position. So are trial answers.
         """
-        while self.phase is not Phase.DONE and (known := self._path[-1].sampled) is not None:
-            self.push(known)
+        while self.phase is not Phase.DONE:
+            if self.trial_due:
+                trial = self.trial()
+                if trial.phase is not Phase.DONE:
+                    return
+                self.conclude(trial)
+            elif (known := self._path[-1].sampled) is not None:
+                self.push(known)
+            else:
+                return
 
     def _is_replaced(self, token: int) -> bool:
         return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held

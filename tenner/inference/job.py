@@ -38,12 +38,19 @@ class Job:
     """One prompt and the machines that wait for a row. They share every token that one of them has sampled."""
 
     def __init__(
-        self, prompt: Prompt, prompt_ids: list[int], rng: PositionalRNG, waiting: list[ForcingMachine]
+        self,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        rng: PositionalRNG,
+        waiting: list[ForcingMachine],
+        stop: tuple[str, ...] = (),
     ) -> None:
         self.prompt = prompt
         self.prompt_ids = prompt_ids
         self.rng = rng
         self.waiting = waiting
+        self.stop = stop
+        """See `Request.stop`."""
 
     @classmethod
     def of(
@@ -77,6 +84,11 @@ class Job:
         first = ForcingMachine(format_ids, policies[0], answer_tokens_max=answer_tokens_max, thinking_room=room)
         waiting = [first, *(first.replay(policy) for policy in policies[1:])]
         return cls(prompt, prompt_ids, PositionalRNG(sampling, prompt_ids), waiting)
+
+    def sampled(self, sampling: Sampling) -> "Job":
+        """The same request with another sampling; the prompt is not encoded again. Nothing may be decoded yet."""
+        waiting = [machine.anew() for machine in self.waiting]
+        return Job(self.prompt, self.prompt_ids, PositionalRNG(sampling, self.prompt_ids), waiting, self.stop)
 
     def take_done(self) -> list[ForcingMachine]:
         """Remove and return the machines that the tokens sampled so far have completed."""

@@ -1,15 +1,28 @@
-"""A scheduler thread: requests from any thread join the engine's batch at any time, and stream their answers."""
+"""A scheduler thread: requests from any thread join the engine's batch at any time, and stream their answers.
 
+An exception ends the request that raises it, and no other: one that a step of the whole batch raises is looked for by
+a step of each request alone, in a new batch. Where the engine does not even decode a request of its own any more, it
+has failed, and every request ends with the exception.
+"""
+
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Self
 
+from tenner.core.formats import FORMATS
+from tenner.core.records import Policy
+from tenner.core.terminal import say
 from tenner.inference.engine import Generation, LocalEngine, Piece, Transcript
-from tenner.inference.job import Job, Request
+from tenner.inference.forcing import Phase
+from tenner.inference.job import Job, Prompt, Request
 
 Event = Piece | Generation | Exception | None
 """Pieces, and last the Generation, the exception that the engine raised, or None for a cancelled stream."""
+PROBE = Request(Prompt("probe", "Hi"), Policy(thinking_tokens_max=0), FORMATS["plain"], answer_tokens_max=2)
+"""A request that an engine decodes unless it has failed."""
 
 
 class Stream:
@@ -54,6 +67,7 @@ class Scheduler:
         self._running: list[Stream] = []
         self._closing = False
         self._fault: Exception | None = None
+        self._failed_together = False
         self._thread = threading.Thread(target=self._run, name="tenner scheduler")
 
     def __enter__(self) -> Self:
@@ -67,6 +81,12 @@ class Scheduler:
         self._thread.join()
 
     @property
+    def fault(self) -> Exception | None:
+        """What the engine has failed with; None: it is well."""
+        with self._changed:
+            return self._fault
+
+    @property
     def streams(self) -> int:
         """The number of unfinished streams, including those that wait for a row."""
         with self._changed:
@@ -77,9 +97,12 @@ class Scheduler:
 
         A `listener` is called in the scheduler's thread with every event; the stream must then not be iterated.
         """
-        job = self._engine.prepare(request)
+        return self.start(self._engine.prepare(request), listener=listener)
+
+    def start(self, job: Job, *, listener: Callable[[Event], None] | None = None) -> Stream:
+        """As `submit`, for a request that `engine.prepare` has encoded."""
         (machine,) = job.waiting
-        stream = Stream(job, Transcript(machine, self._engine.tokenizer, request.stop), listener)
+        stream = Stream(job, Transcript(machine, self._engine.tokenizer, job.stop), listener)
         with self._changed:
             if self._fault is not None:
                 raise self._fault
@@ -91,9 +114,14 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while self._admit():
-                self._batch.step()
+                try:
+                    self._batch.step()
+                except Exception as fault:  # noqa: BLE001 whatever it is, it must end one request only
+                    self._isolate(fault)
+                else:
+                    self._failed_together = False
                 for stream in list(self._running):
-                    self._report(stream)
+                    self._attempt(stream, self._report)
         except Exception as fault:  # noqa: BLE001 whatever it is, no reader may wait forever
             self._end_all(fault)
         else:
@@ -106,11 +134,71 @@ class Scheduler:
             arrived, self._arrived = self._arrived, []
             self._running += arrived
         for stream in arrived:
-            self._batch.submit(stream._job)
+            self._attempt(stream, self._submit)
         for stream in [s for s in self._running if s.cancelled]:
             self._batch.cancel(stream._job)
             self._end(stream, None)
         return not self._closing
+
+    def _attempt(self, stream: Stream, part: Callable[[Stream], None]) -> None:
+        """Do a part of the work for one stream; an exception ends it."""
+        try:
+            part(stream)
+        except Exception as fault:  # noqa: BLE001 whatever it is, the other streams go on
+            self._batch.cancel(stream._job)
+            self._end_by_fault(stream, fault)
+
+    def _submit(self, stream: Stream) -> None:
+        self._batch.submit(stream._job)
+
+    def _isolate(self, fault: Exception) -> None:
+        """Go on with a new batch, without the streams that raise an exception when they are decoded alone.
+
+        Raises the exception where the engine has failed.
+        """
+        try:
+            self._renew_batch([])
+            self._probe()
+        except Exception as failure:
+            raise fault from failure
+        running = list(self._running)
+        alone = [stream for stream in running if self._decodes_alone(stream)]
+        if self._failed_together and len(alone) == len(running):
+            raise fault  # each is decoded alone, but not together, and that for the second time
+        self._failed_together = len(alone) == len(running)
+        self._renew_batch(alone)
+
+    def _decodes_alone(self, stream: Stream) -> bool:
+        """Take a step for one stream in a new batch, and end it where that raises an exception."""
+        try:
+            self._renew_batch([stream])
+            self._batch.step()
+        except Exception as fault:  # noqa: BLE001 this is the one
+            self._end_by_fault(stream, fault)
+            return False
+        return True
+
+    def _renew_batch(self, streams: Sequence[Stream]) -> None:
+        """Replace the batch by one of these running streams, each of which goes on where it is."""
+        for stream in self._running:
+            with suppress(Exception):  # the batch may be broken; an engine that is raises again below
+                self._batch.cancel(stream._job)
+        self._batch = self._engine.batch()
+        for stream in streams:
+            machine = stream._transcript.machine
+            if machine.phase is not Phase.DONE:
+                stream._job.waiting = [machine]
+                self._batch.submit(stream._job)
+
+    def _probe(self) -> None:
+        """Decode a request of our own. Raises what the engine does."""
+        job = self._engine.prepare(PROBE)
+        self._batch.submit(job)
+        try:
+            while self._batch.step() is not None:
+                pass
+        finally:
+            self._batch.cancel(job)
 
     def _report(self, stream: Stream) -> None:
         transcript = stream._transcript
@@ -119,6 +207,11 @@ class Scheduler:
         if transcript.done:
             self._batch.cancel(stream._job)  # no effect but where a stop string ended it
             self._end(stream, transcript.generation(stream._job.prompt.id))
+
+    def _end_by_fault(self, stream: Stream, fault: Exception) -> None:
+        name = stream._job.prompt.id
+        say(f"request {name} ended by {type(fault).__name__}: {fault}".splitlines()[0], file=sys.stderr)
+        self._end(stream, fault)
 
     def _end(self, stream: Stream, event: Event) -> None:
         with self._changed:

@@ -113,7 +113,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         del device, is_pin_memory
         model = vllm_config.model_config
-        self._tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(model.tokenizer))
+        self._tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(model.tokenizer, trust_remote_code=False))
         self._vocabulary = len(cast(Any, self._tokenizer))
         self._end_ids = turn_end.end_ids(_folder_of(model.model, model.revision), self._tokenizer)
         self._context: int = model.max_model_len
@@ -334,5 +334,6 @@ class VLLMEngine(LocalEngine):
                 raise
             raise TennerError(f"vLLM rejects evaluate.vllm: {e}", hint="its keys are arguments of vllm.LLM") from e
         return cls(
-            llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir)), wait_text=wait_text, model_dir=model_dir
-        )
+            llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)),
+            wait_text=wait_text, model_dir=model_dir,
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from tenner.clients.api_keys import key_in_environment
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
-from tenner.core import hardware
+from tenner.core import hardware, model_folder
 from tenner.core.chat_template import set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, Tokenizer
@@ -117,13 +117,15 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
     from tenner.inference.api import ApiEngine
 
     http.check_proxies()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with model_folder.loading(folder, "holds no usable tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
+    urls = [endpoint.base_url, *endpoint.further_base_urls]
     return ApiEngine(
-        endpoint.base_url, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
+        urls, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
         api_key=key_in_environment(endpoint.api_key_env) or NO_KEY, requests=wanted.rows, wait_text=wanted.wait_text,
-        model_dir=folder,
+        model_dir=folder, say=run.screen.say,
     )  # fmt: skip
 
 

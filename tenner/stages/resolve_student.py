@@ -14,6 +14,7 @@ from tenner.core.recipe import Experiment, Recipe
 from tenner.core.run import stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
+from tenner.core.terminal import say
 from tenner.inference import engines
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, WAIT_TEXT
 
@@ -78,7 +79,9 @@ def load(
 ) -> "LocalEngine":
     """The engine with the student in it: vLLM where it is installed, unless one is named.
 
-    `rows` answers are decoded at a time. A warning on standard error names a precision that is slow on this device.
+    `rows` answers are decoded at a time, on a CPU in as many threads as cores are free. A warning on standard error
+    names a precision that is slow on this device.
+
     Raises TennerError where the student cannot be asked as the options say, where vLLM is named and not installed, or
     where the device is not available.
     """
@@ -87,13 +90,15 @@ def load(
     template = student.template(load_tokenizer(student.model_dir, student.chat_template))
     template.check(student.fmt)
     for note in template.notes:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     if engine is None:
         engine = "vllm" if engines.is_there("vllm") else "hf"
     if options.precision != "auto":
         kind = hardware.device_kind(options.device)
         if warning := hardware.slowness(kind, options.precision):
-            print(warning, file=sys.stderr)
+            say(warning, file=sys.stderr)
+    if engine == "hf" and hardware.device_kind(options.device) == "cpu" and (line := hardware.use_free_cores()):
+        say(line, file=sys.stderr)
     loaded = engines.load(
         engine, student.model_dir, rows=rows, wait_text=student.wait_text, precision=options.precision,
         device=options.device,
@@ -145,6 +150,7 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     model_dir = path / "student"
     if not model_dir.is_dir():
         raise TennerError(f"{path} has no distilled student yet", hint=f"tenner train {path}")
+    folder.verify_folder(model_dir.name)
     from tenner.inference.server.served_student import ServedStudent
 
     evaluate = recipe.evaluate
@@ -179,7 +185,7 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
                 f"{address} is not a run folder, and its chat template does not tell the think format",
                 hint=f"give a run's folder, or say --format {'|'.join(FORMATS)}",
             )
-        print(f"think format {fmt.name}, as the chat template of {address} has it", file=sys.stderr)
+        say(f"think format {fmt.name}, as the chat template of {address} has it", file=sys.stderr)
     else:
         fmt = FORMATS[options.format]
     hub_name = HUB.fullmatch(address)

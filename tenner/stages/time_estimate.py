@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from tenner.budget.assumptions import BASE_SHARE
 from tenner.core import turn_end
 from tenner.core.chat_template import encode_prompt
 from tenner.core.formats import FORMATS
@@ -14,10 +15,11 @@ from tenner.core.sections import PromptForm
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
 
+if TYPE_CHECKING:
+    from tenner.training.speed_probe import TrainingSpeed
+
 EXAMPLES = 64
 """Questions by whose lengths the others are judged."""
-BASE_SHARE = 0.85
-"""Of its limits, an untrained student uses about so much: it seldom ends on its own."""
 DELIMITER_TOKENS = 6
 """What a cut and its cue put in, fed beside each answer."""
 WAIT_SHARE = 0.5
@@ -51,14 +53,18 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         return fmean(len(encode_prompt(engine.tokenizer, render(engine.tokenizer, q, form, recipe))) for q in examples)
 
     def of_base(form: PromptForm, thinking_max: int, answer_max: int) -> Lengths:
-        return Lengths(prompt_tokens(form), BASE_SHARE * thinking_max, BASE_SHARE * answer_max)
+        return Lengths(
+            prompt_tokens(form),
+            BASE_SHARE.expected * thinking_max,
+            BASE_SHARE.expected * answer_max,
+        )
 
     attempt, evaluate = recipe.attempt, recipe.evaluate
     found = [
         StageForecast(
             stage="attempt",
             part=f"{name}, {form.name}",
-            seconds=_sweep_seconds(
+            seconds=sweep_seconds(
                 speed, of_base(form, attempt.thinking_tokens_max, attempt.answer_tokens_max), attempt.questions,
                 [0, attempt.thinking_tokens_max], waits=[], rows=rows,
             ),
@@ -76,7 +82,7 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         ("distilled", distilled),
     ):
         if lengths is not None:
-            seconds = _sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
+            seconds = sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
             found.append(StageForecast(stage="evaluate", part=name, seconds=seconds))
     return found
 
@@ -98,20 +104,24 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _sweep_seconds(
-    speed: DecodingSpeed, lengths: Lengths, questions: int, budgets: Sequence[int], *, waits: Sequence[int], rows: int
-) -> float:
-    """Of all questions under all budgets; a sweep thinks once, and every budget has an answer of its own."""
+def sweep_tokens(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> tuple[float, float]:
+    """The tokens that one question has generated and fed; a sweep thinks once, every budget has its own answer."""
     thinking = min(lengths.thinking, budgets[-1])
     longer = sum(min(budgets[-1] - thinking, WAIT_SHARE * thinking * n) for n in waits)
     policies = len(budgets) + len(waits)
-    steps = thinking + longer + policies * lengths.answer
-    fed = lengths.prompt + policies * DELIMITER_TOKENS
+    return thinking + longer + policies * lengths.answer, lengths.prompt + policies * DELIMITER_TOKENS
+
+
+def sweep_seconds(
+    speed: DecodingSpeed, lengths: Lengths, questions: int, budgets: Sequence[int], *, waits: Sequence[int], rows: int
+) -> float:
+    """Of all questions under all budgets."""
+    steps, fed = sweep_tokens(lengths, budgets, waits)
     groups = [min(rows, questions - first) for first in range(0, questions, rows)]
     return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed) for n in groups)
 
 
-def _examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
+def examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
     """What a student would learn of these questions, where that is known before anything is traced."""
     if run.recipe.trace.client != "reference-solution":
         return []
@@ -123,7 +133,7 @@ def _examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
 
 
 def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Run) -> Lengths | None:
-    samples = _examples_learned(run, questions)
+    samples = examples_learned(run, questions)
     if not samples:
         return None
 
@@ -140,9 +150,20 @@ def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Ru
 
 
 def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> float | None:
-    samples = _examples_learned(run, questions)
+    found = training_speed(run, base, examples_learned(run, questions))
+    if found is None:
+        return None
+    speed, mean_tokens = found
+    tokens = mean_tokens * run.recipe.select.samples * run.recipe.train.epochs
+    return speed.loading_seconds + tokens * speed.token_seconds
+
+
+def training_speed(run: Run, base: Path, samples: Sequence[Sample]) -> "tuple[TrainingSpeed, float] | None":
+    """How fast the student is trained on these samples, and their mean tokens; None without any, or for a student too
+    large to be loaded only for this.
+    """
     weights_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    if not samples or weights_bytes > PROBED_BYTES_MAX:
+    if not samples or weights_bytes > PROBED_BYTES_MAX or run.recipe.train.backend is not None:
         return None
     from tenner.training import distributed, loss_mask, speed_probe, student
 
@@ -153,5 +174,4 @@ def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> fl
     encoded = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples]
     world = distributed.here(recipe.machine.device)
     speed = speed_probe.training_speed(base, encoded, recipe.train, world, seed=recipe.seed)
-    tokens = fmean(len(e.ids) for e in encoded) * recipe.select.samples * recipe.train.epochs
-    return speed.loading_seconds + tokens * speed.token_seconds
+    return speed, fmean(len(e.ids) for e in encoded)

@@ -25,10 +25,7 @@ def learn(run: Run) -> tuple[int, int]:
     """Fine-tune the student on the samples; machine time is charged step by step."""
     recipe, folder = run.recipe, run.folder
     optional_libraries.check(recipe.train)
-    base, encoded, too_long = _prepared(folder, recipe)
-    folder.write("dropped-train", too_long)
-    if too_long:
-        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
+    base, encoded, too_long = prepare(run)
     workdir = folder.path / FOLDER
     precision = run.hardware("train", recipe.train.precision).precision
     settings = recipe.train.model_copy(update={"precision": precision})
@@ -39,15 +36,14 @@ def learn(run: Run) -> tuple[int, int]:
         tracker_of(recipe) as track,
     ):
         if idle := distributed.idle_gpus(world):
-            run.screen.say(
-                f"{idle} more GPUs are here: torchrun --nproc-per-node {idle + 1} -m tenner train {folder.path}"
-            )
+            run.screen.say(f"{idle} more GPUs are here: tenner train {folder.path} uses all, and so does tenner launch")
 
         def on_begin(found: Found) -> None:
             for line in found.refused:
                 run.screen.say(f"{line}: going on from step {found.step}")
             # Steps after the checkpoint are done again, and so are their rows of the curve.
-            folder.write("training", folder.read("training", TrainStep)[: found.step])
+            rows = folder.read("training", TrainStep)
+            folder.write("training", [row for row in rows if row.step < found.step])
 
         def on_step(done: loop.StepReport) -> None:
             meter.tick()
@@ -66,7 +62,18 @@ def learn(run: Run) -> tuple[int, int]:
             result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,
             chat_template=recipe.student.chat_template, saved_template=_saved_template(run, base),
         )  # fmt: skip
+        for name in ("student", "adapter"):
+            folder.wrote_folder(name)
     return len(encoded) + len(too_long), len(encoded)
+
+
+def prepare(run: Run) -> tuple[Path, list[Encoded], list[Drop]]:
+    """The untrained student, the samples as it reads them, and those that are too long, which are reported."""
+    base, encoded, too_long = _prepared(run.folder, run.recipe)
+    run.folder.write("dropped-train", too_long)
+    if too_long:
+        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
+    return base, encoded, too_long
 
 
 def follow(path: Path, *, device: Device | None = None) -> None:
@@ -76,6 +83,7 @@ def follow(path: Path, *, device: Device | None = None) -> None:
     assert recipe is not None, "the folder is a run's"
     if folder.done("train"):
         return
+    plan.check_trains_here(recipe.train)
     base, encoded, _too_long = _prepared(folder, recipe)
     with distributed.join(device=device or recipe.machine.device, shard_over=recipe.train.shard_over) as world:
         loop.train(
@@ -84,21 +92,25 @@ def follow(path: Path, *, device: Device | None = None) -> None:
         )  # fmt: skip
 
 
-def foresee(path: Path, *, device: Device | None = None) -> plan.Plan:
+def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> plan.Plan:
     """What training the run in `path` takes of this machine, by the real lengths of its samples; writes nothing there.
 
-    Raises TennerError for a run that is not yet so far.
+    `processes` are those that would be started, where torchrun has not started some. Raises TennerError for a run that
+    is not yet so far.
     """
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
     assert recipe is not None, "the folder is a run's"
+    plan.check_trains_here(recipe.train)
     before = recipe.stages[recipe.stages.index("train") - 1]
     if not folder.done(before):
         raise TennerError(f"train needs {before}, which is not done", hint=f"tenner {before} {path}")
     base, encoded, _too_long = _prepared(folder, recipe)
     own = distributed.here(device or recipe.machine.device).device
     machine = plan.Machine(
-        distributed.launched_size(), on_gpu=own.type != "cpu", memory_gb=distributed.device_bytes(own) / plan.GB
+        max(processes, distributed.launched_size()),
+        on_gpu=own.type != "cpu",
+        memory_gb=distributed.device_bytes(own, processes=processes) / plan.GB,
     )
     longest_tokens = max(len(e.ids) for e in encoded)
     return plan.plan(
@@ -156,6 +168,7 @@ def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], l
 
 def _note(step: TrainStep, recipe: Recipe) -> str:
     """What the bar says beside the loss: speed, MFU where it is known, memory, and the price of what is left."""
+    assert step.tokens_per_second is not None, "it was made here"
     hours_left = (step.tokens_left or 0) / step.tokens_per_second / 3600
     mfu = f"{step.mfu_causal:.0%} MFU  " if step.mfu_causal is not None else ""
     return (

@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
+from tenner.core import model_folder
 from tenner.core.errors import TennerError
 from tenner.core.suggest import did_you_mean
 from tenner.training import layer_trace
@@ -114,6 +115,9 @@ def _config(fields: dict[str, Any]) -> PreTrainedConfig:
         hint = did_you_mean(str(family), CONFIG_MAPPING, "update transformers, if the family is a new one")
         raise TennerError(f"config.json: transformers knows no model_type {family!r}", hint=hint)
     nested = fields.get("text_config")
+    for section in (fields, nested):
+        if isinstance(section, dict):
+            model_folder.check_sizes(section, "config.json")
     told = fields | (nested if isinstance(nested, dict) else {})
     try:
         with warnings.catch_warnings():
@@ -160,7 +164,7 @@ def _empty(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 def _from_config(config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=dtype, attn_implementation=attention
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
     return model
 

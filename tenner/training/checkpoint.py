@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from tenner.core.disk import disk_errors
 from tenner.core.errors import StorageFull, TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.training.distributed import World
 
 KEPT = 2

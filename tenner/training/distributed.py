@@ -106,14 +106,14 @@ def here(device: Device = "auto") -> World:
     return World(0, 1, torch.device(hardware.device_kind(device)))
 
 
-def device_bytes(device: torch.device) -> int:
-    """The memory of a GPU, or this process' share of the machine's."""
+def device_bytes(device: torch.device, *, processes: int = 1) -> int:
+    """The memory of a GPU, or a process' share of the machine's: of those that torchrun started, or of `processes`."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory())
     machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return machine_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return machine_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))
 
 
 def idle_gpus(world: World) -> int:
@@ -139,12 +139,7 @@ def join(*, device: Device = "auto", shard_over: int | None = None) -> Iterator[
     if device == "mps":
         raise TennerError("several processes cannot train on one Apple GPU", hint="train with one process")
     on_gpu = kind == "cuda"
-    over = size if shard_over is None else shard_over
-    if size % over:
-        raise TennerError(
-            f"{size} processes cannot share copies of the weights over {over} each",
-            hint="train.shard_over must divide the number of processes; left out, all share one copy",
-        )
+    over = check_sharing(size, shard_over)
     own = torch.device("cpu")
     if on_gpu:
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -155,6 +150,17 @@ def join(*, device: Device = "auto", shard_over: int | None = None) -> Iterator[
         yield World(rank, size, own, init_device_mesh(own.type, shape, mesh_dim_names=names))
     finally:
         distributed.destroy_process_group()
+
+
+def check_sharing(size: int, shard_over: int | None) -> int:
+    """How many of `size` processes share one copy of the weights. Raises TennerError where not all copies are whole."""
+    over = size if shard_over is None else shard_over
+    if size % over:
+        raise TennerError(
+            f"{size} processes cannot share copies of the weights over {over} each",
+            hint="train.shard_over must divide the number of processes; left out, all share one copy",
+        )
+    return over
 
 
 def local_part(weight: Tensor) -> Tensor:

@@ -145,20 +145,21 @@ def train(
                     loss = _forward_backward(doing, encoded, lengths, learner, settings, world)
                 norm = _grad_norm(doing, encoded, learner, world)
                 lr = learning_rate(step, len(plan), settings)
-                with interrupts_held():
+                with interrupts_held():  # a step that is done is reported: the checkpoint will not do it again
                     optimizer.step(lr=lr, divisor=max(1.0, norm / settings.grad_clip_norm))
                     learner.weights.clear()
                     step += 1
-                now = time.monotonic()
-                tokens_left -= doing.tokens
-                used, non_causal = _utilisation(doing.work, now - began, best_tflops, world)
-                report = StepReport(
-                    step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
-                    doing.tokens / (now - began), used, non_causal, _memory_bytes(world), now - reported,
-                )  # fmt: skip
-                reported = now
-                wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
-                if _report_and_sync(on_step, report, world, termination, wants_save=wants_save):
+                    now = time.monotonic()
+                    tokens_left -= doing.tokens
+                    used, non_causal = _utilisation(doing.work, now - began, best_tflops, world)
+                    report = StepReport(
+                        step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
+                        doing.tokens / (now - began), used, non_causal, _memory_bytes(world), now - reported,
+                    )  # fmt: skip
+                    reported = now
+                    wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
+                    saves = _report_and_sync(on_step, report, world, termination, wants_save=wants_save)
+                if saves:
                     save()
                     saved, saved_step = time.monotonic(), step
                 if step % GIVE_BACK_STEPS == 0:

@@ -76,7 +76,8 @@ def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
 
     Raises TennerError where the student's config.json is not at hand, or is of a family that is not known.
     """
-    _check(machine, recipe.train)  # before a config.json is looked for
+    check_trains_here(recipe.train)
+    check(machine, recipe.train)  # before a config.json is looked for
     return plan(_architecture(recipe, config), recipe.train, machine, longest_tokens=recipe.train.tokens_max)
 
 
@@ -87,7 +88,7 @@ def plan(
 
     Raises TennerError for a number of ranks or GB that cannot be.
     """
-    _check(machine, train)
+    check(machine, train)
     if train.precision == "auto":  # a GPU that is rented for this is of a generation that has bfloat16
         precision = "bf16" if machine.on_gpu else hardware.best_precision("cpu")
         train = train.model_copy(update={"precision": precision})
@@ -149,7 +150,16 @@ def _row_tokens(train: Train, longest_tokens: int, fit: Callable[[Train], bool |
     return changes(steps[fitting - 1]) if fitting else {}
 
 
-def _check(machine: Machine, train: Train) -> None:
+def check_trains_here(train: Train) -> None:
+    """Raise TennerError where a service trains: it needs no memory and no processes of this machine."""
+    if train.backend is not None:
+        raise TennerError(
+            f'with train.backend = "{train.backend}" a service trains, and not this machine',
+            hint="tenner train RUN, in one process, says what the training will cost",
+        )
+
+
+def check(machine: Machine, train: Train) -> None:
     if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
     if machine.ranks > 1 and train.quantization:
@@ -162,7 +172,7 @@ def read_config(path: Path) -> Architecture:
     """Raises TennerError for a file that cannot be read or is no config.json of a model that transformers knows."""
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TennerError(
             f"{path} cannot be read: {error}", hint="it is a model's config.json that is needed"
         ) from error

@@ -1,7 +1,6 @@
 """The student's weights and tokenizer in and out of a Hugging Face folder."""
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,12 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from tenner.core import model_folder
 from tenner.core.chat_template import set_template
+from tenner.core.disk import FULL, REFUSED, disk_errors
 from tenner.core.errors import TennerError
-from tenner.core.run_folder import disk_errors
 
 ADDRESS_HINT = "an address is wheel:NAME==VERSION/FILE.gguf#sha256=HEX, hf:org/name@revision, or a local folder"
-DISK_FULL = os.strerror(errno.ENOSPC)
+DISK_ERRORS = (*FULL, *REFUSED)
 
 
 def load(
@@ -34,14 +34,10 @@ def load(
     if device is not None:
         how["device_map"] = {"": device}
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
+    with model_folder.loading(folder, "cannot be loaded as a causal language model"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, **how
+            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **how
         )
-    except (OSError, ValueError) as error:
-        raise TennerError(
-            f"{folder} cannot be loaded as a causal language model: {error}", hint=ADDRESS_HINT
-        ) from error
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -50,10 +46,11 @@ def load_empty(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
     """The model without its weights: they are on the meta device, its buffers (tables of positions) are real."""
     from accelerate import init_empty_weights
 
-    config = AutoConfig.from_pretrained(folder)
+    with model_folder.loading(folder, "cannot be loaded as a causal language model"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=dtype, attn_implementation=attention
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
     model.tie_weights()
     model.eval()  # type: ignore[no-untyped-call]
@@ -70,8 +67,9 @@ class StoredWeights:
         self._folder = folder
         self._files: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            file: Any = safe_open(path, framework="pt")
-            self._files |= dict.fromkeys(file.keys(), file)
+            with model_folder.loading(path, "cannot be read"):
+                file: Any = safe_open(path, framework="pt")
+                self._files |= dict.fromkeys(file.keys(), file)
         if not self._files:
             raise TennerError(
                 f"{folder} holds no safetensors, which training on several devices reads", hint=ADDRESS_HINT
@@ -92,10 +90,8 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
 
     Raises TennerError where there is none, or no such template.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise TennerError(f"{folder} holds no usable tokenizer: {error}", hint=ADDRESS_HINT) from error
+    with model_folder.loading(folder, "holds no usable tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     set_template(tokenizer, chat_template)
     return tokenizer
 
@@ -136,9 +132,10 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
             try:
                 yield partial
             except SafetensorError as e:  # it has the system's message, and not its number
-                if DISK_FULL in str(e):
-                    raise OSError(errno.ENOSPC, str(e)) from e
-                raise
+                found = next((number for number in DISK_ERRORS if os.strerror(number) in str(e)), None)
+                if found is None:
+                    raise
+                raise OSError(found, os.strerror(found), str(folder)) from e
             if folder.exists():
                 folder.rename(old)
             partial.rename(folder)

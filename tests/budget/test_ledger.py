@@ -189,10 +189,28 @@ def test_after_a_reply_that_cost_more_all_reservations_of_its_model_grow_by_as_m
             ledger.reserve(payee, 1)
 
 
-@pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 4000])
-def test_a_damaged_database_is_one_line(content, tmp_path):
+DAMAGED = {
+    "cut": lambda data: data[: len(data) // 2],
+    "no database": lambda data: b"hello" + data[5:],
+    "no header": lambda data: data[:16] + bytes(16) + data[32:],
+    "pages": lambda data: data[:4096] + bytes(x ^ 0xFF for x in data[4096:8192]) + data[8192:],
+}
+
+
+def open_and_read(path):
+    with closing(Ledger(path, budget_usd=1.0)) as ledger:
+        ledger.lose_orphans()
+        return ledger.rows()
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_database_is_one_line(damage, tmp_path):
     path = tmp_path / "run.db"
-    path.write_bytes(content)
-    for use in (lambda: Ledger(path, budget_usd=1), lambda: read_spend(path)):
-        with pytest.raises(TennerError, match=r"run\.db is damaged"):
-            use()
+    with closing(Ledger(path, budget_usd=1.0)) as ledger:
+        for number in range(20):
+            settle(ledger, ledger.reserve(PAYEE, 600), key=str(number))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(TennerError, match=r"run\.db is damaged: "):
+        read_spend(path)
+    with pytest.raises(TennerError, match=r"run\.db is damaged: "):
+        open_and_read(path)

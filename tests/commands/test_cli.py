@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import pytest
 from commands import tenner, tenner_here
 
 from tenner import pipeline
+from tenner.core import recipe
+from tenner.core.errors import BudgetReached
+from tenner.core.progress import Screen
+from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
 from tenner.core.stage_names import SELECT_FIRST, TRACE_FIRST
 
@@ -32,10 +37,23 @@ def refused(*args, by=tenner_here, exit_code=2):
 @pytest.fixture(scope="module")
 def gathered(tiny_recipe, tmp_path_factory):
     """A run whose first two stages are done, stopped by the cap before it computes."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    done = tenner("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0")
-    assert done.returncode == 3, done.stderr
+    return stopped(tiny_recipe, tmp_path_factory.mktemp("runs") / "run")
+
+
+def stopped(tiny_recipe, path):
+    with (
+        pytest.raises(BudgetReached),
+        open_run(path, recipe.load(str(tiny_recipe)), Screen(), budget_usd=0.0) as run,
+    ):
+        pipeline.run_stages(run, ["gather", "clean", "attempt"])
     return path
+
+
+def test_a_cap_below_the_low_estimate_is_refused_before_anything_starts(tiny_recipe, tmp_path):
+    message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--budget-usd", "0", by=tenner)
+    assert "the cap of $0 is below what the run takes at least: $" in message
+    assert "hint: raise it (--budget-usd), or see `tenner plan`" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_cap_stops_with_exit_code_3_and_says_how_to_go_on(gathered):
@@ -87,15 +105,19 @@ def test_a_stage_whose_turn_has_not_come(gathered):
     )
 
 
-def test_a_corrupt_line(tiny_recipe, tmp_path):
-    path = tmp_path / "run"
-    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
-    lines = (path / "clean.jsonl").read_text().splitlines(keepends=True)
+def test_a_file_that_was_changed(tiny_recipe, tmp_path):
+    path = stopped(tiny_recipe, tmp_path / "run")
+    good = (path / "clean.jsonl").read_text()
+    lines = good.splitlines(keepends=True)
     lines[4] = lines[4].replace("{", "[", 1)
     (path / "clean.jsonl").write_text("".join(lines))
     message = refused("run", tiny_recipe, "--run-dir", path, "--budget-usd", "1", by=tenner)
-    assert f"{path}/clean.jsonl, line 5 is not a Question" in message
-    assert "hint: mend or delete the line" in message
+    assert f"{path}/clean.jsonl is damaged: its contents have changed since the stage clean wrote it" in message
+    assert "hint: restore it from a copy; or delete clean.jsonl and, in stages/, clean.json" in message
+    for name in ("clean.jsonl", "stages/clean.json"):
+        (path / name).unlink()
+    assert tenner_here("run", tiny_recipe, "--run-dir", path, "--budget-usd", "0").returncode == 3
+    assert (path / "clean.jsonl").read_text() == good
 
 
 def test_two_runs_on_one_folder(gathered):
@@ -194,3 +216,41 @@ def test_a_server_with_a_key_ends_cleanly_when_told(tiny_model_dir, number, exit
         assert process.returncode == exit_code, stderr
         assert "Traceback" not in stderr
         assert "sesame" not in stdout + stderr
+
+
+def test_a_misspelt_command_gets_the_right_one():
+    assert refused("trian") == "tenner: there is no command trian\nhint: did you mean train?"
+
+
+def test_a_recipe_is_shown_as_it_is_written():
+    text = recipe.built_in()["demo"]
+    assert tenner_here("recipes", "--show", "demo").stdout == tenner_here("recipes", "demo").stdout == text
+    assert "did you mean demo?" in refused("recipes", "--show", "dmo")
+    assert "separate questions" in refused("recipes", "demo", "--keys")
+
+
+def test_the_keys_of_a_recipe_are_told_with_type_default_and_meaning():
+    lines = tenner_here("recipes", "--keys", "trace").stdout.splitlines()
+    assert "trace.output_tokens_max: integer, default 32000" in lines
+    assert "thinking and answer together" in lines[lines.index("trace.output_tokens_max: integer, default 32000") + 1]
+    facts = json.loads(tenner_here("recipes", "--keys", "--json").stdout)
+    assert facts["train.lr"] == {
+        "type": "number",
+        "required": True,
+        "default": None,
+        "may_change": False,
+        "meaning": "",
+    }
+    assert facts["gather.sources"]["type"] == "tables [[…]]"
+    assert facts["train.method"]["type"] == '"full" | "lora"'
+    assert facts["budget_usd"]["may_change"]
+    assert "did you mean train?" in refused("recipes", "--keys", "trian")
+
+
+def test_a_pool_that_is_too_small_is_refused_before_anything_computes(tiny_recipe, tmp_path):
+    message = refused(
+        "run", tiny_recipe, "--run-dir", tmp_path / "run", "--set", "select.samples=1999",
+        "--set", 'gather.families=["weekdays"]',
+    )  # fmt: skip
+    assert re.search(r"\d+ questions are left after cleaning, and select.samples = 1,999", message)
+    assert "nothing has been paid yet" in message

@@ -120,6 +120,17 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     ), told
 
 
+def test_a_folder_in_which_the_cap_let_nothing_be_bought_takes_another_job(file):
+    with ChatServer() as server:
+        assert trace(file, server, budget_usd=0.0000001).returncode == 3
+        done = trace(file, server, "--suffix", " Be brief.", budget_usd=1)
+        assert done.returncode == 0, done.stderr
+        assert "holds nothing yet that was bought: it begins again with these settings" in done.stderr
+        locked = trace(file, server, "--suffix", "", budget_usd=1)
+        assert "holds the traces of a file of questions with other settings" in refused(locked)
+        assert "hint: choose another --out; this one stays as it is" in locked.stderr
+
+
 def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
     with ChatServer() as server:
         stopped = trace_alone(file, server, budget_usd=0.0007)

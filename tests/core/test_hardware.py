@@ -141,3 +141,32 @@ def test_peak_memory_is_of_this_process_alone():
     before, after = map(int, subprocess.check_output([sys.executable, "-c", program]).split())
     assert before < 300_000_000
     assert 90_000_000 < after - before < 110_000_000
+
+
+@pytest.mark.parametrize(
+    ("load", "own", "all_cores", "free"),
+    [(0.0, 8, 8, 8), (0.3, 8, 8, 8), (3.2, 8, 8, 5), (7.9, 8, 8, 1), (30.0, 8, 8, 1), (1.0, 2, 2, 1), (32.0, 8, 64, 4)],
+)
+def test_free_cores_are_what_the_load_leaves(monkeypatch, load, own, all_cores, free):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: all_cores)
+    monkeypatch.setattr(hardware, "cores", lambda: own)
+    assert hardware.free_cores() == free
+
+
+def test_threads_follow_the_free_cores_unless_they_are_set(monkeypatch):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(hardware, "free_cores", lambda: 2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        assert (hardware.use_free_cores(), torch.get_num_threads()) == (None, 4)
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        line = hardware.use_free_cores()
+        assert line is not None
+        assert line.startswith("2 threads")
+        assert (torch.get_num_threads(), hardware.use_free_cores()) == (2, None)
+    finally:
+        torch.set_num_threads(before)

@@ -127,3 +127,45 @@ def test_the_command_line_names_one_cap_at_most():
 def test_only_a_model_that_answers_can_label(client: str) -> None:
     with pytest.raises(ValueError, match="'openai' or 'gemini'"):
         Labeller.model_validate({"client": client, "model": "m", "replay_from": "runs/x"})
+
+
+DEEP = "[" * 3000 + "]" * 3000
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"name={DEEP}", "its value is nested too deeply"),
+        (".".join("a" * 30) + "=1", "is nested too deeply"),
+        ("student.system_prompt=\ud83d", "half characters"),
+        ("seed=" + "9" * 5000, "seed"),
+    ],
+)
+def test_an_override_that_no_setting_can_be(override, said):
+    with pytest.raises(TennerError, match=said):
+        load("demo", overrides=[override])
+
+
+@pytest.mark.parametrize("text", [f"a = {DEEP}", "a = " + "{a = " * 1000 + "1" + "}" * 1000, "seed = " + "9" * 5000])
+def test_a_file_that_no_recipe_can_be(text):
+    with pytest.raises(TennerError, match=r"^x is"):
+        parse(text, where="x")
+
+
+@pytest.mark.parametrize("name", ["\0", "\0.toml", "d" * 100_000, "\ud83d"])
+def test_a_name_that_no_file_can_have(name):
+    with pytest.raises(TennerError, match="recipe"):
+        load(name)
+
+
+def test_files_beside_a_recipe_are_found_wherever_the_command_is_given(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "questions.jsonl").touch()
+    sources = '[[gather.sources]]\nname = "a"\nfile = "questions.jsonl"\ncolumns = { question = "q" }\n'
+    sources += '[[gather.sources]]\nname = "b"\nfile = "elsewhere.jsonl"\ncolumns = { question = "q" }\n\n[clean]'
+    (tmp_path / "mine" / "my.toml").write_text("\ufeff" + DEMO.replace("[clean]", sources), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    a, b = load("mine/my.toml").gather.sources
+    assert (a.file, b.file) == (str(tmp_path / "mine" / "questions.jsonl"), "elsewhere.jsonl")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load("my.toml").gather.sources[0].file == "questions.jsonl"  # as runs from before have it

@@ -76,6 +76,12 @@ def test_an_own_id_that_occurs_twice_is_refused(tmp_path):
     assert refusal(one, two)[0] == "source s1: the id a is that of a question of s0, too"
 
 
+def test_a_row_that_lacks_a_column_which_others_have_is_named(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"question": "1+2?", "answer": 3}, {"question": "2+2?"}])
+    said, _ = refusal(source(Columns(question="question", answer="answer"), file=path))
+    assert said == "source mine: row 2 has no column answer, which others have"
+
+
 # -- s1's sources --------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,10 @@
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tenner import pipeline
@@ -29,6 +33,43 @@ def test_chunks_come_back_in_their_order(size, monkeypatch):
     expected = double(range(size))
     assert flat(LocalWorkers(2).map(double, range(size))) == expected
     assert flat(LocalWorkers(1).map(double, range(size))) == expected
+
+
+OWNER = """
+import time
+from test_workers import report_and_wait
+from tenner.data import workers
+workers.ALONE_MAX = 0
+if __name__ == "__main__":
+    list(workers.LocalWorkers(2).map(report_and_wait, range(2 * workers.CHUNK)))
+"""
+
+
+def report_and_wait(chunk):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    return chunk
+
+
+@pytest.mark.slow
+def test_workers_end_after_their_owner_was_killed(tmp_path):
+    (tmp_path / "owner.py").write_text(OWNER)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    owner = subprocess.Popen(
+        [sys.executable, tmp_path / "owner.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert owner.stdout
+    pids = [int(owner.stdout.readline()) for _ in range(2)]
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < deadline, "they have outlived their owner"
+        time.sleep(0.05)
 
 
 def node_of(chunk):  # noqa: ARG001  where it is worked on is all that is asked

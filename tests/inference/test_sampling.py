@@ -101,6 +101,15 @@ def test_a_row_is_drawn_as_if_it_were_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-45, 1e-38, 1e-31, 1e-29, 1e-7])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 5e-324])
+def test_a_temperature_near_0_draws_the_most_likely_token(temperature: float, top_p: float) -> None:
+    """Though it is 0 in float32, or the logits divided by it are infinite there."""
+    logits_RV = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 40
+    sampling = Sampling(temperature=temperature, top_p=top_p)
+    assert draw(logits_RV, [sampling] * 4, [0.0, 0.3, 0.7, 0.999]) == logits_RV.argmax(dim=-1).tolist()
+
+
 def test_the_ends_of_the_roll() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf, 0.0, -torch.inf]])
     hot = Sampling(temperature=1.0)
@@ -263,3 +272,39 @@ def test_what_the_engine_raises_ends_every_stream(ending_model_dir: Path) -> Non
                 list(stream)
         with pytest.raises(RuntimeError, match="shape"):
             scheduler.submit(request)
+
+
+def test_what_one_request_raises_ends_that_one_only(
+    ending_model_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a step of the batch, for a prompt that the model cannot be fed; and where its text is written."""
+    engine = HFEngine.load(ending_model_dir, dtype=torch.float32, rows=4)
+    requests = [Request(Prompt(str(i), f"{i} + {i}"), Policy(thinking_tokens_min=60), SHORT, 6) for i in range(6)]
+    swept = engine.sweep([r.prompt for r in requests], [requests[0].policy], SHORT, answer_tokens_max=6)
+    alone = {g.prompt_id: g for g in swept}
+    said = {token for g in alone.values() for token in g.token_ids}
+    poison = next(i for i in range(40, 97) if i not in said)
+    poisoned_prompt = Prompt("poisoned", engine.tokenizer.decode([poison]))
+
+    def refuse(_: Any, inputs: tuple[torch.Tensor]) -> None:
+        if (inputs[0] == poison).any():
+            raise IndexError("a poisoned id")
+
+    hook = engine._model.get_input_embeddings().register_forward_pre_hook(refuse)
+    with Scheduler(engine) as scheduler:
+        streams = [scheduler.submit(request) for request in requests]
+        monkeypatch.setattr(streams[5]._transcript, "fresh", lambda: 1 // 0)
+        next(iter(streams[0]))
+        for _ in range(2):
+            poisoned = scheduler.submit(Request(poisoned_prompt, Policy(), SHORT, 6))
+            with pytest.raises(IndexError, match="poisoned"):
+                list(poisoned)
+        with pytest.raises(ZeroDivisionError):
+            list(streams[5])
+        for stream in streams[:5]:
+            list(stream)
+        assert scheduler.fault is None
+        assert scheduler.streams == 0
+    hook.remove()
+    assert [stream.generation for stream in streams[:5]] == [alone[str(i)] for i in range(5)]
+    assert capsys.readouterr().err.count("request poisoned ended by IndexError: a poisoned id\n") == 2

@@ -142,7 +142,11 @@ def test_show_has_a_row_for_each_benchmark(folder):
     assert found == {(task, count) for task, (_, count) in RIGHT.items()}
     text = show.summary(folder.path)
     for task, (right, count) in RIGHT.items():
-        assert re.search(rf"{task} +distilled +≤ 4 +(0 +)?{100 * right / count:.1f}%", text)
+        _, _, after = text.partition(f"\n{task}")
+        rows = [line for line in after.partition("\n\n")[0].splitlines() if line.startswith("distilled")]
+        (row,) = [line for line in rows if "≤ 4" in line]
+        assert re.match(rf"distilled +≤ 4 +{100 * right / count:.1f}% .* {count} ", row)
+        assert len(row) <= 80
 
 
 def test_compare_and_export_keep_benchmarks_apart(folder, tmp_path):

@@ -12,14 +12,14 @@ SPEED = DecodingSpeed(step_seconds=0.1, row_seconds=0.01, prompt_token_seconds=0
 
 def test_a_sweep_thinks_once_and_answers_under_every_policy():
     lengths = time_estimate.Lengths(prompt=40, thinking=50, answer=10)
-    one = time_estimate._sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[], rows=100)
+    one = time_estimate.sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[], rows=100)
     steps, fed = 50 + 2 * 10, 100 * (40 + 2 * time_estimate.DELIMITER_TOKENS)
     assert one == pytest.approx(fed * 0.001 + steps * (0.1 + 100 * 0.01))
-    assert time_estimate._sweep_seconds(SPEED, lengths, 200, [0, 64], waits=[], rows=100) == pytest.approx(2 * one)
+    assert time_estimate.sweep_seconds(SPEED, lengths, 200, [0, 64], waits=[], rows=100) == pytest.approx(2 * one)
     # What is over the limit is cut, and a wait ends there.
-    short = time_estimate._sweep_seconds(SPEED, lengths, 100, [0, 8], waits=[], rows=100)
+    short = time_estimate.sweep_seconds(SPEED, lengths, 100, [0, 8], waits=[], rows=100)
     assert one - short == pytest.approx((50 - 8) * (0.1 + 100 * 0.01))
-    waited = time_estimate._sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[1], rows=100)
+    waited = time_estimate.sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[1], rows=100)
     more_fed = 100 * time_estimate.DELIMITER_TOKENS * 0.001
     assert waited - one == pytest.approx(more_fed + (14 + 10) * (0.1 + 100 * 0.01))
 

@@ -2,9 +2,10 @@
 
 import random
 
+from tenner.budget.estimate import Estimate
 from tenner.budget.ledger import SpendRow
 from tenner.core.formats import FORMATS
-from tenner.core.records import Completion, Grade, Policy, Setting, SourceCount, StudentName, TrainStep
+from tenner.core.records import Completion, Grade, Policy, Setting, SourceCount, StagePlan, StudentName, TrainStep
 from tenner.evaluation.report.facts import Example, FunnelRow, RunFacts, Segment, SourceRow, benchmark_facts
 from tenner.evaluation.statistics.scores import score
 
@@ -94,6 +95,12 @@ def run_facts() -> RunFacts:
                     parameters={"temperature": 0.0, "top_p": 1.0}, seeds=(), template_sha256="ab" * 32,
                     system_prompt="", suffix="", policies=tuple(POLICIES), wait_text="Wait", answer_tokens_max=12,
                     rows=100, questions=240, samples=1),
+        ],
+        plan=[
+            StagePlan(stage="gather", what="not charged", usd=Estimate.exactly(0.0)),
+            StagePlan(stage="train", what="1 x 1,000 samples", seconds=Estimate(60.0, 180.0, 400.0),
+                      usd=Estimate(0.002, 0.005, 0.011)),
+            StagePlan(stage="evaluate", what="not known"),
         ],
         training=[
             TrainStep(step=i, steps=120, loss=0.05 + 2.6 * 0.95**i + 0.03 * ((i * 7) % 5), grad_norm=1.0, lr=4e-4,

@@ -70,9 +70,11 @@ def load(model_dir: Path) -> HFEngine:
     return HFEngine.load(model_dir, rows=CLIENTS, dtype=torch.float32)
 
 
-class _Clients:
-    def __init__(self, url: str, model_dir: Path, seconds: float) -> None:
-        self.client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+class Clients:
+    """Clients that know the right answers, and count what they see."""
+
+    def __init__(self, url: str, model_dir: Path, seconds: float, *, max_retries: int = 0) -> None:
+        self.client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=max_retries)
         engine = load(model_dir)
         prompts = [Prompt(q, ChatTemplate(engine.tokenizer, system_prompt=None).question(q).text) for q in QUESTIONS]
         swept = engine.sweep(prompts, POLICIES, SHORT, answer_tokens_max=ANSWER_TOKENS_MAX)
@@ -138,7 +140,7 @@ class _Clients:
 
 async def ask(url: str, model_dir: Path, server: psutil.Process, *, seconds: float) -> LoadReport:
     """Generate load for so long, and compare the server's memory after the first fifth with that at the end."""
-    generator = _Clients(url, model_dir, seconds)
+    generator = Clients(url, model_dir, seconds)
     async with generator.client, asyncio.TaskGroup() as clients:
         for number in range(CLIENTS):
             clients.create_task(generator.ask_on(number))

@@ -311,6 +311,19 @@ def test_breaking_off_loses_no_step(tiny_model_dir, tmp_path, unbroken, error):
     assert same(weights(result), unbroken[1])
 
 
+def test_ctrl_c_loses_no_row(tiny_model_dir, tmp_path):
+    steps = []
+
+    def interrupted(report):
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)  # while the step is reported, which is not yet the end of it
+        steps.append(report.step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model_dir, tmp_path, on_step=interrupted)
+    assert (steps, resumes_at(tmp_path)) == ([0, 1, 2], 3)
+
+
 def test_ctrl_c_waits_for_the_update():
     done = []
 

@@ -288,6 +288,9 @@ def test_a_recipe_fits_the_card_it_is_written_for(name, config, ranks, gb):
 
 def test_without_a_config_it_is_asked_for(capsys):
     code, printed = told(capsys, "plan", "s1k")
+    assert code == 0, printed.err
+    assert printed.out.startswith("memory: not known: the config.json of hf:Qwen/Qwen2.5-32B-Instruct")
+    code, printed = told(capsys, "plan", "s1k", "--set", "student.model=some/folder", "--set", "student.base_model=x")
     assert code == 2
     assert "hint: give it: --config FILE" in printed.err
 
@@ -306,7 +309,7 @@ def test_a_student_that_was_fetched_before_is_found(tmp_path, monkeypatch, capsy
         (WHEEL, tmp_path / "tenner" / "students" / f"some-model-1.0-{'ab' * 8}"),
         ("hf:some/model", repository / "snapshots" / "0123"),
     ):
-        options = ("plan", "s1k", "--set", f"student.model={address}", "--json")
+        options = ("plan", "s1k", "--set", f"student.model={address}", "--set", "student.base_model=x", "--json")
         code, printed = told(capsys, *options)
         assert code == 2
         assert "is not on this machine" in printed.err

@@ -2,6 +2,7 @@
 
 import importlib
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 START_SECONDS_MAX = 120.0
+ORPHAN_FACTOR = 4.0
+"""So many deadlines after a request began, its worker ends itself."""
 SERVE = "from tenner.evaluation.grading.sandboxed_workers import serve; import sys; serve(*sys.argv[1:])"
 
 
@@ -30,12 +33,14 @@ class Failure(NamedTuple):
 class _Worker(Generic[Item, Result]):
     """One process, and the number of the request that it works on."""
 
-    def __init__(self, work: Callable[[Item], Result], prepare: Callable[[], object], memory_bytes: int) -> None:
+    def __init__(
+        self, work: Callable[[Item], Result], prepare: Callable[[], object], memory_bytes: int, deadline_seconds: float
+    ) -> None:
         self.connection, theirs = Pipe()
         # Not forked, as torch's threads may be running here; and not spawned, as that would import the main module.
         command = [sys.executable, "-c", SERVE, work.__module__, work.__name__, prepare.__name__, str(theirs.fileno())]
         self.process = subprocess.Popen(
-            [*command, str(memory_bytes)], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+            [*command, str(memory_bytes), str(deadline_seconds)], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         theirs.close()
@@ -53,8 +58,14 @@ class _Worker(Generic[Item, Result]):
         self.connection.close()
 
 
-def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_bytes: str) -> None:
-    """The main loop of a worker process, until the other end of its connection closes."""
+def serve(
+    module: str, work_name: str, prepare_name: str, handle: str, memory_bytes: str, deadline_seconds: str
+) -> None:
+    """The main loop of a worker process, until the other end of its connection closes.
+
+    A request that runs far beyond its deadline ends the process: its parent, which should have killed it, was killed
+    itself. The system's timer does that, as no thread of Python's gets its turn beside a long computation in C.
+    """
     connection = Connection(int(handle))
     with suppress(ValueError, OSError):  # macOS refuses: there a deadline alone ends what runs away
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
@@ -64,15 +75,20 @@ def serve(module: str, work_name: str, prepare_name: str, handle: str, memory_by
     while True:
         try:
             item = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
+        signal.setitimer(signal.ITIMER_REAL, ORPHAN_FACTOR * float(deadline_seconds))  # SIGALRM, which ends a process
         try:
             result = work(item)
         except MemoryError:
             result = Failure("out of memory")
         except Exception as e:  # noqa: BLE001  # any error of the library is the result of the request
             result = Failure(type(e).__name__)
-        connection.send(result)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            connection.send(result)
+        except ConnectionError:
+            return
 
 
 class SandboxedWorkers(Generic[Item, Result]):
@@ -99,7 +115,7 @@ class SandboxedWorkers(Generic[Item, Result]):
         waiting = deque(enumerate(items))
         while waiting or any(w.number is not None for w in self._workers):
             while len(self._workers) < min(self._processes, len(waiting)):
-                self._workers.append(_Worker(self._work, self._prepare, self._memory_bytes))
+                self._workers.append(_Worker(self._work, self._prepare, self._memory_bytes, self._deadline_seconds))
             for worker in [w for w in self._workers if w.ready and w.number is None]:
                 if worker.process.poll() is not None:  # killed from outside while it waited
                     self._remove(worker)

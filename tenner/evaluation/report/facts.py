@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from tenner.budget.ledger import SpendRow
@@ -20,12 +21,14 @@ from tenner.core.records import (
     Score,
     Setting,
     SourceCount,
+    StagePlan,
     TrainStep,
 )
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.report import published
 from tenner.evaluation.report.score_tables import evaluation_usd
+from tenner.evaluation.report.tables import waits
 from tenner.evaluation.statistics import test_time_compute
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
@@ -127,8 +130,14 @@ class RunFacts(NamedTuple):
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     opening: str | None = None
     """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    plan: Sequence[StagePlan] = ()
+    """What the stages were expected to take before the run began; empty where that was not known."""
+    stage_seconds: Mapping[str, float] = MappingProxyType({})
+    """Wall-clock time of each stage."""
     has_system_role: bool = True
     """Without one, the system prompt begins the first user turn."""
+    folder: str = "RUN"
+    """The run folder as commands name it."""
     is_self_contained: bool = False
     """The saved student's chat template brings system prompt and template arguments by itself."""
 
@@ -160,12 +169,14 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     template = chat_template_of(tokenizer, recipe)
     run_template = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     is_self_contained = run_template.is_file() and run_template.read_text("utf-8") != source_of(tokenizer)
     fmt = FORMATS[recipe.student.format]
     spend = spending.read(folder)
     machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,
+        folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
         base_model=recipe.student.base_model,
         license=recipe.student.license,
         think_format=fmt,
@@ -192,6 +203,8 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
+        plan=folder.read("plan", StagePlan),
+        stage_seconds={stage: done.seconds for stage in stages if (done := folder.done(stage))},
         examples=list(_examples(folder, recipe, completions, tokenizer)),
     )
 
@@ -222,7 +235,7 @@ def _examples(
     folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
 ) -> Iterator[Example]:
     """Up to three questions of different domains: one cut short, one that ended its thinking, one with a wait."""
-    asked = {q.id: q for q in folder.read("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     distilled = [c for c in completions if c.student == "distilled"]
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
     wanted = (
@@ -244,7 +257,7 @@ def _examples(
                     reference=question.answer or "",
                     segments=list(_segments(c, tokenizer, close_tokens)),
                     verdict=c.grade.verdict,
-                    policy_label=f"at most {c.policy.thinking_tokens_max} tokens, {c.policy.waits} waits",
+                    policy_label=f"at most {c.policy.thinking_tokens_max} tokens, {waits(c.policy)}",
                 )
                 break
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from tenner.evaluation.report import published
 from tenner.evaluation.report.charts import accuracy_chart, training_chart
 from tenner.evaluation.report.facts import RunFacts
-from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, source_table
+from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, plan_table, source_table
 from tenner.evaluation.report.score_tables import (
     provenance_table,
     published_tables,
@@ -22,8 +22,12 @@ from tenner.evaluation.report.sentences import (
     charted_scores,
     comparison_note,
     compute_note,
+    figures,
     headline,
+    next_commands,
     spend_note,
+    title,
+    totals,
     training_note,
 )
 
@@ -40,6 +44,10 @@ def render_html(facts: RunFacts) -> str:
     scores = charted_scores(facts)
     return environment.get_template("page.html.jinja").render(
         facts=facts,
+        title=title(facts),
+        figures=[(b.name if len(facts.benchmarks) > 1 else "", figures(b)) for b in facts.benchmarks],
+        totals=totals(facts),
+        next_commands=next_commands(facts),
         headline=headline(facts),
         comparison=comparison_note(facts),
         accuracy_wide=Markup(accuracy_chart(scores)),
@@ -55,6 +63,7 @@ def render_html(facts: RunFacts) -> str:
         source_table=source_table(facts),
         spend_note=spend_note(facts),
         spend_table=spend_table(facts),
+        plan_table=plan_table(facts),
         examples=[(e, [(part, list(run)) for part, run in groupby(e.segments, lambda s: s.part)])
                   for e in facts.examples],
         training_wide=Markup(training_chart(facts.training)),

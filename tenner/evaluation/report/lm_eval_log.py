@@ -64,8 +64,9 @@ def file_name(task: str, prompt: str, policy: Policy, moment: str) -> str:
 
 
 def folder_name(model: str) -> str:
-    """A model's name as the harness makes a folder of it."""
-    return re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model)
+    """A model's name as the harness makes a folder of it; one of dots alone would be a folder above."""
+    name = re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model)
+    return name if name.strip(".") else "__"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,10 +1,11 @@
 """The report of a run as Markdown, and the parts of Markdown that other reports need too."""
 
+import re
 from itertools import groupby
 
 from tenner.evaluation.report import published
 from tenner.evaluation.report.facts import Example, RunFacts
-from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, source_table
+from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, plan_table, source_table
 from tenner.evaluation.report.score_tables import (
     provenance_table,
     published_tables,
@@ -17,21 +18,24 @@ from tenner.evaluation.report.sentences import (
     comparison_note,
     compute_note,
     headline,
+    next_commands,
     spend_note,
     training_note,
 )
 from tenner.evaluation.report.tables import Table
+
+TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 
 
 def render_markdown(facts: RunFacts) -> str:
     """The report; its chart is the file `accuracy.svg` beside it."""
     parts = [
         f"# tenner: {facts.title}",
-        headline(facts),
-        comparison_note(facts),
+        without_html(headline(facts)),
+        without_html(comparison_note(facts)),
         "## Accuracy by thinking budget",
         "![Accuracy by thinking budget, untrained and distilled student](accuracy.svg)",
-        chart_note(facts),
+        without_html(chart_note(facts)),
         *map(markdown_table, score_tables(facts)),
         *(("## Beside what is published", published.NOTE) if facts.published else ()),
         *map(markdown_table, published_tables(facts)),
@@ -46,6 +50,7 @@ def render_markdown(facts: RunFacts) -> str:
         "## What it cost",
         spend_note(facts),
         markdown_table(spend_table(facts)),
+        *((markdown_table(planned),) if (planned := plan_table(facts)).rows else ()),
         "## How it thinks",
         "Between ⟦ and ⟧ stands what budget forcing put in; everything else the student wrote itself.",
         *(_markdown_example(example) for example in facts.examples),
@@ -54,6 +59,8 @@ def render_markdown(facts: RunFacts) -> str:
         "## Where it comes from",
         markdown_table(provenance_table(facts)),
         markdown_table(settings_table(facts)),
+        "## What next",
+        fenced("\n".join(f"{command}  # {what}" for command, what in next_commands(facts)), "sh"),
         f"<details><summary>Recipe</summary>\n\n{fenced(facts.recipe_toml, 'toml')}\n\n</details>",
     ]
     return "\n\n".join(parts) + "\n"
@@ -72,6 +79,11 @@ def markdown_table(table: Table) -> str:
     total = [[f"**{inline(cell)}**" if cell else "" for cell in table.total]] if table.total else []
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:], *total)]
     return "\n".join((f"{inline(table.caption)}:", "", *lines))
+
+
+def without_html(text: str) -> str:
+    """A paragraph in which no tag of HTML begins: names in it may be anybody's."""
+    return TAG.sub("&lt;", text)
 
 
 def fenced(text: str, language: str = "") -> str:

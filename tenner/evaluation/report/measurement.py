@@ -11,7 +11,7 @@ from tenner.core.records import Completion, Question, Score, Setting
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.benchmarks import benchmark_of
 from tenner.evaluation.report import published
-from tenner.evaluation.report.markdown import fenced, markdown_table
+from tenner.evaluation.report.markdown import fenced, markdown_table, without_html
 from tenner.evaluation.report.score_tables import (
     evaluation_usd,
     provenance_table,
@@ -62,8 +62,8 @@ def render_markdown(facts: MeasurementFacts) -> str:
     """The report."""
     parts = [
         f"# tenner: {facts.title}",
-        f"{facts.questions:,} questions of {facts.benchmark}. Intervals are 95 %, with questions as clusters; unparsed "
-        "answers count as not correct, missing ones as neither.",
+        f"{facts.questions:,} questions of {without_html(facts.benchmark)}. Intervals are 95 %, with questions as "
+        "clusters; unparsed answers count as not correct, missing ones as neither.",
         *(("## Beside other models", published.NOTE) if facts.published else ()),
         *map(markdown_table, published_tables(facts)),
         "## Scores",

@@ -4,7 +4,7 @@ import json
 
 from tenner.core.formats import ThinkFormat
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
-from tenner.evaluation.report.markdown import fenced, markdown_table
+from tenner.evaluation.report.markdown import fenced, markdown_table, without_html
 from tenner.evaluation.report.run_tables import family_tables
 from tenner.evaluation.report.score_tables import score_tables
 from tenner.evaluation.report.sentences import comparison_note, headline, spend_note
@@ -14,8 +14,8 @@ def model_card(facts: RunFacts) -> str:
     """`student/README.md`: YAML front matter, use, scores, limits and spend."""
     parts = [
         _front_matter(facts),
-        f"# {_name(facts)} that thinks, by tenner ({facts.title})",
-        f"{headline(facts)} {comparison_note(facts)}",
+        without_html(f"# {_name(facts)} that thinks, by tenner ({facts.title})"),
+        without_html(f"{headline(facts)} {comparison_note(facts)}"),
         _think_format(facts.think_format),
         "## Use",
         fenced(_usage(facts), "python"),
@@ -23,11 +23,13 @@ def model_card(facts: RunFacts) -> str:
         *map(markdown_table, score_tables(facts)),
         *map(markdown_table, family_tables(facts)),
         "## Limits",
-        f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
-        f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other languages "
-        f"or safety; its size and all other weaknesses are those of {facts.base_model}.",
+        without_html(
+            f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
+            f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other "
+            f"languages or safety; its size and all other weaknesses are those of {facts.base_model}."
+        ),
         "## Spend",
-        spend_note(facts),
+        without_html(spend_note(facts)),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -3,7 +3,7 @@
 from tenner.core.records import Score
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import benchmark_caption
-from tenner.evaluation.report.tables import DASH, Table, interval, percent
+from tenner.evaluation.report.tables import DASH, Table, interval, percent, usd
 from tenner.evaluation.statistics import test_time_compute
 
 
@@ -45,6 +45,26 @@ def source_table(facts: RunFacts) -> Table:
     ]  # fmt: skip
     header = ("source", "where", "licence", "questions", "published", "trained on", "of these")
     return Table("Where the questions come from", "lllrrrl", header, rows)
+
+
+def plan_table(facts: RunFacts) -> Table:
+    """What each stage was expected to take before the run began, and what it took; no rows where nothing was said."""
+    rows = []
+    for stage in facts.plan:
+        own = [row for row in facts.spend if row.stage == stage.stage]
+        spent, charged = sum(row.cost_usd for row in own), sum(row.machine_seconds for row in own)
+        if not (stage.seconds or spent or (stage.usd and stage.usd.high)):
+            continue
+        took = charged or facts.stage_seconds.get(stage.stage, 0.0)
+        times = [f"{seconds:,.0f}" for seconds in stage.seconds] if stage.seconds else [DASH, DASH]
+        money = [usd(each) for each in stage.usd] if stage.usd else [DASH, DASH]
+        rows.append((
+            stage.stage,
+            times[1], f"{times[0]}{DASH}{times[-1]}" if stage.seconds else DASH, f"{took:,.0f}",
+            money[1], f"{money[0]}{DASH}{money[-1]}" if stage.usd else DASH, usd(spent),
+        ))  # fmt: skip
+    header = ("stage", "seconds expected", "low to high", "taken", "cost expected", "low to high", "spent")
+    return Table("What each stage was expected to take before the run began, and took", "lrrrrrr", header, rows)
 
 
 def _family_table(facts: RunFacts, benchmark: BenchmarkFacts) -> Table:

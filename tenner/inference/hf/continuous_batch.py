@@ -6,6 +6,8 @@ is prefilled once and its thinking sampled once, however many policies share it.
 are left, they take a waiting policy of a busy row, with a copy of the state of the common prefix. (A decoder that
 cannot shorten a state keeps that of the prompt, and is fed the common ids again.)
 
+A trial answer of early exit is decoded in the row of its completion, whose state is then shortened to the thinking.
+
 Shape suffixes: R rows, V vocabulary.
 """
 
@@ -25,10 +27,14 @@ PREFILL_TOKENS_MAX = 8192
 class _Row:
     """One running completion. The decoder has cached the first `cached` ids of prompt and completion."""
 
-    def __init__(self, job: Job, machine: ForcingMachine, cached: int) -> None:
+    def __init__(
+        self, job: Job, machine: ForcingMachine, cached: int, *, thinking: ForcingMachine | None = None
+    ) -> None:
         self.job = job
         self.machine = machine
         self.cached = cached
+        self.thinking = thinking
+        """The machine that the row goes on with after a trial answer; None: this is none."""
 
     @property
     def unfed(self) -> RowFeed:
@@ -89,6 +95,9 @@ class ContinuousBatch:
         self._fill()
         if not self._rows:
             return None
+        for i, row in enumerate(self._rows):
+            if row.machine.trial_due:
+                self._switch(i, row.machine.trial(), thinking=row.machine)
         # 2. Forward pass, one token for each row, pushed to its forcing machine.
         for row, token in zip(self._rows, self._sample(), strict=True):
             row.push(token)
@@ -96,6 +105,10 @@ class ContinuousBatch:
         finished = []
         for i in reversed(range(len(self._rows))):  # from the end: a row that moves to slot i has been visited
             row = self._rows[i]
+            if row.thinking is not None and row.machine.phase is Phase.DONE:
+                row.thinking.conclude(row.machine)
+                row.thinking.recall()
+                row = self._switch(i, row.thinking)
             if row.machine.phase is Phase.DONE:
                 finished += [(row.job.prompt, machine) for machine in (row.machine, *row.job.take_done())]
                 self._continue(i)
@@ -117,9 +130,16 @@ class ContinuousBatch:
         if startable := self._startable(row.job, but=row):
             machine = max(startable, key=row.shared)
             row.job.waiting.remove(machine)
-            self._rows[i] = _Row(row.job, machine, self._decoder.fork(i, i, row.shared(machine)))
+            self._switch(i, machine)
             return
         self._free(i)
+
+    def _switch(self, i: int, machine: ForcingMachine, *, thinking: ForcingMachine | None = None) -> _Row:
+        """Go on in row i with another machine of its prompt, which keeps the state of the common prefix."""
+        row = self._rows[i]
+        cached = self._decoder.fork(i, i, row.shared(machine))
+        self._rows[i] = _Row(row.job, machine, cached, thinking=thinking)
+        return self._rows[i]
 
     def _free(self, i: int) -> None:
         """Remove row i; the last row takes its place."""

@@ -25,6 +25,8 @@ class Choice(NamedTuple):
     new: Callable[[], Decoder]
     notice: str | None = None
     """One line where it is not the fastest decoder, with the reason."""
+    shortens: bool = True
+    """Whether the state of a row can be shortened to any length at no cost."""
 
 
 def choose_decoder(model: PreTrainedModel, *, vocabulary: int, rows_max: int) -> Choice:
@@ -46,7 +48,7 @@ def choose_decoder(model: PreTrainedModel, *, vocabulary: int, rows_max: int) ->
         new = partial(LibraryDecoder, model, one_by_one=one_by_one)
         fault = find_fault(model, new, expected, vocabulary=vocabulary)
         if fault is None:
-            return Choice(new, f"{name}: the embedded engine decodes one row at a time, because {slot_fault}")
+            return Choice(new, f"{name}: the embedded engine decodes one row at a time, because {slot_fault}", False)
     assert fault is not None
     raise _refusal(name, fault)
 

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from tenner.core import hardware
+from tenner.core import hardware, model_folder
 from tenner.core.errors import TennerError
 from tenner.core.formats import Tokenizer
 from tenner.core.sections import Device
@@ -49,6 +49,11 @@ class HFEngine(LocalEngine):
         """What it computes with."""
         return EngineInfo("hf", str(self._model.dtype).removeprefix("torch."), self._model.device.type)
 
+    @property
+    def exits_early(self) -> bool:
+        """Where the state of a row can go back to the thinking after a trial answer."""
+        return self._decoder.shortens
+
     @classmethod
     def load(
         cls,
@@ -70,14 +75,16 @@ class HFEngine(LocalEngine):
                 f"{model_dir} is not a model folder: it has no config.json",
                 hint="give the folder that save_pretrained wrote, or run the train stage first",
             )
+        model_folder.check(model_dir)
         try:
-            config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+            config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise TennerError(
                 f"{model_dir}/config.json: {error}".splitlines()[0],
                 hint="a newer version of transformers may know this kind of model",
             ) from error
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        with model_folder.loading(model_dir, "holds no usable tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
         vocabulary, embedded = len(tokenizer), config.get_text_config().vocab_size
         if vocabulary > embedded:
             raise TennerError(
@@ -87,7 +94,10 @@ class HFEngine(LocalEngine):
         chosen = hardware.choose(device)
         dtype = dtype or (torch.float32 if chosen.precision == "fp32" else torch.bfloat16)
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
+        with model_folder.loading(model_dir, "cannot be loaded as a causal language model"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                model_dir, dtype=dtype, local_files_only=True, trust_remote_code=False
+            )
         if chosen.device != "cpu":
             cast(nn.Module, model).to(chosen.device)
         elif dtype is torch.bfloat16 and can_pack():

@@ -8,7 +8,7 @@ from typing import Self
 from tenner.core.formats import Tokenizer
 from tenner.core.records import Intervention, Policy, Record
 from tenner.inference.engine import Generation, Piece
-from tenner.inference.job import Request
+from tenner.inference.job import Job
 from tenner.inference.scheduler import Event, Scheduler
 
 SECONDS_PER_HOUR = 3600.0
@@ -26,6 +26,10 @@ class EngineFailed(Exception):
     """The engine has failed: this answer will not be finished, and no other is started."""
 
 
+class RequestFailed(Exception):
+    """The engine cannot decode this request; it answers the others."""
+
+
 class Forced(Intervention):
     """An intervention and the text that it injected."""
 
@@ -40,6 +44,8 @@ class UsageReport(Record):
     thinking_tokens: int
     answer_tokens: int
     """Sampled tokens only: delimiters and cue count in `completion_tokens`."""
+    trial_tokens: int
+    """Sampled in trial answers of early exit, beside the completion."""
     completion_tokens: int
     """All that came after the prompt."""
     machine_seconds: float
@@ -77,20 +83,29 @@ class AdmissionQueue:
         """Whether new requests are refused from now on."""
         return self._closing
 
-    def admit(self, request: Request) -> "ActiveRequest":
-        """Start a request: `async with queue.admit(request) as active: async for piece in active.pieces(): …`.
+    @property
+    def failed(self) -> bool:
+        """Whether the engine has failed."""
+        if (fault := self.scheduler.fault) is not None and not self.failure.done():
+            self.failure.set_result(fault)
+        return self.failure.done()
 
-        Raises:
-            QueueFull, QueueClosed, EngineFailed: the request is not admitted.
-            TennerError: the engine cannot serve the request; NoRoom where it does not fit into the context.
-        """
-        if self.failure.done():
+    def check(self) -> None:
+        """Raise QueueFull, QueueClosed or EngineFailed where no request would be admitted now."""
+        if self.failed:
             raise EngineFailed
         if self._closing:
             raise QueueClosed
         if self.active >= self.concurrency_max:
             raise QueueFull
-        active = ActiveRequest(self, request)
+
+    def admit(self, job: Job) -> "ActiveRequest":
+        """Start a request that the engine has prepared. Raises what `check` does.
+
+        Use it as `async with queue.admit(job) as active: async for piece in active.pieces(): …`.
+        """
+        self.check()
+        active = ActiveRequest(self, job)
         self._active.add(active)
         return active
 
@@ -116,10 +131,10 @@ class AdmissionQueue:
 class ActiveRequest:
     """A request being answered. Leaving its block ends the decoding and makes room for another request."""
 
-    def __init__(self, queue: AdmissionQueue, request: Request) -> None:
-        self._queue, self._request = queue, request
+    def __init__(self, queue: AdmissionQueue, job: Job) -> None:
+        self._queue = queue
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._stream = queue.scheduler.submit(request, listener=self._on_event)
+        self._stream = queue.scheduler.start(job, listener=self._on_event)
         self._share_before = queue._share()
         self._share_after: float | None = None
         self.generation: Generation | None = None
@@ -129,8 +144,6 @@ class ActiveRequest:
         self._queue._loop.call_soon_threadsafe(self._handle, event)
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Exception) and not self._queue.failure.done():
-            self._queue.failure.set_result(event)
         if not isinstance(event, Piece):  # the answer is complete, however slowly it is read
             self._finish_accounting()
         self._events.put_nowait(event)
@@ -144,7 +157,7 @@ class ActiveRequest:
     async def pieces(self) -> AsyncIterator[Piece]:
         """The answer, piece by piece; none once it was read to its end.
 
-        Raises QueueClosed where it is cancelled, EngineFailed where the engine fails.
+        Raises QueueClosed where it is cancelled, RequestFailed or EngineFailed where the engine raises an exception.
         """
         if self.generation is not None:
             return
@@ -153,7 +166,7 @@ class ActiveRequest:
         if event is None:
             raise QueueClosed
         if isinstance(event, Exception):
-            raise EngineFailed from event
+            raise (EngineFailed if self._queue.failed else RequestFailed) from event
         self.generation = event
 
     def release(self) -> None:
@@ -179,6 +192,7 @@ class ActiveRequest:
             prompt_tokens=self._stream.prompt_tokens,
             thinking_tokens=generation.thinking_tokens,
             answer_tokens=generation.answer_tokens,
+            trial_tokens=generation.trial_tokens,
             completion_tokens=len(generation.token_ids),
             machine_seconds=seconds,
             cost_usd=None if price is None else seconds * price / SECONDS_PER_HOUR,

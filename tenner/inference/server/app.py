@@ -3,39 +3,47 @@
 import asyncio
 import base64
 import hashlib
-import hmac
-import ipaddress
+import logging
 import signal
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from tenner.core.errors import NoRoom, TennerError
 from tenner.inference.engine import LocalEngine
-from tenner.inference.forcing import FormatIds
 from tenner.inference.scheduler import Scheduler
-from tenner.inference.server import openai_response, openai_schema
+from tenner.inference.server import access, openai_response, openai_schema
 from tenner.inference.server.admission import (
     ActiveRequest,
     AdmissionQueue,
     EngineFailed,
     QueueClosed,
     QueueFull,
+    RequestFailed,
     UsageReport,
 )
+from tenner.inference.server.connections import ConnectionLimits, Connections
 from tenner.inference.server.openai_schema import APIError
+from tenner.inference.server.preparation import Preparation
 from tenner.inference.server.served_student import ServedStudent
 
 RETRY_AFTER_SECONDS = 1
+BACKLOG = 512
+"""Connections that the system accepts before the server does."""
 GRACE_SECONDS = 5.0
 """How long active requests may continue after a stop signal; then their streams end with an error."""
 SHUTDOWN_SECONDS = 2.0
 """How long a slow client has to read that error."""
+LINGERING_SECONDS = 3.0
+"""How long the rest of a refused body is read, so that the client reads the refusal."""
+UNREAD_SECONDS = 75.0
+"""How long a stream waits for a client that does not read it."""
+NOT_ADMITTED = (TennerError, QueueFull, QueueClosed, EngineFailed)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -50,15 +58,22 @@ class Settings(NamedTuple):
     concurrency_max: int
     request_bytes_max: int
     price_usd_per_hour: float | None
+    limits: ConnectionLimits = ConnectionLimits()
 
 
 class Server:
     """The request handlers around one admission queue."""
 
-    def __init__(self, queue: AdmissionQueue, student: ServedStudent, settings: Settings) -> None:
-        self._queue, self._student, self._settings = queue, student, settings
-        format_ids = FormatIds.resolve(queue.tokenizer, student.fmt, student.wait_text)
-        self._injected_tokens_max = format_ids.injected_tokens_max
+    def __init__(
+        self,
+        queue: AdmissionQueue,
+        preparation: Preparation,
+        connections: Connections,
+        student: ServedStudent,
+        settings: Settings,
+    ) -> None:
+        self._queue, self._preparation, self._connections = queue, preparation, connections
+        self._student, self._settings = student, settings
         self._began = int(time.time())
         self._page = (resources.files("tenner.inference.server") / "page.html").read_text("utf-8")
         self._page_headers = {
@@ -70,7 +85,8 @@ class Server:
     def app(self) -> web.Application:
         """The aiohttp application; all errors have OpenAI's form."""
         app = web.Application(
-            client_max_size=self._settings.request_bytes_max, middlewares=[self._format_errors, self._check_access]
+            client_max_size=self._settings.request_bytes_max,
+            middlewares=[self._free_connection, self._format_errors, self._check_access],
         )
         app.add_routes(
             [
@@ -83,6 +99,13 @@ class Server:
         return app
 
     # -- middlewares ---------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _free_connection(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        finally:
+            self._connections.idle(request.transport)
 
     @web.middleware
     async def _format_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -98,16 +121,19 @@ class Server:
             refused = APIError(e.status, f"{request.method} {request.path}: {e.reason}", code="not_found")
             allowed = {"Allow": e.headers["Allow"]} if "Allow" in e.headers else None
             return web.json_response(refused.body, status=e.status, headers=allowed)
+        except Exception as e:  # noqa: BLE001 a mistake of ours: this request gets an answer, and the server goes on
+            traceback.print_exc()
+            return web.json_response(_failed(e).body, status=500)
 
     @web.middleware
     async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse other sites' pages (DNS rebinding to a loopback server) and requests without the key."""
-        if _is_loopback(self._settings.host) and not _is_loopback(_name_in(request.host)):
+        if access.is_loopback(self._settings.host) and not access.names_loopback(request.host):
             raise APIError(403, f"this server answers to loopback names only, not to {request.host}")
-        if self._settings.api_key is not None and request.path.startswith("/v1/"):
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self._settings.api_key.encode()):
-                raise APIError(401, "wrong or missing API key", code="invalid_api_key")
+        key = self._settings.api_key
+        given = request.headers.get("Authorization", "")
+        if key is not None and request.path.startswith("/v1/") and not access.is_key(given, key):
+            raise APIError(401, "wrong or missing API key", code="invalid_api_key")
         return await handler(request)
 
     # -- handlers ------------------------------------------------------------------------------------------------
@@ -116,13 +142,14 @@ class Server:
         return web.Response(text=self._page, content_type="text/html", headers=self._page_headers)
 
     async def _health(self, _: web.Request) -> web.Response:
+        status = "failed" if self._queue.failed else "closing" if self._queue.closing else "ok"
         state = {
-            "status": "closing" if self._queue.closing else "ok",
+            "status": status,
             "model": self._student.name,
             "answers_under_way": self._queue.active,
             "concurrency_max": self._queue.concurrency_max,
         }
-        return web.json_response(state, status=503 if self._queue.closing else 200)
+        return web.json_response(state, status=200 if status == "ok" else 503)
 
     async def _models(self, _: web.Request) -> web.Response:
         price = self._settings.price_usd_per_hour
@@ -135,43 +162,22 @@ class Server:
             body = await request.read()
         except web.RequestPayloadError as e:  # incomplete, or not compressed as declared
             raise APIError(400, f"the body cannot be read: {e}", code="invalid_body") from None
-        chat = openai_schema.parse(body)
+        self._connections.answering(request.transport)
         completion = openai_response.Completion(self._student)
         async with AsyncExitStack() as admitted:
-            active = [await admitted.enter_async_context(one) for one in self._admit(chat, completion.id)]
+            try:
+                self._queue.check()
+                chat, jobs = await self._preparation.prepare(body, completion.id)
+                active = [await admitted.enter_async_context(self._queue.admit(job)) for job in jobs]
+            except NOT_ADMITTED as e:
+                raise self._refusal(e) from None
             if chat.stream:
                 return await self._stream(request, chat, completion, active)
             try:
                 answers = [await _finished(one) for one in active]
-            except (QueueClosed, EngineFailed) as e:
+            except (QueueClosed, EngineFailed, RequestFailed) as e:
                 raise _aborted(e) from None
             return web.json_response(completion.whole(answers))
-
-    def _admit(self, chat: openai_schema.ChatRequest, request_id: str) -> list[ActiveRequest]:
-        """One request to the engine for each answer; all are admitted or none."""
-        student, queue = self._student, self._queue
-        if chat.model != student.name:
-            message = f"there is no model {chat.model!r} here: this is {student.name!r}"
-            raise APIError(404, message, code="model_not_found", param="model")
-        samplings = chat.samplings()
-        if len(samplings) > queue.concurrency_max:
-            message = f"n = {chat.n} is more than the {queue.concurrency_max} answers that are given at a time"
-            raise APIError(400, message, code="invalid_value", param="n")
-        admitted: list[ActiveRequest] = []
-        try:
-            policy, answer_tokens_max = chat.limits(student, self._injected_tokens_max)
-            read = student.template(queue.tokenizer).arguments if chat.chat_template_kwargs else ()
-            request = student.request(
-                queue.tokenizer, chat.conversation, policy, request_id=request_id,
-                answer_tokens_max=answer_tokens_max, stop=chat.stop, chat_template_kwargs=chat.template_kwargs(read),
-            )  # fmt: skip
-            for sampling in samplings:
-                admitted.append(queue.admit(request._replace(sampling=sampling)))
-            return admitted
-        except (TennerError, QueueFull, QueueClosed, EngineFailed) as e:
-            for active in admitted:
-                active.release()
-            raise self._refusal(e) from None
 
     def _refusal(self, error: Exception) -> APIError:
         """Why a request is not admitted."""
@@ -193,24 +199,29 @@ class Server:
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
 
-        async def write(index: int) -> UsageReport:
-            await response.write(completion.opening(index))
+        async def write(data: bytes) -> None:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await response.write(data)
+
+        async def answer(index: int) -> UsageReport:
+            await write(completion.opening(index))
             async for piece in active[index].pieces():
-                await response.write(completion.piece(index, piece))
+                await write(completion.piece(index, piece))
             answer = await _finished(active[index])
-            await response.write(completion.closing(index, answer))
+            await write(completion.closing(index, answer))
             return answer.report
 
-        with suppress(ConnectionResetError):  # the client has disconnected; leaving the block releases the requests
+        # The client has disconnected or does not read; leaving the block releases the requests.
+        with suppress(ConnectionResetError, TimeoutError):
             await response.prepare(request)
             try:
-                reports = await _all_of([write(index) for index in range(len(active))])
-            except (QueueClosed, EngineFailed) as e:
-                await response.write(openai_response.event(_aborted(e).body))
+                reports = await _all_of([answer(index) for index in range(len(active))])
+            except (QueueClosed, EngineFailed, RequestFailed) as e:
+                await write(openai_response.event(_aborted(e).body))
             else:
                 if chat.stream_options is not None and chat.stream_options.include_usage:
-                    await response.write(completion.usage(reports))
-            await response.write(openai_response.DONE)
+                    await write(completion.usage(reports))
+            await write(openai_response.DONE)
             await response.write_eof()
         return response
 
@@ -238,24 +249,33 @@ class Serving(NamedTuple):
 
     url: str
     queue: AdmissionQueue
+    connections: Connections
 
 
 @asynccontextmanager
 async def serving(engine: LocalEngine, student: ServedStudent, settings: Settings) -> AsyncIterator[Serving]:
     """Answer requests until the block ends; active ones are then cancelled, and their clients get an error.
 
-    Raises TennerError where the address is not available.
+    Raises TennerError where the address is not available, or where a key is missing (see `access.check_exposure`).
     """
-    with Scheduler(engine) as scheduler:
+    access.check_exposure(settings.host, settings.api_key)
+    most = settings.concurrency_max
+    with Scheduler(engine) as scheduler, Preparation(engine, student, answers_max=most) as preparation:
         price = settings.price_usd_per_hour
-        queue = AdmissionQueue(
-            scheduler, engine.tokenizer, concurrency_max=settings.concurrency_max, price_usd_per_hour=price
-        )
-        app = Server(queue, student, settings).app()
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        queue = AdmissionQueue(scheduler, engine.tokenizer, concurrency_max=most, price_usd_per_hour=price)
+        connections = Connections(settings.limits)
+        app = Server(queue, preparation, connections, student, settings).app()
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS,
+            lingering_time=LINGERING_SECONDS, logger=_quiet_logger(),
+        )  # fmt: skip
         await runner.setup()
         try:
-            yield Serving(await _listen(runner, settings), queue)
+            listener = await _listen(runner, connections, settings)
+            try:
+                yield Serving(_url(listener, settings), queue, connections)
+            finally:
+                listener.close()
         finally:
             queue.close()
             await runner.cleanup()
@@ -273,7 +293,7 @@ async def serve(
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, int(number))
-    async with serving(engine, student, settings) as (url, queue):
+    async with serving(engine, student, settings) as (url, queue, _):
         announce(url)
         signalled = asyncio.create_task(signals.get())
         await asyncio.wait((signalled, queue.failure), return_when=asyncio.FIRST_COMPLETED)
@@ -288,38 +308,43 @@ async def serve(
         return signalled.result()
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
-    """Open the port and return the URL."""
+def _quiet_logger() -> logging.Logger:
+    """aiohttp's, which would write a traceback for every request that is no HTTP; our own are written above."""
+    logger = logging.getLogger("tenner.server")
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
+async def _listen(runner: web.AppRunner, connections: Connections, settings: Settings) -> asyncio.Server:
+    """Open the port."""
+    server = runner.server
+    assert server is not None, "the runner is set up"
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        return await asyncio.get_running_loop().create_server(
+            lambda: connections.protocol(server()), settings.host, settings.port, backlog=BACKLOG
+        )
     except OSError as e:
         raise TennerError(
             f"cannot listen on {settings.host}:{settings.port}: {e.strerror or e}",
             hint="choose another --port, or 0 for any free port",
         ) from e
+
+
+def _url(listener: asyncio.Server, settings: Settings) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{runner.addresses[0][1]}"
+    return f"http://{host}:{listener.sockets[0].getsockname()[1]}"
 
 
 def _aborted(why: Exception) -> APIError:
     if isinstance(why, EngineFailed):
         return APIError(500, "the engine has failed, and the server is stopping", code="engine_failed")
+    if isinstance(why, RequestFailed):
+        return _failed(why.__cause__ or why)
     return APIError(503, "the server is stopping", code="server_stopping")
 
 
-def _name_in(host: str) -> str:
-    """The name in a Host header, without the port; empty where it is malformed."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _failed(why: BaseException) -> APIError:
+    return APIError(500, f"this request failed with {type(why).__name__}; others are answered", code="request_failed")
 
 
 def _content_security_policy(page: str) -> str:

@@ -1,8 +1,8 @@
 """The schema of requests for OpenAI's chat completions, with tenner's additions, and of the errors that answer them.
 
-A request may have, beyond OpenAI's own fields, `thinking`: an object of `max_tokens`, `min_tokens` and `waits`; other
-servers' names for the budget are understood, too. Parameters that would change the answer and are not supported are
-refused: see `neutral_parameters`.
+A request may have, beyond OpenAI's own fields, `thinking`: an object of `max_tokens`, `min_tokens`, `waits` and
+`early_exit`; other servers' names for the budget are understood, too. Parameters that would change the answer and are
+not supported are refused: see `neutral_parameters`.
 """
 
 import secrets
@@ -12,15 +12,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
-from tenner.core.records import Message, Policy, Sampling
+from tenner.core.records import EarlyExit, Message, Policy, Sampling
 from tenner.core.suggest import did_you_mean, fields_at
 from tenner.inference.server.neutral_parameters import UNSUPPORTED, RequestPart
 from tenner.inference.server.served_student import Effort, ServedStudent
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+NUMBER_BITS = 31
+Positive = Annotated[int, Field(gt=0, lt=2**NUMBER_BITS)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**NUMBER_BITS)]
 SEED_BITS = 63
 STOP_STRINGS_MAX = 64
+STOP_CHARACTERS_MAX = 4096
+"""Of all stop strings together: each token of the answer is compared with all of them."""
+MESSAGES_MAX = 2048
+"""Chat templates take a time that grows with the square of the number of messages."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -90,12 +95,21 @@ class ChatMessage(RequestPart):
     reasoning: str | None = None
 
 
+class EarlyExitArgs(RequestPart):
+    """See `records.EarlyExit`."""
+
+    every_tokens: Positive
+    agree: Annotated[int, Field(ge=2, lt=2**NUMBER_BITS)] = EarlyExit.model_fields["agree"].default
+    trial_tokens: Positive = EarlyExit.model_fields["trial_tokens"].default
+
+
 class Thinking(RequestPart):
     """The thinking policy: see `records.Policy`. `type` and `budget_tokens` are Anthropic's and DeepSeek's names."""
 
     max_tokens: NotNegative | None = None
     min_tokens: NotNegative = 0
     waits: NotNegative = 0
+    early_exit: EarlyExitArgs | None = None
     type: Literal["enabled", "disabled"] = "enabled"
     budget_tokens: NotNegative | None = None
 
@@ -143,7 +157,7 @@ class ChatRequest(RequestPart):
     }  # fmt: skip
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
     max_completion_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
     """The limit of all tokens after the prompt, thinking included."""
     max_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
@@ -172,6 +186,8 @@ class ChatRequest(RequestPart):
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         budgets = self._budgets()
+        if sum(map(len, self.stop)) > STOP_CHARACTERS_MAX:
+            raise ValueError(f"stop has more than {STOP_CHARACTERS_MAX:,} characters")
         if len(set(budgets.values())) > 1:
             raise ValueError(f"{' and '.join(budgets)} both set the budget: give one of them")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -237,10 +253,15 @@ class ChatRequest(RequestPart):
         """
         thinking = self.thinking or Thinking()
         asked = next(iter(self._budgets().values()), None)
-        tokens_max = student.budget(asked) if isinstance(asked, str) else asked
-        policy = student.policy(
-            thinking_tokens_max=tokens_max, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits
-        )
+        early_exit = None if thinking.early_exit is None else EarlyExit(**thinking.early_exit.model_dump())
+
+        def policy_of(budget: int | None) -> Policy:
+            return student.policy(
+                thinking_tokens_max=budget, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits,
+                early_exit=early_exit,
+            )  # fmt: skip
+
+        policy = policy_of(student.budget(asked) if isinstance(asked, str) else asked)
         total = self.max_completion_tokens or self.max_tokens
         if total is None:
             return policy, student.answer_tokens_max
@@ -249,9 +270,7 @@ class ChatRequest(RequestPart):
         room = total - injected_tokens_max
         if not isinstance(asked, int) and room > 0:
             budget = min(budget, room - min(student.answer_tokens_max, (room + 1) // 2))
-            policy = student.policy(
-                thinking_tokens_max=budget, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits
-            )
+            policy = policy_of(budget)
         if room - budget < 1:
             raise TennerError(
                 f"max_tokens = {total} leaves no room for an answer after {injected_tokens_max} tokens of delimiters "

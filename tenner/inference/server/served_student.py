@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from tenner.core.chat_template import NO_KWARGS, ChatTemplate
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
-from tenner.core.records import Message, Policy, Sampling
+from tenner.core.records import EarlyExit, Message, Policy, Sampling
 from tenner.inference.job import Prompt, Request
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]
@@ -35,7 +35,14 @@ class ServedStudent(NamedTuple):
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     """The chat template's arguments of a request that sets none of its own."""
 
-    def policy(self, *, thinking_tokens_max: int | None = None, thinking_tokens_min: int = 0, waits: int = 0) -> Policy:
+    def policy(
+        self,
+        *,
+        thinking_tokens_max: int | None = None,
+        thinking_tokens_min: int = 0,
+        waits: int = 0,
+        early_exit: EarlyExit | None = None,
+    ) -> Policy:
         """The policy, with the student's own budget where none is given. Raise TennerError if minimum > budget."""
         budget = self.thinking_tokens_max if thinking_tokens_max is None else thinking_tokens_max
         if thinking_tokens_min > budget:
@@ -43,7 +50,9 @@ class ServedStudent(NamedTuple):
                 f"a minimum of {thinking_tokens_min} thinking tokens exceeds the budget of {budget}",
                 hint="lower the minimum or raise the budget",
             )
-        return Policy(thinking_tokens_max=budget, thinking_tokens_min=thinking_tokens_min, waits=waits)
+        return Policy(
+            thinking_tokens_max=budget, thinking_tokens_min=thinking_tokens_min, waits=waits, early_exit=early_exit
+        )
 
     def template(self, tokenizer: Tokenizer, chat_template_kwargs: Mapping[str, Any] = NO_KWARGS) -> ChatTemplate:
         """The chat template it is asked with. Raise TennerError where the tokenizer has none."""

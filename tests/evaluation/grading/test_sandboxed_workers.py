@@ -1,6 +1,9 @@
 import os
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from tenner.core.errors import TennerError
@@ -68,6 +71,40 @@ def test_a_process_serves_until_it_is_closed(pool):
     workers.close()
     with pytest.raises(ProcessLookupError):
         os.kill(fourth, 0)
+
+
+OWNER = """
+import sys
+from test_sandboxed_workers import prepare, work
+from tenner.evaluation.grading.sandboxed_workers import SandboxedWorkers
+workers = SandboxedWorkers(work, prepare=prepare, processes=1, deadline_seconds=0.5, memory_bytes=2**30)
+list(workers.map(["a"]))
+print(workers._workers[0].process.pid, flush=True)
+list(workers.map([sys.argv[1]] if len(sys.argv) > 1 else []))
+input()
+"""
+
+
+@pytest.mark.parametrize(
+    "at_work", [pytest.param([], id="idle"), pytest.param(["hang"], id="in C", marks=pytest.mark.slow)]
+)
+def test_a_process_ends_after_its_owner_was_killed(at_work, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), *sys.path]))
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, *at_work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout
+    assert owner.stdin
+    worker = int(owner.stdout.readline())
+    time.sleep(0.1)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    owner.stdin.close()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it has outlived its owner"
+        time.sleep(0.05)
 
 
 def test_a_process_that_cannot_start_is_no_verdict(pool):

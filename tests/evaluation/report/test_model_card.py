@@ -36,6 +36,16 @@ def test_scores_families_limits_and_spend_are_said() -> None:
     assert "| ≤ 128 | 2 |" in card
 
 
+def test_a_name_is_no_html() -> None:
+    completions = [completion("a", "wrong", student=student, task="<b>x") for student in ("base", "distilled")]
+    scores = score(completions, {"a": "<script>alert(1)</script>"})
+    hostile = benchmark_facts("<b>x", scores, completions, machine_usd=0.0)._replace(name="<img src=x>")
+    card = model_card(run_facts()._replace(benchmarks=[hostile], base_model="a/<svg onload=x>"))
+    prose = re.sub(r"```.*?```", "", card, flags=re.DOTALL).split("---\n", 2)[2]
+    assert re.findall(r"<[a-z/!?]+", re.sub(r"`[^`]*`", "", prose)) == []
+    assert "&lt;img src=x>" in prose
+
+
 def test_questions_without_domains_are_named_by_their_benchmark_alone() -> None:
     done = [completion("a", "wrong", student=student, task="AIME24") for student in ("base", "distilled")]
     aime = benchmark_facts("AIME24", score(done, {"a": None}), done, machine_usd=0.0)

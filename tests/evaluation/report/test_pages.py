@@ -16,12 +16,14 @@ from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
 from tenner.evaluation.report.html import render_html
 from tenner.evaluation.report.markdown import fenced, render_markdown
+from tenner.evaluation.report.run_tables import plan_table
 from tenner.evaluation.report.score_tables import score_tables, spend_table
 from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note
 from tenner.evaluation.report.tables import usd
 from tenner.evaluation.statistics.scores import before_and_after, score
 
 NBSP = "\u00a0"
+DASH = "\u2013"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -98,6 +100,22 @@ def test_the_headline_says_before_after_intervals_n_cost_and_minutes(facts: RunF
     assert "$0.0113" in sentence
     assert "7.0 minutes" in sentence
     assert "p\u00a0<\u00a00.001" in comparison_note(facts)
+
+
+def test_the_page_begins_with_two_large_numbers_cost_and_time_and_ends_with_commands(
+    facts: RunFacts, page_html: str
+) -> None:
+    before, after = before_and_after(facts.scores)
+    numbers = re.findall(r'<dd class="number">(.*?)</dd><dd class="quiet">(.*?)</dd>', page_html)
+    assert [number for number, _ in numbers] == [
+        f"{100 * before.accuracy:.1f}{NBSP}%", f"{100 * after.accuracy:.1f}{NBSP}%", "$0.0113", f"7.0{NBSP}min",
+    ]  # fmt: skip
+    assert f"{100 * after.ci_low:.1f}\u2013{100 * after.ci_high:.1f}" in numbers[1][1]
+    assert numbers[2][1] == "of $0.05 at most"
+    for text in (page_html, render_markdown(facts._replace(folder="runs/demo"))):
+        assert "What next" in text
+    assert "tenner chat RUN" in page_html.partition("What next")[2]
+    assert "tenner chat runs/demo  # talk to the student" in render_markdown(facts._replace(folder="runs/demo"))
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
@@ -242,3 +260,16 @@ def test_a_browser_without_network_shows_it_all_and_scrolls_no_page_sideways(
     scroll_width, charts, tables, marks = map(int, found.groups())
     assert scroll_width == width
     assert (charts, tables, marks) == (2, 10, 6)
+
+
+def test_what_was_expected_stands_beside_what_it_took():
+    facts = run_facts()
+    table = plan_table(facts)
+    assert table.rows == [
+        ("train", "180", f"60{DASH}400", "203", "$0.0050", f"$0.0020{DASH}$0.0110", "$0.0056"),
+        ("evaluate", DASH, DASH, "161", DASH, DASH, "$0.0045"),
+    ]
+    for page in (render_markdown(facts), render_html(facts)):
+        assert table.caption in page
+    unplanned = facts._replace(plan=[])
+    assert table.caption not in render_markdown(unplanned) + render_html(unplanned)

@@ -214,3 +214,26 @@ def test_every_end_of_a_turn_that_the_model_names_ends_it(lively_model_dir: Path
         upto = said.index(second) if second in said else len(said)
         assert generation.token_ids[start:] == said[:upto]
         assert generation.truncated == (free[key].truncated and second not in said)
+
+
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("ran").write_text("")
+from transformers import PretrainedConfig
+class C(PretrainedConfig):
+    model_type = "evil"
+"""
+
+
+def test_the_code_of_a_model_is_not_run_and_nobody_is_asked(tiny_model_dir, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(EVIL)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with pytest.raises(TennerError, match="model"):
+        load(folder)
+    assert not list(tmp_path.rglob("ran"))

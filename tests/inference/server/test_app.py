@@ -19,10 +19,11 @@ from paths import DATA
 from short_format import SHORT
 
 from tenner.core.chat_template import ChatTemplate
-from tenner.core.records import Policy
+from tenner.core.errors import TennerError
+from tenner.core.records import EarlyExit, Policy
 from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
-from tenner.inference.job import Prompt
+from tenner.inference.job import Job, Prompt, Request
 from tenner.inference.server.app import Serving, Settings, serving
 from tenner.inference.server.served_student import ServedStudent
 
@@ -107,6 +108,10 @@ POLICIES: list[tuple[dict[str, Any], Policy]] = [
         Policy(thinking_tokens_max=40, thinking_tokens_min=20),
     ),
     ({"reasoning_effort": "high", "extra_body": {"thinking": {"waits": 1}}}, Policy(thinking_tokens_max=64, waits=1)),
+    (
+        {"extra_body": {"thinking": {"early_exit": {"every_tokens": 4, "trial_tokens": 1}}}},
+        Policy(thinking_tokens_max=64, early_exit=EarlyExit(every_tokens=4, trial_tokens=1)),
+    ),
 ]
 
 
@@ -124,13 +129,14 @@ def test_the_requested_policy_is_the_one_applied(engine: HFEngine, student: Serv
             assert usage.completion_tokens == len(expected.token_ids)
             assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
             assert report["policy"] == policy.model_dump()
+            assert report["trial_tokens"] == expected.trial_tokens
             assert [(i["kind"], i["text"]) for i in report["interventions"]] == forced_text(expected, engine)
             assert report["cost_usd"] == pytest.approx(report["machine_seconds"] * 0.36 / 3600)
             assert report["machine_seconds"] > 0
 
     talk(engine, student, conversation)
     kinds = {i.kind for _, policy in POLICIES for i in generated(engine, policy).interventions}
-    assert kinds == {"open", "wait", "cut", "close", "cue"}, "the policies cover all kinds of interventions"
+    assert kinds - {"exit"} == {"open", "wait", "cut", "close", "cue"}, "the policies cover all kinds of interventions"
 
 
 def test_a_stream_is_the_completion_in_pieces(engine: HFEngine, student: ServedStudent) -> None:
@@ -171,6 +177,16 @@ def test_sampling_is_by_temperature_and_seed(engine: HFEngine, student: ServedSt
         assert await text(seed=1) == await text(seed=1)
         assert len({await text(seed=seed) for seed in range(5)}) > 1
         assert len({await text() for _ in range(5)}) > 1, "without a seed every request has its own"
+
+    talk(engine, student, conversation)
+
+
+def test_a_temperature_below_what_float32_holds_is_greedy(engine: HFEngine, student: ServedStudent) -> None:
+    async def conversation(client: Client, _: Serving) -> None:
+        greedy = (await ask(client)).choices[0].message
+        for temperature in (1e-45, 5e-324, 1e-30):
+            assert (await ask(client, temperature=temperature, top_p=0.5)).choices[0].message == greedy
+            assert (await ask(client, temperature=temperature)).choices[0].message == greedy
 
     talk(engine, student, conversation)
 
@@ -290,6 +306,9 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"stop": ["x"] * 65}, 400, "invalid_value", "stop", "at most 64"),
     (GOOD | {"n": 0}, 400, "invalid_value", "n", "greater than 0"),
     (GOOD | {"n": 9}, 400, "invalid_value", "n", "more than the 8 answers"),
+    (GOOD | {"n": 2**31 - 1}, 400, "invalid_value", "n", "more than the 8 answers"),
+    (GOOD | {"thinking": {"max_tokens": 2**31}}, 400, "invalid_value", "thinking.max_tokens", "less than"),
+    (GOOD | {"max_tokens": 1e300}, 400, "invalid_value", "max_tokens", "less than"),
     (GOOD | {"logprobs": True}, 400, "unsupported_parameter", "logprobs", "True is not supported, only False"),
     (GOOD | {"presence_penalty": 0.5}, 400, "unsupported_parameter", "presence_penalty", "0.5 is not supported"),
     (GOOD | {"best_of": True}, 400, "unsupported_parameter", "best_of", "only 1"),
@@ -313,6 +332,14 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"max_tokens": 90, "max_completion_tokens": 80}, 400, "invalid_value", None, "differ"),
     (GOOD | {"reasoning_effort": "extreme"}, 400, "invalid_value", "reasoning_effort", "'high'"),
     (GOOD | {"thinking": {"max_tokens": -1}}, 400, "invalid_value", "thinking.max_tokens", "greater than or equal"),
+    (
+        GOOD | {"thinking": {"early_exit": {"every_tokens": 0}}},
+        400, "invalid_value", "thinking.early_exit.every_tokens", "greater than 0",
+    ),
+    (
+        GOOD | {"thinking": {"early_exit": {"agree": 3}}},
+        400, "missing_required_parameter", "thinking.early_exit.every_tokens", "is missing",
+    ),
     (GOOD | {"thinking": {"budget": 9}}, 400, "unknown_parameter", "thinking.budget", "unknown"),
     (
         GOOD | {"thinking": {"max_tokens": 3, "min_tokens": 4}},
@@ -534,9 +561,10 @@ def test_the_key_is_required_and_never_shown(
     engine: HFEngine, student: ServedStudent, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def stranger(client: Client, server: Serving) -> None:
-        for wrong in ("Bearer wrong", "Bearer", "", "Bearer sesame2", "Bearer s\u00e9same"):
+        wrong_keys = ("Bearer wrong", "Bearer", "", "Bearer sesame2", "Bearer s\u00e9same")
+        for wrong in (*(key.encode() for key in wrong_keys), wrong_keys[-1].encode("latin-1")):
             async with httpx2.AsyncClient(base_url=server.url) as http:
-                headers = {b"Authorization": wrong.encode()}
+                headers = {b"Authorization": wrong}
                 response = await http.post("/v1/chat/completions", json=GOOD, headers=headers)
                 assert assert_form(response, 401)["type"] == "authentication_error"
                 assert "sesame" not in response.text
@@ -566,6 +594,18 @@ async def raw_stream(server: Serving, **body: Any) -> AsyncIterator[aiohttp.Clie
         response = await http.post(f"{server.url}/v1/chat/completions", json=GOOD | {"stream": True} | body)
         yield response
         response.close()
+
+
+def test_a_server_for_other_machines_has_a_key(engine: HFEngine, student: ServedStudent) -> None:
+    async def conversation(_: Client, server: Serving) -> None:
+        async with httpx2.AsyncClient(base_url=server.url.replace("0.0.0.0", "127.0.0.1")) as http:
+            named = {"Host": "tenner.example", "Authorization": "Bearer sesame"}
+            assert (await http.get("/v1/models", headers=named)).status_code == 200
+
+    for host in ("0.0.0.0", "::", "", "192.0.2.1"):
+        with pytest.raises(TennerError, match="lets other machines use this server without a key"):
+            talk(engine, student, conversation, host=host)
+    talk(engine, student, conversation, host="0.0.0.0", api_key="sesame")
 
 
 def test_a_client_that_disconnects_releases_its_request_and_row(endless: HFEngine, student: ServedStudent) -> None:
@@ -648,8 +688,39 @@ def test_an_engine_that_fails_fails_all_and_is_reported(
         with pytest.raises(openai.InternalServerError):
             await ask(client)
         assert isinstance(server.queue.failure.result(), ZeroDivisionError)
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            health = await http.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "failed")
 
     talk(endless, student, conversation)
+
+
+def test_a_request_that_the_engine_cannot_decode_is_refused_alone(
+    engine: HFEngine, student: ServedStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def conversation(client: Client, server: Serving) -> None:
+        prepare = engine.prepare
+
+        def poisoned(request: Request) -> Job:
+            job = prepare(request)
+            if "~" in request.prompt.text:
+                job.prompt_ids[-1] = 10**6  # beyond the embeddings
+            return job
+
+        monkeypatch.setattr(engine, "prepare", poisoned)
+        others = [asyncio.create_task(ask(client)) for _ in range(3)]
+        with pytest.raises(openai.InternalServerError, match="failed with IndexError; others are answered") as refused:
+            await ask(client, "~")
+        assert refused.value.code == "request_failed"
+        async with raw_stream(server, messages=[USER | {"content": "~"}]) as response:
+            last = (await response.read()).split(b"\n\n")[-3]
+            assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "request_failed"
+        expected = generated(engine, POLICIES[0][1]).answer
+        assert [(await other).choices[0].message.content for other in others] == [expected] * 3
+        async with httpx2.AsyncClient(base_url=server.url) as http:
+            assert (await http.get("/health")).json()["status"] == "ok"
+
+    talk(engine, student, conversation)
 
 
 @pytest.mark.slow

@@ -1,0 +1,296 @@
+"""What a run will take, stage by stage, before anything starts: questions, tokens, seconds and dollars."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from tenner.budget import assumptions as assumed
+from tenner.budget import prices
+from tenner.budget.estimate import Estimate
+from tenner.budget.prices import MICROUSD_PER_USD
+from tenner.core.errors import TennerError
+from tenner.core.recipe import Recipe
+from tenner.core.records import StagePlan, Usage
+from tenner.core.sections import PaidModel
+from tenner.data import puzzles
+from tenner.evaluation import benchmarks
+from tenner.inference.speed_probe import DecodingSpeed
+from tenner.stages.plan_speeds import Machine, Size
+from tenner.stages.time_estimate import Lengths, sweep_seconds, sweep_tokens
+
+PUZZLES_READ = 200
+"""So many generated puzzles are measured."""
+
+
+class Tokens(NamedTuple):
+    """Lengths of one question and of its trace."""
+
+    prompt: Estimate
+    thinking: Estimate
+    answer: Estimate
+
+    @property
+    def sample(self) -> Estimate:
+        """What is trained on."""
+        return Estimate.total([self.prompt, self.thinking, self.answer, Estimate.exactly(assumed.TEMPLATE_TOKENS)])
+
+
+class Measured(NamedTuple):
+    """What a probe has found out; it takes the place of the assumptions."""
+
+    questions: int
+    """How many were asked."""
+    lengths: Tokens
+    """Of what is learned, in the student's tokens."""
+    base_thinking: Estimate
+    base_answer: Estimate
+    """Of the untrained student, under the largest budget."""
+    teacher_input: Estimate | None
+    teacher_output: Estimate | None
+    """Of one paid call, in the teacher's tokens; None: nobody is paid."""
+    kept_share: float | None
+    """Of the traces, complete and, where the recipe wants that, right."""
+    decoding: DecodingSpeed | None
+    train_token_seconds: float | None
+    """None: the recipe names another machine than the one that was tried."""
+
+
+def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None = None) -> list[StagePlan]:
+    """The stages in their order. What is not known is None, and `what` says why."""
+    lengths, pool = measured.lengths if measured else token_lengths(recipe), pool_size(recipe)
+    machine = calibrated(machine, measured)
+    base = (measured.base_thinking, measured.base_answer) if measured else None
+    price = recipe.machine.price_usd_per_hour
+    by_stage = {
+        "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
+        "clean": StagePlan(stage="clean", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
+        "attempt": _attempt(recipe, size, machine, lengths.prompt, base),
+        "select": _select(recipe, pool),
+        "trace": _trace(recipe, pool, lengths, measured),
+        "verify": StagePlan(stage="verify", what="not charged", usd=Estimate.exactly(0.0)),
+        "train": train_plan(recipe, size, machine, lengths),
+        "evaluate": _evaluate(recipe, size, machine, lengths, base),
+        "report": StagePlan(stage="report", what="not charged", usd=Estimate.exactly(0.0)),
+    }
+    return [_with_machine_usd(by_stage[stage], price) for stage in recipe.stages]
+
+
+def calibrated(machine: Machine, measured: Measured | None) -> Machine:
+    """The machine with the speeds that were measured on it."""
+    if measured is None:
+        return machine
+    return machine._replace(measured_decoding=measured.decoding, measured_token_seconds=measured.train_token_seconds)
+
+
+def total_usd(stages: Sequence[StagePlan]) -> Estimate:
+    """The sum of what is known."""
+    return Estimate.total([stage.usd for stage in stages if stage.usd is not None])
+
+
+def total_seconds(stages: Sequence[StagePlan]) -> Estimate:
+    """The sum of what is known."""
+    return Estimate.total([stage.seconds for stage in stages if stage.seconds is not None])
+
+
+def pool_size(recipe: Recipe) -> int | None:
+    """Questions before cleaning, None where a source does not tell how many it has."""
+    counts = [source.expect or source.sample or source.published for source in recipe.gather.sources]
+    # A source that is split over several entries may say the whole number once.
+    if not any(counts) and recipe.gather.sources:
+        return None
+    return recipe.gather.questions + sum(count or 0 for count in counts)
+
+
+def benchmark_size(recipe: Recipe) -> int | None:
+    """Questions of the evaluation, None where a table does not tell how many it has."""
+    counts = [recipe.evaluate.questions]
+    for benchmark in recipe.evaluate.benchmarks:
+        task = benchmarks.TASKS.get(benchmark.task or "")
+        found = benchmark.expect or benchmark.sample or benchmark.published or (task.questions if task else None)
+        if found is None:
+            return None
+        counts.append(found)
+    return sum(counts)
+
+
+def token_lengths(recipe: Recipe) -> Tokens:
+    """Of the recipe's questions: measured on generated puzzles, else by the limits that the recipe sets."""
+    limit = recipe.train.tokens_max
+    if not recipe.gather.sources and recipe.trace.client == "reference-solution":
+        read = list(puzzles.generate(PUZZLES_READ, families=recipe.gather.families, split="train", seed=recipe.seed))
+
+        def mean(texts: Sequence[str | None]) -> Estimate:
+            characters = fmean(len(text or "") for text in texts)
+            return Estimate(*(characters / per_token for per_token in assumed.CHARACTERS_PER_TOKEN))
+
+        columns = zip(*((q.question, q.solution, q.answer) for q in read), strict=True)
+        return Tokens(*(mean(texts) for texts in columns))
+    own = limit if recipe.trace.client == "reference-solution" else recipe.trace.output_tokens_max
+    answer = Estimate.exactly(0.0)  # the share is of thinking and answer together
+    return Tokens(assumed.TEACHER_PROMPT_TOKENS, assumed.TRACE_SHARE.times(own).at_most(limit), answer)
+
+
+def paid_usd(section: PaidModel, calls: Estimate, prompt: Estimate, output: Estimate) -> Estimate:
+    """What calls to a model behind an API cost, outside its peak hours. Raises TennerError for an unknown price."""
+    provider = {"openai": section.preset or "", "gemini": "gemini"}.get(section.client, section.client)
+    price = prices.price_of(provider, section.model or section.client, section.price)
+
+    def usd(number: float, prompt_tokens: float, output_tokens: float) -> float:
+        usage = Usage(input_tokens=round(prompt_tokens), output_tokens=round(output_tokens))
+        return number * price.microusd(usage, batch=section.batch) / MICROUSD_PER_USD
+
+    low, expected, high = (usd(*each) for each in zip(calls, prompt, output, strict=True))
+    return Estimate(low, expected, high * (price.peak.multiplier if price.peak and not section.batch else 1.0))
+
+
+def _with_machine_usd(stage: StagePlan, price_usd_per_hour: float) -> StagePlan:
+    """The stage with the charge for its time on top of what it pays for calls."""
+    if stage.seconds is None:
+        return stage
+    machine = stage.seconds.times(price_usd_per_hour / 3600)
+    return stage.model_copy(update={"usd": Estimate.total([machine, stage.usd or Estimate.exactly(0.0)])})
+
+
+BaseLengths = tuple[Estimate, Estimate] | None
+"""Thinking and answer of the untrained student, where they were measured."""
+
+
+def _base_lengths(prompt: Estimate, base: BaseLengths, thinking_max: int, answer_max: int) -> list[Lengths]:
+    if base is not None:
+        thinking, answer = base[0].at_most(thinking_max), base[1].at_most(answer_max)
+        return [Lengths(*each) for each in zip(prompt, thinking, answer, strict=True)]
+    return [
+        Lengths(tokens, share * thinking_max, share * answer_max)
+        for tokens, share in zip(prompt, assumed.BASE_SHARE, strict=True)
+    ]
+
+
+def _sweep(
+    recipe: Recipe, size: Size, machine: Machine, lengths: Sequence[Lengths], questions: int, budgets: Sequence[int],
+    waits: Sequence[int],
+) -> tuple[Estimate, Estimate]:  # fmt: skip
+    """The tokens that are generated, and the seconds that it takes, loading included."""
+    context = fmean(fed + steps / 2 for steps, fed in (sweep_tokens(each, budgets, waits) for each in lengths))
+    speeds = machine.decoding(size, recipe.evaluate, context)
+    tokens = Estimate(*(questions * sweep_tokens(each, budgets, waits)[0] for each in lengths))
+    rows = machine.rows(size, recipe.evaluate, context)
+    seconds = Estimate(
+        *(
+            sweep_seconds(speed, each, questions, budgets, waits=waits, rows=rows)
+            for speed, each in zip(speeds, lengths, strict=True)
+        )
+    )
+    return tokens, Estimate.total([seconds, machine.loading_seconds(size)])
+
+
+def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, base: BaseLengths) -> StagePlan:
+    attempt, pool = recipe.attempt, pool_size(recipe)
+    questions = attempt.questions if pool is None else min(attempt.questions, pool)
+    if not questions:
+        return StagePlan(stage="attempt", what="left out", questions=0, usd=Estimate.exactly(0.0))
+    rounds = len(attempt.prompts) * (2 if attempt.second_model else 1)
+    of_base = _base_lengths(prompt, base, attempt.thinking_tokens_max, attempt.answer_tokens_max)
+    tokens, seconds = _sweep(recipe, size, machine, of_base, questions, [0, attempt.thinking_tokens_max], [])
+    what = f"{rounds} times {questions:,} questions, at most {attempt.thinking_tokens_max:,} thinking tokens"
+    return StagePlan(
+        stage="attempt", what=what, questions=questions, tokens=tokens.times(rounds), seconds=seconds.times(rounds)
+    )
+
+
+def _select(recipe: Recipe, pool: int | None) -> StagePlan:
+    labeller = recipe.domains.labeller
+    if labeller is None:
+        return StagePlan(stage="select", what="not charged", questions=pool, usd=Estimate.exactly(0.0))
+    if pool is None:
+        return StagePlan(stage="select", what="how many questions are labelled is not known: no source says its number")
+    calls, output = Estimate.exactly(pool), assumed.LABEL_OUTPUT_TOKENS.at_most(labeller.output_tokens_max)
+    usd = paid_usd(labeller, calls, assumed.LABEL_PROMPT_TOKENS, output)
+    what = f"{pool:,} questions sorted by {labeller.model}"
+    return StagePlan(stage="select", what=what, questions=pool, tokens=output.times(pool), usd=usd)
+
+
+def _trace(recipe: Recipe, pool: int | None, lengths: Tokens, measured: Measured | None) -> StagePlan:
+    section = recipe.trace
+    wanted = pool if recipe.order == "trace-first" else recipe.select.samples
+    if section.client == "reference-solution":
+        return StagePlan(stage="trace", what="free", questions=wanted, usd=Estimate.exactly(0.0))
+    if section.client == "replay":
+        return StagePlan(stage="trace", what="paid before", questions=wanted, usd=Estimate.exactly(0.0))
+    if wanted is None:
+        return StagePlan(stage="trace", what="how many questions are traced is not known: no source says its number")
+    calls = Estimate.exactly(wanted * section.samples_per_question)
+    if recipe.order == "select-first" and recipe.select.top_up and section.keep != "first":
+        kept_share = measured and measured.kept_share
+        kept = Estimate.exactly(kept_share) if kept_share else assumed.KEPT_SHARE
+        calls = Estimate(*(calls.expected / share for share in kept))
+    output, prompt = assumed.TRACE_SHARE.times(section.output_tokens_max), lengths.prompt
+    told = "a quarter of its limit"
+    if measured and measured.teacher_output and measured.teacher_input:
+        output, prompt, told = measured.teacher_output, measured.teacher_input, f"of {measured.questions} asked"
+    usd = paid_usd(section, calls, prompt, output)
+    what = f"{section.model}, about {output.expected:,.0f} tokens a trace ({told})"
+    return StagePlan(stage="trace", what=what, questions=round(calls.expected), tokens=calls.times(output), usd=usd)
+
+
+def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
+    """The training alone, without the charge for this machine's time; `tokens` are those of all samples in all epochs.
+
+    How long a service takes is not known.
+    """
+    train, samples = recipe.train, recipe.select.samples
+    of_sample = lengths.sample.at_most(train.tokens_max)
+    tokens = of_sample.times(samples * train.epochs)
+    if train.tinker is not None:
+        what = (
+            f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, by {train.tinker.model}"
+        )
+        usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
+        return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
+    seconds = machine.train_seconds(size, train, tokens, of_sample)
+    what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
+    seconds = Estimate.total([seconds, machine.loading_seconds(size)])
+    return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
+
+
+def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, base: BaseLengths) -> StagePlan:
+    section, questions = recipe.evaluate, benchmark_size(recipe)
+    if questions is None:
+        return StagePlan(stage="evaluate", what="not known: a benchmark does not say its number of questions (expect)")
+    asked, budgets, waits = questions * section.samples, section.thinking_tokens_max, section.waits
+    of_base = _base_lengths(lengths.prompt, base, budgets[-1], section.answer_tokens_max)
+    answers = [section.answer_tokens_max * share for share in assumed.TRACE_SHARE]
+    if lengths.answer.expected:
+        answers = list(lengths.answer.at_most(section.answer_tokens_max))
+    of_distilled = [Lengths(*each) for each in zip(lengths.prompt, lengths.thinking, answers, strict=True)]
+    parts = [_sweep(recipe, size, machine, each, asked, budgets, waits) for each in (of_base, of_distilled)]
+    usd = [
+        paid_usd(
+            model, Estimate.exactly(asked), lengths.prompt, assumed.TRACE_SHARE.times(model.output_tokens_max)
+        )
+        for model in section.models
+    ]  # fmt: skip
+    policies = len(budgets) + len(waits)
+    what = f"{asked:,} answers under {policies} policies, by both students"
+    what += f" and {len(section.models)} models behind APIs" if section.models else ""
+    return StagePlan(
+        stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),
+        seconds=Estimate.total([seconds for _, seconds in parts]), usd=Estimate.total(usd) if usd else None,
+    )  # fmt: skip
+
+
+def check_cap(stages: Sequence[StagePlan], cap_usd: float) -> str | None:
+    """A warning where the cap is below what is expected.
+
+    Raises TennerError where it is below even the low estimate: the run could only spend it and stop.
+    """
+    usd = total_usd(stages)
+    dearest = max((s for s in stages if s.usd is not None), key=lambda s: s.usd.expected if s.usd else 0.0)
+    told = f"${usd.low:.4g} to ${usd.high:.4g}, ${usd.expected:.4g} expected, most of it for {dearest.stage}"
+    if cap_usd < usd.low:
+        raise TennerError(
+            f"the cap of ${cap_usd:g} is below what the run takes at least: {told}",
+            hint="raise it (--budget-usd), or see `tenner plan` for what would make it cheaper",
+        )
+    if cap_usd < usd.expected:
+        return f"warning: the cap of ${cap_usd:g} is below what is expected ({told}): the run may stop there and wait"
+    return None

@@ -1,0 +1,152 @@
+"""A recipe's plan: its arithmetic by hand, the built-in recipes, the cap, and the machines to choose from."""
+
+import json
+
+import pytest
+from commands import tenner_here
+from published_configs import CONFIGS
+
+from tenner.budget import assumptions as assumed
+from tenner.budget import machines
+from tenner.budget.estimate import Estimate
+from tenner.core import recipe
+from tenner.core.errors import TennerError
+from tenner.core.records import StagePlan
+from tenner.core.sections import Train
+from tenner.stages import plan_page, run_plan
+from tenner.stages.plan_speeds import Machine, Size, UnknownSize
+from tenner.training.architecture import Architecture
+
+QWEN_32B = {
+    "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
+    "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
+}  # fmt: skip
+SIXTEEN_H100 = Machine(machines.card("h100"), 16)
+
+
+@pytest.fixture(scope="module")
+def size_32b() -> Size:
+    return Size.of(Architecture.of(QWEN_32B))
+
+
+def plan_of(name: str, *overrides: str) -> dict[str, StagePlan]:
+    return {stage.stage: stage for stage in plan_page.stages_of(recipe.load(name, overrides=list(overrides)))}
+
+
+def test_a_size_is_told_by_the_architecture_or_by_the_name(size_32b):
+    named = Size.by_name("Qwen/Qwen2.5-32B-Instruct")
+    assert named.parameters == 32e9
+    assert size_32b.kv_bytes == 64 * 8 * 128 * 2 * 2
+    assert size_32b.forward_flops == pytest.approx(2 * (32.76e9 - 5120 * 152064), rel=0.01)
+    assert named.kv_bytes == pytest.approx(size_32b.kv_bytes, rel=0.1)
+    assert Size.by_name("x", "HuggingFaceTB/SmolLM2-135M-Instruct").parameters == 135e6
+    assert Size.by_name("Qwen3.5-0.8B").parameters == 0.8e9
+    with pytest.raises(UnknownSize, match="its name tells no size"):
+        Size.by_name("some/folder", "GPT-J6")
+
+
+def test_training_is_six_operations_a_parameter_over_the_cards_best(size_32b):
+    full = Train(epochs=5, lr=1e-5, tokens_per_step=1, tokens_max=32768)
+    assert size_32b.train_flops(full, 0.0) == pytest.approx(6 * 32.0e9, rel=0.01)
+    assert size_32b.train_flops(full.model_copy(update={"method": "lora"}), 0.0) == pytest.approx(4 * 32.0e9, rel=0.01)
+    half = size_32b.train_flops(full.model_copy(update={"frozen_layers": 32}), 0.0)
+    assert half == pytest.approx(4 * 32.0e9, rel=0.01)
+    tokens = Estimate.exactly(27e6)  # s1's
+    seconds = SIXTEEN_H100.train_seconds(size_32b, full, tokens, Estimate.exactly(5400.0))
+    assert seconds.low < 26 * 60 < seconds.high, "the paper's 26 minutes"
+    by_hand = 27e6 * size_32b.train_flops(full, 5400.0) / (0.35 * 16 * 989.5e12)
+    assert seconds.expected == pytest.approx(by_hand)
+
+
+def test_the_teacher_is_paid_by_the_token():
+    trace = plan_of("gsm8k-small")["trace"]
+    assert trace.questions == round(1000 / assumed.KEPT_SHARE.expected)
+    assert trace.usd is not None
+    assert trace.usd.expected == pytest.approx(1000 / 0.75 * (150 * 0.15 + 2000 * 0.60) / 1e6, rel=0.01)
+    as_it_is = plan_of("gsm8k-small", "trace.keep=first")["trace"]
+    assert as_it_is.questions == 1000
+    batch = plan_of("gsm8k-small", "trace.price={input_usd_per_mtok=0.15,output_usd_per_mtok=0.6,batch_multiplier=0.5}",
+                    "trace.batch=true")["trace"]  # fmt: skip
+    assert batch.usd is not None
+    assert batch.usd.expected == pytest.approx(trace.usd.expected / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("name", recipe.built_in())
+def test_the_cap_of_a_built_in_recipe_is_above_what_is_expected(name):
+    described = recipe.load(name)
+    stages = run_plan.stage_plans(
+        described, Size.by_name(described.student.base_model), plan_page.machine_of(described)
+    )
+    if described.machine.card:  # a CPU that others keep busy may be slow
+        assert run_plan.check_cap(stages, described.budget_usd) is None
+    usd = run_plan.total_usd(stages)
+    assert 0 < usd.low < usd.expected < usd.high
+    assert usd.low < described.budget_usd
+
+
+def test_the_demo_takes_minutes_and_about_a_cent():
+    stages = plan_of("demo")
+    usd = run_plan.total_usd(list(stages.values()))
+    assert usd.low < 0.0068 < usd.high, "what README says that it cost"
+    assert 0.001 < usd.expected < 0.1
+    assert stages["trace"].what == "free"
+
+
+def test_a_cap_is_held_against_the_plan():
+    stages = [
+        StagePlan(stage="trace", what="", usd=Estimate(1.0, 2.0, 4.0)),
+        StagePlan(stage="train", what="", usd=Estimate(0.5, 3.0, 9.0)),
+        StagePlan(stage="evaluate", what="not known"),
+    ]
+    with pytest.raises(TennerError, match=r"the cap of \$1.4 is below what the run takes at least: \$1.5 to \$13"):
+        run_plan.check_cap(stages, 1.4)
+    warning = run_plan.check_cap(stages, 1.5)
+    assert warning is not None
+    assert "the cap of $1.5 is below what is expected" in warning
+    assert "most of it for train" in warning
+    assert run_plan.check_cap(stages, 5.0) is None
+
+
+def test_what_is_not_known_is_said():
+    stages = plan_of("demo", "evaluate.benchmarks=[{name='b', file='b.jsonl'}]")
+    assert stages["evaluate"].usd is None
+    assert "does not say its number of questions" in stages["evaluate"].what
+
+
+def test_machines_and_changes_are_compared(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(QWEN_32B))
+    made = json.loads(tenner_here("plan", "s1k-32b", "--config", config, "--json").stdout)
+    by_what = {option["what"]: option for option in made["options"]}
+    low, _, high = by_what["16 H100 SXM"]["usd"]
+    assert low / high == pytest.approx(2.69 / 3.99)
+    assert [option for option in by_what if "LoRA" in option]
+    assert made["fits"] is True
+    assert made["changes"][0]["saved_usd"] > 0
+    assert sum(stage["usd"][1] for stage in made["stages"]) == pytest.approx(made["total_usd"][1])
+    text = tenner_here("plan", "s1k-32b", "--config", config, "--set", "budget_usd=10").stdout
+    assert "\nfits in 80 GB" in text
+    assert "16 H100 SXM: " in text
+    assert "warning: the cap of $10 is below what the run takes at least" in text
+
+
+def test_a_service_is_among_them():
+    made = json.loads(tenner_here("plan", "s1k-qwen3-8b-lora", "--json").stdout)
+    (tinker,) = [option for option in made["options"] if option["what"].startswith("tinker")]
+    assert tinker["usd"][1] == pytest.approx(0.44 * made["stages"][-3]["tokens"][1] / 1e6)
+
+
+def test_training_by_a_service_is_paid_by_the_token(tmp_path):
+    text = recipe.built_in()["s1k-qwen3-8b-lora"].replace('quantization = "nf4"', 'backend = "tinker"')
+    service = 'tinker = { base_url = "http://localhost:1", model = "Qwen/Qwen3-8B", price_usd_per_mtok = 0.5 }'
+    (tmp_path / "mine.toml").write_text(text.replace('activations = "inputs"', service))
+    made = json.loads(tenner_here("plan", tmp_path / "mine.toml", "--json").stdout)
+    (train,) = [stage for stage in made["stages"] if stage["stage"] == "train"]
+    assert train["usd"] == [pytest.approx(tokens * 0.5e-6) for tokens in train["tokens"]]
+    assert train["seconds"] is None
+    assert made["memory_note"] == "a service trains"
+
+
+def test_small_students_too():
+    size = Size.of(Architecture.of(CONFIGS["Qwen3-0.6B"]))
+    assert size.parameters == pytest.approx(0.6e9, rel=0.01)
