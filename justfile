@@ -30,6 +30,10 @@ slow:
 vllm DIR:
     TENNER_VLLM={{DIR}}/bin/vllm pytest -m vllm --durations=10
 
+# a real server of the Tinker protocol; DIR is where scripts/install_skyrl.sh has put it
+tinker DIR:
+    TENNER_SKYRL={{DIR}} pytest -m tinker --durations=10
+
 # one benchmark, as `just bench train_cpu --workloads short`
 bench name *options:
     python bench/{{name}}.py {{options}}

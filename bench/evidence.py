@@ -5,10 +5,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+import tenner
 
 
 def machine() -> dict[str, object]:
@@ -38,5 +40,14 @@ def _gpus() -> list[str]:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Of Python and of installed packages."""
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    """Of Python, of tenner where it is imported from, and of packages, which may not be installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    if name == "tenner":
+        return tenner.__version__
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

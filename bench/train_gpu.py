@@ -2,6 +2,7 @@
 
     pip install -c constraints.txt -e '.[test]'
     python bench/train_gpu.py --price-usd-per-hour 2.5     # on an H100 or H200
+    python bench/train_gpu.py --results DIR --minutes 8    # in pieces: the same command goes on, until it exits 0 or 1
     python bench/train_gpu.py --rehearse                   # all of it with a tiny model on a CPU; judges nothing
 
 The models have Qwen2.5's shapes and random weights, made on the device: nothing is downloaded. Samples are random
@@ -25,6 +26,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +86,8 @@ CONFIGURATIONS = {
     "32b-lora": Configuration("32b", LORA, LEAST, (True,)),
     "32b-lora-16k": Configuration("32b", LORA, LEAST, (True,), samples_per_step=1, thinking_tokens=16384),
 }
-USUAL = tuple(name for name in CONFIGURATIONS if name != "0.5b-full")
+USUAL = ("7b-lora", "32b-lora", "7b-full", "32b-lora-16k", "7b-full-8bit")
+"""The cheapest proof first."""
 
 
 def lengths(configuration: Configuration, count: int, *, rehearsed: bool) -> list[int]:
@@ -230,30 +233,70 @@ def _train_trl(
     train_cpu.train_trl(trl, model, tokenizer, encoded, steps, workdir, clock)
 
 
-def attempt(side: str, name: str, steps: int, *, rehearsed: bool) -> dict[str, Any]:
-    """A configuration by the first of its ways that fits; each in a process of its own."""
-    configuration = CONFIGURATIONS[name]
-    ways: tuple[Any, ...] = configuration.ways if side == "tenner" else configuration.trl_ways
-    tried = []
-    for number, way in enumerate(ways):
-        told = (", ".join(f"{k} {v}" for k, v in way.items()) or "-") if side == "tenner" else f"checkpointing {way}"
-        command = [sys.executable, __file__, "--try", side, name, str(number), "--steps", str(steps)]
-        done = subprocess.run(
-            [*command, *(["--rehearse"] if rehearsed else [])], capture_output=True, text=True,
-            env=os.environ | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
-        )  # fmt: skip
+class Tries:
+    """The tries of a run or of a piece of one; what a folder has of earlier pieces is not tried again."""
+
+    def __init__(self, steps: int, *, rehearsed: bool, results: Path | None, minutes: float | None) -> None:
+        self._steps, self._rehearsed, self._results = steps, rehearsed, results
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self._tried_here = 0
+
+    def attempt(self, side: str, name: str) -> dict[str, Any]:
+        """A configuration by the first of its ways that fits. Raises OutOfTime where a try does not end in time."""
+        configuration = CONFIGURATIONS[name]
+        ways: tuple[Any, ...] = configuration.ways if side == "tenner" else configuration.trl_ways
+        tried = []
+        for number, way in enumerate(ways):
+            told = (
+                (", ".join(f"{k} {v}" for k, v in way.items()) or "-") if side == "tenner" else f"checkpointing {way}"
+            )
+            figures = self._kept_or_tried(side, name, number)
+            tried.append({"way": told} | figures)
+            print(f"{name:13} {side:7} {told:45} {_told(figures)}", flush=True)
+            if figures.get("failed") != "out of memory":
+                break
+        return tried[-1] | {"tried": tried[:-1]}
+
+    def _kept_or_tried(self, side: str, name: str, way: int) -> dict[str, Any]:
+        rehearsed = "rehearsed-" if self._rehearsed else ""
+        kept = self._results and self._results / f"{rehearsed}{name}-{side}-{way}-{self._steps}.json"
+        if kept and kept.exists():
+            found: dict[str, Any] = json.loads(kept.read_text())
+            return found
+        figures = self._try(side, name, way)
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(".partial")
+            partial.write_text(json.dumps(figures))
+            partial.rename(kept)
+        return figures
+
+    def _try(self, side: str, name: str, way: int) -> dict[str, Any]:
+        """In a process of its own; one that takes more than a whole piece has failed."""
+        seconds = None if self._end is None else self._end - time.monotonic()
+        if seconds is not None and seconds <= 0:
+            raise OutOfTime
+        command = [sys.executable, __file__, "--try", side, name, str(way), "--steps", str(self._steps)]
+        self._tried_here += 1
+        try:
+            done = subprocess.run(
+                [*command, *(["--rehearse"] if self._rehearsed else [])], capture_output=True, text=True,
+                env=os.environ | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}, timeout=seconds,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            if self._tried_here > 1:
+                raise OutOfTime from None
+            return {"failed": "takes longer than --minutes"}
         if done.returncode and any(words in done.stderr for words in NO_MEMORY):
-            figures: dict[str, Any] = {"failed": "out of memory"}
-        elif done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            figures = {"failed": f"exit code {done.returncode}: {last}"}
-        else:
-            figures = json.loads(done.stdout.splitlines()[-1])
-        tried.append({"way": told} | figures)
-        print(f"{name:13} {side:7} {told:45} {_told(figures)}", flush=True)
-        if figures.get("failed") != "out of memory":
-            break
-    return tried[-1] | {"tried": tried[:-1]}
+            return {"failed": "out of memory"}
+        if done.returncode:
+            return {"failed": f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"}
+        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return figures
+
+
+class OutOfTime(Exception):
+    """This piece is over."""
 
 
 def _told(figures: dict[str, Any]) -> str:
@@ -261,6 +304,21 @@ def _told(figures: dict[str, Any]) -> str:
         return figures["failed"]
     mfu = [f"{figures[key]:6.1%}" if key in figures else "     -" for key in ("mfu_causal", "mfu_non_causal")]
     return f"{figures['tokens_per_second']:9,.0f} {mfu[0]} {mfu[1]} {figures['peak_gb']:8.1f}"
+
+
+def measured(tries: Tries, names: Sequence[str], *, with_trl: bool) -> dict[str, dict[str, dict[str, Any]]]:
+    """The figures of each side, by configuration. Raises OutOfTime."""
+    done: dict[str, dict[str, dict[str, Any]]] = {"tenner": {}, "trl": {}}
+    for name in names:
+        ours = done["tenner"][name] = tries.attempt("tenner", name)
+        if not with_trl or not CONFIGURATIONS[name].trl_ways:
+            continue
+        theirs = done["trl"][name] = tries.attempt("trl", name)
+        if "failed" not in ours and "failed" not in theirs:
+            speed = ours["tokens_per_second"] / theirs["tokens_per_second"]
+            memory = ours["peak_gb"] / theirs["peak_gb"]
+            print(f"{name:13} {speed:.2f} times TRL's tokens per second, {memory:.2f} of its memory", flush=True)
+    return done
 
 
 def prices(done: dict[str, dict[str, Any]], usd_per_gpu_hour: float) -> dict[str, float]:
@@ -292,10 +350,16 @@ def main() -> None:
     parser.add_argument("--without-trl", action="store_true")
     parser.add_argument("--price-usd-per-hour", type=float, help="of one GPU; left out: a sixteenth of s1k.toml's")
     parser.add_argument("--rehearse", action="store_true", help="a tiny model on the CPU; promises are not judged")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="keep each try's figures there, and use those")
+    parser.add_argument(
+        "--minutes", type=float, help="of this piece: then exit with 3, to be gone on with; needs --results"
+    )
     parser.add_argument("--try", nargs=3, dest="one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.steps < 2:
         parser.error("--steps must be at least 2: the first is not timed")
+    if args.minutes is not None and (args.results is None or not args.minutes > 0):
+        parser.error("--minutes must be above zero, and --results say where to go on from")
     if args.one:
         side, name, way = args.one
         print(json.dumps(run_here(side, name, int(way), args.steps, rehearsed=args.rehearse)))
@@ -312,16 +376,12 @@ def main() -> None:
     if args.rehearse:
         print("\nA rehearsal, a tiny model on a CPU: no figure below is one of a configuration, a best or a price.")
     print("\nconfiguration side    way                                            tokens/s causal   full  peak GB")
-    done: dict[str, dict[str, dict[str, Any]]] = {"tenner": {}, "trl": {}}
-    for name in args.only:
-        ours = done["tenner"][name] = attempt("tenner", name, args.steps, rehearsed=args.rehearse)
-        if args.without_trl or not CONFIGURATIONS[name].trl_ways:
-            continue
-        theirs = done["trl"][name] = attempt("trl", name, args.steps, rehearsed=args.rehearse)
-        if "failed" not in ours and "failed" not in theirs:
-            speed = ours["tokens_per_second"] / theirs["tokens_per_second"]
-            memory = ours["peak_gb"] / theirs["peak_gb"]
-            print(f"{name:13} {speed:.2f} times TRL's tokens per second, {memory:.2f} of its memory", flush=True)
+    tries = Tries(args.steps, rehearsed=args.rehearse, results=args.results, minutes=args.minutes)
+    try:
+        done = measured(tries, args.only, with_trl=not args.without_trl)
+    except OutOfTime:
+        print(f"{args.minutes:g} minutes are over: the same command goes on from {args.results}")
+        sys.exit(3)
     figures: dict[str, Any] = done | {"price": prices(done["tenner"], usd_per_gpu_hour)}
 
     promises: dict[str, bool] = {}

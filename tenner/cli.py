@@ -26,6 +26,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("init", "write a commented recipe for questions of your own"),
+    "doctor": Command("doctor", "what is installed, found and free on this machine"),
     "run": Command("run", "run a recipe to the end, or go on with it"),
     "launch": Command("launch", "run a recipe by a process for each GPU, here, on Slurm or by SkyPilot, under one cap"),
     "fork": Command("fork", "another run with other settings that takes over what was bought and is unchanged"),

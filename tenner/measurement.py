@@ -44,8 +44,8 @@ class MeasureOptions(NamedTuple):
     seed: int | None = None
     engine: EngineName | None = None
     rows: int | None = None
-    base_url: str | None = None
-    """This and the next four describe the server of engine `api` (see `sections.Endpoint`)."""
+    base_urls: Sequence[str] | None = None
+    """This and the next four describe the server of engine `api`, or several (see `sections.Endpoint`)."""
     served_model: str | None = None
     api_key_env: str | None = None
     context_tokens: int | None = None
@@ -86,7 +86,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
         }
     )
     endpoint = {
-        "base_url": options.base_url,
+        "base_url": None if options.base_urls is None else options.base_urls[0],
+        "further_base_urls": None if options.base_urls is None else list(options.base_urls[1:]),
         "model": options.served_model,
         "api_key_env": options.api_key_env,
         "context_tokens": options.context_tokens,
@@ -162,7 +163,10 @@ def evaluate(run: AnyRun) -> tuple[int, int]:
             return evaluation.api_engine(run, endpoint, folder)
         return evaluation.load_engine(run, "evaluate", folder)
 
-    model = student.model if endpoint is None else f"{student.model} as {endpoint.model} at {endpoint.base_url}"
+    model = student.model
+    if endpoint is not None:
+        urls = ", ".join([endpoint.base_url, *endpoint.further_base_urls])
+        model += f" as {endpoint.model} at {urls}"
     return evaluation.answer(run, [EvaluatedStudent(run.recipe.name, model, student.form, load_engine)])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 
-from tenner.clients import registry
+from tenner.clients import registry, tinker
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe
@@ -149,10 +149,10 @@ def verify(run: Run) -> tuple[int, int]:
 
 
 def train(run: Run) -> tuple[int, int]:
-    """Fine-tune the student on the samples."""
-    from tenner.stages import training
+    """Fine-tune the student on the samples: here, or by a service."""
+    from tenner.stages import managed_training, training
 
-    return training.learn(run)
+    return training.learn(run) if run.recipe.train.backend is None else managed_training.learn(run)
 
 
 def evaluate(run: Run) -> tuple[int, int]:
@@ -252,6 +252,8 @@ def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[s
     if "evaluate" in names and not run.folder.done("evaluate"):
         evaluation.check_connections(run.recipe, run.screen)
     if "train" in names and not run.folder.done("train"):
+        if run.recipe.train.tinker is not None:
+            tinker.check(run.recipe.train.tinker)
         resource_check.check(run.recipe, run.folder.path, base_student(run), processes=processes)
     return names
 

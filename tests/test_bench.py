@@ -1,15 +1,26 @@
 """The benchmarks that take long, or need what a test machine has not, gone through with a tiny model."""
 
 import json
+import platform
 import subprocess
 import sys
 
 import pytest
 from paths import BENCH
 
+import tenner
 from tenner.core import hardware
 
 COMMANDS, PRECISIONS = {"chat", "serve", "measure", "train"}, {"auto", "bf16", "fp32"}
+
+
+def test_the_version_of_what_is_not_installed_is_told(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import evidence
+
+    assert evidence.versions("tenner", "no-such-package") == {
+        "python": platform.python_version(), "tenner": tenner.__version__, "no-such-package": "not installed",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -51,12 +62,16 @@ def test_every_command_is_timed_in_every_precision(tiny_recipe):
 
 
 @pytest.mark.slow
-def test_gpu_training_is_rehearsed_on_a_cpu():
+def test_gpu_training_is_rehearsed_on_a_cpu_in_pieces(tmp_path):
     names = ["7b-full", "7b-full-8bit", "32b-lora", "32b-lora-16k"]
-    done = subprocess.run(
-        [sys.executable, str(BENCH / "train_gpu.py"), "--rehearse", "--price-usd-per-hour", "3", "--only", *names],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    command = [sys.executable, str(BENCH / "train_gpu.py"), "--rehearse", "--price-usd-per-hour", "3", "--only", *names]
+    command += ["--results", str(tmp_path)]
+    piece = subprocess.run([*command, "--minutes", "0.2"], capture_output=True, text=True)
+    assert piece.returncode == 3, piece.stderr
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(kept) >= 1
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items()), "nothing is tried again"
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["rehearsed"]
     assert "promises" not in told  # nothing that a rehearsal computes is one that holds

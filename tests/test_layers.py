@@ -17,7 +17,7 @@ LAYERS = (
     {"core", "budget"},
     {"data", "clients", "distill", "training", "inference", "evaluation"},
     {"stages"},
-    {"pipeline", "measurement", "tracing", "launch"},
+    {"pipeline", "measurement", "tracing", "launch", "probe"},
     {"api"},
     {"commands"},
     {"cli", "__main__"},

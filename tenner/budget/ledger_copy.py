@@ -26,8 +26,8 @@ def refuse_waiting_batches(path: Path) -> None:
 def copy(source: Path, target: Path, *, without_machine_time_of: Sequence[str]) -> float:
     """Copy a ledger, and return what the copy has booked, in dollars.
 
-    Responses and what was paid for them are all copied. Calls that were in flight when a process was killed are in
-    the books of `source` alone, which has not booked them yet; the holder of its lock copies, so there are no others.
+    Responses and what was paid for them are all copied. What a killed process left unbooked, calls in flight and
+    machine time, stays with `source`, which books it when it goes on. Only for the holder of its folder's lock.
     """
     if not source.is_file():
         return 0.0
@@ -36,6 +36,7 @@ def copy(source: Path, target: Path, *, without_machine_time_of: Sequence[str]) 
         marks = ", ".join("?" * len(without_machine_time_of))
         with new:
             new.execute("DELETE FROM reservations")
+            new.execute("DELETE FROM heartbeats")
             new.execute(
                 f"DELETE FROM spends WHERE machine_seconds IS NOT NULL AND stage IN ({marks})", without_machine_time_of
             )

@@ -84,8 +84,20 @@ def presets() -> dict[str, Provider]:
     return {name: Provider(name, **fields) for name, fields in table.items()}
 
 
+class _Server:
+    """One of the servers that calls are split between."""
+
+    def __init__(self, base_url: str, *, key: str, bytes_max: int) -> None:
+        self.base_url = base_url
+        self.posts = JSONPosts(f"{base_url.rstrip('/')}/chat/completions", key=key, bytes_max=bytes_max)
+        self.calls = 0
+        """Those in flight."""
+        self.failures = 0
+        """Since it last answered."""
+
+
 class OpenAIClient:
-    """One model behind one server."""
+    """One model behind one server, or several."""
 
     def __init__(self, section: PaidModel, *, key: str | None = None) -> None:
         """A `key` of None is looked up in the environment.
@@ -123,24 +135,23 @@ class OpenAIClient:
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
         token_bytes = LOGPROB_BYTES_PER_TOKEN if section.parameters.get("logprobs") else BYTES_PER_TOKEN
-        self._completions = JSONPosts(
-            f"{self._provider.base_url.rstrip('/')}/chat/completions",
-            key=self.secret,
-            bytes_max=min(BYTES_MIN + token_bytes * section.output_tokens_max, BYTES_MAX),
-        )
+        bytes_max = min(BYTES_MIN + token_bytes * section.output_tokens_max, BYTES_MAX)
+        urls = [self._provider.base_url, *section.further_base_urls]
+        self._servers = [_Server(url, key=self.secret, bytes_max=bytes_max) for url in urls]
 
     async def check(self) -> None:
         """Fetch the list of models and, in batch mode, of batches, which is free."""
-        await self._check_model()
+        for server in self._servers:
+            await self._check_model(server)
         if self._section.batch:
             await self._check_batches()
 
-    async def _check_model(self) -> None:
+    async def _check_model(self, server: "_Server") -> None:
         """A server without a list of models passes the check."""
-        url = self._provider.base_url
+        url = server.base_url
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                body = await self._completions.get(f"{url.rstrip('/')}/models")
+                body = await server.posts.get(f"{url.rstrip('/')}/models")
             listed = {row["id"] for row in json.loads(body)["data"]}
         except Fault as fault:
             if fault.kind in ("unreachable", "interrupted"):
@@ -204,18 +215,41 @@ class OpenAIClient:
         """
         if not self._streams:
             try:
-                return await self._completions.post(json.dumps(request))
+                return await self._post(json.dumps(request))
             except Fault as fault:
                 if fault.kind != "bad_request" or not STREAM_DEMANDED.search(fault.evidence):
                     raise
                 self._streams = True
         try:
-            return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+            return await self._post(json.dumps(self._streamed(request)), streamed=True)
         except Fault as fault:
             if fault.kind != "bad_request" or not self._usage_option or "stream_options" not in fault.evidence:
                 raise
             self._usage_option = False  # then its calls are unmetered, and stay at their worst case
-        return await self._completions.post(json.dumps(self._streamed(request)), streamed=True)
+        return await self._post(json.dumps(self._streamed(request)), streamed=True)
+
+    async def _post(self, body: str, *, streamed: bool = False) -> Response:
+        """One attempt, at the server with the fewest failures since it last answered, and of these the least busy.
+
+        So a server that fails is avoided, and its call, when it is tried again, goes to another.
+        """
+        server = min(self._servers, key=lambda s: (s.failures, s.calls))
+        server.calls += 1
+        try:
+            response = await server.posts.post(body, streamed=streamed)
+        except Fault as fault:
+            server.failures += fault.rule.transient
+            if len(self._servers) == 1:
+                raise
+            evidence = f"{server.base_url}: {fault.evidence}"
+            raise Fault(fault.kind, evidence, retry_after_seconds=fault.retry_after_seconds) from None
+        except asyncio.CancelledError:  # at its deadline
+            server.failures += 1
+            raise
+        finally:
+            server.calls -= 1
+        server.failures = 0
+        return response
 
     def _streamed(self, request: Request) -> Request:
         usage: Request = {"stream_options": {"include_usage": True}} if self._usage_option else {}
@@ -286,7 +320,8 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._completions.close()
+        for server in self._servers:
+            await server.posts.close()
         await self._client.close()
 
     def _key_hint(self) -> str:

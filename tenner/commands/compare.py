@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ def parse_policy(text: str) -> Policy:
 
 def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, Side]:
     folder = RunFolder.existing(path)
-    asked = {q.id: digest(q.id, q.question, q.answer) for q in folder.stream("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     by_student: dict[str, dict[str, list[Completion]]] = {}
     for c in folder.stream("completions", Completion):
         by_student.setdefault(c.student, {}).setdefault(c.task, []).append(c)
@@ -106,7 +106,7 @@ def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, 
 
 
 def _side(
-    path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: dict[str, str]
+    path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: Mapping[str, Question]
 ) -> Side:
     policies = sorted({c.policy for c in completions}, key=policy_order)
     plain = [p for p in policies if not p.waits]
@@ -116,8 +116,9 @@ def _side(
         raise TennerError(f"{path} has no answers under the policy {_short(policy)}", hint=f"it has {there}")
     chosen = [c for c in completions if c.policy == policy]
     right = verdicts(chosen)
-    by_hash = {asked[q]: given for q, given in right.items()}
-    return Side(path, student, policy, by_hash, {asked[q]: q for q in right})
+    hashes = {q.id: digest(q.id, q.question, q.answer) for q in (asked[id_] for id_ in right)}
+    by_hash = {hashes[id_]: given for id_, given in right.items()}
+    return Side(path, student, policy, by_hash, {hashes[id_]: id_ for id_ in right})
 
 
 def _as_json(task: str, a: Side, b: Side, c: Comparison) -> dict[str, object]:

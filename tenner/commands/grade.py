@@ -13,7 +13,7 @@ from rich.text import Text
 from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
-from tenner.core.records import AnswerKind, Completion, Grade, Question
+from tenner.core.records import AnswerKind, Completion, Grade
 from tenner.core.run_folder import RunFolder
 from tenner.core.terminal import say, visible, write_rendered
 from tenner.evaluation.grading.grader import Grader, GradingRequest, check_reference
@@ -102,7 +102,7 @@ def _is_disputed(grade: Grade) -> bool:
 def kept_rows(path: Path) -> list[Row]:
     """The answers of a run or a measurement. Raises TennerError where there are none that could be graded here."""
     folder = RunFolder.existing(path)
-    asked = {q.id: q for q in folder.stream("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     rows = []
     for c in folder.stream("completions", Completion):
         q = asked[c.question_id]

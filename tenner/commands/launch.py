@@ -11,6 +11,7 @@ from tenner.core.errors import TennerError
 from tenner.core.terminal import say, write_rendered
 
 if TYPE_CHECKING:
+    from tenner.core.recipe import Recipe
     from tenner.launch.job import Job
     from tenner.launch.processes import Group
 
@@ -48,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"what a job is given to save its state before the cap or a preemption (default: {GRACE_SECONDS:g})",
     )  # fmt: skip
     ordered = parser.add_argument_group("machines of Slurm and SkyPilot")
-    ordered.add_argument("--gpus", metavar="[TYPE:]N", help="GPUs of each node, as H100:8")
+    ordered.add_argument("--gpus", metavar="[TYPE:]N", help="GPUs of each node (default: the recipe's cards)")
     ordered.add_argument("--hours", metavar="X", type=float, help="the longest it takes (default: what the cap pays)")
     ordered.add_argument(
         "--option", metavar="KEY=VALUE", action="append", default=[], dest="options",
@@ -59,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ordered.add_argument("--package", metavar="SPEC", help="SkyPilot: what pip installs (default: this tenner)")
     inside = parser.add_argument_group("on such a machine (the script and the task give them)")
     inside.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes meet to train")
-    inside.add_argument("--node-rank", metavar="K", type=int, help="which of the nodes this is (default: SLURM_NODEID)")
+    inside.add_argument("--node-rank", metavar="K", type=int, help="which of the nodes this is, from 0")
     inside.add_argument(
         "--rented-since", metavar="SECONDS", type=float,
         help="charge the machine from then on (date +%%s), and end the job before the cap",
@@ -79,13 +80,28 @@ def main(args: argparse.Namespace) -> None:
     job = Job(
         described, str(Path(args.recipe).absolute()) if is_file else args.recipe,
         str(args.run_dir or Path("runs") / described.name), others, cap_usd, args.device, args.processes, args.nodes,
-        args.gpus, args.hours, args.grace_seconds or GRACE_SECONDS, args.options,
+        args.gpus or _cards(described, args), args.hours, args.grace_seconds or GRACE_SECONDS, args.options,
     )  # fmt: skip
     if args.on == "local":
         _local(args, job)
     else:
         job = job._replace(run_dir=os.path.abspath(job.run_dir))
         _elsewhere(args, job, job.seconds(_cap_of(job), Path(job.run_dir)))
+
+
+def _cards(described: "Recipe", args: argparse.Namespace) -> str | None:
+    """The GPUs of each node by the recipe's machine, as the engine calls them; None where it names no card."""
+    card, count = described.machine.card, described.machine.count
+    if card is None or args.on == "local":
+        return None
+    if count % args.nodes:
+        raise TennerError(f"{count} cards cannot be spread over {args.nodes} nodes", hint="give --nodes or --gpus")
+    each = count // args.nodes
+    if args.on == "slurm":  # what a cluster calls its cards is its own affair
+        return str(each)
+    from tenner.launch import skypilot
+
+    return f"{skypilot.CARD_NAMES.get(card, card.upper())}:{each}"
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
@@ -99,7 +115,7 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
             raise TennerError("a machine's disk is lost with it", hint="give --bucket URL, which keeps the run folder")
         return
     for name in ("grace_seconds", "copy_to"):
-        if getattr(args, name) is not None and args.rented_since is None:
+        if getattr(args, name) is not None and args.rented_since is None and not args.node_rank:
             raise TennerError(f"--{name.replace('_', '-')} has no effect without --rented-since", hint="leave it out")
     if (args.nodes > 1) != (args.rendezvous is not None) or (args.nodes == 1 and args.node_rank is not None):
         raise TennerError(
@@ -180,10 +196,9 @@ def _rented(args: argparse.Namespace, job: "Job") -> int:
 
 
 def _node_rank(args: argparse.Namespace, nodes: int) -> int:
-    named = args.node_rank if args.node_rank is not None else os.environ.get("SLURM_NODEID")
-    if named is None or not 0 <= (rank := int(named)) < nodes:
+    if args.node_rank is None or not 0 <= args.node_rank < nodes:
         raise TennerError(f"which of the {nodes} nodes this is is not known", hint="give --node-rank, from 0")
-    return rank
+    return int(args.node_rank)
 
 
 def _told(group: "Group") -> str:

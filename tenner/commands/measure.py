@@ -43,7 +43,7 @@ def _add_own(verb: argparse.ArgumentParser) -> None:
     options.add_field(verb, "--rows", Evaluate, "rows")
     options.add_field(verb, "--price-usd-per-hour", Machine, "price_usd_per_hour", default="the run's")
     server = verb.add_argument_group("for engine api")
-    options.add_field(server, "--base-url", Endpoint, "base_url")
+    options.add_field(server, "--base-url", Endpoint, "base_url", metavar="URL,…")
     options.add_field(server, "--served-model", Endpoint, "model")
     options.add_field(server, "--api-key-env", Endpoint, "api_key_env")
     options.add_field(server, "--context-tokens", Endpoint, "context_tokens")
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
         seed=args.seed,
         engine=args.engine,
         rows=args.rows,
-        base_url=args.base_url,
+        base_urls=None if args.base_url is None else args.base_url.split(","),
         served_model=args.served_model,
         api_key_env=args.api_key_env,
         context_tokens=args.context_tokens,

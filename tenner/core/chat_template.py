@@ -36,6 +36,11 @@ RESERVED = {
     "return_assistant_tokens_mask", "sanitize_control_tokens", "tokenizer_kwargs", "load_audio_from_video",
 }  # fmt: skip
 """What tenner or the tokenizer's own function sets."""
+REFUSALS = (
+    jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+"""What a template raises over a conversation: Jinja's own errors, and Python's over what the template computes."""
 PRIVATE_USE = range(0xE000, 0xF900)
 GENERATION = re.compile(r"\{%-?\+? *(end)?generation *-?%\}")
 """A tag of transformers that Jinja does not know; it renders nothing."""
@@ -74,6 +79,8 @@ class ChatTemplate:
         for name in self.kwargs:
             self._check_argument(name)
         prompt = self.question(PROMPT_PROBE)
+        if PROMPT_PROBE not in prompt.text:
+            raise TennerError("the student's chat template leaves out what the user says", hint="choose another one")
         for fmt in formats:
             fmt.after(prompt.text)
 
@@ -137,7 +144,7 @@ class ChatTemplate:
             text = render_chat(
                 self.tokenizer, messages, system_prompt=None, kwargs=self.kwargs, add_generation_prompt=False
             )
-        except (jinja2.TemplateError, TypeError):
+        except REFUSALS:
             return []
         _, found, after = text.rpartition(PROBE)
         return self.tokenizer.encode(after, add_special_tokens=False) if found else []
@@ -150,15 +157,16 @@ class ChatTemplate:
             text = render_chat(self.tokenizer, messages, system_prompt=self.system_prompt, kwargs=self.kwargs)
             if not system or system.strip() in text:
                 return text, False
-        except (jinja2.TemplateError, TypeError) as e:
+        except REFUSALS as e:
             refused = e
         try:
             if system is None and refused is not None:
                 raise refused
             folded = _folded(messages, system or "")
             return render_chat(self.tokenizer, folded, system_prompt=None, kwargs=self.kwargs), bool(system)
-        except (jinja2.TemplateError, TypeError) as e:
-            raise TennerError(f"the student's chat template refuses this conversation: {e}") from e
+        except REFUSALS as e:
+            reason = " ".join(str(e).split()) or type(e).__name__
+            raise TennerError(f"the student's chat template refuses this conversation: {reason}") from e
 
     def _check_argument(self, name: str) -> None:
         """Raise TennerError where an argument changes nothing and is not the template's own default either."""
@@ -191,7 +199,7 @@ class ChatTemplate:
         for messages in ([user], [system, user], [user, assistant, user]):
             try:
                 found.append(render_chat(self.tokenizer, messages, system_prompt=None, kwargs=kwargs))
-            except (jinja2.TemplateError, TypeError) as e:
+            except REFUSALS as e:
                 found.append(str(e))
         return found
 

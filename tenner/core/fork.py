@@ -90,6 +90,8 @@ def fork(source: Path, recipe: Recipe, target: Path) -> Forked:
         order = recipe.stages
         first = min(order.index(_first_stage(key, order)) for key in changed)
         kept = list(takewhile(folder.done, order[:first]))
+        for stage in kept:
+            folder.verify_stages(stage)
         redone = [stage for stage in order if stage not in kept]
         copied = RunFolder(target)
         with copied.writing():
@@ -117,6 +119,6 @@ def _copy_files(source: RunFolder, target: RunFolder, kept: Sequence[str], order
         elif path.is_file():
             shutil.copy2(path, target.path / name)
     target.append("hardware", [row for row in source.read("hardware", StageHardware) if row.stage in kept])
-    (target.path / "stages").mkdir()
     for stage in kept:
-        shutil.copy2(source.path / "stages" / f"{stage}.json", target.path / "stages" / f"{stage}.json")
+        if (done := source.done(stage)) is not None:
+            target.adopt(done)

@@ -1,6 +1,7 @@
 """The one reader of JSONL files that users write: an object a line, and one line of error with its place."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,8 @@ from typing import Any, NamedTuple
 from tenner.core.errors import TennerError
 
 ESCAPED_SURROGATE = "\\ud"
+UNDECODABLE = re.compile("[\udc80-\udcff]")
+"""What Python makes of bytes that are not UTF-8."""
 
 
 class Line(NamedTuple):
@@ -29,13 +32,14 @@ def read_objects(path: Path, *, hint: str = "give a JSONL file") -> Iterator[Lin
         TennerError: the file cannot be read or is not UTF-8 text, or a line is not a JSON object.
     """
     try:
-        with open(path, encoding="utf-8-sig") as lines:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
+                if UNDECODABLE.search(line):
+                    raise TennerError(f"{path}, line {number} cannot be read: it is not UTF-8 text", hint=hint)
                 if line.strip():
                     yield Line(number, f"{path}, line {number}", _object(line, f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise TennerError(f"{path} cannot be read: {reason}", hint=hint) from e
+    except OSError as e:
+        raise TennerError(f"{path} cannot be read: {e.strerror}", hint=hint) from e
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

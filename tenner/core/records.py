@@ -452,13 +452,15 @@ class TrainStep(Record):
     step: int
     steps: int
     loss: float
-    grad_norm: float
+    grad_norm: float | None
+    """None where the service that trains does not tell."""
     lr: float
     tokens: int
     trained_tokens: int
     tokens_left: int | None = None
     """In all remaining steps."""
-    tokens_per_second: float
+    tokens_per_second: float | None
+    """None for a step that a service made while no process waited for it."""
     mfu_causal: float | None = None
     """Model FLOPs utilisation with attention counted as causal; None where the machine's peak is unknown."""
     mfu_non_causal: float | None = None
@@ -466,4 +468,4 @@ class TrainStep(Record):
     memory_bytes: int | None = None
     """Peak so far, of the GPU or of the process."""
     cost_usd: float
-    """Machine time of the whole run so far."""
+    """Cost of the whole run so far."""

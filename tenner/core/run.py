@@ -142,6 +142,7 @@ def chat_template_of(tokenizer: Tokenizer, described: Experiment) -> ChatTemplat
 def template_to_ask_with(folder: RunFolder, section: Model) -> str | None:
     """What `chat_template.set_template` is given for a run's students, before and after the training."""
     path = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     return str(path) if path.is_file() else section.chat_template
 
 

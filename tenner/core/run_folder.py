@@ -29,7 +29,7 @@ from tenner.core import disk, file_hashes, file_lock
 from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
 from tenner.core.file_hashes import FileHash, Later
-from tenner.core.records import Record
+from tenner.core.records import Question, Record
 from tenner.core.seeds import digest
 from tenner.core.stage_markers import StageDone, StageMarkers
 
@@ -157,6 +157,12 @@ class RunFolder:
         """All records of `name`.jsonl; empty where there is no file. Raises as `stream` does."""
         return list(self.stream(name, kind))
 
+    def questions_by_id(self, name: str) -> dict[str, Question]:
+        """The questions of `name`.jsonl; to look up one that is not there is a TennerError. Raises as `stream` does."""
+        found = QuestionsById(self.path / f"{name}.jsonl")
+        found.update({q.id: q for q in self.stream(name, Question)})
+        return found
+
     def stream(self, name: str, kind: type[R]) -> Iterator[R]:
         """The records of `name`.jsonl, one after the other; none where there is no file.
 
@@ -262,6 +268,11 @@ class RunFolder:
         """The stage's marker, or None while it is not finished."""
         return self._markers.read(stage)
 
+    def adopt(self, done: StageDone) -> None:
+        """Write the marker of another folder's stage, with the hashes of those of its files that were copied here."""
+        found = {name: self.path / name for name in done.files if (self.path / name).is_file()}
+        self._markers.write(done._replace(files={name: file_hashes.describe(path) for name, path in found.items()}))
+
     def begun_seconds(self, stage: str) -> float | None:
         """The time spent so far on a stage that is not done; None for one that was not begun or cut off hard."""
         path = self.path / "stages" / f"{stage}.seconds"
@@ -296,6 +307,19 @@ class RunFolder:
             data = path.read_bytes()
             if data and not data.endswith(b"\n"):
                 os.truncate(path, data.rfind(b"\n") + 1)
+
+
+class QuestionsById(dict[str, Question]):
+    """Questions of which another file of the run names some."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def __missing__(self, id_: str) -> Question:
+        raise TennerError(
+            f"{self._path} has no question {id_}, which another file of the run names", hint="restore it from a copy"
+        )
 
 
 class StageClock:

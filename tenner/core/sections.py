@@ -384,6 +384,8 @@ class PaidModel(Section):
     """A known provider (see `clients/presets.toml`), in place of `base_url` and `api_key_env`."""
     base_url: BaseURL | None = None
     """The server's address, such as `http://localhost:8000/v1`."""
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    """More servers of the same model at the same price: the calls are split between all of them."""
     api_key_env: KeyVariable | None = None
     """Name of the environment variable that holds the key. Leave out for a server without keys."""
     model: str | None = None
@@ -423,6 +425,8 @@ class PaidModel(Section):
             raise ValueError("the openai client needs preset or base_url")
         if self.client == "replay" and self.replay_from is None:
             raise ValueError("the replay client needs replay_from")
+        if self.further_base_urls and (self.client != "openai" or self.base_url is None or self.batch):
+            raise ValueError("further_base_urls go with the openai client and a base_url, and not with batches")
         if self.client != "openai" and self.limit_parameter is not None:
             raise ValueError(f"limit_parameter has no effect with the {self.client} client: leave it out")
         return self
@@ -494,9 +498,35 @@ class Domains(Section):
         return self
 
 
+DECIDED_BY_SERVICE = (
+    "lora_alpha", "quantization", "precision", "optimizer", "tokens_per_row", "activations", "offload_activations",
+    "shard_over", "checkpoint_seconds",
+)  # fmt: skip
+"""Settings of `train` that say how this machine trains."""
+
+
+class TrainingService(Section):
+    """A service that trains by the token, in the protocol of Tinker: Thinking Machines' own, or a SkyRL server."""
+
+    base_url: Annotated[BaseURL, Resume.FREE]
+    """Without the path: https://host."""
+    model: str
+    """The name of the student there. Its weights are those of `student.model`."""
+    price_usd_per_mtok: Annotated[NotNegativeNumber, Resume.FREE]
+    """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own."""
+    api_key_env: Annotated[str | None, Resume.FREE] = None
+    """The environment variable that holds the key; left out: the service needs none."""
+    delete: Annotated[bool, Resume.FREE] = False
+    """Delete what the service stores of this training (storage is billed), once the adapters are downloaded."""
+
+
 class Train(Section):
     """s1's schedule (AdamW, linear warm-up, cosine to 0) at the scale of the student."""
 
+    backend: Literal["tinker"] | None = None
+    """`tinker`: a service trains (see `train.tinker`). Left out: this machine."""
+    tinker: TrainingService | None = None
+    """The service of backend `tinker`."""
     method: Literal["full", "lora"] = "full"
     """`lora` freezes the student's weights and trains adapters on its linear layers."""
     frozen_layers: NotNegative = 0
@@ -536,6 +566,19 @@ class Train(Section):
     """Experiment tracker that also gets the loss curve of `training.jsonl`."""
 
     @model_validator(mode="after")
+    def _service_trains_adapters(self) -> "Train":
+        if (self.backend == "tinker") != (self.tinker is not None):
+            raise ValueError('train.tinker and train.backend = "tinker" belong together')
+        if self.tinker is None:
+            return self
+        if self.method != "lora":
+            raise ValueError('backend "tinker" trains adapters: set train.method = "lora"')
+        for name in DECIDED_BY_SERVICE:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f'train.{name} has no effect with backend "tinker": the service decides it')
+        return self
+
+    @model_validator(mode="after")
     def _is_possible(self) -> "Train":
         if self.precision == "pure-bf16" and self.method == "lora":
             raise ValueError("pure-bf16 is for full fine-tuning: LoRA's frozen weights are in bfloat16 already")
@@ -561,6 +604,8 @@ class Endpoint(Section):
     """A server of `/v1/completions` that serves the student. Only machine time is charged for it, not tokens."""
 
     base_url: Annotated[BaseURL, Resume.FREE]
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    """More servers of the same student: the questions are split between all of them."""
     model: str
     """The student's model name on the server."""
     api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None

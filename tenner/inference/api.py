@@ -9,7 +9,7 @@ an error.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,17 @@ from tenner.inference.defaults import WAIT_TEXT
 from tenner.inference.engine import EngineInfo, Generation, JobEngine, Piece, Transcript
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.job import GREEDY, Job, Prompt
+from tenner.inference.servers import Lease, Servers
 
 SEED_BITS = 31
 
 
 class ApiEngine(JobEngine):
-    """A student behind a URL. `tokenizer` is that of the served model, `context_tokens` the server's context length."""
+    """A student behind a URL, or several. `tokenizer` is the served model's, `context_tokens` the context length."""
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         model: str,
         tokenizer: Tokenizer,
         *,
@@ -45,10 +46,14 @@ class ApiEngine(JobEngine):
         requests: int = 16,
         wait_text: str = WAIT_TEXT,
         model_dir: Path | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """At most `requests` are made at a time. `model_dir` holds the served model's configuration, if it is known."""
+        """At most `requests` are made at a time, of all servers. `model_dir` holds the served model's configuration, if
+        it is known. `say` gets a line about a server that failed where others go on.
+        """
         super().__init__(tokenizer, wait_text=wait_text, context_tokens=context_tokens, model_dir=model_dir)
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key)
+        base_urls = [base_url] if isinstance(base_url, str) else base_url
+        self._servers = Servers(base_urls, api_key=api_key, say=say)
         self._model = model
         self._speaks = speaks
         self._requests = requests
@@ -78,11 +83,12 @@ class ApiEngine(JobEngine):
 
     def _decode_stream(self, job: Job, transcript: Transcript) -> Iterator[Piece]:
         """A round at a time."""
-        for number in itertools.count():
-            if transcript.machine.phase is Phase.DONE:
-                return
-            self._round(job, transcript.machine, number)
-            yield from transcript.fresh()
+        with self._servers.lease() as lease:
+            for number in itertools.count():
+                if transcript.machine.phase is Phase.DONE:
+                    return
+                self._round(job, transcript.machine, number, lease)
+                yield from transcript.fresh()
 
     def by_own_budget(
         self,
@@ -102,7 +108,10 @@ class ApiEngine(JobEngine):
         job = self._job(prompt, [Policy()], fmt, answer_tokens_max, sampling)
         (machine,) = job.waiting
         tokens_max = thinking_tokens_max + machine.format_ids.injected_tokens_max + answer_tokens_max
-        ids = self._request(job, machine, tokens_max, stops=False, number=0, body={knob: thinking_tokens_max})
+        with self._servers.lease() as lease:
+            ids = self._request(
+                job, machine, tokens_max, lease, stops=False, number=0, body={knob: thinking_tokens_max}
+            )
         self._push(machine, ids)
         if machine.phase is Phase.THINKING or machine.thinking_tokens > thinking_tokens_max:
             raise TennerError(
@@ -119,23 +128,24 @@ class ApiEngine(JobEngine):
         """Run all policies of a job, the largest budget first: the others share its thinking up to their own cuts."""
         done: list[ForcingMachine] = []
         rounds = itertools.count()
-        while job.waiting:
-            machine = max(job.waiting, key=lambda m: m.budget)
-            job.waiting.remove(machine)
-            while machine.phase is not Phase.DONE:
-                self._round(job, machine, next(rounds))
-                machine.recall()
-            done += [machine, *job.take_done()]
+        with self._servers.lease() as lease:
+            while job.waiting:
+                machine = max(job.waiting, key=lambda m: m.budget)
+                job.waiting.remove(machine)
+                while machine.phase is not Phase.DONE:
+                    self._round(job, machine, next(rounds), lease)
+                    machine.recall()
+                done += [machine, *job.take_done()]
         return done
 
-    def _round(self, job: Job, machine: ForcingMachine, number: int) -> None:
+    def _round(self, job: Job, machine: ForcingMachine, number: int, lease: Lease) -> None:
         """Request the remaining tokens of this phase, and push them to the machine."""
         if machine.phase is Phase.THINKING:
             room = machine.budget - machine.thinking_tokens
         else:
             room = machine.answer_tokens_max - machine.answer_tokens
         stops = machine.phase is Phase.THINKING
-        self._push(machine, self._request(job, machine, room, stops=stops, number=number))
+        self._push(machine, self._request(job, machine, room, lease, stops=stops, number=number))
 
     def _push(self, machine: ForcingMachine, ids: list[int]) -> None:
         """Push ids up to the first intervention: those after it continue a text that was replaced."""
@@ -150,10 +160,29 @@ class ApiEngine(JobEngine):
         job: Job,
         machine: ForcingMachine,
         room: int,
+        lease: Lease,
         *,
         stops: bool,
         number: int,
         body: dict[str, Any] | None = None,
+    ) -> list[int]:
+        """The ids that the leased server returns, or another where it fails: each request holds all that is needed."""
+        while True:
+            try:
+                return self._ask(lease.server.client, job, machine, room, stops=stops, number=number, body=body)
+            except TennerError as error:
+                lease.move(error)
+
+    def _ask(
+        self,
+        client: openai.OpenAI,
+        job: Job,
+        machine: ForcingMachine,
+        room: int,
+        *,
+        stops: bool,
+        number: int,
+        body: dict[str, Any] | None,
     ) -> list[int]:
         """Request up to `room` tokens, which `stops` at the delimiter; an end of text is returned as its id."""
         sampling, close = job.rng.sampling, machine.format_ids.close
@@ -169,7 +198,7 @@ class ApiEngine(JobEngine):
         elif stops and until:
             stop = [self._text_of(until)]
         try:
-            completion = self._client.completions.create(
+            completion = client.completions.create(
                 model=self._model,
                 prompt=before if self._speaks == "ids" else self._text_of(before),
                 max_tokens=room,
@@ -182,22 +211,22 @@ class ApiEngine(JobEngine):
             )
         except openai.OpenAIError as error:
             raise TennerError(
-                f"{self._client.base_url}: {error}", hint="check that the server is running, and the model's name"
+                f"{client.base_url}: {error}", hint="check that the server is running, and the model's name"
             ) from error
         if not completion.choices:
-            raise TennerError(f"{self._client.base_url} returned no choice", hint="look at the server's log")
+            raise TennerError(f"{client.base_url} returned no choice", hint="look at the server's log")
         choice = completion.choices[0]
         extra_fields, end_of_text = choice.model_extra or {}, machine.format_ids.end_of_text
         ending = ending_of(choice.finish_reason)
         if ending not in ("complete", "cut"):
             raise TennerError(
-                f"{self._client.base_url} ended a completion with finish_reason {choice.finish_reason}",
+                f"{client.base_url} ended a completion with finish_reason {choice.finish_reason}",
                 hint="neither an end of text nor a limit of tokens: look at the server's log",
             )
         ended = ending == "complete"
         if self._speaks == "ids":
             if "token_ids" not in extra_fields:
-                raise TennerError(f"{self._client.base_url} returns no token ids", hint='set speaks = "text"')
+                raise TennerError(f"{client.base_url} returns no token ids", hint='set speaks = "text"')
             ids: list[int] = list(extra_fields["token_ids"])
             if ended and (not ids or ids[-1] not in machine.format_ids.eos | set(until)):
                 ids.append(end_of_text)
@@ -208,11 +237,11 @@ class ApiEngine(JobEngine):
         returned = completion.usage.completion_tokens if completion.usage else 0
         if returned > room:
             raise TennerError(
-                f"{self._client.base_url} returned {returned} tokens where {room} were allowed",
+                f"{client.base_url} returned {returned} tokens where {room} were allowed",
                 hint="it ignores max_tokens, so no budget can be enforced",
             )
         if not ids:
-            raise TennerError(f"{self._client.base_url} returned no tokens", hint="look at the server's log")
+            raise TennerError(f"{client.base_url} returned no tokens", hint="look at the server's log")
         return ids
 
     def _text_of(self, ids: Sequence[int]) -> str:

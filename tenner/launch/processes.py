@@ -39,7 +39,8 @@ def is_worker() -> bool:
 
 
 def group_of(settings: Train, device: Device, *, processes: int | None = None, nodes: int = 1) -> Group:
-    """`processes` on each node, or as many as there are GPUs; one on another device, and for 4-bit weights.
+    """`processes` on each node, or as many as there are GPUs; one on another device, for 4-bit weights, and where a
+    service trains.
 
     Raises TennerError for a number that this machine or the training cannot have.
     """
@@ -47,7 +48,7 @@ def group_of(settings: Train, device: Device, *, processes: int | None = None, n
 
     kind = hardware.device_kind(device)
     gpus = torch.cuda.device_count() if kind == "cuda" else 0
-    one = settings.quantization is not None or kind != "cuda"
+    one = settings.quantization is not None or settings.backend is not None or kind != "cuda"
     group = Group(processes if processes is not None else 1 if one else gpus, nodes)
     if group.processes < 1:
         raise TennerError(f"--processes {group.processes} is not a number of processes", hint="give at least 1")
@@ -65,6 +66,10 @@ def _check_several(group: Group, settings: Train, kind: hardware.DeviceKind) -> 
 
     if kind == "mps":
         raise TennerError("several processes cannot train on one Apple GPU", hint="train with one process")
+    if settings.backend is not None:
+        raise TennerError(
+            f'with train.backend = "{settings.backend}" nothing is trained here', hint="leave it to one process"
+        )
     if settings.quantization is not None:
         raise TennerError(f'train.quantization = "{settings.quantization}" is for one process', hint="leave it out")
     distributed.check_sharing(group.size, settings.shard_over)

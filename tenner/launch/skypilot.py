@@ -22,6 +22,10 @@ from tenner.launch.job import Job
 
 OWN = {"accelerators", "use_spot", "max_hourly_cost", "autostop", "job_recovery"}
 """Fields of a task's resources that are set here."""
+CARD_NAMES = {
+    "a100": "A100-80GB", "h100-pcie": "H100", "rtx-4090": "RTX4090", "rtx-pro-6000": "RTXPRO6000",
+}  # fmt: skip
+"""What SkyPilot calls the cards of the price list where that is not the same in capitals."""
 IDLE_MINUTES = 5
 MOUNT, HOME, RECIPE = "/tenner", "~/tenner", "~/tenner/recipe.toml"
 RUN = """\
@@ -92,6 +96,7 @@ def key_names(described: Recipe) -> list[str]:
         preset = openai.presets().get(section.preset) if section.preset else None
         default = "GEMINI_API_KEY" if section.client == "gemini" else preset.api_key_env if preset else None
         found.append(section.api_key_env or default)
+    found.append(described.train.tinker.api_key_env if described.train.tinker is not None else None)
     return sorted({name for name in found if name is not None})
 
 

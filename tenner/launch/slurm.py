@@ -24,16 +24,21 @@ SCRIPT = """\
 
 trap : TERM  # the step is told as well; what it ends with is looked at below
 since=${{SLURM_JOB_START_TIME:-$(date +%s)}}
-first=$(hostname)  # this script runs on the first node
-port=$((20000 + SLURM_JOB_ID % 20000))
-
-srun --kill-on-bad-exit=1 --cpu-bind=none {command} {rendezvous}--rented-since "$since"
+{others}
+srun --nodes=1 --ntasks=1 --relative=0 --cpu-bind=none {command} {first}--rented-since "$since"
 code=$?
-if [ "$code" -eq {preempted} ]; then
+{ended}if [ "$code" -eq {preempted} ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
 """
+OTHERS = """\
+rendezvous=$(hostname):$((20000 + SLURM_JOB_ID % 20000))  # this script runs on the first node
+srun --nodes={count} --ntasks={count} --relative=1 --cpu-bind=none \\
+    bash -c 'exec "$@" --node-rank $((SLURM_NODEID + 1))' other {command} --rendezvous "$rendezvous" &
+others=$!
+"""
+"""The nodes beside the first are a step of their own: how the first one ends is how the job ends."""
 
 
 def script(job: Job, seconds: float) -> str:
@@ -62,13 +67,17 @@ def script(job: Job, seconds: float) -> str:
     lines = [f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in options.items()]
     # The first line is sbatch's, and the options must come before any command:
     head = "#!/bin/bash\n"
+    command = shlex.join([sys.executable, "-m", "tenner", *job.words()])
+    several = job.nodes > 1
     return head + SCRIPT.format(
         version=__version__,
         recipe=job.recipe,
         run_dir=job.run_dir,
         options="\n".join(lines),
-        command=shlex.join([sys.executable, "-m", "tenner", *job.words()]),
-        rendezvous='--rendezvous "$first:$port" ' if job.nodes > 1 else "",
+        command=command,
+        others=OTHERS.format(count=job.nodes - 1, command=command) if several else "",
+        first='--rendezvous "$rendezvous" --node-rank 0 ' if several else "",
+        ended='kill "$others" 2>/dev/null\nwait "$others"\n' if several else "",
         preempted=Preempted.exit_code,
     )
 

@@ -121,10 +121,11 @@ def api_engine(run: AnyRun, endpoint: Endpoint, folder: Path) -> "ApiEngine":
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     _set_template(run, tokenizer, own_template=False)
     wanted = run.recipe.evaluate
+    urls = [endpoint.base_url, *endpoint.further_base_urls]
     return ApiEngine(
-        endpoint.base_url, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
+        urls, endpoint.model, tokenizer, context_tokens=endpoint.context_tokens, speaks=endpoint.speaks,
         api_key=key_in_environment(endpoint.api_key_env) or NO_KEY, requests=wanted.rows, wait_text=wanted.wait_text,
-        model_dir=folder,
+        model_dir=folder, say=run.screen.say,
     )  # fmt: skip
 
 

@@ -30,15 +30,15 @@ class Option(NamedTuple):
     source: str
 
 
-def options(recipe: Recipe, size: Size, own: Machine) -> list[Option]:
+def options(recipe: Recipe, size: Size, own: Machine, lengths: run_plan.Tokens) -> list[Option]:
     """The cheapest first: of each card the fewest that hold the recipe's own training, one with LoRA, services, and
     this machine where the recipe names no card. The recipe's own card is always among them, if it fits there.
 
     Without an architecture only services and this machine are listed: whether it fits cannot be told.
     """
-    found = list(_managed(recipe))
+    found = list(_managed(recipe, lengths))
     if own.card is None:
-        seconds = run_plan.train_plan(recipe, size, own).seconds
+        seconds = run_plan.train_plan(recipe, size, own, lengths).seconds
         assert seconds is not None
         usd = seconds.times(recipe.machine.price_usd_per_hour / 3600)
         found.append(Option("this machine", seconds, usd, "the recipe's price"))
@@ -47,13 +47,13 @@ def options(recipe: Recipe, size: Size, own: Machine) -> list[Option]:
             offer = machines.charged(name)
         except TennerError:  # nobody's price is known today
             continue
-        found += _of_card(recipe, size, offer)
+        found += _of_card(recipe, size, offer, lengths)
     found.sort(key=lambda option: option.usd.expected)
     own_name = own.card.name if own.card else "this machine"
     return [option for i, option in enumerate(found) if i < SHOWN or own_name in option.what]
 
 
-def _of_card(recipe: Recipe, size: Size, offer: machines.Offer) -> Iterator[Option]:
+def _of_card(recipe: Recipe, size: Size, offer: machines.Offer, lengths: run_plan.Tokens) -> Iterator[Option]:
     own = recipe.train
     tries: list[tuple[Train, str, tuple[int, ...]]] = [(own, "", COUNTS)]
     if own.activations != "inputs":
@@ -70,7 +70,7 @@ def _of_card(recipe: Recipe, size: Size, offer: machines.Offer) -> Iterator[Opti
             continue
         fitted.add(method)
         changed = recipe.model_copy(update={"train": train})
-        seconds = run_plan.train_plan(changed, size, Machine(machines.card(offer.card), count)).seconds
+        seconds = run_plan.train_plan(changed, size, Machine(machines.card(offer.card), count), lengths).seconds
         assert seconds is not None
         hours = count * seconds.expected / 3600
         usd = Estimate(
@@ -96,9 +96,9 @@ def _fewest(train: Train, size: Size, card: str, counts: tuple[int, ...]) -> int
     return None
 
 
-def _managed(recipe: Recipe) -> Iterator[Option]:
+def _managed(recipe: Recipe, lengths: run_plan.Tokens) -> Iterator[Option]:
     """Services that train this student by the token."""
-    tokens = run_plan.training_tokens(recipe)
+    tokens = lengths.sample.at_most(recipe.train.tokens_max).times(recipe.select.samples * recipe.train.epochs)
     for row in prices.load_prices():
         known = row.provider in MANAGED and row.model.lower() == recipe.student.base_model.lower()
         if not known or row.train_usd_per_mtok is None:

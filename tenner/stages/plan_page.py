@@ -15,6 +15,7 @@ from tenner.core.records import StagePlan
 from tenner.stages import machine_choice, run_plan
 from tenner.stages.machine_choice import Option
 from tenner.stages.plan_speeds import Machine, Size, UnknownSize
+from tenner.stages.run_plan import Measured
 from tenner.stages.time_estimate import in_words
 from tenner.training import plan as memory
 from tenner.training import student_address
@@ -81,27 +82,35 @@ class RunPlan(NamedTuple):
 
 def make(
     recipe: Recipe, *, config: Path | None = None, ranks: int | None = None, memory_gb: float | None = None,
-    cpu: bool = False,
+    cpu: bool = False, measured: Measured | None = None,
 ) -> RunPlan:  # fmt: skip
-    """The plan of a recipe; `ranks`, `memory_gb` and `cpu` stand in for the machine that it names.
+    """The plan of a recipe; `ranks`, `memory_gb` and `cpu` stand in for the machine that it names, and what a probe has
+    `measured` for the assumptions.
 
     Raises TennerError for a student whose size is not known, a price that is not known, or a machine that cannot be.
     """
     size, note = student_size(recipe, config)
     machine = machine_of(recipe, cpu=cpu)
     if ranks is not None:
-        machine = machine._replace(cards=ranks)
-    stages = run_plan.stage_plans(recipe, size, machine)
+        price = recipe.machine.price_usd_per_hour * ranks / recipe.machine.count
+        own = recipe.machine.model_copy(update={"count": ranks, "price_usd_per_hour": price})
+        recipe, machine = recipe.model_copy(update={"machine": own}), machine._replace(cards=ranks)
+    stages = run_plan.stage_plans(recipe, size, machine, measured)
+    lengths = measured.lengths if measured else run_plan.token_lengths(recipe)
+    here = recipe.model_copy(update={"train": recipe.train.model_copy(update={"backend": None, "tinker": None})})
+    options = machine_choice.options(here, size, run_plan.calibrated(machine, measured), lengths)
     notes = price_warnings(recipe)
     try:
         if warning := run_plan.check_cap(stages, recipe.budget_usd):
             notes.append(warning)
     except TennerError as refused:
         notes.append(f"warning: {refused}: `tenner run` refuses this")
+    if recipe.train.tinker is not None:
+        note = "a service trains"
     return RunPlan(
         recipe.name, recipe.budget_usd, describe(recipe, machine), recipe.machine.price_usd_per_hour, stages,
-        _memory(recipe, size, machine, ranks, memory_gb, cpu=cpu), note, machine_choice.options(recipe, size, machine),
-        _changes(recipe, size, machine), notes,
+        _memory(recipe, size, machine, ranks, memory_gb, cpu=cpu), note, options,
+        _changes(recipe, size, machine, measured), notes,
     )  # fmt: skip
 
 
@@ -158,6 +167,10 @@ def _memory(
     recipe: Recipe, size: Size, machine: Machine, ranks: int | None, memory_gb: float | None, *, cpu: bool
 ) -> memory.Plan | None:
     named = ranks is not None or memory_gb is not None
+    if recipe.train.tinker is not None:
+        if named or cpu:
+            memory.check_trains_here(recipe.train)
+        return None
     if memory_gb is None and machine.card is not None:
         memory_gb = machine.card.memory_gb
     on_gpu = not cpu and (machine.card is not None or named)
@@ -170,9 +183,9 @@ def _memory(
     return memory.plan(size.architecture, recipe.train, of, longest_tokens=recipe.train.tokens_max)
 
 
-def _changes(recipe: Recipe, size: Size, machine: Machine) -> list[Change]:
+def _changes(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None) -> list[Change]:
     """Settings that make the run cheaper, the most first."""
-    before = run_plan.total_usd(run_plan.stage_plans(recipe, size, machine)).expected
+    before = run_plan.total_usd(run_plan.stage_plans(recipe, size, machine, measured)).expected
     tries = {
         "select.samples": recipe.select.samples // 2,
         "train.epochs": recipe.train.epochs // 2,
@@ -191,7 +204,7 @@ def _changes(recipe: Recipe, size: Size, machine: Machine) -> list[Change]:
         try:
             changed = recipes.parse(recipe.to_toml(), where=recipe.name, overrides=_overrides(recipe, key, value))
             on = machine._replace(cards=changed.machine.count) if machine.card is not None else machine
-            after = run_plan.total_usd(run_plan.stage_plans(changed, size, on)).expected
+            after = run_plan.total_usd(run_plan.stage_plans(changed, size, on, measured)).expected
         except TennerError:  # the recipe does not allow it
             continue
         found.append(Change(f"{key}={value}", before - after))

@@ -85,9 +85,14 @@ class Machine(NamedTuple):
 
     card: Card | None
     cards: int
+    measured_decoding: DecodingSpeed | None = None
+    measured_token_seconds: float | None = None
+    """Of training one token."""
 
     def train_seconds(self, size: Size, train: Train, tokens: Estimate, mean_tokens: Estimate) -> Estimate:
         """Of so many tokens, padding and checkpoints not counted."""
+        if self.measured_token_seconds is not None:
+            return tokens.times(self.measured_token_seconds)
         flops = tokens.times(size.train_flops(train, mean_tokens.expected) * assumed.RECOMPUTED[train.activations])
         if train.quantization:
             flops = flops.times(assumed.QUANTIZED)
@@ -99,6 +104,8 @@ class Machine(NamedTuple):
 
     def decoding(self, size: Size, evaluate: Evaluate, context_tokens: float) -> tuple[DecodingSpeed, ...]:
         """The fast, the expected and the slow speed of full batches whose rows are so long on average."""
+        if self.measured_decoding is not None:
+            return (self.measured_decoding,) * 3
         engine = "vllm" if evaluate.engine == "vllm" else "hf"
         if self.card is None:
             speed = _cpu_flops_per_second(assumed.CPU_DECODING_SHARE)

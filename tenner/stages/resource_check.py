@@ -20,14 +20,15 @@ OTHER_FILES_BYTES = 100_000_000
 def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> None:
     """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`.
 
-    Memory is not judged where the system does not tell what is free, or where what the student's layers keep is only
-    estimated; nothing is judged of several processes, which share the one machine or do not.
+    Memory is not judged where a service trains, where the system does not tell what is free, or where what the
+    student's layers keep is only estimated; nothing is judged of several processes, which share the one machine or do
+    not.
     """
     if max(processes, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         return
     architecture = training_plan.read_config(base / "config.json")
     kind = hardware.device_kind(recipe.machine.device)
-    if architecture.traced and (free_bytes := hardware.free_memory_bytes(kind)):
+    if recipe.train.backend is None and architecture.traced and (free_bytes := hardware.free_memory_bytes(kind)):
         machine = training_plan.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
         plan = training_plan.plan(architecture, recipe.train, machine, longest_tokens=recipe.train.tokens_max)
         if plan.fits is False:

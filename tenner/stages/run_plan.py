@@ -14,6 +14,7 @@ from tenner.core.records import StagePlan, Usage
 from tenner.core.sections import PaidModel
 from tenner.data import puzzles
 from tenner.evaluation import benchmarks
+from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
 from tenner.stages.time_estimate import Lengths, sweep_seconds, sweep_tokens
 
@@ -34,22 +35,51 @@ class Tokens(NamedTuple):
         return Estimate.total([self.prompt, self.thinking, self.answer, Estimate.exactly(assumed.TEMPLATE_TOKENS)])
 
 
-def stage_plans(recipe: Recipe, size: Size, machine: Machine) -> list[StagePlan]:
+class Measured(NamedTuple):
+    """What a probe has found out; it takes the place of the assumptions."""
+
+    questions: int
+    """How many were asked."""
+    lengths: Tokens
+    """Of what is learned, in the student's tokens."""
+    base_thinking: Estimate
+    base_answer: Estimate
+    """Of the untrained student, under the largest budget."""
+    teacher_input: Estimate | None
+    teacher_output: Estimate | None
+    """Of one paid call, in the teacher's tokens; None: nobody is paid."""
+    kept_share: float | None
+    """Of the traces, complete and, where the recipe wants that, right."""
+    decoding: DecodingSpeed | None
+    train_token_seconds: float | None
+    """None: the recipe names another machine than the one that was tried."""
+
+
+def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None = None) -> list[StagePlan]:
     """The stages in their order. What is not known is None, and `what` says why."""
-    lengths, pool = token_lengths(recipe), pool_size(recipe)
+    lengths, pool = measured.lengths if measured else token_lengths(recipe), pool_size(recipe)
+    machine = calibrated(machine, measured)
+    base = (measured.base_thinking, measured.base_answer) if measured else None
     price = recipe.machine.price_usd_per_hour
     by_stage = {
         "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
         "clean": StagePlan(stage="clean", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
-        "attempt": _attempt(recipe, size, machine, lengths),
+        "attempt": _attempt(recipe, size, machine, lengths.prompt, base),
         "select": _select(recipe, pool),
-        "trace": _trace(recipe, pool, lengths),
+        "trace": _trace(recipe, pool, lengths, measured),
         "verify": StagePlan(stage="verify", what="not charged", usd=Estimate.exactly(0.0)),
-        "train": train_plan(recipe, size, machine),
-        "evaluate": _evaluate(recipe, size, machine, lengths),
+        "train": train_plan(recipe, size, machine, lengths),
+        "evaluate": _evaluate(recipe, size, machine, lengths, base),
         "report": StagePlan(stage="report", what="not charged", usd=Estimate.exactly(0.0)),
     }
     return [_with_machine_usd(by_stage[stage], price) for stage in recipe.stages]
+
+
+def calibrated(machine: Machine, measured: Measured | None) -> Machine:
+    """The machine with the speeds that were measured on it."""
+    if measured is None:
+        return machine
+    return machine._replace(measured_decoding=measured.decoding, measured_token_seconds=measured.train_token_seconds)
 
 
 def total_usd(stages: Sequence[StagePlan]) -> Estimate:
@@ -121,7 +151,14 @@ def _with_machine_usd(stage: StagePlan, price_usd_per_hour: float) -> StagePlan:
     return stage.model_copy(update={"usd": Estimate.total([machine, stage.usd or Estimate.exactly(0.0)])})
 
 
-def _base_lengths(prompt: Estimate, thinking_max: int, answer_max: int) -> list[Lengths]:
+BaseLengths = tuple[Estimate, Estimate] | None
+"""Thinking and answer of the untrained student, where they were measured."""
+
+
+def _base_lengths(prompt: Estimate, base: BaseLengths, thinking_max: int, answer_max: int) -> list[Lengths]:
+    if base is not None:
+        thinking, answer = base[0].at_most(thinking_max), base[1].at_most(answer_max)
+        return [Lengths(*each) for each in zip(prompt, thinking, answer, strict=True)]
     return [
         Lengths(tokens, share * thinking_max, share * answer_max)
         for tokens, share in zip(prompt, assumed.BASE_SHARE, strict=True)
@@ -146,13 +183,13 @@ def _sweep(
     return tokens, Estimate.total([seconds, machine.loading_seconds(size)])
 
 
-def _attempt(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
+def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, base: BaseLengths) -> StagePlan:
     attempt, pool = recipe.attempt, pool_size(recipe)
     questions = attempt.questions if pool is None else min(attempt.questions, pool)
     if not questions:
         return StagePlan(stage="attempt", what="left out", questions=0, usd=Estimate.exactly(0.0))
     rounds = len(attempt.prompts) * (2 if attempt.second_model else 1)
-    of_base = _base_lengths(lengths.prompt, attempt.thinking_tokens_max, attempt.answer_tokens_max)
+    of_base = _base_lengths(prompt, base, attempt.thinking_tokens_max, attempt.answer_tokens_max)
     tokens, seconds = _sweep(recipe, size, machine, of_base, questions, [0, attempt.thinking_tokens_max], [])
     what = f"{rounds} times {questions:,} questions, at most {attempt.thinking_tokens_max:,} thinking tokens"
     return StagePlan(
@@ -172,7 +209,7 @@ def _select(recipe: Recipe, pool: int | None) -> StagePlan:
     return StagePlan(stage="select", what=what, questions=pool, tokens=output.times(pool), usd=usd)
 
 
-def _trace(recipe: Recipe, pool: int | None, lengths: Tokens) -> StagePlan:
+def _trace(recipe: Recipe, pool: int | None, lengths: Tokens, measured: Measured | None) -> StagePlan:
     section = recipe.trace
     wanted = pool if recipe.order == "trace-first" else recipe.select.samples
     if section.client == "reference-solution":
@@ -183,36 +220,47 @@ def _trace(recipe: Recipe, pool: int | None, lengths: Tokens) -> StagePlan:
         return StagePlan(stage="trace", what="how many questions are traced is not known: no source says its number")
     calls = Estimate.exactly(wanted * section.samples_per_question)
     if recipe.order == "select-first" and recipe.select.top_up and section.keep != "first":
-        calls = Estimate(*(calls.expected / kept for kept in assumed.KEPT_SHARE))
-    output = assumed.TRACE_SHARE.times(section.output_tokens_max)
-    usd = paid_usd(section, calls, lengths.prompt, output)
-    what = f"{section.model}, about {output.expected:,.0f} tokens a trace (a quarter of its limit)"
+        kept_share = measured and measured.kept_share
+        kept = Estimate.exactly(kept_share) if kept_share else assumed.KEPT_SHARE
+        calls = Estimate(*(calls.expected / share for share in kept))
+    output, prompt = assumed.TRACE_SHARE.times(section.output_tokens_max), lengths.prompt
+    told = "a quarter of its limit"
+    if measured and measured.teacher_output and measured.teacher_input:
+        output, prompt, told = measured.teacher_output, measured.teacher_input, f"of {measured.questions} asked"
+    usd = paid_usd(section, calls, prompt, output)
+    what = f"{section.model}, about {output.expected:,.0f} tokens a trace ({told})"
     return StagePlan(stage="trace", what=what, questions=round(calls.expected), tokens=calls.times(output), usd=usd)
 
 
-def training_tokens(recipe: Recipe) -> Estimate:
-    """The tokens of all samples in all epochs."""
-    train = recipe.train
-    return token_lengths(recipe).sample.at_most(train.tokens_max).times(recipe.select.samples * train.epochs)
+def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
+    """The training alone, without the charge for this machine's time; `tokens` are those of all samples in all epochs.
 
-
-def train_plan(recipe: Recipe, size: Size, machine: Machine) -> StagePlan:
-    """The training alone, without the charge for its time."""
+    How long a service takes is not known.
+    """
     train, samples = recipe.train, recipe.select.samples
-    of_sample, tokens = token_lengths(recipe).sample.at_most(train.tokens_max), training_tokens(recipe)
+    of_sample = lengths.sample.at_most(train.tokens_max)
+    tokens = of_sample.times(samples * train.epochs)
+    if train.tinker is not None:
+        what = (
+            f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, by {train.tinker.model}"
+        )
+        usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
+        return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
     seconds = machine.train_seconds(size, train, tokens, of_sample)
     what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
     seconds = Estimate.total([seconds, machine.loading_seconds(size)])
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
 
 
-def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
+def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, base: BaseLengths) -> StagePlan:
     section, questions = recipe.evaluate, benchmark_size(recipe)
     if questions is None:
         return StagePlan(stage="evaluate", what="not known: a benchmark does not say its number of questions (expect)")
     asked, budgets, waits = questions * section.samples, section.thinking_tokens_max, section.waits
-    of_base = _base_lengths(lengths.prompt, budgets[-1], section.answer_tokens_max)
+    of_base = _base_lengths(lengths.prompt, base, budgets[-1], section.answer_tokens_max)
     answers = [section.answer_tokens_max * share for share in assumed.TRACE_SHARE]
+    if lengths.answer.expected:
+        answers = list(lengths.answer.at_most(section.answer_tokens_max))
     of_distilled = [Lengths(*each) for each in zip(lengths.prompt, lengths.thinking, answers, strict=True)]
     parts = [_sweep(recipe, size, machine, each, asked, budgets, waits) for each in (of_base, of_distilled)]
     usd = [

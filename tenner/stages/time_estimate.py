@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tenner.budget.assumptions import BASE_SHARE
 from tenner.core import turn_end
@@ -14,6 +14,9 @@ from tenner.core.run import Run, chat_template_of, render
 from tenner.core.sections import PromptForm
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
+
+if TYPE_CHECKING:
+    from tenner.training.speed_probe import TrainingSpeed
 
 EXAMPLES = 64
 """Questions by whose lengths the others are judged."""
@@ -118,7 +121,7 @@ def sweep_seconds(
     return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed) for n in groups)
 
 
-def _examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
+def examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
     """What a student would learn of these questions, where that is known before anything is traced."""
     if run.recipe.trace.client != "reference-solution":
         return []
@@ -130,7 +133,7 @@ def _examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:
 
 
 def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Run) -> Lengths | None:
-    samples = _examples_learned(run, questions)
+    samples = examples_learned(run, questions)
     if not samples:
         return None
 
@@ -147,9 +150,20 @@ def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Ru
 
 
 def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> float | None:
-    samples = _examples_learned(run, questions)
+    found = training_speed(run, base, examples_learned(run, questions))
+    if found is None:
+        return None
+    speed, mean_tokens = found
+    tokens = mean_tokens * run.recipe.select.samples * run.recipe.train.epochs
+    return speed.loading_seconds + tokens * speed.token_seconds
+
+
+def training_speed(run: Run, base: Path, samples: Sequence[Sample]) -> "tuple[TrainingSpeed, float] | None":
+    """How fast the student is trained on these samples, and their mean tokens; None without any, or for a student too
+    large to be loaded only for this.
+    """
     weights_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    if not samples or weights_bytes > PROBED_BYTES_MAX:
+    if not samples or weights_bytes > PROBED_BYTES_MAX or run.recipe.train.backend is not None:
         return None
     from tenner.training import distributed, loss_mask, speed_probe, student
 
@@ -160,5 +174,4 @@ def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> fl
     encoded = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples]
     world = distributed.here(recipe.machine.device)
     speed = speed_probe.training_speed(base, encoded, recipe.train, world, seed=recipe.seed)
-    tokens = fmean(len(e.ids) for e in encoded) * recipe.select.samples * recipe.train.epochs
-    return speed.loading_seconds + tokens * speed.token_seconds
+    return speed, fmean(len(e.ids) for e in encoded)

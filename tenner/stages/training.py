@@ -25,10 +25,7 @@ def learn(run: Run) -> tuple[int, int]:
     """Fine-tune the student on the samples; machine time is charged step by step."""
     recipe, folder = run.recipe, run.folder
     optional_libraries.check(recipe.train)
-    base, encoded, too_long = _prepared(folder, recipe)
-    folder.write("dropped-train", too_long)
-    if too_long:
-        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
+    base, encoded, too_long = prepare(run)
     workdir = folder.path / FOLDER
     precision = run.hardware("train", recipe.train.precision).precision
     settings = recipe.train.model_copy(update={"precision": precision})
@@ -70,6 +67,15 @@ def learn(run: Run) -> tuple[int, int]:
     return len(encoded) + len(too_long), len(encoded)
 
 
+def prepare(run: Run) -> tuple[Path, list[Encoded], list[Drop]]:
+    """The untrained student, the samples as it reads them, and those that are too long, which are reported."""
+    base, encoded, too_long = _prepared(run.folder, run.recipe)
+    run.folder.write("dropped-train", too_long)
+    if too_long:
+        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
+    return base, encoded, too_long
+
+
 def follow(path: Path, *, device: Device | None = None) -> None:
     """Train beside the process that keeps the run in `path`: it takes the lock, the ledger and the screen."""
     folder = RunFolder.existing(path)
@@ -77,6 +83,7 @@ def follow(path: Path, *, device: Device | None = None) -> None:
     assert recipe is not None, "the folder is a run's"
     if folder.done("train"):
         return
+    plan.check_trains_here(recipe.train)
     base, encoded, _too_long = _prepared(folder, recipe)
     with distributed.join(device=device or recipe.machine.device, shard_over=recipe.train.shard_over) as world:
         loop.train(
@@ -94,6 +101,7 @@ def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> 
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
     assert recipe is not None, "the folder is a run's"
+    plan.check_trains_here(recipe.train)
     before = recipe.stages[recipe.stages.index("train") - 1]
     if not folder.done(before):
         raise TennerError(f"train needs {before}, which is not done", hint=f"tenner {before} {path}")
@@ -160,6 +168,7 @@ def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], l
 
 def _note(step: TrainStep, recipe: Recipe) -> str:
     """What the bar says beside the loss: speed, MFU where it is known, memory, and the price of what is left."""
+    assert step.tokens_per_second is not None, "it was made here"
     hours_left = (step.tokens_left or 0) / step.tokens_per_second / 3600
     mfu = f"{step.mfu_causal:.0%} MFU  " if step.mfu_causal is not None else ""
     return (

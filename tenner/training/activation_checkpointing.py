@@ -1,7 +1,7 @@
 """Which activations are kept between forward and backward: all, the products, or only each layer's inputs."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -14,8 +14,10 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 
+_PRODUCTS = {"mm": 0, "addmm": 1, "linear": 0}
+"""Of a matrix with another, and which argument is the first."""
 _DEAR = {
-    "mm", "addmm", "linear",
+    *_PRODUCTS,
     "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention", "_varlen_attn",
 }  # fmt: skip
@@ -32,10 +34,10 @@ def apply_activation_checkpointing(layers: Sequence[nn.Module], settings: Train,
         raise TennerError("train.offload_activations is for CUDA: here activations lie in the host's memory anyway")
     if settings.activations == "all":
         return
-    kept: Callable[[], Any] | None = _products_kept if settings.activations == "products" else None
     how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # no layer draws random numbers
-    if kept is not None:
-        how["context_fn"] = kept
+    if settings.activations == "products":
+        policy = partial(_policy, settings.lora_rank if settings.method == "lora" else 0)
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, **how)
 
@@ -58,10 +60,11 @@ def _is_weight(kept: Tensor) -> bool:
     return isinstance(kept if kept._base is None else kept._base, nn.Parameter)
 
 
-def _products_kept() -> Any:
-    return create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
-
-
-def _policy(_context: object, operator: Any, *_args: object, **_kwargs: object) -> CheckpointPolicy:
+def _policy(rank: int, _context: object, operator: Any, *args: Any, **_kwargs: object) -> CheckpointPolicy:
+    """Keep a product, unless it is one of `rank` columns: an adapter's second one is as large as its base's, and made
+    again for next to nothing.
+    """
     name = operator.__name__.partition(".")[0]
-    return CheckpointPolicy.MUST_SAVE if name in _DEAR else CheckpointPolicy.PREFER_RECOMPUTE
+    if name not in _DEAR or (name in _PRODUCTS and args[_PRODUCTS[name]].shape[-1] <= rank):
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE

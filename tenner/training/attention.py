@@ -218,6 +218,11 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
 VARLEN = _varlen_kernel() if torch.cuda.is_available() else None
 
 
+def _takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `VARLEN` computes attention on this device, which it does in two bytes."""
+    return VARLEN is not None and device.type == "cuda" and dtype != torch.float32
+
+
 def packed_attention(
     module: torch.nn.Module,  # noqa: ARG001  the signature is transformers'
     query_1HTD: Tensor,
@@ -244,7 +249,7 @@ def packed_attention(
             query_THD, key_TKD, value_TKE, documents, scaling, seen=attention_mask, softcap=softcap, sinks_H=s_aux
         )
         return out_THE[None], None
-    if VARLEN is not None and query_1HTD.device.type == "cuda" and query_1HTD.dtype != torch.float32:
+    if VARLEN is not None and _takes_varlen(query_1HTD.device, query_1HTD.dtype):
         parts = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
         return VARLEN(*parts, documents, scaling)[None], None
     query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTE))

@@ -1,16 +1,20 @@
 """Low-rank adapters by peft: put beside a model's linear layers, saved on their own, and merged into the weights."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.core.seeds import derived
+from tenner.training import student
 from tenner.training.architecture import decoder_layers
 from tenner.training.bf16_rounding import rounded
 
@@ -56,6 +60,51 @@ class Adapters:
                 whole = weight.detach().float().add_(change("default").detach())
                 weight.data = rounded(whole, weight.dtype)
         return cast(PreTrainedModel, self._peft.unload())
+
+
+def complete_config(folder: Path, *, base_model: str) -> None:
+    """Write into an adapter folder's configuration what peft needs to put it on top of `base_model`."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    adapted = (name.partition(".lora_A.") for name in _adapter_tensors(folder))
+    targets = {module.rpartition(".")[2] for module, found, _ in adapted if found}
+    config |= {
+        "base_model_name_or_path": base_model, "task_type": "CAUSAL_LM",
+        "target_modules": config.get("target_modules") or sorted(targets),
+    }  # fmt: skip
+    path.write_text(json.dumps(config, indent=2), "utf-8")
+
+
+def merge_folder(base: Path, folder: Path) -> PreTrainedModel:
+    """The model in `base`, in the precision that it is stored in, with the adapters of a folder added to its weights.
+
+    The sum is computed in float32 and rounded once. Raises TennerError for adapters of weights that it has not.
+    """
+    model = student.load(base, AutoConfig.from_pretrained(base).dtype or torch.float32, "eager")
+    config, tensors = json.loads((folder / "adapter_config.json").read_text("utf-8")), _adapter_tensors(folder)
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    weights = dict(model.named_parameters())
+    for name, down in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        target = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+        up = tensors[name.replace(".lora_A.", ".lora_B.")]
+        weight = weights.get(target)
+        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
+            raise TennerError(
+                f"the adapter {name} fits no weight of the student", hint=f"{folder} holds the adapters as they came"
+            )
+        whole = weight.detach().float() + scale * (up.float() @ down.float())
+        weight.data = rounded(whole, weight.dtype)
+    return model
+
+
+def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """Raises TennerError where the folder holds no adapters."""
+    try:
+        return load_file(folder / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as e:
+        raise TennerError(f"{folder} holds no adapters: {e}", hint="the same command downloads them again") from e
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:

@@ -147,17 +147,20 @@ def _activations(
     """What is kept of a row at the end of forward, and what backward through one layer adds."""
     short = not on_gpu and longest_tokens <= SHORT_LENGTH_MAX
 
+    def between(layer: Layer) -> int:
+        """What adapters have between their matrices."""
+        return len(layer.linears) * train.lora_rank if train.method == "lora" else 0
+
     def everything(layer: Layer) -> float:
-        between = len(layer.linears) * train.lora_rank if train.method == "lora" else 0
         scores = layer.attention.heads * longest_tokens if layer.attention and short else 0
-        return b * (layer.kept_numbers + between + scores) + layer.kept_bytes
+        return b * (layer.kept_numbers + between(layer) + scores) + layer.kept_bytes
 
     def kept(layer: Layer) -> float:
         if train.activations == "all":
             return everything(layer)
         if train.activations == "inputs":
             return b * a.hidden
-        products = a.hidden + layer.product_numbers
+        products = a.hidden + layer.product_numbers + between(layer)
         if layer.attention and not on_gpu:  # blocks of scores are products too
             products += layer.attention.heads * longest_tokens // (1 if short else 2)
         return b * products

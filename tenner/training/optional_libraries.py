@@ -9,7 +9,7 @@ from tenner.core.sections import Train
 def check(settings: Train) -> None:
     """Raise TennerError where one is not installed."""
     needs = {
-        'train.method = "lora"': (settings.method == "lora", "peft", "'tenner[lora]'"),
+        'train.method = "lora"': (settings.method == "lora" and settings.backend is None, "peft", "'tenner[lora]'"),
         'train.optimizer = "adamw-8bit"': (settings.optimizer == "adamw-8bit", "bitsandbytes", "'tenner[8bit]'"),
         f'train.quantization = "{settings.quantization}"': (
             settings.quantization is not None,

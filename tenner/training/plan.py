@@ -76,6 +76,7 @@ def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
 
     Raises TennerError where the student's config.json is not at hand, or is of a family that is not known.
     """
+    check_trains_here(recipe.train)
     check(machine, recipe.train)  # before a config.json is looked for
     return plan(_architecture(recipe, config), recipe.train, machine, longest_tokens=recipe.train.tokens_max)
 
@@ -147,6 +148,15 @@ def _row_tokens(train: Train, longest_tokens: int, fit: Callable[[Train], bool |
     steps = range(ROW_TOKENS_MIN, max(longest_tokens, train.tokens_per_row), ROW_TOKENS_STEP)
     fitting = bisect_left(steps, True, key=lambda tokens: not fit(train.model_copy(update=changes(tokens))))
     return changes(steps[fitting - 1]) if fitting else {}
+
+
+def check_trains_here(train: Train) -> None:
+    """Raise TennerError where a service trains: it needs no memory and no processes of this machine."""
+    if train.backend is not None:
+        raise TennerError(
+            f'with train.backend = "{train.backend}" a service trains, and not this machine',
+            hint="tenner train RUN, in one process, says what the training will cost",
+        )
 
 
 def check(machine: Machine, train: Train) -> None:

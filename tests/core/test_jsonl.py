@@ -23,7 +23,7 @@ def test_half_a_character_is_the_replacement_character(tmp_path):
         (b'{"a": 1}\n{"a"\n', r"a\.jsonl, line 2 is not JSON"),
         (b"[1]\n", r"a\.jsonl, line 1 is not an object"),
         (b"[" * 100_000, r"a\.jsonl, line 1 is not JSON"),
-        (b'{"a": "\xff"}\n', r"a\.jsonl cannot be read: it is not UTF-8 text"),
+        (b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl, line 2 cannot be read: it is not UTF-8 text"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, content, message):

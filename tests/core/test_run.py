@@ -2,7 +2,7 @@ from typing import cast
 
 import pytest
 
-from tenner.core import recipe
+from tenner.core import provenance, recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Experiment, Measurement, Recipe, TraceJob
@@ -148,3 +148,15 @@ def test_a_folder_of_another_schema_is_refused(schema, writer, tmp_path):
         RunFolder.existing(tmp_path)
     with pytest.raises(TennerError, match=f"was written by {writer}"), opened(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("left", [["run.json"], ["run.json", "provenance.json"], []])
+def test_what_a_kill_leaves_of_a_start_is_started_again(left, tmp_path):
+    with opened(tmp_path):
+        pass
+    for path in tmp_path.iterdir():
+        if path.name not in left:
+            path.unlink()
+    with opened(tmp_path) as run:
+        assert provenance.recorded(run.folder)["tenner"]
+    assert stored_as(Recipe, RunFolder.existing(tmp_path)) == recipe.load("demo")

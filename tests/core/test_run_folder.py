@@ -10,7 +10,7 @@ import pytest
 
 from tenner.budget.ledger import Ledger
 from tenner.core.errors import StorageFull, TennerError
-from tenner.core.records import Drop
+from tenner.core.records import Drop, Question
 from tenner.core.run_folder import RunFolder
 
 
@@ -212,6 +212,28 @@ def test_a_marker_of_the_version_before_has_no_hashes_and_is_read(folder):
     assert list(after.files) == ["clean.jsonl"], "whose d.jsonl is, nobody knows"
 
 
+def test_a_marker_in_a_copy_vouches_for_what_was_copied(folder, tmp_path):
+    with folder.stage("attempt") as clock:
+        clock.items_out = 2
+        folder.write("copied", drops(2))
+        folder.append("left", drops(1))
+    with folder.stage("evaluate"):
+        folder.append("left", drops(1))
+    copy = RunFolder(tmp_path / "copy")
+    copy.path.mkdir()
+    (copy.path / "copied.jsonl").write_bytes((folder.path / "copied.jsonl").read_bytes())
+    done = folder.done("attempt")
+    assert done
+    copy.adopt(done)
+    assert copy.read("left", Drop) == []
+    adopted = copy.done("attempt")
+    assert adopted
+    assert (adopted.items_out, list(adopted.files)) == (2, ["copied.jsonl"])
+    change_a_digit(copy.path / "copied.jsonl")
+    with pytest.raises(TennerError, match="is damaged"):
+        copy.read("copied", Drop)
+
+
 def test_a_marker_with_another_count_is_damaged(folder):
     with folder.stage("gather") as clock:
         clock.items_in = 12
@@ -288,3 +310,11 @@ def test_a_full_disk_loses_nothing(small_disk):
         assert folder.read("d", Drop) == drops(100)
         assert folder.read("whole", Drop) == drops(10)
         assert not list(folder.path.glob("*.partial"))
+
+
+def test_a_row_that_another_file_names_and_that_is_gone(folder):
+    folder.append("d", [Question(id="1", question="?", source="s")])
+    found = folder.questions_by_id("d")
+    assert found["1"].question == "?"
+    with pytest.raises(TennerError, match=r"d\.jsonl has no question 7"):
+        found["7"]

@@ -34,7 +34,7 @@ def test_the_fields_beside_a_wrong_one(path, field):
         (["trace", "url"], "did you mean base_url?"),
         (["trace", "price", "price_in"], "did you mean input_usd_per_mtok?"),
         (["select", "budget"], "did you mean budget_usd?"),
-        (["machine", "xyz"], "there are price_usd_per_hour, device, peak_tflops"),
+        (["domains", "xyz"], "there are by, clusters, labeller"),
     ],
 )
 def test_a_key_of_another_library_or_section_gets_the_right_one(path, hint):

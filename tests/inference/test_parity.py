@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
 import vllm_sweep
@@ -162,6 +163,12 @@ def api(server: VLLMServer, hf: HFEngine) -> ApiEngine:
     return ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
 
 
+@pytest.fixture(scope="module")
+def plain(server: VLLMServer) -> openai.OpenAI:
+    """A client that knows nothing of forcing."""
+    return openai.OpenAI(base_url=server.url, api_key="none")
+
+
 def test_a_server_continued_round_by_round_gives_them_too(
     api: ApiEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
 ) -> None:
@@ -170,7 +177,7 @@ def test_a_server_continued_round_by_round_gives_them_too(
 
 
 def test_the_processor_alone_forces_what_a_request_asks_for(
-    api: ApiEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
+    plain: openai.OpenAI, hf: HFEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
 ) -> None:
     """One plain request a completion, `vllm serve` and nothing else of tenner between."""
     theirs: Results = {}
@@ -178,13 +185,13 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
         for policy in POLICIES:
             forcing_args = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
             forcing_args |= {"tenner_format": "s1", "tenner_answer_tokens_max": ANSWER_TOKENS_MAX}
-            completion = api._client.completions.create(
+            completion = plain.completions.create(
                 model="m", prompt=prompt.text, max_tokens=200, temperature=0,
                 extra_body={"vllm_xargs": forcing_args, "return_token_ids": True, "add_special_tokens": False},
             )  # fmt: skip
             ids = (completion.choices[0].model_extra or {})["token_ids"]
             assert completion.choices[0].finish_reason == "stop"
-            assert ids[-1] == api.tokenizer.eos_token_id
+            assert ids[-1] == hf.tokenizer.eos_token_id
             theirs[prompt.id, policy] = tuple(ids[:-1]), embedded[prompt.id, policy][1]
     compare("vllm serve", {key: embedded[key] for key in theirs}, theirs, model_dir, prompts)
 
@@ -200,11 +207,11 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
         ({"tenner_format": "s1", "tenner_waits": -1}, "tenner_waits: Input should be greater"),
     ],
 )
-def test_invalid_forcing_arguments_are_refused(api: ApiEngine, forcing_args: dict[str, Any], message: str) -> None:
-    import openai
-
+def test_invalid_forcing_arguments_are_refused(
+    plain: openai.OpenAI, forcing_args: dict[str, Any], message: str
+) -> None:
     with pytest.raises(openai.BadRequestError, match=message):
-        api._client.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": forcing_args})
+        plain.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": forcing_args})
 
 
 def test_text_in_and_out_serves_too_and_an_ignored_budget_is_an_error(

@@ -24,13 +24,14 @@ def test_the_script_asks_for_what_the_cap_pays_and_starts_a_tenner_on_each_node(
     assert (
         "tenner launch demo --on local --run-dir '/runs/a run' --set train.lr=1e-3 --budget-usd 12.5 --nodes 2" in text
     )
-    assert '--rendezvous "$first:$port" --rented-since "$since"' in text
+    assert '--rendezvous "$rendezvous" --node-rank 0 --rented-since "$since"' in text
+    assert "srun --nodes=1 --ntasks=1 --relative=1" in text
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
 def test_one_node_needs_no_rendezvous_and_a_share_of_it_is_not_exclusive():
     text = slurm.script(JOB._replace(nodes=1, options=("cpus-per-task=4",)), 600)
-    assert "rendezvous" not in text.partition("srun")[2]
+    assert "rendezvous" not in text
     assert "--exclusive" not in text
 
 
@@ -70,6 +71,13 @@ def test_options_without_effect_or_sense_are_refused(tmp_path, words, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_cards_of_the_recipe_are_spread_over_the_nodes():
+    words = ["launch", "s1k-32b", "--on", "slurm", "--dry-run", "--run-dir", "runs/none", "--nodes"]
+    assert "#SBATCH --gpus-per-node=8\n" in tenner_here(*words, 2).stdout
+    refused = tenner_here(*words, 3)
+    assert (refused.returncode, "16 cards cannot be spread over 3 nodes" in refused.stderr) == (2, True)
 
 
 def test_a_dry_run_prints_the_script(tmp_path):

@@ -136,6 +136,17 @@ def test_a_service_is_among_them():
     assert tinker["usd"][1] == pytest.approx(0.44 * made["stages"][-3]["tokens"][1] / 1e6)
 
 
+def test_training_by_a_service_is_paid_by_the_token(tmp_path):
+    text = recipe.built_in()["s1k-qwen3-8b-lora"].replace('quantization = "nf4"', 'backend = "tinker"')
+    service = 'tinker = { base_url = "http://localhost:1", model = "Qwen/Qwen3-8B", price_usd_per_mtok = 0.5 }'
+    (tmp_path / "mine.toml").write_text(text.replace('activations = "inputs"', service))
+    made = json.loads(tenner_here("plan", tmp_path / "mine.toml", "--json").stdout)
+    (train,) = [stage for stage in made["stages"] if stage["stage"] == "train"]
+    assert train["usd"] == [pytest.approx(tokens * 0.5e-6) for tokens in train["tokens"]]
+    assert train["seconds"] is None
+    assert made["memory_note"] == "a service trains"
+
+
 def test_small_students_too():
     size = Size.of(Architecture.of(CONFIGS["Qwen3-0.6B"]))
     assert size.parameters == pytest.approx(0.6e9, rel=0.01)

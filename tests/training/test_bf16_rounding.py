@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tenner.training import bf16_rounding
 from tenner.training.bf16_rounding import THRESHOLDS, round_into, rounded, shift
 
 COUNT = THRESHOLDS + 12_345
@@ -43,6 +44,16 @@ def test_a_part_is_rounded_as_in_the_whole(numbers):
     part = torch.empty(COUNT - first, dtype=torch.bfloat16)
     round_into(part, numbers[first:], first=first)
     assert torch.equal(part, whole[first:])
+
+
+def test_a_gpus_long_slices_give_the_same_bits(numbers, monkeypatch):
+    wide = numbers.repeat(4)
+    by_slices, shifted = rounded(wide, torch.bfloat16), [wide.clone(), wide.clone()]
+    shift(shifted[0], first=77)
+    monkeypatch.setitem(bf16_rounding.ROUNDS, "cpu", 3)
+    shift(shifted[1], first=77)
+    assert torch.equal(rounded(wide, torch.bfloat16), by_slices)
+    assert torch.equal(*shifted)
 
 
 def test_shifted_numbers_are_rounded_alike_by_whoever_rounds_to_the_nearest(numbers):

@@ -166,6 +166,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     scores, completions = folder.read("scores", Score), folder.read("completions", Completion)
     template = chat_template_of(tokenizer, recipe)
     run_template = folder.path / RUN_TEMPLATE
+    folder.verify(RUN_TEMPLATE)
     is_self_contained = run_template.is_file() and run_template.read_text("utf-8") != source_of(tokenizer)
     fmt = FORMATS[recipe.student.format]
     spend = spending.read(folder)
@@ -230,7 +231,7 @@ def _examples(
     folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
 ) -> Iterator[Example]:
     """Up to three questions of different domains: one cut short, one that ended its thinking, one with a wait."""
-    asked = {q.id: q for q in folder.read("benchmark", Question)}
+    asked = folder.questions_by_id("benchmark")
     distilled = [c for c in completions if c.student == "distilled"]
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
     wanted = (

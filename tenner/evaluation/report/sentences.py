@@ -101,9 +101,13 @@ def spend_note(facts: RunFacts) -> str:
 def training_note(facts: RunFacts) -> str:
     """What training came to, in one sentence."""
     rows = facts.training
+    if not rows:
+        return "The service that trained did not tell the loss."
     tokens = sum(row.tokens for row in rows)
-    seconds = sum(row.tokens / row.tokens_per_second for row in rows)
+    timed = [(row.tokens, row.tokens / row.tokens_per_second) for row in rows if row.tokens_per_second]
+    seconds = sum(took for _, took in timed)
+    speed = f"{sum(counted for counted, _ in timed) / seconds:,.0f} a second" if timed else "not timed"
     return (
-        f"{len(rows)} steps over {facts.samples_count:,} samples: {tokens:,} tokens, {tokens / seconds:,.0f} a second; "
+        f"{len(rows)} steps over {facts.samples_count:,} samples: {tokens:,} tokens, {speed}; "
         f"loss {rows[0].loss:.3f} at the first step and {rows[-1].loss:.3f} at the last."
     )

@@ -1,0 +1,310 @@
+"""Tokens per second of training at s1K-1.1's lengths as a GPU's roofline allows, operator by operator; without a GPU.
+
+    python bench/gpu_roofline.py                     # all trainings on an H100, some minutes
+    python bench/gpu_roofline.py --only 7b-lora --card "RTX PRO 6000"
+
+Steps of the real loop run on fake tensors (`fake_gpu.py`), one row each, of three lengths. An operator takes as long as
+its arithmetic or its bytes do, whichever is longer, at the shares of the data sheet's figures in `SHARES`, and at least
+`KERNEL_SECONDS`. From the three rows follows what a row of any lengths takes (a constant, tokens, pairs of tokens), and
+from that every step of the recipe's plan: ranks go forward and back together, so that each turn takes as long as its
+slowest row. Communication is taken as hidden behind the rest where it is shorter, and is shown.
+
+A prediction, not a measurement: it is right about which operators run, and on what. Waits of the GPU for Python are not
+in it. s1K-1.1's traces are not here; their lengths are taken as lognormal around the mean that its recipe states, and
+what is longer than its `tokens_max` is dropped.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import evidence
+import fake_gpu
+import torch
+from gpu_memory import config_of
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from tenner.core.sections import Train
+from tenner.training import packing
+from tenner.training.loop import StepReport
+from tenner.training.loss_mask import Encoded
+
+MEDIAN_TOKENS, SIGMA, SAMPLES, TOKENS_MAX, PROMPT_TOKENS = 7_800, 0.55, 1000, 20_480, 128
+"""Of thinking: a mean of 9,070 tokens."""
+STEP_TOKENS = 100_000
+PROBED_TOKENS = (2_048, 8_192, 20_480)
+KERNEL_SECONDS = 4e-6
+"""The shortest kernel, from one start to the next."""
+SHARES = {"products": 0.75, "attention": 0.5, "attention's backward": 0.4, "bytes": 0.85}
+"""Of the data sheet's figures that good kernels reach on large tensors."""
+
+
+class Card(NamedTuple):
+    """Of NVIDIA's data sheets, without sparsity; bytes a second of its memory and of its share of the network."""
+
+    bf16_tflops: float
+    fp32_tflops: float
+    memory_tb: float
+    network_gb: float
+
+
+CARDS = {"H100 SXM": Card(989.5, 67.0, 3.35, 50.0), "RTX PRO 6000": Card(503.8, 126.0, 1.79, 25.0)}
+
+
+class Training(NamedTuple):
+    """Of which shape, how, on how many cards."""
+
+    shape: str
+    train: dict[str, Any]
+    ranks: int = 1
+
+
+TRAININGS = {
+    "7b-full-all": Training("7b", {"precision": "pure-bf16", "tokens_per_row": 8192}),
+    "7b-full-products": Training("7b", {"precision": "pure-bf16", "tokens_per_row": 8192, "activations": "products"}),
+    "7b-lora": Training("7b", {"precision": "bf16", "method": "lora", "tokens_per_row": 8192}),
+    "32b-lora": Training(
+        "32b", {"precision": "bf16", "method": "lora", "activations": "inputs", "tokens_per_row": 8192}
+    ),
+    "32b-full-16": Training("32b", {"precision": "bf16", "activations": "inputs"}, 16),
+}
+NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh",
+             "resize_", "_local_scalar_dense", "set_", "record_stream"}  # fmt: skip
+WRITES_ONLY = {"copy_", "_to_copy", "zero_", "fill_", "full", "full_like", "zeros", "zeros_like", "ones", "arange"}
+PICKS = {"embedding", "index", "index_select", "gather", "embedding_dense_backward"}
+"""Read as much as they write, not all of their table."""
+PER_FUSED_KERNEL = 30
+"""Tensors of a list that one kernel goes through."""
+
+
+OPTIMIZER, NETWORK = "optimizer and rounding", "network"
+
+
+class Cost(NamedTuple):
+    """Of some operators."""
+
+    seconds: float = 0.0
+    kernels: int = 0
+
+    def __add__(self, other: object) -> "Cost":
+        assert isinstance(other, Cost)
+        return Cost(self.seconds + other.seconds, self.kernels + other.kernels)
+
+
+class Roofline(fake_gpu.Observer):
+    """What the operators since the last look take on a card, by kind."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self._card = card
+        self.costs: defaultdict[str, Cost] = defaultdict(Cost)
+        self.operators: defaultdict[str, Cost] = defaultdict(Cost)
+
+    def begin(self) -> None:
+        self.take()
+        self.operators.clear()
+
+    def take(self) -> dict[str, Cost]:
+        """The costs so far, which then begin anew."""
+        taken, self.costs = dict(self.costs), defaultdict(Cost)
+        return taken
+
+    def seen(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+        name = operator.__name__.partition(".")[0]
+        if name in NO_KERNEL or not hasattr(operator, "_schema"):
+            return
+        inputs = _tensors((args, kwargs))
+        outputs = _tensors(out) or (inputs[:1] if operator._schema.is_mutable else [])
+        if operator.namespace in ("c10d", "_c10d_functional"):
+            moved = max(map(_bytes, inputs))
+            self.costs[NETWORK] += Cost(moved / (self._card.network_gb * 1e9), 1)
+            return
+        read = {t.untyped_storage()._cdata for t in inputs}
+        if not operator._schema.is_mutable and all(t.untyped_storage()._cdata in read for t in outputs):
+            return  # a view
+        kind = self._kind(name, operator)
+        lists = max((len(a) for a in args if isinstance(a, list | tuple)), default=0)
+        kernels = math.ceil(lists / PER_FUSED_KERNEL) if name.startswith(("_foreach", "_fused")) else 1
+        seconds = max(
+            self._arithmetic_seconds(name, operator, args, kwargs, out, inputs),
+            self._bytes_seconds(name, inputs, outputs),
+            kernels * KERNEL_SECONDS,
+        )
+        self.operators[f"{kind}: {name}"] += Cost(seconds, kernels)
+        self.costs[kind] += Cost(seconds, kernels)
+
+    def _kind(self, name: str, operator: Any) -> str:
+        if self.moving_weights:
+            return OPTIMIZER
+        if "varlen_attn" in name:
+            return "attention"
+        if operator._overloadpacket in flop_registry:
+            return "products"
+        return "elementwise"
+
+    def _arithmetic_seconds(
+        self, name: str, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any, inputs: Any
+    ) -> float:
+        if "varlen_attn" in name:
+            query = inputs[1] if "backward" in name else inputs[0]
+            heads, size = query.shape[-2:]
+            assert self.documents is not None
+            pairs = sum(length * (length + 1) / 2 for length in self.documents.lengths)
+            flops = 4 * pairs * heads * size * (2.5 if "backward" in name else 1)
+            share = SHARES["attention's backward" if "backward" in name else "attention"]
+            return float(flops / (self._card.bf16_tflops * 1e12 * share))
+        if (count := flop_registry.get(operator._overloadpacket)) is None:
+            return 0.0
+        flops = count(*args, **kwargs, out_val=out)
+        tflops = self._card.fp32_tflops if inputs[0].dtype == torch.float32 else self._card.bf16_tflops
+        return float(flops / (tflops * 1e12 * SHARES["products"]))
+
+    def _bytes_seconds(self, name: str, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+        written = sum(map(_bytes, outputs))
+        if name in PICKS:
+            read = written
+        elif name in WRITES_ONLY:
+            read = sum(map(_bytes, inputs[1:] if name == "copy_" else inputs))
+        else:
+            read = sum({(t.untyped_storage()._cdata, t.storage_offset()): _bytes(t) for t in inputs}.values())
+        return (read + written) / (self._card.memory_tb * 1e12 * SHARES["bytes"])
+
+
+def _tensors(nested: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, torch.Tensor)]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """An expanded tensor is read from where it lies."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+class Row(NamedTuple):
+    """What a step of one row takes on each rank: of each kind, and of useful arithmetic."""
+
+    costs: dict[str, Cost]
+    flops: float
+
+
+def probe(
+    config: dict[str, Any], train: dict[str, Any], card: Card, *, ranks: int, tokens: Sequence[int] = PROBED_TOKENS
+) -> tuple[list[Row], Roofline]:
+    """A step of one row on each rank, for each of some lengths."""
+    rows, roofline = [], Roofline(card)
+    for count in tokens:
+        mask = (False,) * PROMPT_TOKENS + (True,) * (count - PROMPT_TOKENS)
+        encoded = [Encoded(f"s{i}", (1,) * count, mask) for i in range(ranks)]
+        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **{"tokens_per_step": count * ranks} | train)
+        reports: list[StepReport] = []
+        fake_gpu.run_steps(
+            config, settings, encoded, roofline, ranks=ranks, on_step=reports.append, device_tflops=1.0
+        )  # fmt: skip
+        (report,) = reports
+        assert report.mfu_causal is not None
+        rows.append(Row(roofline.take(), report.mfu_causal * 1e12 * report.tokens / report.tokens_per_second))
+    return rows, roofline
+
+
+class Fit(NamedTuple):
+    """a + b tokens + c pairs, where pairs are the squares of a row's lengths."""
+
+    a: float
+    b: float
+    c: float
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], values: Sequence[float]) -> "Fit":
+        """Through three points, each of a row of one document."""
+        square = torch.tensor([[1.0, n, n * n] for n in tokens], dtype=torch.float64)
+        return cls(*torch.linalg.solve(square, torch.tensor(values, dtype=torch.float64)).tolist())
+
+    def __call__(self, lengths: Sequence[int]) -> float:
+        return self.a + self.b * sum(lengths) + self.c * sum(n * n for n in lengths)
+
+
+def sample_tokens() -> list[int]:
+    """A stand-in for s1K-1.1's."""
+    normal = NormalDist(math.log(MEDIAN_TOKENS), SIGMA)
+    tokens = [PROMPT_TOKENS + round(math.exp(normal.inv_cdf((i + 0.5) / SAMPLES))) for i in range(SAMPLES)]
+    return [n for n in tokens if n <= TOKENS_MAX]
+
+
+def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequence[int]) -> dict[str, Any]:
+    """An epoch, from what three rows take."""
+    kinds = {kind for row in rows for kind in row.costs} - {OPTIMIZER}
+    fits = {kind: Fit.of(tokens, [row.costs.get(kind, Cost()).seconds for row in rows]) for kind in kinds}
+    work = Fit.of(tokens, [row.flops for row in rows])
+    network = fits.pop(NETWORK, Fit(0, 0, 0))
+
+    def row_seconds(lengths: Sequence[int]) -> float:
+        return max(sum(fit(lengths) for fit in fits.values()), network(lengths))
+
+    lengths = sample_tokens()
+    settings = Train(epochs=1, lr=1e-5, **{"tokens_per_step": STEP_TOKENS, "tokens_max": TOKENS_MAX} | training.train)
+    plan = packing.plan(lengths, settings.tokens_per_step, epochs=1, seed=0)
+    busy = waited = flops = 0.0
+    turns, by_kind = 0, Counter[str]()
+    for step in plan:
+        split = packing.split_rows(step, lengths, settings.tokens_per_row, ranks=training.ranks)
+        for turn in zip(*packing.deal(split, lengths, training.ranks), strict=True):
+            documents = [[lengths[i] for i in row] for row in turn]
+            took = [row_seconds(row) if row else 0.0 for row in documents]
+            busy, waited, turns = busy + sum(took), waited + max(took), turns + 1
+            flops += sum(work(row) for row in documents if row)
+            for kind, fit in fits.items():
+                by_kind[kind] += sum(fit(row) for row in documents if row)
+    fixed = rows[0].costs.get(OPTIMIZER, Cost())
+    seconds = waited + len(plan) * fixed.seconds
+    by_kind[OPTIMIZER] = training.ranks * len(plan) * fixed.seconds
+    by_kind["waiting for other ranks"] = training.ranks * waited - busy
+    row_kernels = sum(cost.kernels for kind, cost in rows[0].costs.items() if kind in kinds)
+    return {
+        "tokens_per_second_per_gpu": sum(lengths) / seconds / training.ranks,
+        "mfu_causal": flops / (card.bf16_tflops * 1e12 * seconds * training.ranks),
+        "idle_share": 1 - busy / (training.ranks * waited),
+        "gpu_hours_of_5_epochs": 5 * training.ranks * seconds / 3600,
+        "kernels_of_a_row": row_kernels,
+        "kernels_of_the_optimizer": fixed.kernels,
+        "kernels_of_a_step": round(row_kernels * turns / len(plan) + fixed.kernels),
+        "network_share": network(lengths[:1]) / max(1e-9, sum(fit(lengths[:1]) for fit in fits.values())),
+        "shares": {kind: n / (training.ranks * seconds) for kind, n in by_kind.most_common()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=tuple(TRAININGS), default=tuple(TRAININGS))
+    parser.add_argument("--card", choices=tuple(CARDS), default="H100 SXM")
+    parser.add_argument("--operators", action="store_true", help="what each operator takes in three steps")
+    args = parser.parse_args()
+    about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers", "peft")}
+    for name, fields in about.items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
+    print(f"\n{args.card}, predicted\ntraining          tokens/s/GPU  MFU   idle  kernels: row  optimizer  step")
+    found = {}
+    began = time.perf_counter()
+    for name in args.only:
+        training, card = TRAININGS[name], CARDS[args.card]
+        rows, roofline = probe(config_of(training.shape), training.train, card, ranks=training.ranks)
+        told = found[name] = predict(training, card, rows, PROBED_TOKENS)
+        print(
+            f"{name:17} {told['tokens_per_second_per_gpu']:12,.0f} {told['mfu_causal']:5.1%} {told['idle_share']:5.1%} "
+            f"{told['kernels_of_a_row']:12,} {told['kernels_of_the_optimizer']:10,} {told['kernels_of_a_step']:6,}"
+        )
+        shares = ", ".join(f"{kind} {share:.1%}" for kind, share in told["shares"].items())
+        print(f"{'':18}{shares}; network {told['network_share']:.0%} of a row", flush=True)
+        if args.operators:
+            for operator, cost in sorted(roofline.operators.items(), key=lambda item: -item[1].seconds)[:30]:
+                print(f"    {cost.seconds * 1e3:9.2f} ms {cost.kernels:8,} {operator}")
+    print(f"\nin {time.perf_counter() - began:.0f} s")
+    print(json.dumps(about | {"card": args.card, "trainings": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""`tenner init QUESTIONS`: a commented recipe for questions of one's own, by flags or by questions on a terminal."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tenner.core.disk import disk_errors
+from tenner.core.errors import TennerError
+from tenner.core.recipe import parse_cap
+from tenner.core.terminal import say
+from tenner.stages import first_recipe
+from tenner.stages.first_recipe import FirstRecipe, FirstRecipeOptions
+
+ASKED = {
+    "file": "your questions, a .jsonl, .csv or .parquet file",
+    "teacher": "the teacher: a provider (deepseek, openrouter, qwen, glm, kimi, local) or the URL of a server",
+    "teacher_model": "the teacher's model, as the provider calls it",
+    "benchmark": "what proves it: a known benchmark (GSM8K, MATH500, …) or a file of questions with answers",
+    "budget_usd": "the most that the whole run may cost, in dollars",
+}
+"""What has no default: the option, and how it is asked on a terminal."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.description = "Write a commented recipe for questions of your own; what is missing is asked on a terminal."
+    parser.add_argument("file", metavar="QUESTIONS", type=Path, nargs="?", help=ASKED["file"])
+    parser.add_argument("--out", metavar="FILE", type=Path, help="where the recipe goes (default: NAME.toml)")
+    parser.add_argument("--name", metavar="NAME", help="of the run (default: of the file)")
+    parser.add_argument("--question", metavar="COLUMN", help="the column of the questions (default: by its name)")
+    parser.add_argument("--answer", metavar="COLUMN", help="the column of the answers (default: by its name)")
+    parser.add_argument("--teacher", metavar="NAME|URL", help=ASKED["teacher"])
+    parser.add_argument("--teacher-model", metavar="NAME", help=ASKED["teacher_model"])
+    parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable of its key (default: the usual)")
+    parser.add_argument("--price-in", metavar="X", type=float, help="dollars per million input tokens, if not known")
+    parser.add_argument("--price-out", metavar="X", type=float, help="dollars per million output tokens, if not known")
+    parser.add_argument(
+        "--student", metavar="MODEL", help="hf:org/name@revision or a folder (default: the demo's, which needs no hub)"
+    )
+    parser.add_argument("--license", metavar="NAME", help="of the student, for the model card")
+    parser.add_argument("--benchmark", metavar="NAME|FILE", help=ASKED["benchmark"])
+    parser.add_argument("--samples", metavar="N", type=int, help="traces to train on (default: 0.8 of the questions)")
+    parser.add_argument("--budget-usd", metavar="X", help=ASKED["budget_usd"])
+
+
+def main(args: argparse.Namespace) -> None:
+    """Ask for what is missing, write the recipe, and say what it means and what to do next."""
+    given = {name: getattr(args, name) for name in FirstRecipeOptions._fields}
+    for name, question in ASKED.items():
+        if given[name] is None:
+            given[name] = _ask(name, question)
+    given["file"], given["budget_usd"] = Path(given["file"]), parse_cap(str(given["budget_usd"]))
+    if args.samples is not None and args.samples < 1:
+        raise TennerError(f"--samples {args.samples} is less than 1")
+    wanted = FirstRecipeOptions(**given)
+    out = args.out or Path(f"{first_recipe.run_name(wanted)}.toml")
+    if out.exists():
+        raise TennerError(f"{out} is there already", hint="choose another --out")
+    made = first_recipe.compose(wanted, out)
+    with disk_errors(out):
+        try:
+            out.write_text(made.text, "utf-8")
+        except OSError as e:
+            raise TennerError(f"{out} cannot be written: {e.strerror}", hint="choose another --out") from e
+    _tell(made, out)
+    say(str(out))
+
+
+def _ask(name: str, question: str) -> Any:
+    """An answer on the terminal. Raises TennerError where there is none."""
+    option = "QUESTIONS" if name == "file" else f"--{name.replace('_', '-')}"
+    if not sys.stdin.isatty():
+        raise TennerError(f"{option} is missing", hint=question)
+    try:
+        while not (said := input(f"{question}: ").strip()):
+            pass
+    except EOFError:
+        raise TennerError(f"{option} is missing", hint=question) from None
+    return said
+
+
+def _tell(made: FirstRecipe, out: Path) -> None:
+    """On standard error: the first questions, the price, the key, and the next commands."""
+    lines = [f"{made.questions:,} questions, {made.without_answer:,} of them without an answer; the first ones:"]
+    for q in made.shown:
+        text = " ".join(q.question.split())
+        shown = f"{text[:80]}…" if len(text) > 80 else text
+        lines.append(f"  {q.id}: {shown} -> {q.answer or 'no answer, so no verdict on its traces'}")
+    lines.append(made.price)
+    if made.key is not None:
+        is_set = bool(os.environ.get(made.key, "").strip())
+        lines.append(f"the key in {made.key} is {'set' if is_set else f'not set: export {made.key}=… before the run'}")
+    lines.append(f"next: tenner plan {out}; tenner run {out}")
+    for line in lines:
+        say(line, file=sys.stderr)

@@ -1,0 +1,177 @@
+"""`tenner plan --probe N`: N real questions asked of the teacher and the student, and the plan that follows from them.
+
+The questions are the first of the run's own, after cleaning. What it costs is booked as `probe` in the run's ledger,
+under its cap. The run goes on in the same folder, and its trace stage does not pay again for a response that it has.
+"""
+
+import asyncio
+import statistics
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+
+from tenner import pipeline
+from tenner.budget import assumptions as assumed
+from tenner.budget.estimate import Estimate
+from tenner.clients import registry
+from tenner.clients.billing import PaidReply
+from tenner.clients.protocol import Call
+from tenner.clients.registry import CallContext
+from tenner.core import hardware
+from tenner.core.errors import TennerError
+from tenner.core.formats import FORMATS
+from tenner.core.progress import Screen
+from tenner.core.recipe import Recipe
+from tenner.core.records import Completion, FailedCall, Policy, Question, Sample
+from tenner.core.run import Run, open_run, render
+from tenner.evaluation.evaluate import EvaluatedStudent, complete
+from tenner.evaluation.grading.grader import grade_trace
+from tenner.inference.engine import LocalEngine
+from tenner.inference.speed_probe import decoding_speed
+from tenner.stages import plan_page, resolve_student, run_plan, time_estimate
+from tenner.stages.plan_page import RunPlan
+from tenner.stages.run_plan import Measured, Tokens
+
+STAGE = "probe"
+PAYING = ("openai", "gemini")
+"""The clients whose teacher is paid, and asked; the others' traces are known."""
+
+
+def probe(recipe: Recipe, path: Path, *, questions: int, budget_usd: float | None = None) -> RunPlan:
+    """Ask so many questions, and write and return the plan that follows; `budget_usd` takes the place of the cap.
+
+    Raises:
+        TennerError: too few questions, a run that has attempted already, or a teacher that cannot be asked.
+        BudgetReached: the probe itself would cross the cap.
+    """
+    pipeline.check(recipe)
+    recipe = resolve_student.with_format(recipe)
+    screen = Screen()
+    with open_run(path, recipe, screen, budget_usd=budget_usd) as run:
+        if run.folder.done("attempt"):
+            raise TennerError(f"the run in {path} has attempted already", hint="a probe comes before that")
+        if recipe.trace.client in PAYING:
+            registry.check(recipe.trace, screen)
+        pipeline.run_stages(run, ["gather", "clean"])
+        asked = [q for q in run.folder.read("clean", Question) if q.answer is not None][:questions]
+        if len(asked) < questions:
+            raise TennerError(
+                f"only {len(asked)} questions with an answer are there to be asked", hint="give a lower --probe"
+            )
+        measured = _measure(run, asked)
+        made = plan_page.make(run.recipe, measured=measured)
+        run.folder.write("plan", made.stages)
+        return made
+
+
+def _measure(run: Run, asked: Sequence[Question]) -> Measured:
+    """What the teacher and the student do with these questions."""
+    recipe = run.recipe
+    replies = _ask_teacher(run, asked) if recipe.trace.client in PAYING else []
+    complete_ones = [r for r in replies if r.reply.outcome == "complete"]
+    if replies and not complete_ones:
+        raise TennerError("the teacher gave no complete trace", hint="raise trace.output_tokens_max, or ask more")
+    samples = [_sample(r) for r in complete_ones] or time_estimate.examples_learned(run, asked)
+    load_engine = cache(partial(pipeline.engine_for, run, "base", "attempt"))
+    form = recipe.attempt.prompts[0]
+    # The shortest way to the length of thinking and answer: one policy, the largest budget.
+    policy = Policy(thinking_tokens_max=recipe.evaluate.thinking_tokens_max[-1])
+    student = EvaluatedStudent("base", recipe.student.model, form, load_engine)
+    complete(
+        run, {STAGE: asked}, student, [policy], stage=STAGE, file=STAGE,
+        answer_tokens_max=recipe.evaluate.answer_tokens_max,
+    )  # fmt: skip
+    completions = run.folder.read(STAGE, Completion)
+    engine = load_engine()
+    lengths = _learned(run, engine, samples) if samples else run_plan.token_lengths(recipe)
+    decoding, token_seconds = None, None
+    if _is_this_machine(recipe):
+        with run.machine_time(STAGE):
+            text = render(engine.tokenizer, asked[0], form, recipe).text
+            decoding = decoding_speed(engine, text, rows=recipe.evaluate.rows)
+            found = time_estimate.training_speed(run, pipeline.base_student(run), samples)
+        if found is not None:
+            token_seconds = found[0].token_seconds
+            own = found[1] - lengths.thinking.expected - lengths.answer.expected - assumed.TEMPLATE_TOKENS
+            lengths = lengths._replace(prompt=Estimate.exactly(max(1.0, own)))
+    return Measured(
+        questions=len(asked), lengths=lengths,
+        base_thinking=_mean([c.thinking_tokens or 0 for c in completions]),
+        base_answer=_mean([c.answer_tokens or 0 for c in completions]),
+        teacher_input=_mean([r.reply.usage.input_tokens or 0 for r in replies]) if replies else None,
+        teacher_output=_mean([r.reply.usage.output_tokens or 0 for r in replies]) if replies else None,
+        kept_share=_kept_share(recipe, replies) if replies else None,
+        decoding=decoding, train_token_seconds=token_seconds,
+    )  # fmt: skip
+
+
+def _ask_teacher(run: Run, asked: Sequence[Question]) -> list[PaidReply]:
+    """The replies to one call for each question; single calls, as a batch may take a day."""
+    section = run.recipe.trace.model_copy(update={"batch": False})
+    replies: list[PaidReply] = []
+
+    def on_result(result: PaidReply | FailedCall) -> None:
+        if isinstance(result, PaidReply):
+            replies.append(result)
+        else:
+            run.screen.say(f"the call for {result.question_id} failed: {result.kind}")
+
+    async def ask() -> None:
+        client = registry.client_for(section)
+        try:
+            calls = registry.calls_for(section, client, CallContext(run.ledger, run.screen, STAGE))
+            await calls.run((Call(q, 0) for q in asked), on_result, total=len(asked))
+        finally:
+            await client.close()
+
+    asyncio.run(ask())
+    if not replies:
+        raise TennerError("the teacher answered none of the questions", hint="see the lines above")
+    return replies
+
+
+def _sample(paid: PaidReply) -> Sample:
+    q = paid.call.question
+    return Sample(
+        id=q.id, question_id=q.id, question=q.question, thinking=paid.reply.thinking, answer=paid.reply.answer,
+        domain=q.domain,
+    )  # fmt: skip
+
+
+def _kept_share(recipe: Recipe, replies: Sequence[PaidReply]) -> float:
+    """Of the replies those that are complete and, where the recipe wants that, right; at least half a reply."""
+    wants_right = recipe.trace.keep != "first"
+    kept = [
+        r.reply.outcome == "complete"
+        and (not wants_right or grade_trace(r.reply.answer, r.call.question).verdict == "correct")
+        for r in replies
+    ]
+    return max(sum(kept), 0.5) / len(kept)
+
+
+def _learned(run: Run, engine: LocalEngine, samples: Sequence[Sample]) -> Tokens:
+    """Lengths of what is learned, in the student's tokens."""
+
+    def tokens(texts: Sequence[str]) -> Estimate:
+        return _mean([len(engine.tokenizer.encode(text, add_special_tokens=False)) for text in texts])
+
+    cue = FORMATS[run.recipe.student.form.format].cue
+    answers = tokens([f"{cue} {s.answer}" for s in samples])
+    return Tokens(tokens([s.question for s in samples]), tokens([s.thinking for s in samples]), answers)
+
+
+def _is_this_machine(recipe: Recipe) -> bool:
+    """Whether the speeds of this machine are those of the run: it names no card, or this one's."""
+    if recipe.machine.card is None:
+        return True
+    kind = hardware.device_kind()
+    own = plan_page.machine_of(recipe.model_copy(update={"machine": recipe.machine.model_copy(update={"card": None})}))
+    named = plan_page.machine_of(recipe)
+    return kind == "cuda" and own.card == named.card and named.cards == 1
+
+
+def _mean(numbers: Sequence[float]) -> Estimate:
+    """The mean, and two standard errors to both sides of it."""
+    mean = statistics.fmean(numbers)
+    error = statistics.stdev(numbers) / len(numbers) ** 0.5 if len(numbers) > 1 else mean / 4
+    return Estimate(max(0.0, mean - 2 * error), mean, mean + 2 * error)

@@ -1,0 +1,278 @@
+"""A commented recipe for questions of one's own, from a few facts about them and about who teaches."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from tenner.budget import prices
+from tenner.clients.openai import presets
+from tenner.core import recipe as recipes
+from tenner.core.errors import TennerError
+from tenner.core.records import Question
+from tenner.core.sections import Columns, Source
+from tenner.core.suggest import did_you_mean
+from tenner.data import rows, sources
+from tenner.evaluation import benchmarks
+from tenner.evaluation.benchmarks import TASKS
+
+QUESTION_COLUMNS = ("question", "problem", "prompt", "query", "instruction", "input")
+ANSWER_COLUMNS = ("answer", "final_answer", "target", "label", "solution", "output")
+SAMPLES_MAX = 1000
+SHARE_SELECTED = 0.8
+"""Of the questions; the others make up for traces that are wrong, and for duplicates."""
+ATTEMPTED = 40
+OUTPUT_TOKENS_MAX = 4000
+PROMPT_TOKENS = 512
+"""Of a training sample, besides the teacher's reply."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class FirstRecipeOptions(NamedTuple):
+    """What is known of the run; None: guessed from the file, or the usual."""
+
+    file: Path
+    teacher: str
+    """A preset (see `clients/presets.toml`), or the URL of a server that speaks chat completions."""
+    teacher_model: str
+    benchmark: str
+    """A known task, or a file of questions with answers."""
+    budget_usd: float
+    question: str | None = None
+    """The columns of the file; the benchmark's file has the same, or `question` and `answer`."""
+    answer: str | None = None
+    student: str | None = None
+    license: str | None = None
+    name: str | None = None
+    samples: int | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+    api_key_env: str | None = None
+
+
+class FirstRecipe(NamedTuple):
+    """A recipe that `tenner run` takes, and what to tell about it."""
+
+    text: str
+    shown: Sequence[Question]
+    """The first questions of the file, as tenner understands them."""
+    questions: int
+    without_answer: int
+    price: str
+    """What the traces cost at most."""
+    key: str | None
+    """The environment variable that must hold the teacher's key."""
+
+
+def run_name(options: FirstRecipeOptions) -> str:
+    """The name of the run: the one that is given, or the file's."""
+    return options.name or _slug(options.file.stem)
+
+
+def compose(options: FirstRecipeOptions, out: Path) -> FirstRecipe:
+    """The recipe that will be written to `out`. Everything that it names is read or looked up first.
+
+    Raises:
+        TennerError: a file, column, teacher, price or benchmark that the run would refuse.
+    """
+    columns = _columns(options.file, options.question, options.answer)
+    mine = Source(name=_slug(options.file.stem), file=str(options.file), columns=columns)
+    pool = sources.gather([mine], seed=0).questions
+    if not pool:
+        raise TennerError(f"{options.file} holds no questions")
+    if options.samples is not None and options.samples > len(pool):
+        raise TennerError(
+            f"select.samples = {options.samples:,} cannot be picked out of {len(pool):,} questions",
+            hint="lower --samples; some questions more than that make up for traces that are wrong",
+        )
+    samples = options.samples or max(1, min(SAMPLES_MAX, int(SHARE_SELECTED * len(pool))))
+    trace, price, key = _teacher(options, samples)
+    text = _TEXT.format(
+        name=_toml(run_name(options)),
+        description=_toml(f"{samples} traces by {options.teacher_model} for the questions of {options.file.name}"),
+        budget_usd=options.budget_usd,
+        student=_student(options),
+        source=_table({"name": mine.name, "file": _beside(options.file, out)}),
+        columns=_inline(columns.model_dump(exclude_none=True, exclude_defaults=True)),
+        attempted=min(ATTEMPTED, len(pool)),
+        samples=samples,
+        trace=trace,
+        output_tokens_max=OUTPUT_TOKENS_MAX,
+        tokens_max=OUTPUT_TOKENS_MAX + PROMPT_TOKENS,
+        benchmark=_benchmark(options, columns, out),
+        training=SMALL if options.student is None else LARGE,
+    )
+    described = recipes.parse(text, where=str(out))
+    own = [b for b in described.evaluate.benchmarks if b.file is not None]
+    here = [b.model_copy(update={"file": str(out.parent / str(b.file))}) for b in own]
+    benchmarks.load_questions(here, partial(sources.gather, seed=0))
+    without = sum(q.answer is None for q in pool)
+    return FirstRecipe(text, pool[:3], len(pool), without, price, key)
+
+
+def _columns(file: Path, question: str | None, answer: str | None) -> Columns:
+    """The columns that are named, or that are usually called so. Raises TennerError where there are none."""
+    table = Source(name=file.name, file=str(file), columns=Columns(question="question"))
+    rows.check(table)
+    first = next(iter(rows.read(table)), None)
+    if first is None:
+        raise TennerError(f"{file} holds no rows")
+    found: dict[str, str | None] = {}
+    for what, named, usual in (("question", question, QUESTION_COLUMNS), ("answer", answer, ANSWER_COLUMNS)):
+        found[what] = named or next((name for name in usual if name in first), None)
+        if found[what] is None and what == "question":
+            raise TennerError(
+                f"{file} has no column that is called {', '.join(usual[:-1])} or {usual[-1]}",
+                hint=f"name one with --{what}: there are {', '.join(first)}",
+            )
+        if named is not None and named not in first:
+            raise TennerError(f"{file} has no column {named}", hint=did_you_mean(named, map(str, first)))
+    return Columns(question=found["question"], answer=found["answer"])
+
+
+def _teacher(options: FirstRecipeOptions, samples: int) -> tuple[str, str, str | None]:
+    """The lines of the teacher, what its traces cost at most, and the variable of its key."""
+    fields: dict[str, Any] = {"client": "openai"}
+    known = presets()
+    if options.teacher.startswith(("http://", "https://")):
+        fields["base_url"] = options.teacher
+        provider, key = urlsplit(options.teacher).netloc, options.api_key_env
+    elif options.teacher in known:
+        fields["preset"] = options.teacher
+        provider, key = options.teacher, options.api_key_env or known[options.teacher].api_key_env
+    else:
+        hint = did_you_mean(options.teacher, known, f"there are {', '.join(known)}; or give a URL")
+        raise TennerError(f"no provider is called {options.teacher}", hint=hint)
+    fields["model"] = options.teacher_model
+    if options.api_key_env is not None:
+        fields["api_key_env"] = options.api_key_env
+    if (options.price_in is None) != (options.price_out is None):
+        raise TennerError("--price-in and --price-out belong together")
+    is_own = options.teacher == "local" or urlsplit(options.teacher).hostname in LOOPBACK
+    price_in, price_out = options.price_in, options.price_out
+    if price_in is None and is_own:
+        price_in = price_out = 0.0
+    if price_out is None:
+        row = prices.find(provider, options.teacher_model)
+        dollars = row.output_usd_per_mtok * (row.peak.multiplier if row.peak else 1)
+    else:
+        dollars = price_out
+        fields["price"] = {"input_usd_per_mtok": price_in, "output_usd_per_mtok": price_out}
+    worst_usd = samples * OUTPUT_TOKENS_MAX * dollars / 1e6
+    price = (
+        f"{samples:,} traces of at most {OUTPUT_TOKENS_MAX:,} tokens, at ${dollars:g} a million: at most "
+        f"${worst_usd:.2f}, and more where wrong ones are made up for; the cap is ${options.budget_usd:g}"
+    )
+    return _table(fields), price if dollars else "the teacher's tokens cost nothing", key
+
+
+def _student(options: FirstRecipeOptions) -> str:
+    if options.student is None:
+        own = recipes.load("demo").student
+        return _table(own.model_dump(include={"model", "base_model", "license", "format", "system_prompt"}))
+    name = options.student.removeprefix("hf:").partition("@")[0]
+    fields = {"model": options.student, "base_model": name, "license": options.license or "unknown", "format": "think"}
+    return _table(fields)
+
+
+def _benchmark(options: FirstRecipeOptions, columns: Columns, out: Path) -> str:
+    if options.benchmark in TASKS:
+        return _table({"task": options.benchmark})
+    path = Path(options.benchmark)
+    if not path.is_file():
+        hint = did_you_mean(options.benchmark, TASKS, f"there are {', '.join(TASKS)}; or give a file")
+        raise TennerError(f"{options.benchmark} is neither a known benchmark nor a file", hint=hint)
+    found = _columns(path, None, None)
+    asked = {"question": found.question or columns.question, "answer": found.answer or columns.answer}
+    fields = {"name": _slug(path.stem), "file": _beside(path, out)}
+    return f"{_table(fields)}\ncolumns = {_inline(asked)}"
+
+
+def _beside(file: Path, out: Path) -> str:
+    """A path as the recipe finds it: relative to its own folder, where the file lies in there."""
+    folder, path = out.resolve().parent, file.resolve()
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.casefold()).strip("-._") or "mine"
+
+
+def _toml(value: object) -> str:
+    return _inline(value) if isinstance(value, dict) else json.dumps(value, ensure_ascii=False)
+
+
+def _inline(table: dict[str, Any]) -> str:
+    return "{ " + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items() if value is not None) + " }"
+
+
+def _table(fields: dict[str, Any]) -> str:
+    return "\n".join(f"{key} = {_toml(value)}" for key, value in fields.items())
+
+
+SMALL = """\
+epochs = 3
+lr = 5e-4
+frozen_layers = 15  # of 30: a third less work
+tokens_per_step = 4000"""
+LARGE = """\
+method = "lora"  # pip install 'tenner[lora]'; "full" trains all weights, with ten times smaller steps
+epochs = 3
+lr = 1e-4
+tokens_per_step = 32000"""
+_TEXT = """\
+# Made by `tenner init`. `tenner recipes --keys` explains every key, and which others there are.
+name = {name}
+description = {description}
+seed = 0
+budget_usd = {budget_usd}  # the cap over the whole run: calls and machine time together
+
+[student]
+{student}
+
+[machine]
+price_usd_per_hour = 0.0  # what an hour of this machine costs; its time counts under the cap
+
+[[gather.sources]]
+{source}
+columns = {columns}
+
+[attempt]  # how the untrained student does on some of the questions, in each prompt form
+questions = {attempted}
+thinking_tokens_max = 64
+answer_tokens_max = 64
+
+[[attempt.prompts]]
+name = "plain"
+format = "plain"
+
+[[attempt.prompts]]
+name = "step by step"
+format = "plain"
+suffix = "\\nThink step by step, then give the answer."
+
+[select]
+samples = {samples}  # to train on; further questions make up for traces that are wrong
+
+[trace]
+{trace}
+output_tokens_max = {output_tokens_max}  # thinking and answer; a longer reply is cut, kept and not trained on
+concurrency = 8
+
+[train]
+{training}
+tokens_max = {tokens_max}
+longer = "drop"  # a longer sample is left out and told
+
+[evaluate]
+thinking_tokens_max = [0, 256, 1024]
+answer_tokens_max = 64
+rows = 32
+
+[[evaluate.benchmarks]]
+{benchmark}
+"""

@@ -1,0 +1,236 @@
+"""The train stage where a service trains: the same samples, steps and learning rates, the adapters brought back."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tenner.budget.prices import MICROUSD_PER_USD
+from tenner.clients import tinker
+from tenner.clients.tinker import Adam, Datum, Rejected, TinkerClient
+from tenner.core import turn_end
+from tenner.core.errors import BudgetReached, Preempted, TennerError
+from tenner.core.progress import Bar
+from tenner.core.records import TrainStep
+from tenner.core.run import Meter, Run
+from tenner.core.sections import Train, TrainingService
+from tenner.core.seeds import derived, digest
+from tenner.stages import training
+from tenner.stages.paid_steps import BoughtStep, PaidSteps, Step
+from tenner.training import lora, packing, student
+from tenner.training.loop import learning_rate
+from tenner.training.loss_mask import Encoded
+from tenner.training.optimizer import EPSILON
+from tenner.training.signals import termination_noted
+from tenner.training.trackers import tracker_of
+
+SERVICE_FILE = "service.json"
+"""What the service holds of a run: see `AtService`."""
+ADAPTER = "adapter"
+SKYRL_METRICS = "skyrl.ai/"
+
+
+class AtService(NamedTuple):
+    """The models that the service made for a run, the last one being trained, and where the adapters are stored."""
+
+    models: list[str]
+    adapter: str | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> "AtService":
+        """As it was written."""
+        path = run.folder.path / SERVICE_FILE
+        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls([])
+
+    def write(self, run: Run) -> None:
+        """Write it into the run's folder."""
+        run.folder.write_text(SERVICE_FILE, json.dumps(self._asdict()))
+
+
+class Schedule(NamedTuple):
+    """All steps of a training."""
+
+    encoded: Sequence[Encoded]
+    steps: Sequence[tuple[int, ...]]
+    """Sample indices."""
+    settings: Train
+
+    def step(self, number: int) -> Step:
+        """A step as the service is given it: every trained token of it has the same weight, and all of them 1."""
+        samples = [self.encoded[i] for i in self.steps[number]]
+        weight = 1 / sum(sum(sample.loss_mask[1:]) for sample in samples)
+        data = [Datum(s.ids[:-1], s.ids[1:], [weight * trained for trained in s.loss_mask[1:]]) for s in samples]
+        t = self.settings
+        lr = learning_rate(number, len(self.steps), t)
+        return Step(number, data, Adam(lr, t.beta1, t.beta2, EPSILON, t.weight_decay, t.grad_clip_norm))
+
+    def tokens_from(self, number: int) -> int:
+        """All tokens of this step and those after it."""
+        return sum(len(self.encoded[i].ids) for indices in self.steps[number:] for i in indices)
+
+    def microusd_from(self, number: int, paid: PaidSteps) -> int:
+        """What this step and those after it cost."""
+        lengths = [[len(self.encoded[i].ids) - 1 for i in indices] for indices in self.steps[number:]]
+        return sum(paid.microusd(sum(step)) for step in lengths)
+
+    def row(self, step: Step, bought: BoughtStep, *, cost_usd: float) -> TrainStep | None:
+        """The step as it is kept for the loss curve; None where its loss is not known."""
+        if bought.loss is None:
+            return None
+        tokens = self.tokens_from(step.number) - self.tokens_from(step.number + 1)
+        return TrainStep(
+            step=step.number, steps=len(self.steps), loss=bought.loss, grad_norm=bought.grad_norm,
+            lr=step.adam.learning_rate, tokens=tokens, tokens_left=self.tokens_from(step.number + 1),
+            trained_tokens=sum(weight > 0 for datum in step.data for weight in datum.weights),
+            tokens_per_second=tokens / bought.seconds if bought.seconds else None, cost_usd=cost_usd,
+        )  # fmt: skip
+
+
+def learn(run: Run) -> tuple[int, int]:
+    """Let the service fine-tune the student on the samples, download the adapters, and merge them into it."""
+    recipe, service = run.recipe, run.recipe.train.tinker
+    assert service is not None, "the recipe's check"
+    base, encoded, too_long = training.prepare(run)
+    lengths = [len(e.ids) for e in encoded]
+    steps = packing.plan(lengths, recipe.train.tokens_per_step, epochs=recipe.train.epochs, seed=recipe.seed)
+    schedule = Schedule(encoded, steps, recipe.train)
+    with run.machine_time("train") as meter, tinker.connect(service) as client, tinker.rejections(client):
+        paid = PaidSteps(
+            client, run.ledger, service, fingerprint=_fingerprint(recipe.train, recipe.seed, encoded),
+            say=run.screen.say,
+        )  # fmt: skip
+        model_id, first = _continue(run, client, paid, schedule)
+        if first < len(steps):
+            _buy_steps(run, meter, client, paid, schedule, model_id, first)
+        path = client.save_for_sampler(model_id, run.recipe.name)
+        AtService.of(run)._replace(adapter=path).write(run)
+        adapter = run.folder.path / ADAPTER
+        client.download(path, adapter)
+        lora.complete_config(adapter, base_model=recipe.student.base_model)
+        _merge(run, base, adapter)
+        client.unload(model_id)
+        if service.delete:
+            _delete_all(run, client)
+        else:
+            run.screen.say(f"train: the service stores the adapters, which it may bill: {path}")
+    return len(encoded) + len(too_long), len(encoded)
+
+
+def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded]) -> str:
+    fixed = settings.model_dump_json(
+        exclude=dict.fromkeys(Train.free_on_resume(), True) | {"tinker": TrainingService.free_on_resume()},
+        exclude_none=True,
+    )
+    return digest("tinker", fixed, seed, *encoded)
+
+
+def _continue(run: Run, client: TinkerClient, paid: PaidSteps, schedule: Schedule) -> tuple[str, int]:
+    """A model with the state after all steps that were bought, and the number of the next."""
+    service, models = run.recipe.train.tinker, AtService.of(run).models
+    assert service is not None
+    if models:
+        paid.recover(schedule.step, models[-1])
+    found: list[BoughtStep] = []
+    while (bought := paid.bought(len(found))) is not None:
+        found.append(bought)
+    _mend_curve(run, schedule, found)
+    if models:
+        client.unload(models[-1])
+    seed = derived(run.recipe.seed, "tinker") % 2**31
+    model_id = client.create_model(service.model, rank=run.recipe.train.lora_rank, seed=seed)
+    AtService([*models, model_id]).write(run)
+    if found:
+        client.load_state(model_id, found[-1].state_path)
+        run.screen.say(f"train: going on from step {len(found)} of {len(schedule.steps)}")
+    return model_id, len(found)
+
+
+def _mend_curve(run: Run, schedule: Schedule, found: Sequence[BoughtStep]) -> None:
+    """Let `training.jsonl` have a row for each step that was bought, also where the process ended in between."""
+    rows = {row.step: row for row in run.folder.read("training", TrainStep) if row.step < len(found)}
+    for number, bought in enumerate(found):
+        if number not in rows:
+            row = schedule.row(schedule.step(number), bought, cost_usd=run.ledger.spent_usd())
+            rows |= {number: row} if row else {}
+    run.folder.write("training", [rows[number] for number in sorted(rows)])
+
+
+def _buy_steps(
+    run: Run, meter: Meter, client: TinkerClient, paid: PaidSteps, schedule: Schedule, model_id: str, first: int
+) -> None:
+    """Buy the steps from `first` on; each one's state is stored before that of the step before it is deleted."""
+    left_usd = schedule.microusd_from(first, paid) / MICROUSD_PER_USD
+    run.screen.say(f"train: {len(schedule.steps) - first} steps at {paid.payee.price}: ${left_usd:.6f}")
+    before = paid.bought(first - 1)
+    count = len(schedule.steps)
+    with (
+        run.screen.bar("train", count) as bar,
+        tracker_of(run.recipe) as track,
+        termination_noted(ctrl_c=False) as termination,
+    ):
+        for number in range(first, count):
+            step = schedule.step(number)
+            try:
+                bought = paid.buy(step, model_id)
+            except BudgetReached as stopped:
+                raise _with_remaining_cost(run, stopped, schedule.microusd_from(number, paid), count - number) from None
+            meter.tick()
+            if row := schedule.row(step, bought, cost_usd=run.ledger.spent_usd()):
+                run.folder.append("training", [row])
+                track(row)
+            _show(run, bar, bought, number + 1, count)
+            if number == first:
+                _tell_differences(run, bought)
+            if before is not None and not client.delete(before.state_path) and number == max(first, 1):
+                run.screen.say("train: the service cannot delete what it stores: one state a step is left there")
+            before = bought
+            meter.check()
+            if termination.asked:
+                raise Preempted(
+                    f"the system asked to stop after step {number + 1} of {count}: everything is saved",
+                    hint="the same command goes on from here",
+                )
+
+
+def _show(run: Run, bar: Bar, bought: BoughtStep, done: int, total: int) -> None:
+    loss = "" if bought.loss is None else f"loss {bought.loss:.3f}  "
+    bar.update(done, loss + run.spent(), total=total)
+
+
+def _tell_differences(run: Run, bought: BoughtStep) -> None:
+    """Say what a server computes otherwise than tenner, where its answers show which server it is."""
+    if any(name.startswith(SKYRL_METRICS) for name in bought.metrics):
+        run.screen.say(
+            "train: this server weighs samples alike, however long they are, and does not clip gradients "
+            "(train.grad_clip_norm)"
+        )
+
+
+def _with_remaining_cost(run: Run, stopped: BudgetReached, left_microusd: int, steps: int) -> BudgetReached:
+    enough_usd = run.ledger.spent_usd() + left_microusd / MICROUSD_PER_USD
+    return BudgetReached(
+        str(stopped),
+        hint=f"{steps:,} steps are left, which cost ${left_microusd / MICROUSD_PER_USD:.6f}, without this machine's "
+        f"time: the same command with --budget-usd {enough_usd * 1.01:.4f} goes on from here",
+    )
+
+
+def _merge(run: Run, base: Path, adapter: Path) -> None:
+    """Save the student with its adapters merged, in the precision that its weights are stored in."""
+    tokenizer = student.load_tokenizer(base, run.recipe.student.chat_template)
+    model = lora.merge_folder(base, adapter)
+    student.save(model, tokenizer, run.folder.path / "student", model.dtype, end_ids=turn_end.end_ids(base, tokenizer))
+
+
+def _delete_all(run: Run, client: TinkerClient) -> None:
+    """Delete all that the service stores of the models of this run. What it will not delete is named."""
+    left = []
+    for model_id in AtService.of(run).models:
+        try:
+            left += [path for path in client.checkpoints(model_id) if not client.delete(path)]
+        except (Rejected, TennerError) as e:
+            left.append(f"{model_id} ({e})")
+    if not left:
+        (run.folder.path / SERVICE_FILE).unlink()
+    else:
+        run.screen.say(f"train: the service did not delete {len(left)} of what it stores: {', '.join(left[:3])}, …")

@@ -1,0 +1,85 @@
+"""`tenner init`: from a file of questions to a recipe that runs."""
+
+import json
+
+import pytest
+from chat_server import ChatServer
+from commands import tenner_here
+
+from tenner.core import recipe
+
+PAID = ("--teacher", "deepseek", "--teacher-model", "deepseek-flash", "--budget-usd", "1")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Fifty questions as a spreadsheet saves them, with a byte order mark, and a benchmark beside them."""
+    rows = [f'q{i},"What is {i}+{i}?",{2 * i},sums' for i in range(50)]
+    (tmp_path / "mine.csv").write_text("\ufeffid,problem,answer,topic\n" + "\n".join(rows), "utf-8")
+    lines = [json.dumps({"question": f"What is {i}+1?", "answer": i + 1}) for i in range(100, 104)]
+    (tmp_path / "bench.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    return tmp_path
+
+
+def refused(*args):
+    done = tenner_here("init", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
+
+
+def test_a_file_and_four_facts_are_a_recipe_that_is_read(mine):
+    done = tenner_here("init", "mine.csv", *PAID, "--benchmark", "bench.jsonl")
+    assert (done.returncode, done.stdout) == (0, "mine.toml\n"), done.stderr
+    for told in (
+        "50 questions, 0 of them without an answer; the first ones:\n  q0: What is 0+0? -> 0\n  q1: What is 1+1? -> 2",
+        "40 traces of at most 4,000 tokens, at $1.2 a million: at most $0.19",
+        "the key in DEEPSEEK_API_KEY is not set: export DEEPSEEK_API_KEY=… before the run",
+        "next: tenner plan mine.toml; tenner run mine.toml",
+    ):
+        assert told in done.stderr
+    made = recipe.load("mine.toml")
+    (source,), (benchmark,) = made.gather.sources, made.evaluate.benchmarks
+    assert (source.file, source.columns.question, source.columns.answer) == ("mine.csv", "problem", "answer")
+    assert (benchmark.name, benchmark.file) == ("bench", "bench.jsonl")
+    assert (made.select.samples, made.budget_usd, made.trace.preset) == (40, 1.0, "deepseek")
+    assert "# the cap over the whole run" in (mine / "mine.toml").read_text()
+    assert "is there already" in refused("mine.csv", *PAID, "--benchmark", "bench.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((*PAID,), "--benchmark is missing"),
+        ((*PAID, "--benchmark", "bnch.jsonl"), "is neither a known benchmark nor a file"),
+        ((*PAID, "--benchmark", "GSM8k"), "did you mean GSM8K?"),
+        ((*PAID, "--benchmark", "GSM8K", "--answer", "answr"), "did you mean answer?"),
+        ((*PAID, "--benchmark", "GSM8K", "--teacher", "deepsek"), "did you mean deepseek?"),
+        ((*PAID, "--benchmark", "GSM8K", "--teacher-model", "x9"), "the price of deepseek/x9 is not known"),
+        ((*PAID, "--benchmark", "GSM8K", "--budget-usd", "much"), "is not an amount of dollars"),
+        ((*PAID, "--benchmark", "GSM8K", "--samples", "51"), "select.samples = 51"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused_at_once(mine, options, message):
+    assert message in refused("mine.csv", *options)
+    assert not (mine / "mine.toml").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_from_another_folder_to_its_report(mine, tiny_model_dir, monkeypatch):
+    with ChatServer() as server:
+        done = tenner_here(
+            "init", "mine.csv", "--teacher", server.url, "--teacher-model", "m", "--budget-usd", "1",
+            "--benchmark", "bench.jsonl", "--student", tiny_model_dir, "--samples", "10",
+        )  # fmt: skip
+        assert "the teacher's tokens cost nothing" in done.stderr
+        monkeypatch.chdir("/")
+        run = tenner_here(
+            "run", mine / "mine.toml", "--run-dir", mine / "run", "--set", "evaluate.thinking_tokens_max=[0, 16]",
+            "--set", "attempt.questions=2", "--set", "evaluate.answer_tokens_max=8", "--set", "train.tokens_max=900",
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+    assert (mine / "run" / "report.html").is_file()
+    why = tenner_here("show", mine / "run", "--why", "q5")
+    assert "q5: What is 5+5?" in why.stdout

@@ -1,0 +1,211 @@
+"""Training by a service: the steps of our own loop, paid exactly, never twice, whatever breaks off when."""
+
+import json
+
+import pytest
+import torch
+from tinker_server import ALPHA, KEY, MODEL, TinkerServer
+from transformers import AutoModelForCausalLM
+
+from tenner.budget.ledger import read_spend
+from tenner.clients import tinker
+from tenner.core import recipe
+from tenner.core.errors import BudgetReached, TennerError
+from tenner.core.progress import Screen
+from tenner.core.records import Sample, TrainStep
+from tenner.core.run import open_run
+from tenner.core.run_folder import RunFolder
+from tenner.stages import managed_training, training
+
+PRICE = 40.0  # micro-dollars a token
+MOMENTS = [
+    (endpoint, number, when)
+    for endpoint, number in [
+        ("create_model", 1), ("forward_backward", 1), ("forward_backward", 2), ("optim_step", 2), ("save_weights", 2),
+        ("save_weights_for_sampler", 1),
+    ]
+    for when in ("before", "after")
+]  # fmt: skip
+
+IN_DOUBT = [("forward_backward", 2, "after"), ("optim_step", 2, "after")]
+"""What was sent may have been received or not."""
+
+
+def sample(number):
+    return Sample(
+        id=f"s{number}", question_id=f"q{number}", question=f"What is {number}+1?", thinking="a thought" * number,
+        answer=str(number + 1), domain="sums",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def server(tiny_model_dir):
+    with TinkerServer(json.loads((tiny_model_dir / "config.json").read_text())) as running:
+        yield running
+
+
+@pytest.fixture
+def described(tiny_recipe, server, monkeypatch):
+    monkeypatch.setenv("THE_KEY", KEY)
+    return recipe.load(
+        str(tiny_recipe),
+        overrides=[
+            "train.frozen_layers=0", "train.checkpoint_seconds=600", 'train.method="lora"', "train.lora_rank=4",
+            'train.backend="tinker"', "train.tokens_per_step=200", "machine.price_usd_per_hour=0",
+            f'train.tinker={{base_url="{server.url}", model="{MODEL}", price_usd_per_mtok={PRICE},'
+            ' api_key_env="THE_KEY"}',
+        ],
+    )  # fmt: skip
+
+
+def learn(path, described, *, budget_usd=None):
+    """The tokens that one epoch over the samples is paid by."""
+    with open_run(path, described, Screen(), budget_usd=budget_usd) as run:
+        run.folder.write("samples", [sample(number) for number in range(1, 9)])
+        assert managed_training.learn(run) == (8, 8)
+        return sum(len(encoded.ids) - 1 for encoded in training.prepare(run)[1])
+
+
+def spent(path):
+    """Tokens, micro-dollars and the unsettled part of the training's spend."""
+    rows = [row for row in read_spend(path / "run.db") if row.provider == "tinker"]
+    return (
+        sum(row.input_tokens for row in rows),
+        round(sum(row.cost_usd for row in rows) * 1e6),
+        round(sum(row.unsettled_usd for row in rows) * 1e6),
+    )
+
+
+def curve(path):
+    return RunFolder(path).read("training", TrainStep)
+
+
+def merged_steps(path, base):
+    """How many steps the service had made when the student's adapters were stored: its adapters are filled with it."""
+    changed, plain = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).model.layers[0].self_attn.q_proj.weight
+        for folder in (path / "student", base)
+    )
+    # rank * value * value, times alpha / rank
+    return round(((changed - plain).mean().item() / ALPHA) ** 0.5 * 1000)
+
+
+def test_the_steps_are_those_of_our_own_loop_and_paid_to_the_token(described, server, tiny_model_dir, tmp_path):
+    tokens = learn(tmp_path, described)
+    rows = curve(tmp_path)
+    assert [row.step for row in rows] == list(range(len(rows)))
+    assert len(rows) > 3
+    assert rows[0].steps == len(rows)
+    assert all(row.loss == pytest.approx(2.0) and row.grad_norm == 1 and row.tokens_per_second > 0 for row in rows)
+    assert server.tokens == tokens
+    assert spent(tmp_path) == (tokens, tokens * PRICE, 0)
+    assert merged_steps(tmp_path, tiny_model_dir) == len(rows)
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["target_modules"] == ["q_proj"]
+    assert len(server.states) == 2, "the last state and the adapters; earlier states are deleted"
+    assert json.loads((tmp_path / managed_training.SERVICE_FILE).read_text())["adapter"] in server.states
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(m, marks=() if m in IN_DOUBT else pytest.mark.slow, id="-".join(map(str, m))) for m in MOMENTS],
+)
+def test_a_connection_that_breaks_off_costs_no_step_twice(moment, described, server, tiny_model_dir, tmp_path):
+    server.breaks = {moment}
+    with pytest.raises(TennerError, match="did not answer"):
+        learn(tmp_path, described)
+    tokens = learn(tmp_path, described)
+    assert server.tokens == tokens
+    assert spent(tmp_path) == (tokens, tokens * PRICE, 0)
+    rows = curve(tmp_path)
+    assert merged_steps(tmp_path, tiny_model_dir) == rows[0].steps
+    # A step whose gradients were received, but not the answer that they were, has no known loss.
+    assert rows[0].steps - len(rows) == (moment[::2] == ("forward_backward", "after"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [("forward_backward", 2, "after"), ("optim_step", 2, "before")])
+def test_a_step_that_the_service_has_forgotten_is_booked_and_done_again(
+    moment, described, server, tiny_model_dir, tmp_path, capsys
+):
+    server.breaks = {moment}
+    with pytest.raises(TennerError, match="did not answer"):
+        learn(tmp_path, described)
+    server.forget_models()
+    tokens = learn(tmp_path, described)
+    assert "it is booked, and done again" in capsys.readouterr().err
+    assert server.tokens > tokens
+    _, microusd, unsettled = spent(tmp_path)
+    assert microusd == server.tokens * PRICE
+    assert unsettled == (server.tokens - tokens) * PRICE
+    assert merged_steps(tmp_path, tiny_model_dir) == curve(tmp_path)[0].steps == len(curve(tmp_path))
+
+
+@pytest.mark.slow
+def test_without_the_norm_of_the_gradients_a_doubtful_step_is_booked_too(described, server, tmp_path, capsys):
+    server.breaks, server.tells_norm = {("forward_backward", 2, "before")}, False
+    with pytest.raises(TennerError, match="did not answer"):
+        learn(tmp_path, described)
+    tokens = learn(tmp_path, described)
+    assert "it is booked, and done again" in capsys.readouterr().err
+    assert server.tokens == tokens
+    assert spent(tmp_path)[1] > tokens * PRICE
+
+
+def test_a_step_that_fails_there_is_booked_and_the_next_session_goes_on(described, server, tmp_path):
+    server.fails = True
+    with pytest.raises(TennerError, match=r"the training service refused: .*out of memory"):
+        learn(tmp_path, described)
+    server.fails = False
+    tokens = learn(tmp_path, described)
+    assert server.tokens == tokens
+    assert spent(tmp_path)[2] > 0
+
+
+def test_the_cap_is_exact_to_the_micro_dollar(described, server, tmp_path):
+    tokens = learn(tmp_path / "whole", described)
+    steps_tokens = list(server.steps_tokens)
+    two = sum(steps_tokens[:2]) * PRICE / 1e6
+    server.tokens = 0
+    for cap_usd, steps in ((two - 1e-6, 1), (two, 2)):
+        with pytest.raises(BudgetReached, match="the cap of") as stopped:
+            learn(tmp_path / "part", described, budget_usd=cap_usd)
+        assert len(curve(tmp_path / "part")) == steps
+        assert f"{len(steps_tokens) - steps} steps are left" in stopped.value.hint
+    learn(tmp_path / "part", described, budget_usd=tokens * PRICE / 1e6)
+    assert server.tokens == tokens
+    assert spent(tmp_path / "part") == spent(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("can_delete", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_on_request_all_that_the_service_stores_is_deleted(can_delete, described, server, tmp_path, capsys):
+    server.can_delete = can_delete
+    service = described.train.tinker.model_copy(update={"delete": True})
+    learn(tmp_path, described.model_copy(update={"train": described.train.model_copy(update={"tinker": service})}))
+    assert bool(server.states) == (tmp_path / managed_training.SERVICE_FILE).exists() != can_delete
+    said = capsys.readouterr().err
+    assert ("cannot delete" in said, "did not delete" in said) == (not can_delete, not can_delete)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.tokens_per_row=2048", "train.tokens_per_row has no effect"),
+        ("train.lora_alpha=16", "train.lora_alpha has no effect"),
+        ("train.checkpoint_seconds=90", "train.checkpoint_seconds has no effect"),
+        ('train.method="full"', 'set train.method = "lora"'),
+    ],
+)
+def test_settings_that_the_service_decides_are_refused(override, said, described):
+    with pytest.raises(TennerError, match=said):
+        recipe.parse(described.to_toml(), where="it", overrides=[override])
+
+
+def test_a_key_or_a_model_that_the_service_does_not_know_stops_before_anything(described, monkeypatch):
+    tinker.check(described.train.tinker)
+    with pytest.raises(TennerError, match="does not train org/tinny") as refused:
+        tinker.check(described.train.tinker.model_copy(update={"model": "org/tinny"}))
+    assert refused.value.hint == "did you mean org/tiny?"
+    monkeypatch.setenv("THE_KEY", "wrong")
+    with pytest.raises(TennerError, match="bad_key"):
+        tinker.check(described.train.tinker)
