@@ -12,7 +12,8 @@ from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Measurement
-from tenner.core.run import AnyRun, open_run
+from tenner.core.run import AnyRun, open_run, stored_recipe
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Benchmark, Device, EngineName, Precision, Speaks
 from tenner.data import sources
 from tenner.evaluation import benchmarks as tasks
@@ -244,6 +245,9 @@ def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> Non
         }
     )
     data["name"] = _slug(served.name)
+    if is_run:  # what the run may cost, a measurement of its student may
+        recipe = stored_recipe(RunFolder.existing(Path(who)))
+        data.setdefault("budget_usd", recipe.budget_usd if recipe else 0.0)
     data["machine"] = data.get("machine", {}) | {"price_usd_per_hour": price_usd_per_hour or 0.0}
     data.setdefault("seed", 0)
     _refuse_without_cap(data, price_usd_per_hour)

@@ -124,7 +124,8 @@ def _told_of(path: Path, question_id: str) -> tuple[list[str], list[str]]:
         for p in folder.stream("picks", Pick) if stage == "select" else ():
             if p.question_id == question_id:
                 rank = "without a draw" if p.rank is None else f"at rank {p.rank} of {p.domain_size:,}"
-                told.append(f"select: picked as number {p.place + 1:,}, {p.step}, domain {p.domain}, {rank}")
+                domain = f"domain {p.domain}" if p.domain else "without a domain"
+                told.append(f"select: picked as number {p.place + 1:,}, {p.step}, {domain}, {rank}")
         for drop in folder.stream(f"dropped-{stage}", Drop):
             if drop.id == question_id or drop.id in trace_ids:
                 told.append(f"{stage}: dropped, {drop.reason}: {drop.evidence}")

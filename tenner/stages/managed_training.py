@@ -108,6 +108,8 @@ def learn(run: Run) -> tuple[int, int]:
         client.download(path, adapter)
         lora.complete_config(adapter, base_model=recipe.student.base_model)
         _merge(run, base, adapter)
+        for name in ("student", ADAPTER):
+            run.folder.wrote_folder(name)
         client.unload(model_id)
         if service.delete:
             _delete_all(run, client)

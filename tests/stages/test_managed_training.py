@@ -62,7 +62,8 @@ def learn(path, described, *, budget_usd=None):
     """The tokens that one epoch over the samples is paid by."""
     with open_run(path, described, Screen(), budget_usd=budget_usd) as run:
         run.folder.write("samples", [sample(number) for number in range(1, 9)])
-        assert managed_training.learn(run) == (8, 8)
+        with run.folder.stage("train"):
+            assert managed_training.learn(run) == (8, 8)
         return sum(len(encoded.ids) - 1 for encoded in training.prepare(run)[1])
 
 
@@ -102,6 +103,9 @@ def test_the_steps_are_those_of_our_own_loop_and_paid_to_the_token(described, se
     assert merged_steps(tmp_path, tiny_model_dir) == len(rows)
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["target_modules"] == ["q_proj"]
+    done = RunFolder(tmp_path).done("train")
+    assert done
+    assert {"student/model.safetensors", "adapter/adapter_config.json", "training.jsonl"} <= done.files.keys()
     assert len(server.states) == 2, "the last state and the adapters; earlier states are deleted"
     assert json.loads((tmp_path / managed_training.SERVICE_FILE).read_text())["adapter"] in server.states
 

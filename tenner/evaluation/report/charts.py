@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tenner.core.records import Policy, Score, TrainStep
-from tenner.evaluation.report.tables import NAMES
+from tenner.evaluation.report.tables import NAMES, waits
 from tenner.evaluation.statistics.scores import policy_order
 
 Width = Literal["wide", "narrow"]
@@ -84,9 +84,9 @@ def _described(score: Score) -> str:
 
 def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
     policies = sorted({s.policy for s in scores}, key=policy_order)
-    budgets, waits = [p for p in policies if not p.waits], [p for p in policies if p.waits]
+    budgets, waiting = [p for p in policies if not p.waits], [p for p in policies if p.waits]
     place = {policy: float(i) for i, policy in enumerate(budgets)}
-    place |= {policy: len(budgets) + 0.4 + i for i, policy in enumerate(waits)}  # a gap sets waits apart
+    place |= {policy: len(budgets) + 0.4 + i for i, policy in enumerate(waiting)}  # a gap sets waits apart
 
     axes.set_ylim(0, 104)
     axes.set_yticks(range(0, 101, 25))
@@ -94,7 +94,7 @@ def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
     axes.set_xlim(-0.4, max(place.values()) + 0.4)
     axes.set_xticks(list(place.values()), [_tick(policy) for policy in place])
     axes.set_title(title, loc="left", fontsize=10, x=0)
-    for part, label in ((budgets, "limit of thinking tokens"), (waits, "waits")):
+    for part, label in ((budgets, "limit of thinking tokens"), (waiting, "waits")):
         if part:
             middle = (place[part[0]] + place[part[-1]]) / 2
             axes.annotate(label, (middle, 0), (0, -20), textcoords="offset points", ha="center", va="top")
@@ -102,7 +102,7 @@ def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
     for student in ("base", "distilled"):
         run = {s.policy: s for s in scores if s.student == student}
         assert len(run) == sum(s.student == student for s in scores), f"two scores of one policy for {student}"
-        for part, style in ((budgets, "-"), (waits, "none")):
+        for part, style in ((budgets, "-"), (waiting, "none")):
             _draw_run(axes, place, [run[p] for p in part if p in run], style)
         last = max(run, key=place.__getitem__)
         ends[student] = 100 * run[last].accuracy
@@ -200,4 +200,4 @@ def _tick(policy: Policy) -> str:
 
 def _spoken(policy: Policy) -> str:
     limit = "no limit" if policy.thinking_tokens_max is None else f"at most {policy.thinking_tokens_max} tokens"
-    return f"{limit}, {policy.waits} waits" if policy.waits else limit
+    return f"{limit}, {waits(policy)}" if policy.waits else limit

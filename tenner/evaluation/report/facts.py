@@ -28,6 +28,7 @@ from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.report import published
 from tenner.evaluation.report.score_tables import evaluation_usd
+from tenner.evaluation.report.tables import waits
 from tenner.evaluation.statistics import test_time_compute
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
@@ -135,6 +136,8 @@ class RunFacts(NamedTuple):
     """Wall-clock time of each stage."""
     has_system_role: bool = True
     """Without one, the system prompt begins the first user turn."""
+    folder: str = "RUN"
+    """The run folder as commands name it."""
     is_self_contained: bool = False
     """The saved student's chat template brings system prompt and template arguments by itself."""
 
@@ -173,6 +176,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     machine_usd = evaluation_usd(spend)
     return RunFacts(
         title=recipe.name,
+        folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
         base_model=recipe.student.base_model,
         license=recipe.student.license,
         think_format=fmt,
@@ -253,7 +257,7 @@ def _examples(
                     reference=question.answer or "",
                     segments=list(_segments(c, tokenizer, close_tokens)),
                     verdict=c.grade.verdict,
-                    policy_label=f"at most {c.policy.thinking_tokens_max} tokens, {c.policy.waits} waits",
+                    policy_label=f"at most {c.policy.thinking_tokens_max} tokens, {waits(c.policy)}",
                 )
                 break
 

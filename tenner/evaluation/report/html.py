@@ -22,8 +22,12 @@ from tenner.evaluation.report.sentences import (
     charted_scores,
     comparison_note,
     compute_note,
+    figures,
     headline,
+    next_commands,
     spend_note,
+    title,
+    totals,
     training_note,
 )
 
@@ -40,6 +44,10 @@ def render_html(facts: RunFacts) -> str:
     scores = charted_scores(facts)
     return environment.get_template("page.html.jinja").render(
         facts=facts,
+        title=title(facts),
+        figures=[(b.name if len(facts.benchmarks) > 1 else "", figures(b)) for b in facts.benchmarks],
+        totals=totals(facts),
+        next_commands=next_commands(facts),
         headline=headline(facts),
         comparison=comparison_note(facts),
         accuracy_wide=Markup(accuracy_chart(scores)),

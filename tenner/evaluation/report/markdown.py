@@ -18,6 +18,7 @@ from tenner.evaluation.report.sentences import (
     comparison_note,
     compute_note,
     headline,
+    next_commands,
     spend_note,
     training_note,
 )
@@ -58,6 +59,8 @@ def render_markdown(facts: RunFacts) -> str:
         "## Where it comes from",
         markdown_table(provenance_table(facts)),
         markdown_table(settings_table(facts)),
+        "## What next",
+        fenced("\n".join(f"{command}  # {what}" for command, what in next_commands(facts)), "sh"),
         f"<details><summary>Recipe</summary>\n\n{fenced(facts.recipe_toml, 'toml')}\n\n</details>",
     ]
     return "\n\n".join(parts) + "\n"

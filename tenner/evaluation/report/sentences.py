@@ -1,10 +1,59 @@
 """The sentences of the report: what was reached, how surely, how to read the chart, what it cost."""
 
+from typing import NamedTuple
+
 from tenner.core.records import Score
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import is_own, payee
-from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd
+from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd, waits
 from tenner.evaluation.statistics import test_time_compute
+
+
+class Figure(NamedTuple):
+    """A large number of the headline, and what stands above and below it."""
+
+    label: str
+    number: str
+    note: str
+
+
+def title(facts: RunFacts) -> str:
+    """What the report is about."""
+    return f"{facts.base_model.rsplit('/', 1)[-1]}, before and after {facts.samples_count:,} reasoning traces"
+
+
+def figures(benchmark: BenchmarkFacts) -> list[Figure]:
+    """The headline's two accuracies of a benchmark, each with interval and n."""
+    return [
+        Figure(label, percent(s.accuracy), f"95{NBSP}% interval {interval(s)}, n{NBSP}={NBSP}{s.n}")
+        for label, s in (("before", benchmark.before), ("after", benchmark.after))
+    ]
+
+
+def totals(facts: RunFacts) -> list[Figure]:
+    """Cost and time of the whole run."""
+    cap = "no cap" if facts.budget_usd is None else f"of {usd(facts.budget_usd)} at most"
+    return [
+        Figure("cost", usd(sum(row.cost_usd for row in facts.spend)), cap),
+        Figure("time", f"{facts.seconds / 60:.1f}{NBSP}min", "all stages"),
+    ]
+
+
+def next_commands(facts: RunFacts) -> list[tuple[str, str]]:
+    """What one may do with the run now: commands, and what they do."""
+    run = facts.folder
+    return [
+        (f"tenner chat {run}", "talk to the student"),
+        (f"tenner serve {run}", "put it behind OpenAI's chat completions, with a page to talk to it"),
+        (f"tenner show {run} --why ID", "why a question is trained on, or at which step it fell"),
+        (f"tenner measure {run} --task NAME", "ask it another benchmark"),
+        (
+            f"tenner fork {run} --set train.epochs=N",
+            "train with other settings, and buy nothing twice",
+        ),
+        (f"tenner compare {run} OTHER", "test whether two runs differ"),
+        (f"tenner export {run} --format sft --out DIR", "the training samples as chats for other trainers"),
+    ]
 
 
 def headline(facts: RunFacts) -> str:
@@ -69,8 +118,8 @@ def _comparison(benchmark: BenchmarkFacts) -> str:
         )
     return (
         f"Of the {c.n} questions that both answered, {split}. The difference is {points(c.difference)} points "
-        f"(95{NBSP}% interval {points(c.ci.low)} to {points(c.ci.high)}); one of {100 * c.least_seen:.1f} would have "
-        "been found four times out of five."
+        f"(95{NBSP}% interval {points(c.ci.low)} to {points(c.ci.high)}); of as many questions, a real difference of "
+        f"{100 * c.least_seen:.1f} points is found four times out of five."
     )
 
 
@@ -82,9 +131,14 @@ def _chart_facts(benchmark: BenchmarkFacts) -> str:
     return (
         f"Bars are 95{NBSP}% Wilson intervals{clusters}, n{NBSP}={NBSP}{n} questions at every point. Before is the "
         f"untrained student at its best (prompt “{before.prompt}”, {limit(before.policy)} thinking tokens, "
-        f"{before.policy.waits} waits); after is the distilled one at its largest limit without waits "
-        f"({limit(after.policy)})."
+        f"{waits(before.policy)}); after is the distilled one at its largest limit without waits "
+        f"({limit(after.policy)}). {_cut(before.truncated)} of the untrained student's answers there and "
+        f"{_cut(after.truncated)} of the distilled one's were cut at the limit of an answer."
     )
+
+
+def _cut(answers: int) -> str:
+    return f"{answers:,}" if answers else "none"
 
 
 def spend_note(facts: RunFacts) -> str:

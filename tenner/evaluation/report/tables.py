@@ -66,6 +66,11 @@ def limit(policy: Policy) -> str:
     return least + ("no limit" if policy.thinking_tokens_max is None else f"≤ {policy.thinking_tokens_max}")
 
 
+def waits(policy: Policy) -> str:
+    """How often a policy makes a student think on."""
+    return "1 wait" if policy.waits == 1 else f"{policy.waits} waits"
+
+
 def usd(amount: float) -> str:
     """Dollars; in hundredths of a cent where cents would not do."""
     return f"${amount:,.2f}" if amount >= 1 or amount == round(amount, 2) else f"${amount:.4f}"

@@ -17,6 +17,7 @@ from tenner.evaluation.report.tables import (
     p_value,
     percent,
     points,
+    waits,
 )
 from tenner.evaluation.statistics import pass_at_k, scaling
 from tenner.evaluation.statistics.intervals import Interval, clustered
@@ -213,7 +214,7 @@ def _vote_table(votes: Sequence[Vote]) -> Table:
 
 
 def _setting(policy: Policy) -> str:
-    return f"{limit(policy)}, {policy.waits} waits" if policy.waits else limit(policy)
+    return f"{limit(policy)}, {waits(policy)}" if policy.waits else limit(policy)
 
 
 def _vote(

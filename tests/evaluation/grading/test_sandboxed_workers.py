@@ -85,7 +85,9 @@ input()
 """
 
 
-@pytest.mark.parametrize("at_work", [[], ["hang"]], ids=["idle", "in C"])
+@pytest.mark.parametrize(
+    "at_work", [pytest.param([], id="idle"), pytest.param(["hang"], id="in C", marks=pytest.mark.slow)]
+)
 def test_a_process_ends_after_its_owner_was_killed(at_work, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), *sys.path]))
     owner = subprocess.Popen(

@@ -102,6 +102,22 @@ def test_the_headline_says_before_after_intervals_n_cost_and_minutes(facts: RunF
     assert "p\u00a0<\u00a00.001" in comparison_note(facts)
 
 
+def test_the_page_begins_with_two_large_numbers_cost_and_time_and_ends_with_commands(
+    facts: RunFacts, page_html: str
+) -> None:
+    before, after = before_and_after(facts.scores)
+    numbers = re.findall(r'<dd class="number">(.*?)</dd><dd class="quiet">(.*?)</dd>', page_html)
+    assert [number for number, _ in numbers] == [
+        f"{100 * before.accuracy:.1f}{NBSP}%", f"{100 * after.accuracy:.1f}{NBSP}%", "$0.0113", f"7.0{NBSP}min",
+    ]  # fmt: skip
+    assert f"{100 * after.ci_low:.1f}\u2013{100 * after.ci_high:.1f}" in numbers[1][1]
+    assert numbers[2][1] == "of $0.05 at most"
+    for text in (page_html, render_markdown(facts._replace(folder="runs/demo"))):
+        assert "What next" in text
+    assert "tenner chat RUN" in page_html.partition("What next")[2]
+    assert "tenner chat runs/demo  # talk to the student" in render_markdown(facts._replace(folder="runs/demo"))
+
+
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_both_forms_tell_the_same_facts(facts: RunFacts, render: Callable[[RunFacts], str]) -> None:
     raw = render(facts)
