@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -31,6 +32,8 @@ class MeasureOptions(NamedTuple):
     """A known benchmark (see `evaluation/benchmarks.py`)."""
     data: Path | None = None
     """Its questions in a file, or those of a benchmark of one's own."""
+    columns: Mapping[str, str] = MappingProxyType({})
+    """Those of `data` that have other names than their fields."""
     questions: int | None = None
     """So many of them, by seeded hash."""
     format: str | None = None
@@ -202,10 +205,14 @@ def _refuse_without_effect(described: Measurement, options: MeasureOptions, who:
 def _set_benchmark(evaluate: dict[str, Any], options: MeasureOptions) -> None:
     """The questions that the options name, in the place of a file's; or so many of the file's."""
     is_named = options.task is not None or options.data is not None
+    if options.columns and options.data is None:
+        raise TennerError("--column has no effect without --data", hint="name the file whose columns they are")
     if is_named:
         table = _given({"task": options.task, "file": None if options.data is None else str(options.data)})
         if options.task is None and options.data is not None:
             table["name"] = options.data.stem
+        if options.columns:
+            table["columns"] = {"question": "question", "answer": "answer"} | dict(options.columns)
         evaluate["benchmarks"] = [table]
     benchmarks = evaluate.get("benchmarks", [])
     if options.questions is not None and len(benchmarks) == 1:

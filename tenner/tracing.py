@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
@@ -18,11 +19,15 @@ from tenner.core.records import AnswerKind, FailedCall, Question, Trace
 from tenner.core.references import is_reference, reference_text
 from tenner.core.run import open_folder
 from tenner.core.run_folder import RunFolder
+from tenner.core.sections import Columns, Source
+from tenner.core.suggest import did_you_mean
+from tenner.data import rows
 from tenner.distill import traces
 from tenner.distill.traces import TracePurchase
 from tenner.evaluation.grading.grader import grade_trace
 
-QUESTIONS_HINT = "give a run folder or a JSONL file"
+QUESTIONS_HINT = "give a run folder or a .jsonl, .csv or .parquet file"
+NAMES_HINT = "every line needs id and question; a column with another name goes by --column id=NAME"
 
 
 class TraceResult(NamedTuple):
@@ -64,14 +69,16 @@ def describe(section: Mapping[str, Any], *, budget_usd: float) -> TraceJob:
         raise explain(e, text="", where="the command line", root=TraceJob) from e
 
 
-def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
-    """Buy what is not there yet, and give what it came to.
+def run(
+    questions_path: Path, out: Path, job: TraceJob, *, columns: Mapping[str, str] = MappingProxyType({})
+) -> TraceResult:
+    """Buy what is not there yet, and give what it came to. `columns` are those with other names than their fields.
 
     Raises:
         TennerError: questions that cannot be read, a folder of another job, or a teacher that cannot be asked.
         BudgetReached, Incomplete: see `traces.buy_traces`.
     """
-    without_reference = check_questions(questions_path)
+    without_reference = check_questions(questions_path, columns)
     screen = Screen()
     if without_reference:
         words = ", ".join(f"{said} {count:,}" for said, count in without_reference.most_common())
@@ -82,7 +89,7 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
         with opened.folder.stage("trace") as clock:
             traces.buy_traces(
                 TracePurchase(
-                    opened.description.trace, lambda: read_questions(questions_path), opened.folder, context,
+                    opened.description.trace, lambda: read_questions(questions_path, columns), opened.folder, context,
                     grade_trace,
                 )
             )  # fmt: skip
@@ -92,29 +99,49 @@ def run(questions_path: Path, out: Path, job: TraceJob) -> TraceResult:
     return done
 
 
-def check_questions(path: Path) -> Counter[str]:
+def check_questions(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Counter[str]:
     """Read every line once, and count the words that stand in place of a reference answer.
 
     Raises TennerError for a file, a line or an id that cannot be used.
     """
     seen: set[str] = set()
     words: Counter[str] = Counter()
-    for line in read_objects(path, hint=QUESTIONS_HINT):
-        q = _question(line.fields, line.where, path.name)
+    for fields, where in _rows(path, columns):
+        q = _question(fields, where, path.name)
         if q.id in seen:
             raise TennerError(f"{path}: the id {q.id} occurs more than once", hint="every question needs its own id")
         seen.add(q.id)
-        if q.answer is None and (said := line.fields.get("answer")) is not None:
+        if q.answer is None and (said := fields.get("answer")) is not None:
             words[repr(said)] += 1
     if not seen:
         raise TennerError(f"{path} holds no questions")
     return words
 
 
-def read_questions(path: Path) -> Iterator[Question]:
-    """The questions of a JSONL file; other columns than id, question, answer, kind and domain are left alone."""
-    for line in read_objects(path, hint=QUESTIONS_HINT):
-        yield _question(line.fields, line.where, path.name)
+def read_questions(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Iterator[Question]:
+    """The questions of a file; other columns than id, question, answer, kind and domain are left alone."""
+    for fields, where in _rows(path, columns):
+        yield _question(fields, where, path.name)
+
+
+def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows of a JSONL, CSV or Parquet file with the fields' own names, and where each stands."""
+    found: Iterator[tuple[dict[str, Any], str]]
+    if path.suffix in (".csv", ".parquet"):
+        table = Source(name=path.name, file=str(path), columns=Columns(question="question"))
+        rows.check(table)
+        found = ((_without_blanks(row), f"{path}, row {number:,}") for number, row in enumerate(rows.read(table), 1))
+    else:
+        found = ((line.fields, line.where) for line in read_objects(path, hint=QUESTIONS_HINT))
+    for fields, where in found:
+        if lacking := next((column for column in columns.values() if column not in fields), None):
+            raise TennerError(f"{where} has no column {lacking}", hint=did_you_mean(lacking, map(str, fields)))
+        yield fields | {field: fields[column] for field, column in columns.items()}, where
+
+
+def _without_blanks(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table, in which an empty cell stands for nothing."""
+    return {name: None if value == "" else value for name, value in row.items()}
 
 
 def result(folder: RunFolder) -> TraceResult:
@@ -140,7 +167,10 @@ def _question(row: dict[str, Any], where: str, source: str) -> Question:
     for name in ("id", "question", "domain"):
         value = row.get(name)
         if value is None and name != "domain":
-            raise TennerError(f"{where} has no {name}", hint="every line needs id and question")
+            raise TennerError(
+                f"{where} has no {name}",
+                hint=NAMES_HINT,
+            )
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
             raise TennerError(f"{where}: {name} is neither text nor a number")
         fields[name] = None if value is None else str(value)

@@ -6,21 +6,20 @@ from tenner.clients.faults import Fault
 
 LATE_SECONDS = 30.0
 """A server that fails so long after a request was probably generating."""
-LATE_BEFORE_A_REPLY_SECONDS = 0.5
-"""The same while no reply has shown yet how long one takes."""
+LATE_WITHOUT_REPLIES_SECONDS = 1.0
+"""The same where the run ends without a reply that would have shown how long one takes."""
 LIKE_A_REPLY = 0.8
 """An error that took so much of the time of the quickest reply took as long as one: times vary."""
 WORK_SECONDS_MIN = 0.05
 """What takes less was refused before any work."""
 REFUSALS = ("rate_limited", "overloaded")
 """Faults that say that there was no work: they are believed up to half the time that a reply takes on average."""
-REJECTIONS = ("bad_request", "refused")
-"""Faults that are final: they are believed until a reply has shown that they came late."""
 LATE_KINDS = {
     "server_error": "gateway_timeout", "overloaded": "gateway_timeout", "rate_limited": "late_refusal",
     "bad_request": "late_rejection", "refused": "late_rejection",
 }  # fmt: skip
 """Faults that cost nothing when they come at once, and what they count as when they come late."""
+RETRIED = ("server_error", *REFUSALS)
 
 
 class HeldAttempt(NamedTuple):
@@ -53,15 +52,16 @@ class AttemptTimes:
 
     def is_undecided(self, fault: Fault, seconds: float) -> bool:
         """Whether only a reply will show if there was time for work."""
-        can_be_late = fault.kind in LATE_KINDS and fault.kind not in REJECTIONS
-        return not self._replies and can_be_late and seconds >= WORK_SECONDS_MIN
+        return not self._replies and fault.kind in RETRIED and seconds >= WORK_SECONDS_MIN
 
     def was_charged(self, held: HeldAttempt) -> bool:
         """Whether a held attempt was probably charged, by what is known now."""
+        if not self._replies:
+            return held.seconds >= LATE_WITHOUT_REPLIES_SECONDS
         return self._is_late(held.kind, held.seconds)
 
     def _is_late(self, kind: str, seconds: float) -> bool:
-        usual_seconds = LATE_SECONDS if kind in REJECTIONS else LATE_BEFORE_A_REPLY_SECONDS
-        if self._replies:
-            usual_seconds = self._mean_seconds / 2 if kind in REFUSALS else LIKE_A_REPLY * self._shortest_seconds
+        if not self._replies:
+            return seconds >= LATE_SECONDS
+        usual_seconds = self._mean_seconds / 2 if kind in REFUSALS else LIKE_A_REPLY * self._shortest_seconds
         return seconds >= min(LATE_SECONDS, max(WORK_SECONDS_MIN, usual_seconds))

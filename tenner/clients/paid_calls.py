@@ -4,8 +4,7 @@ import asyncio
 import datetime
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -147,32 +146,49 @@ class PaidCalls:
         raise AssertionError("the last attempt returns")
 
     def _stop_if_all_is_lost(self, fault: Fault) -> None:
-        """Raise Incomplete if attempt after attempt is booked at its worst case and none brings a response."""
+        """Raise Incomplete if attempt after attempt is booked or held at its worst case and none brings a response."""
         self._lost_in_a_row += fault.rule.maybe_charged
         if self._lost_in_a_row >= LOST_IN_A_ROW + 2 * self._limits.concurrency:
             raise Incomplete(
                 f"the last {self._lost_in_a_row} attempts brought no response and may have been charged: "
                 f"{fault.kind}: {self._billing.redacted(fault.evidence)}",
-                hint="each is booked at its worst case; what was bought is kept: the same command goes on from here "
-                "when the provider works again",
+                hint="each that took long enough for work is booked at its worst case; what was bought is kept: the "
+                "same command goes on from here when the provider works again",
             )
 
     async def _attempt(self, call: Call, request: Request, keyed: KeyedRequest, worst: Usage) -> PaidReply | None:
-        async with self._alone_before_first_reply():
-            estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
-            await self._rate_limiter.acquire(estimate, self._stopped)
-            reservation = await self._reserve(worst)
-            if reservation is None:
-                return None
-            sent_at, began = _now(), time.monotonic()
-            response = await self._send(call, request, reservation)
-            seconds = time.monotonic() - began
-            try:
-                stored = await self._commits.do(partial(self._billing.keep, reservation, keyed, response))
-                billed = await self._commits.do(partial(self._billing.settle, stored, sent_at, _now()))
-            finally:
-                self._closed()
+        """One attempt; alone before the first reply of a model, or until that takes too long."""
+        if self._model_is_known:
+            return await self._attempt_now(call, request, keyed, worst)
+        try:
+            async with asyncio.timeout(FIRST_ALONE_SECONDS):
+                await self._first.acquire()
+        except TimeoutError:
             self._model_is_known = True
+            return await self._attempt_now(call, request, keyed, worst)
+        if self._model_is_known:  # since the reply that was waited for
+            self._first.release()
+            return await self._attempt_now(call, request, keyed, worst)
+        try:
+            return await self._attempt_now(call, request, keyed, worst)
+        finally:
+            self._first.release()
+
+    async def _attempt_now(self, call: Call, request: Request, keyed: KeyedRequest, worst: Usage) -> PaidReply | None:
+        estimate = self._tokens_mean or (worst.input_tokens or 0) + (worst.output_tokens or 0)
+        await self._rate_limiter.acquire(estimate, self._stopped)
+        reservation = await self._reserve(worst)
+        if reservation is None:
+            return None
+        sent_at, began = _now(), time.monotonic()
+        response = await self._send(call, request, reservation)
+        seconds = time.monotonic() - began
+        try:
+            stored = await self._commits.do(partial(self._billing.keep, reservation, keyed, response))
+            billed = await self._commits.do(partial(self._billing.settle, stored, sent_at, _now()))
+        finally:
+            self._closed()
+        self._model_is_known = True
         self._lost_in_a_row = 0
         if billed.reply.outcome in ("complete", "truncated"):
             self._times.replied(seconds)
@@ -202,6 +218,7 @@ class PaidCalls:
                 raise
             if self._times.is_undecided(fault, seconds):
                 self._held.append(HeldAttempt(reservation, fault.kind, seconds))
+                self._lost_in_a_row += 1
                 self._closed()
             else:
                 self._release(reservation, charged=fault.rule.maybe_charged)
@@ -209,6 +226,8 @@ class PaidCalls:
 
     def _judge_held(self) -> None:
         """Book or release the attempts that ended in an error before any reply came."""
+        if not self._held:
+            return
         held, self._held = self._held, []
         for attempt in held:
             if self._times.was_charged(attempt):
@@ -216,25 +235,6 @@ class PaidCalls:
             else:
                 self._ledger.release(attempt.reservation)
         self._freed.set()
-
-    @asynccontextmanager
-    async def _alone_before_first_reply(self) -> AsyncIterator[None]:
-        """Make no attempt beside another before the first reply of a model, or until it takes too long."""
-        try:
-            async with asyncio.timeout(None if self._model_is_known else FIRST_ALONE_SECONDS):
-                await self._first.acquire()
-        except TimeoutError:
-            self._model_is_known = True
-            yield
-            return
-        if self._model_is_known:
-            self._first.release()
-            yield
-            return
-        try:
-            yield
-        finally:
-            self._first.release()
 
     async def _reserve(self, worst: Usage) -> int | None:
         """A reservation, after other calls have settled below their worst case if need be; None if the run stops."""

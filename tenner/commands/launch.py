@@ -43,7 +43,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_budget(parser)
     options.add_device(parser)
     options.add_processes(parser)
-    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="machines that train together (default: 1)")
+    parser.add_argument(
+        "--nodes", metavar="N", type=int, default=1, help="machines that train together (default: %(default)s)"
+    )
     parser.add_argument(
         "--grace-seconds", metavar="X", type=float,
         help=f"what a job is given to save its state before the cap or a preemption (default: {GRACE_SECONDS:g})",

@@ -10,6 +10,9 @@ from tenner.core.sections import Benchmark, Draws, Endpoint, Evaluate, Machine
 from tenner.core.terminal import say, write_rendered
 from tenner.evaluation.benchmarks import TASKS
 
+COLUMNS = ("id", "question", "answer", "domain")
+"""What is read of a file of questions."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
@@ -28,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _add_own(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", metavar="NAME", help=f"a known benchmark: {', '.join(TASKS)}")
     verb.add_argument("--data", metavar="FILE", type=Path, help="its questions, or those of a benchmark of your own")
+    options.add_columns(verb, *COLUMNS)
     options.add_field(verb, "--questions", Benchmark, "sample", default="all")
     verb.add_argument("--run-dir", metavar="DIR", type=Path, help="where it goes (default: runs/NAME-TASK)")
     options.add_chat(verb)
@@ -60,6 +64,7 @@ def main(args: argparse.Namespace) -> None:
     wanted = measurement.MeasureOptions(
         task=args.task,
         data=args.data,
+        columns=options.columns_of(args.column, *COLUMNS),
         questions=args.questions,
         format=args.format,
         chat_template=args.chat_template,

@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from tenner.core.errors import TennerError
+from tenner.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -126,6 +127,29 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
         help="override a recipe key, as in --set train.epochs=2",
     )  # fmt: skip
+
+
+def add_columns(parser: argparse._ActionsContainer, *fields: str) -> None:
+    """Columns of a file that have other names, as `args.column`."""
+    parser.add_argument(
+        "--column", metavar="FIELD=COLUMN", action="append", default=[],
+        help=f"a column with another name, as question=problem; of {', '.join(fields)}",
+    )  # fmt: skip
+
+
+def columns_of(given: Sequence[str], *fields: str) -> dict[str, str]:
+    """The column of each field that `--column` names. Raises TennerError for what is no such option."""
+    found: dict[str, str] = {}
+    for text in given:
+        field, _, column = (part.strip() for part in text.partition("="))
+        if not field or not column:
+            raise TennerError(f"--column {text} names no column", hint="write --column question=problem")
+        if field not in fields:
+            raise TennerError(f"--column {text}: there is no field {field}", hint=did_you_mean(field, fields))
+        if field in found:
+            raise TennerError(f"--column names {field} twice", hint="name it once")
+        found[field] = column
+    return found
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:

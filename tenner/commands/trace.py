@@ -31,17 +31,20 @@ FIELDS = {
     "--replay-from": "replay_from",
 }
 """The options that are fields of `sections.TraceSection`."""
+COLUMNS = ("id", "question", "answer", "kind", "domain")
+"""What is read of a file of questions."""
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
     """The options; all but the cap are for a file of questions."""
     options.add_budget(verb)
     verb.description = "Buy reasoning traces: for the selected questions of a run, or for a file of questions."
-    verb.add_argument("run", metavar="RUN|QUESTIONS.jsonl", type=Path, help="a run's folder, or a file of questions")
+    verb.add_argument("run", metavar="RUN|QUESTIONS", type=Path, help="a run, or a .jsonl, .csv or .parquet file")
     file = verb.add_argument_group(
         "for a file of questions",
-        "each line an object with id, question and, where known, answer, kind and domain",
+        "each line or row has id, question and, where known, answer, kind and domain",
     )
+    options.add_columns(file, *COLUMNS)
     file.add_argument("--out", metavar="DIR", type=Path, help="where traces.jsonl and the store go")
     options.add_field(file, "--client", TraceSection, "client", choices=("openai", "gemini", "replay"))
     for option, field in FIELDS.items():
@@ -63,7 +66,9 @@ def main(args: argparse.Namespace) -> None:
     from tenner.core.run_folder import RunFolder
 
     section = _section(args)
-    say(tracing.run(args.run, args.out, tracing.describe(section, budget_usd=args.budget_usd)).as_text())
+    columns = options.columns_of(args.column, *COLUMNS)
+    job = tracing.describe(section, budget_usd=args.budget_usd)
+    say(tracing.run(args.run, args.out, job, columns=columns).as_text())
     failed_calls.check(RunFolder(args.out))
 
 
@@ -78,7 +83,7 @@ def _refuse_file_options(args: argparse.Namespace) -> None:
     if given:
         raise TennerError(
             f"--{given[0].replace('_', '-')} has no effect on a run: {args.run} is traced as its recipe says",
-            hint="change the recipe and give `tenner run` again, or trace a file of questions",
+            hint=f"tenner fork {args.run} --set trace.KEY=VALUE makes another run of it, or trace a file of questions",
         )
 
 

@@ -221,7 +221,8 @@ def open_folder(
             if RENTED not in os.environ:
                 ledger.lose_rental()
             if lost := ledger.lose_orphans():
-                screen.say(f"{lost} calls were in flight when the last session ended: booked at their worst case")
+                calls = "1 call was" if lost == 1 else f"{lost:,} calls were"
+                screen.say(f"{calls} in flight when the last session ended: booked at the worst case")
             if unbooked_seconds := ledger.charge_orphans():
                 screen.say(
                     f"{unbooked_seconds:.1f} s of machine time before the last session was killed are booked now"

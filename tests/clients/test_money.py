@@ -13,6 +13,8 @@ from paid import LIMITS, buy, questions, section, spent_microusd
 
 from tenner.budget.ledger import Ledger
 from tenner.clients import registry
+from tenner.clients.attempt_times import AttemptTimes, HeldAttempt
+from tenner.clients.faults import Fault
 from tenner.clients.openai import OpenAIClient
 from tenner.clients.paid_calls import PaidCalls
 from tenner.clients.protocol import Call
@@ -112,6 +114,26 @@ def test_errors_before_any_reply_count_against_the_cap_until_the_end(tmp_path, m
         assert (ledger.spent_usd(), ledger.reserved_usd()) == (0, 0)  # a twentieth of a second is no work
 
 
+def test_errors_are_judged_by_the_replies_that_come_after_them():
+    times, oops, slow = AttemptTimes(), Fault("server_error", "oops"), Fault("rate_limited", "slow down")
+    assert times.judged(oops, 29) is oops
+    assert times.judged(oops, 31).kind == "gateway_timeout"
+    assert times.is_undecided(oops, 20)
+    assert not times.is_undecided(Fault("bad_request", "no"), 20)
+    held = HeldAttempt(1, "server_error", 2.0)
+    assert times.was_charged(held)
+    assert not times.was_charged(held._replace(seconds=0.9))
+    for seconds in (20.0, 40.0):
+        times.replied(seconds)
+    assert not times.was_charged(held)
+    assert times.judged(oops, 15.9) is oops
+    assert times.judged(oops, 16.0).rule.maybe_charged
+    assert times.judged(slow, 14.9) is slow
+    assert times.judged(slow, 15.0).kind == "late_refusal"
+    assert times.judged(Fault("refused", "flagged"), 25.0).kind == "late_rejection"
+    assert times.judged(Fault("interrupted", "?"), 99.0).kind == "interrupted"
+
+
 def test_a_stream_that_the_deadline_cuts_is_kept_at_its_worst_case(ledger, monkeypatch):
     monkeypatch.setattr("chat_server.PAUSE_SECONDS", 0.001)
     limits = LIMITS._replace(deadline_seconds=0.5)
@@ -127,11 +149,10 @@ def test_a_stream_that_the_deadline_cuts_is_kept_at_its_worst_case(ledger, monke
 
 def test_a_server_error_that_comes_late_may_have_been_charged(ledger, monkeypatch):
     monkeypatch.setattr("tenner.clients.attempt_times.WORK_SECONDS_MIN", 0.05)
-    monkeypatch.setattr("tenner.clients.attempt_times.LATE_BEFORE_A_REPLY_SECONDS", 0.05)
     with BillingServer({"1+2?": ["server error", "good"]}, latency_seconds=(0.1, 0.1)) as server:
         results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
     assert results["q0"].reply.outcome == "complete"
-    assert paid_calls.progress.retries == {"gateway_timeout": 1}
+    assert paid_calls.progress.retries == {"server_error": 1}
     assert spent_microusd(ledger) == WORST - 1 + 4 + 2 * 8
 
 

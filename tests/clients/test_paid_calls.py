@@ -326,7 +326,7 @@ class Server:
     url = sys.argv[2]
 
 ledger = Ledger(Path(sys.argv[1]), budget_usd=float(sys.argv[3]))
-texts = [f"{sys.argv[4]}: {i}+1?" + " and" * (i % 7) for i in range(60)]
+texts = [f"{sys.argv[4]}: {i}+1?" + " and" * (i % 7) for i in range(120)]
 print("ready", flush=True)
 sys.stdin.readline()
 try:

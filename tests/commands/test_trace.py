@@ -120,6 +120,24 @@ def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypat
     ), told
 
 
+def test_a_spreadsheet_with_its_own_column_names_is_a_file_of_questions(file):
+    table = file.with_suffix(".csv")
+    table.write_text(
+        "\ufeffnr,problem,answer\n" + "".join(f"{i},What is {i}+{i}?,{2 * i}\n" for i in range(3)), "utf-8"
+    )
+    with ChatServer() as server:
+        done = trace(table, server, "--column", "id=nr", "--column", "question=problem")
+    assert done.stdout.startswith("3 traces: complete 3\nanswers: correct 3\n"), done.stderr
+    assert {row["question_id"] for row in rows(file)} == {"0", "1", "2"}
+    for option, message in (
+        ("question=probem", "row 1 has no column probem\nhint: did you mean problem?"),
+        ("qestion=problem", "there is no field qestion\nhint: did you mean question?"),
+        ("question", "names no column"),
+        ("question=problem", "row 1 has no id\nhint: every line needs id and question; a column with another name"),
+    ):
+        assert message in refused(trace(table, "http://127.0.0.1:9", "--column", option))
+
+
 def test_a_folder_in_which_the_cap_let_nothing_be_bought_takes_another_job(file):
     with ChatServer() as server:
         assert trace(file, server, budget_usd=0.0000001).returncode == 3

@@ -175,7 +175,7 @@ def test_the_cap_is_exact_to_the_micro_dollar(described, server, tmp_path):
         with pytest.raises(BudgetReached, match="the cap of") as stopped:
             learn(tmp_path / "part", described, budget_usd=cap_usd)
         assert len(curve(tmp_path / "part")) == steps
-        assert f"{len(steps_tokens) - steps} steps are left" in stopped.value.hint
+        assert f"{len(steps_tokens) - steps} steps are left" in (stopped.value.hint or "")
     learn(tmp_path / "part", described, budget_usd=tokens * PRICE / 1e6)
     assert server.tokens == tokens
     assert spent(tmp_path / "part") == spent(tmp_path / "whole")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skyrl_server
@@ -24,7 +25,7 @@ from tenner.core.records import Question, Sample, TrainStep
 from tenner.core.run import chat_template_of, open_run
 from tenner.core.run_folder import RunFolder
 from tenner.stages import managed_training, training
-from tenner.training import student_address
+from tenner.training import packing, student_address
 
 pytestmark = [
     pytest.mark.tinker,
@@ -68,7 +69,7 @@ def begin(path, described):
         ])  # fmt: skip
         _, encoded, _ = training.prepare(run)
         lengths = [len(e.ids) for e in encoded]
-        steps = managed_training.packing.plan(lengths, described.train.tokens_per_step, epochs=1, seed=described.seed)
+        steps = packing.plan(lengths, described.train.tokens_per_step, epochs=1, seed=described.seed)
         return [sum(lengths[i] - 1 for i in step) for step in steps]
 
 
@@ -147,7 +148,7 @@ def test_from_questions_to_report_and_the_student_answers_as_the_service_does(tm
             of_service = [
                 client.sample(path, prompt, max_tokens=24, stop_ids=[end_id], seed=0) for prompt in prompts
             ]  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(run_dir / "student", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(run_dir / "student", dtype=torch.float32)
     of_student = []
     for prompt in prompts:
         said = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()

@@ -19,7 +19,8 @@ class TinkerProxy:
 
     def __init__(self, upstream):
         self.upstream, self.tokens, self.samples = urlsplit(upstream).netloc, 0, 0
-        self.kill, self.pid, self.asked = None, 0, Counter()
+        self.kill, self.pid = None, 0
+        self.asked: Counter[str] = Counter()
         self._lock = threading.Lock()
         proxy = self
 

@@ -58,7 +58,8 @@ class TinkerServer:
 
     def __init__(self, model_config, *, can_delete=True, tells_norm=True):
         self.model_config, self.can_delete, self.tells_norm = model_config, can_delete, tells_norm
-        self.breaks, self.asked, self.tokens = set(), Counter(), 0
+        self.breaks, self.tokens = set(), 0
+        self.asked: Counter[str] = Counter()
         self.models, self.states, self.results, self.deleted = {}, {}, {}, []
         self.fails, self.steps_tokens = False, []
         self._lock = threading.Lock()
