@@ -446,13 +446,13 @@ OWN_FILE = {
 KILLED_AT_ITS_MARKER = """
 import os, signal, sys
 from tenner.cli import main
-from tenner.core.run_folder import RunFolder
-write = RunFolder.write_text
-def killed(self, name, text):
-    if name == "stages/" + sys.argv[1] + ".json":
+from tenner.core.stage_markers import StageMarkers
+write = StageMarkers.write
+def killed(self, done):
+    if done.name == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self, name, text)
-RunFolder.write_text = killed
+    write(self, done)
+StageMarkers.write = killed
 main(sys.argv[2:])
 """
 """For stages of milliseconds, which no other process can hit: all their work is done, and the marker is not written."""

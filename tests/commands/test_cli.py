@@ -129,7 +129,7 @@ def test_two_runs_on_one_folder(gathered):
 
 @pytest.mark.slow
 def test_a_full_disk(tiny_recipe, tmp_path):
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", tmp_path], capture_output=True)
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", tmp_path], capture_output=True)
     if mount.returncode:
         pytest.skip("this user may not mount a tmpfs")
     try:
