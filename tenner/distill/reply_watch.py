@@ -49,7 +49,8 @@ class ReplyWatch:
     @property
     def summary(self) -> str | None:
         """The traces that will not be trained on because of how they ended or what is in them; None without any."""
-        counts = ", ".join(f"{why} {count}" for why, count in self._told.most_common())
+        by_count = sorted(self._told.items(), key=lambda told: (-told[1], told[0]))
+        counts = ", ".join(f"{why} {count}" for why, count in by_count)
         return f"traces that are not trained on: {counts}" if counts else None
 
     def check(self) -> None:

@@ -38,7 +38,9 @@ class FolderCopy:
         if self._updating is not None:
             if not self._updating.done():
                 return
-            self._updating.result()
+            ended, self._updating = self._updating, None
+            self._updated = time.monotonic()
+            ended.result()
         if time.monotonic() - self._updated >= every_seconds:
             self._updating = self._thread.submit(self._update)
 
@@ -66,7 +68,6 @@ class FolderCopy:
             for path in sorted(self._copy.rglob("*"), reverse=True):
                 if path.is_file() and path.relative_to(self._copy) not in files and path.name != "run.db":
                     path.unlink()
-        self._updated = time.monotonic()
 
 
 def _copy_changed(path: Path, copy: Path) -> None:

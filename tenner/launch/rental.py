@@ -6,7 +6,9 @@ starting it. This process only charges, keeps reserved what the job needs to sav
 
 import os
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -19,6 +21,7 @@ from tenner.core.errors import BudgetReached, Preempted, TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.run import RENTED, cap_in_force, stored_recipe
 from tenner.core.run_folder import RunFolder
+from tenner.core.terminal import say
 from tenner.launch.folder_copy import FolderCopy
 
 TICK_SECONDS = 5.0
@@ -81,7 +84,7 @@ def supervise(
                         asked.at = asked.at or time.monotonic()
                     reached = e
                 if copy is not None and reached is None:
-                    copy.update_beside(every_seconds=COPY_SECONDS)
+                    _update(copy)
         finally:  # an error of this process' own must not leave a job that nobody pays for
             if job.poll() is None:
                 job.terminate()
@@ -96,6 +99,14 @@ def supervise(
     if asked.by is not None:
         return Preempted.exit_code if asked.by == signal.SIGTERM else 128 + asked.by
     return job.returncode if job.returncode > 0 else 128 - job.returncode
+
+
+def _update(copy: FolderCopy) -> None:
+    """Have the copy updated; what has failed of it is told, and tried again in a minute."""
+    try:
+        copy.update_beside(every_seconds=COPY_SECONDS)
+    except (OSError, TennerError, sqlite3.Error) as e:
+        say(f"the run folder could not be copied, which is tried again: {e}", file=sys.stderr)
 
 
 class _Asked:

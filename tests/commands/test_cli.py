@@ -120,6 +120,7 @@ def test_a_file_that_was_changed(tiny_recipe, tmp_path):
     assert (path / "clean.jsonl").read_text() == good
 
 
+@pytest.mark.slow  # 7 s
 def test_two_runs_on_one_folder(gathered):
     with RunFolder(gathered).writing():
         assert f"another tenner (process {os.getpid()}) is writing to {gathered}" in refused(

@@ -286,8 +286,8 @@ def test_traces_with_an_unknown_end_or_damage_are_counted_and_told_with_the_reas
     assert done.returncode == 0, done.stderr
     assert "12 traces: complete 8, unknown_finish 3, damaged 1" in done.stdout
     assert (
-        "traces that are not trained on: unknown finish (finish_reason is paused) 2, unknown finish (it has no "
-        "finish_reason) 1, damaged (the answer holds </think>) 1"
+        "traces that are not trained on: unknown finish (finish_reason is paused) 2, damaged (the answer holds "
+        "</think>) 1, unknown finish (it has no finish_reason) 1"
     ) in done.stderr
     assert {row["evidence"] for row in rows(file) if row["outcome"] == "complete"} == {None}
 

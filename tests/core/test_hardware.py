@@ -30,12 +30,14 @@ def chosen(**environment):
     return precision, float(bf16), float(fp32)
 
 
+@pytest.mark.slow  # 2 s
 def test_without_native_bfloat16_it_is_float32_and_that_is_faster():
     precision, bf16, fp32 = chosen(**AVX2)
     assert precision == "fp32"
     assert fp32 > 2 * bf16
 
 
+@pytest.mark.slow  # 2 s
 def test_it_is_the_faster_of_the_two():
     precision, bf16, fp32 = chosen()
     assert precision == ("bf16" if bf16 > fp32 else "fp32")

@@ -130,6 +130,7 @@ def test_nothing_to_compare_is_no_trouble(pool, benchmark):
     assert len(hits) == (1 if pool and benchmark else 0)
 
 
+@pytest.mark.slow  # 2 s
 def test_more_processes_find_the_same(monkeypatch):
     monkeypatch.setattr(workers, "ALONE_MAX", 5_000)
     pool = questions([f"{SENTENCE} {i} {i % 977}" for i in range(12_000)])

@@ -27,7 +27,7 @@ def flat(results):
     return [item for result in results for item in result]
 
 
-@pytest.mark.parametrize("size", [0, 1, 6000, pytest.param(9001, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [0, 1, *(pytest.param(size, marks=pytest.mark.slow) for size in (6000, 9001))])
 def test_chunks_come_back_in_their_order(size, monkeypatch):
     monkeypatch.setattr(workers, "ALONE_MAX", 5000)
     expected = double(range(size))

@@ -274,6 +274,7 @@ def test_what_the_engine_raises_ends_every_stream(ending_model_dir: Path) -> Non
             scheduler.submit(request)
 
 
+@pytest.mark.slow  # 7 s
 def test_what_one_request_raises_ends_that_one_only(
     ending_model_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

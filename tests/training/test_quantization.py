@@ -18,6 +18,7 @@ CHANGES = {"method": "lora", "lora_rank": 4, "quantization": "nf4", "precision":
 QLORA = SETTINGS.model_copy(update=CHANGES)
 
 
+@pytest.mark.slow  # 5 s
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_learns_and_goes_on_to_the_same_bits(tiny_model_dir, tmp_path, precision):
     """Broken off after three steps."""
