@@ -64,7 +64,7 @@ class Memory(fake_gpu.Observer):
         gc.collect()
         self.peak_bytes = self.now_bytes
 
-    def seen(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+    def seen(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:  # noqa: ARG002
         self.operators += 1
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":

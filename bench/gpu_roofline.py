@@ -77,7 +77,7 @@ TRAININGS = {
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh",
              "resize_", "_local_scalar_dense", "set_", "record_stream"}  # fmt: skip
 WRITES_ONLY = {"copy_", "_to_copy", "zero_", "fill_", "full", "full_like", "zeros", "zeros_like", "ones", "arange"}
-PICKS = {"embedding", "index", "index_select", "gather", "embedding_dense_backward"}
+PICKS = {"embedding", "index", "index_select", "gather", "scatter_add_"}
 """Read as much as they write, not all of their table."""
 PER_FUSED_KERNEL = 30
 """Tensors of a list that one kernel goes through."""
@@ -168,6 +168,7 @@ class Roofline(fake_gpu.Observer):
     def _bytes_seconds(self, name: str, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
         written = sum(map(_bytes, outputs))
         if name in PICKS:
+            written = min(written, _bytes(inputs[-1])) if name == "scatter_add_" else written
             read = written
         elif name in WRITES_ONLY:
             read = sum(map(_bytes, inputs[1:] if name == "copy_" else inputs))

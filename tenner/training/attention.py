@@ -75,7 +75,8 @@ class _ShortAttention(torch.autograd.Function):
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Causal attention block of queries by block, each against the keys up to its end, for longer documents on a CPU.
+    """Causal attention block of queries by block, each against the keys up to its end, for longer documents on a CPU,
+    and in float32 on CUDA, where PyTorch has no fused kernel whose query heads share keys (untried on a GPU).
 
     Nothing as large as L x L is ever held: backward computes each block's scores again. PyTorch's fused kernel
     takes 1.7 to 2.7 times as long on a CPU, there and back, from 320 to 4,096 tokens.
@@ -113,7 +114,7 @@ class _BlockAttention(torch.autograd.Function):
         grad_out.view(-1, size).index_copy_(0, places_TH, grads[0])
         grad_query = torch.empty_like(query_N_GLD)
         # Added up over the blocks, so in float32.
-        grad_key, grad_value = (torch.zeros(key_N_LD.shape, dtype=torch.float32) for _ in range(2))
+        grad_key, grad_value = (torch.zeros_like(key_N_LD, dtype=torch.float32) for _ in range(2))
         for start in range(0, length, BLOCK):
             end = min(length, start + BLOCK)
             seen, query = _seen(query_N_GLD, key_N_LD, start, end, scaling)
@@ -138,7 +139,7 @@ def _seen(query_N_GLD: Tensor, key_N_LD: Tensor, start: int, end: int, scaling: 
     count, groups, _, size = query_N_GLD.shape
     query = query_N_GLD[:, :, start:end].reshape(count, -1, size)
     scores = torch.bmm(query, key_N_LD[:, :end].mT).mul_(scaling)
-    hidden = torch.full((end - start, end - start), -torch.inf, dtype=scores.dtype).triu_(1)
+    hidden = scores.new_full((end - start, end - start), -torch.inf).triu_(1)
     scores.view(count, groups, end - start, end)[..., start:].add_(hidden)
     return functional.softmax(scores, dim=-1), query
 
@@ -146,7 +147,7 @@ def _seen(query_N_GLD: Tensor, key_N_LD: Tensor, start: int, end: int, scaling: 
 def _fused_attention(
     query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
 ) -> Tensor:
-    """The same by PyTorch's fused kernel, for GPUs without a kernel for packed rows, and in float32."""
+    """The same by PyTorch's fused kernel, for GPUs without a kernel for packed rows."""
     shape = (docs.count, -1, docs.longest, query_TH_D.shape[-1])
     key_BKLD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(shape)
     value_BKLD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(shape)
@@ -187,14 +188,10 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
 
         known = signature(varlen_attn).parameters
         causal: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
-        if "enable_gqa" in known:
+        if "enable_gqa" in known:  # before there was this argument the kernel took fewer key heads unasked
             causal["enable_gqa"] = True
-        repeats_keys = "enable_gqa" not in known
 
         def by_torch(query: Tensor, key: Tensor, value: Tensor, docs: Documents, scaling: float) -> Tensor:
-            if repeats_keys:
-                groups = query.shape[1] // key.shape[1]
-                key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
             ends, longest = docs.starts_and_end, docs.longest
             out: Any = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, **causal)
             return cast(Tensor, out)
@@ -253,7 +250,8 @@ def packed_attention(
         parts = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
         return VARLEN(*parts, documents, scaling)[None], None
     query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTE))
-    if query.device.type == "cpu":
+    in_blocks = query.device.type == "cpu" or (query.device.type == "cuda" and query.dtype == torch.float32)
+    if in_blocks:
         kernel = _ShortAttention if documents.longest <= SHORT_LENGTH_MAX else _BlockAttention
         out_TH_D: Tensor = kernel.apply(query, key, value, documents, scaling)  # type: ignore[no-untyped-call]
     else:

@@ -33,7 +33,8 @@ class Adapters:
         config = LoraConfig(
             task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=_targets(model)
         )
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        drawing_gpus = [model.device] if model.device.type == "cuda" else []  # else all, with a warning
+        with torch.random.fork_rng(devices=drawing_gpus), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
             try:
                 self._peft: Any = get_peft_model(model, config)
