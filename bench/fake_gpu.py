@@ -168,7 +168,7 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         elif here.dtype != there.dtype:
             here.data = there.data
 
-    forward_backward, fuse = loop._forward_backward, kernels.fuse
+    forward_backward = loop._forward_backward
 
     def noted_forward_backward(*args: Any) -> float:
         observer.moving_weights = False
@@ -183,7 +183,6 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         enter(patch.object(attention, "_takes_varlen", lambda _device, dtype: dtype != torch.float32))
         for sizes in (cross_entropy.CHUNK_LOGITS, cross_entropy.BLOCK_LOGITS, bf16_rounding.ROUNDS):
             enter(patch.dict(sizes, cpu=sizes["cuda"]))
-        enter(patch.object(kernels, "fuse", lambda model, **_: fuse(model, adapters=True)))
         enter(patch.object(kernels, "_is_same", lambda *_: True))  # as Qwen's and Llama's norms and gates are
         enter(patch.object(loop, "choose_packing", packed))
         enter(patch.object(loop, "_forward_backward", noted_forward_backward))

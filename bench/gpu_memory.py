@@ -104,7 +104,7 @@ class Point(NamedTuple):
     def settings(self) -> Train:
         return Train(
             epochs=2, lr=1e-5, tokens_per_step=ROWS * self.tokens * self.ranks, tokens_max=self.tokens,
-            tokens_per_row=min(self.tokens, ROW_TOKENS), activations=self.activations, **METHODS[self.method],
+            tokens_per_row=min(self.tokens, ROW_TOKENS), **METHODS[self.method] | {"activations": self.activations},
         )  # fmt: skip
 
 
@@ -160,7 +160,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="points that have all of these: 32b lora products 16")
     parser.add_argument("--items", action="store_true", help="what was held at the peak, of each point")
     args = parser.parse_args()
-    about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers", "peft")}
+    about: dict[str, dict[str, Any]] = {
+        "machine": evidence.machine(),
+        "versions": evidence.versions("tenner", "torch", "transformers", "peft"),
+    }
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
     points = [p for p in grid() if {*(args.only or ())} <= {*map(str, p)}]

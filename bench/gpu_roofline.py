@@ -18,7 +18,7 @@ import argparse
 import json
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -250,7 +250,7 @@ def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequenc
     settings = Train(epochs=1, lr=1e-5, **{"tokens_per_step": STEP_TOKENS, "tokens_max": TOKENS_MAX} | training.train)
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=1, seed=0)
     busy = waited = flops = 0.0
-    turns, by_kind = 0, Counter[str]()
+    turns, by_kind = 0, defaultdict[str, float](float)
     for step in plan:
         split = packing.split_rows(step, lengths, settings.tokens_per_row, ranks=training.ranks)
         for turn in zip(*packing.deal(split, lengths, training.ranks), strict=True):
@@ -274,7 +274,10 @@ def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequenc
         "kernels_of_the_optimizer": fixed.kernels,
         "kernels_of_a_step": round(row_kernels * turns / len(plan) + fixed.kernels),
         "network_share": network(lengths[:1]) / max(1e-9, sum(fit(lengths[:1]) for fit in fits.values())),
-        "shares": {kind: n / (training.ranks * seconds) for kind, n in by_kind.most_common()},
+        "shares": {
+            kind: by_kind[kind] / (training.ranks * seconds)
+            for kind in sorted(by_kind, key=by_kind.__getitem__, reverse=True)
+        },
     }
 
 
@@ -284,7 +287,10 @@ def main() -> None:
     parser.add_argument("--card", choices=tuple(CARDS), default="H100 SXM")
     parser.add_argument("--operators", action="store_true", help="what each operator takes in three steps")
     args = parser.parse_args()
-    about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers", "peft")}
+    about: dict[str, dict[str, Any]] = {
+        "machine": evidence.machine(),
+        "versions": evidence.versions("tenner", "torch", "transformers", "peft"),
+    }
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
     print(f"\n{args.card}, predicted\ntraining          tokens/s/GPU  MFU   idle  kernels: row  optimizer  step")

@@ -1,11 +1,9 @@
-"""A layer's norms, gates and adapters in fewer passes over memory, keeping less for the backward pass.
+"""A layer's norms and gates in fewer passes over memory, keeping less for the backward pass.
 
 transformers writes them as chains of small operations, each of which reads and writes all activations and most of
-which keep theirs, some in float32. Here a norm keeps its input and a number a token, and a gate its two inputs. peft
-scales what an adapter gives and adds it to what its linear layer gives; on a GPU, where these passes are a tenth of a
-step, the adapter's second product does both as it goes.
+which keep theirs, some in float32. Here a norm keeps its input and a number a token, and a gate its two inputs.
 
-Letters in names: T tokens, D hidden size, I intermediate size, O outputs of a linear layer, R rank of its adapter.
+Letters in names: T tokens, D hidden size, I intermediate size.
 """
 
 from collections.abc import Callable
@@ -64,39 +62,14 @@ class _Gate(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grads[0] * up_TI, gate_TI), grad_up_TI
 
 
-class _Adapted(torch.autograd.Function):
-    """x weight^T + bias + scaling (x down^T) up^T, of a weight and a bias that are frozen."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, down_RD: Tensor, up_OR: Tensor, scaling: float
-    ) -> Tensor:
-        base_TO = functional.linear(x_TD, weight_OD, bias_O)
-        low_TR = x_TD @ down_RD.T
-        ctx.save_for_backward(x_TD, low_TR, weight_OD, down_RD, up_OR)
-        ctx.scaling = scaling
-        return torch.addmm(base_TO, low_TR, up_OR.T, alpha=scaling)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        x_TD, low_TR, weight_OD, down_RD, up_OR = ctx.saved_tensors
-        (grad_TO,) = grads
-        grad_low_TR = (grad_TO @ up_OR).mul_(ctx.scaling)
-        grad_up_OR = (grad_TO.T @ low_TR).mul_(ctx.scaling)
-        grad_x_TD = torch.addmm(grad_TO @ weight_OD, grad_low_TR, down_RD) if ctx.needs_input_grad[0] else None
-        return grad_x_TD, None, None, grad_low_TR.T @ x_TD, grad_up_OR, None
-
-
-def fuse(model: nn.Module, *, adapters: bool = False) -> None:
+def fuse(model: nn.Module) -> None:
     """Replace the forward passes of norms and gated layers that compute what is computed here; leave all others.
 
-    `adapters`: also those of linear layers with an adapter. Whether a class computes the same is found out by trying,
-    on a few random tokens, not by its name.
+    Whether a class does is found out by trying, on a few random tokens, not by its name.
     """
     same: dict[tuple[type, Any], bool] = {}
-    fused = [(_norm_forward, _is_norm), (_gated_forward, _is_gated)]
     for module in model.modules():
-        for forward, fits in fused + [(_adapted_forward, _is_adapted)] * adapters:
+        for forward, fits in ((_norm_forward, _is_norm), (_gated_forward, _is_gated)):
             if not fits(module):
                 continue
             if (key := (type(module), forward)) not in same:
@@ -120,17 +93,6 @@ def _is_gated(module: nn.Module) -> bool:
     return all(isinstance(getattr(module, f"{name}_proj", None), nn.Module) for name in ("gate", "up", "down"))
 
 
-def _is_adapted(module: nn.Module) -> bool:
-    """A linear layer of peft's with one adapter of the plain kind beside weights that are frozen and not in 4 bits."""
-    base = getattr(module, "base_layer", None)
-    return (
-        type(base) is nn.Linear
-        and not any(p.requires_grad for p in base.parameters())
-        and len(adapters := list(getattr(module, "lora_A", {}))) == 1
-        and getattr(module, "active_adapters", None) == adapters
-    )
-
-
 def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
     out: Tensor = _Norm.apply(hidden_states, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
     return out
@@ -144,23 +106,13 @@ def _gated_forward(module: Any, hidden_states: Tensor) -> Tensor:
     return out
 
 
-def _adapted_forward(module: Any, x: Tensor) -> Tensor:
-    (name,) = module.active_adapters
-    base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
-    rows_TD = x.to(down.weight.dtype).reshape(-1, x.shape[-1])
-    out_TO: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
-        rows_TD, base.weight, base.bias, down.weight, up.weight, module.scaling[name]
-    )
-    return out_TO.view(*x.shape[:-1], -1)
-
-
 def _is_same(module: nn.Module, forward: Any) -> bool:
     """Whether a twin of the module, in float32 and with random weights, computes what `forward` does, there and back.
 
     Tried with what a layer gets, and with heads of it (tokens by heads), which lie otherwise in memory. Of weights in
     4 bits there is no such twin: the module itself is tried.
     """
-    if forward is not _adapted_forward and len(signature(module.forward).parameters) != 1:
+    if len(signature(module.forward).parameters) != 1:
         return False
     if not all(p.is_floating_point() for p in module.parameters()):
         return _gives_the_same(module, forward)

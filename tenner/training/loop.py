@@ -238,27 +238,15 @@ def _plan_step(
     indices: Sequence[int], encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train,
     world: World,
 ) -> _Step:  # fmt: skip
+    row_tokens = settings.tokens_per_row if learner.loss.packed else 1  # a longer sample has a row to itself
+    rows = packing.split_rows(indices, lengths, row_tokens, ranks=world.size)
     trained = sum(sum(encoded[i].loss_mask[1:]) for i in indices)
     return _Step(
-        rows=_dealt(indices, lengths, learner, settings, world),
+        rows=packing.deal(rows, lengths, world.size),
         tokens=sum(lengths[i] for i in indices),
         trained=trained,
         work=learner.arithmetic.work((lengths[i] for i in indices), trained),
     )
-
-
-def _dealt(
-    indices: Sequence[int], lengths: Sequence[int], learner: Learner, settings: Train, world: World
-) -> list[list[tuple[int, ...]]]:
-    """The rows of each rank. Several GPUs, whose kernel needs no padding, get rows of like work."""
-    if learner.loss.packed and world.size > 1 and world.device.type == "cuda":
-
-        def work(tokens: int) -> float:
-            return learner.arithmetic.work([tokens], tokens).causal
-
-        return packing.even_turns(indices, lengths, settings.tokens_per_row, world.size, work=work)
-    row_tokens = settings.tokens_per_row if learner.loss.packed else 1  # a longer sample has a row to itself
-    return packing.deal(packing.split_rows(indices, lengths, row_tokens, ranks=world.size), lengths, world.size)
 
 
 def _forward_backward(

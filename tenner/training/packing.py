@@ -1,7 +1,7 @@
 """Which samples make a step, and how they lie in a row: pure arithmetic, the same on every machine."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tenner.core.seeds import rng
@@ -85,42 +85,6 @@ def deal(rows: Sequence[tuple[int, ...]], lengths: Sequence[int], ranks: int) ->
         turn, index = divmod(place, ranks)
         dealt[index if turn % 2 == 0 else ranks - 1 - index].append(row)
     return dealt
-
-
-def even_turns(
-    step: Sequence[int], lengths: Sequence[int], row_tokens_max: int, ranks: int, *, work: Callable[[int], float]
-) -> list[list[tuple[int, ...]]]:
-    """A step's rows of each rank, for kernels that need no padding: rows that go through the model at the same time
-    are of like work, as ranks that share weights wait for the slowest.
-
-    A row holds at most `row_tokens_max` tokens, or as many as the longest sample of the step, since a rank must have
-    room for that one anyway. `work` is what a sample of so many tokens takes. The fewest turns that hold all samples,
-    each put where least is (longest processing time first: Graham 1969).
-    """
-    room_tokens = max(row_tokens_max, *(lengths[i] for i in step))
-    order = sorted(step, key=lambda i: (-lengths[i], i))
-    count = math.ceil(sum(lengths[i] for i in step) / room_tokens / ranks) * ranks
-    while (rows := _filled(order, lengths, room_tokens, count, work)) is None:
-        count += ranks
-    rows.sort(key=lambda row: -sum(work(lengths[i]) for i in row))
-    return [[tuple(row) for row in rows[rank::ranks]] for rank in range(ranks)]
-
-
-def _filled(
-    order: Sequence[int], lengths: Sequence[int], room_tokens: int, count: int, work: Callable[[int], float]
-) -> list[list[int]] | None:
-    """The samples in so many rows; None where they do not fit."""
-    rows: list[list[int]] = [[] for _ in range(count)]
-    tokens, loads = [0] * count, [0.0] * count
-    for index in order:
-        fitting = [row for row in range(count) if tokens[row] + lengths[index] <= room_tokens]
-        if not fitting:
-            return None
-        row = min(fitting, key=lambda row: loads[row])
-        rows[row].append(index)
-        tokens[row] += lengths[index]
-        loads[row] += work(lengths[index])
-    return rows
 
 
 def pack(samples: Sequence[Encoded]) -> Row:

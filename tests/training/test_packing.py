@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import pytest
 
 from tenner.core.seeds import rng
@@ -58,30 +56,3 @@ def test_layout_of_a_row():
         predictors=(1, 4, 5),  # b's first token is trained on paper, but nothing predicts it
         targets=(12, 22, 23),
     )
-
-
-def causal_work(tokens):
-    return tokens + tokens**2 / 40_000
-
-
-@pytest.mark.parametrize("ranks", [2, 8, 16])
-@pytest.mark.parametrize("step_samples", [1, 11, 33, 200])
-def test_rows_of_a_turn_are_of_like_work(ranks, step_samples):
-    r = rng(0, "even", str(step_samples))
-    lengths = [min(20_000, int(r.lognormvariate(9, 0.6))) for _ in range(300)]
-    step = r.sample(range(300), step_samples)
-    dealt = packing.even_turns(step, lengths, 4096, ranks, work=causal_work)
-    assert len(dealt) == ranks
-    assert len({len(rows) for rows in dealt}) == 1, "ranks go forward and back together"
-    assert sorted(i for rows in dealt for row in rows for i in row) == sorted(step)
-    longest = max(lengths[i] for i in step)
-    assert all(sum(lengths[i] for i in row) <= max(4096, longest) for rows in dealt for row in rows)
-    turns = [[sum(causal_work(lengths[i]) for i in row) for row in turn] for turn in zip(*dealt, strict=True)]
-    assert all(min(a) >= max(b) for a, b in pairwise(turns)), "the like ones go together"
-    idle = 1 - sum(map(sum, turns)) / (ranks * sum(map(max, turns)))
-    if step_samples >= 2 * ranks:
-        assert idle < 0.1
-
-
-def test_rows_that_hold_the_longest_sample_hold_several_short_ones():
-    assert packing.even_turns([0, 1, 2], [100, 50, 50], 10, 2, work=float) == [[(0,)], [(1, 2)]]
