@@ -110,20 +110,11 @@ def train(
     world = world or here()
     settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
     reported = time.monotonic()
-    learner = model_loading.load(base, settings, world, seed=seed)
-    why = choose_packing(
-        learner.loss, encoded, device=world.device, dtype=compute_dtype(settings), alone=world.size == 1
-    )
-    if why is not None:
-        say(f"each sample has a row of its own, which takes longer: {why}")
-    give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
+    learner = _load(base, encoded, settings, world, seed=seed, say=say)
     optimizer = optimizer_of(learner.weights.moved, settings)
     lengths = [len(e.ids) for e in encoded]
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=settings.epochs, seed=seed)
-    shapes = [(name, tuple(p.shape)) for name, p in learner.model.named_parameters()]
-    fingerprint = digest(
-        settings.model_dump_json(exclude=Train.free_on_resume(), exclude_none=True), seed, shapes, *encoded
-    )
+    fingerprint = _fingerprint(learner.model, encoded, settings, seed)
     found = checkpoint.read(workdir, _state(learner, optimizer), fingerprint=fingerprint, world=world)
     step = first_step = saved_step = found.step
     optimizer.continue_at(step)
@@ -170,6 +161,27 @@ def train(
             raise
     whole = model_loading.unsharded(learner, base, settings, world)
     return TrainResult(whole.model, whole.adapters, len(plan), first_step, loss)
+
+
+def _load(
+    base: Path | PreTrainedModel, encoded: Sequence[Encoded], settings: Train, world: World, *, seed: int,
+    say: Callable[[str], None],
+) -> Learner:  # fmt: skip
+    """The student, with rows of several samples where their isolation is proved."""
+    learner = model_loading.load(base, settings, world, seed=seed)
+    dtype = compute_dtype(settings)
+    why = choose_packing(learner.loss, encoded, device=world.device, dtype=dtype, alone=world.size == 1)
+    if why is not None:
+        say(f"each sample has a row of its own, which takes longer: {why}")
+    give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
+    return learner
+
+
+def _fingerprint(model: PreTrainedModel, encoded: Sequence[Encoded], settings: Train, seed: int) -> str:
+    """What a checkpoint must share with the training that goes on from it."""
+    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
+    fixed = settings.model_dump_json(exclude=Train.free_on_resume(), exclude_none=True)
+    return digest(fixed, seed, shapes, *encoded)
 
 
 def _utilisation(
