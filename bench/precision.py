@@ -36,7 +36,7 @@ from tenner.core.formats import FORMATS
 from tenner.core.records import Message, Policy
 from tenner.core.sections import Precision
 from tenner.data import puzzles
-from tenner.inference import engines
+from tenner.inference import engine_registry
 from tenner.inference.job import Prompt
 from tenner.inference.scheduler import Scheduler
 from tenner.stages import resolve_student
@@ -109,7 +109,7 @@ def speaking_turn(bench: Bench, precision: Precision, *, rows: int, answers: int
 def measuring_turn(bench: Bench, precision: Precision) -> Iterator[Turn]:
     """`tenner measure`: a sweep."""
     wanted, fmt = bench.settings.evaluate, FORMATS[bench.settings.student.format]
-    engine = engines.load("hf", bench.folder, rows=MEASURED, wait_text=wanted.wait_text, precision=precision)
+    engine = engine_registry.load("hf", bench.folder, rows=MEASURED, wait_text=wanted.wait_text, precision=precision)
     prompts = [
         Prompt(str(i), ChatTemplate(engine.tokenizer, system_prompt="").question(question).text)
         for i, question in enumerate(bench.questions[:MEASURED])

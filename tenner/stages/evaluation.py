@@ -26,7 +26,7 @@ from tenner.evaluation import benchmarks
 from tenner.evaluation.evaluate import EvaluatedStudent, complete, grade, remember
 from tenner.evaluation.grading.grader import Grader
 from tenner.evaluation.statistics import scores
-from tenner.inference import engines
+from tenner.inference import engine_registry
 from tenner.inference.engine import LocalEngine
 from tenner.inference.job import GREEDY
 
@@ -51,7 +51,7 @@ def check(described: Experiment) -> None:
     sources.check(resolved)
     if described.student is None:
         return
-    engines.check(wanted.engine, wanted.vllm)
+    engine_registry.check(wanted.engine, wanted.vllm)
     if wanted.api is not None:
         key_in_environment(wanted.api.api_key_env)
         if described.machine.device != "auto":
@@ -70,7 +70,7 @@ def check(described: Experiment) -> None:
 def check_connections(described: Experiment, screen: Screen) -> None:
     """Check that the engine and the APIs are available, before anything is paid. Raises TennerError if not."""
     if described.student is not None:
-        engines.check(described.evaluate.engine, described.evaluate.vllm)
+        engine_registry.check(described.evaluate.engine, described.evaluate.vllm)
     for model in described.evaluate.models:
         registry.check(model, screen)
 
@@ -102,7 +102,7 @@ def load_engine(run: AnyRun, stage: str, folder: Path, *, own_template: bool = F
     wanted, chosen = run.recipe.evaluate, run.hardware(stage, run.recipe.evaluate.precision)
     assert chosen.precision != "pure-bf16", "it is for training"
     assert wanted.engine != "api", "see api_engine"
-    engine = engines.load(
+    engine = engine_registry.load(
         wanted.engine, folder, rows=wanted.rows, wait_text=wanted.wait_text, precision=chosen.precision,
         device=run.recipe.machine.device, options=wanted.vllm,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from tenner.core.run import stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
 from tenner.core.terminal import say
-from tenner.inference import engines
+from tenner.inference import engine_registry
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, WAIT_TEXT
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def load(
     for note in template.notes:
         say(note, file=sys.stderr)
     if engine is None:
-        engine = "vllm" if engines.is_there("vllm") else "hf"
+        engine = "vllm" if engine_registry.is_there("vllm") else "hf"
     if options.precision != "auto":
         kind = hardware.device_kind(options.device)
         if warning := hardware.slowness(kind, options.precision):
             say(warning, file=sys.stderr)
     if engine == "hf" and hardware.device_kind(options.device) == "cpu" and (line := hardware.use_free_cores()):
         say(line, file=sys.stderr)
-    loaded = engines.load(
+    loaded = engine_registry.load(
         engine, student.model_dir, rows=rows, wait_text=student.wait_text, precision=options.precision,
         device=options.device,
     )  # fmt: skip

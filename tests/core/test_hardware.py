@@ -15,7 +15,7 @@ from tenner.core.progress import Screen
 from tenner.core.records import StageHardware
 from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
-from tenner.inference import engines
+from tenner.inference import engine_registry
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 CHOICE = "from tenner.core import hardware; print(*hardware.choose('cpu'), *hardware.speeds('cpu'), sep='|')"
@@ -86,7 +86,7 @@ def test_a_device_that_is_not_there_is_refused(tiny_recipe, tiny_model_dir, tmp_
     with pytest.raises(TennerError, match=f"no {MISSING} device"):
         hardware.device_kind(MISSING)
     with pytest.raises(TennerError, match=f"no {MISSING} device"):
-        engines.load("hf", tiny_model_dir, rows=1, wait_text="Wait", device=MISSING)
+        engine_registry.load("hf", tiny_model_dir, rows=1, wait_text="Wait", device=MISSING)
     for command in (
         ["run", str(tiny_recipe), "--run-dir", str(tmp_path / "run"), "--device", MISSING],
         ["chat", str(tiny_model_dir), "--format", "plain", "--engine", "hf", "--device", MISSING],
