@@ -68,7 +68,8 @@ class Memory(fake_gpu.Observer):
         self.operators += 1
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
-                self._allocated(tensor.untyped_storage(), str(operator))
+                own = getattr(tensor, "_local_tensor", tensor)  # a sharded tensor's wrapper has the global size
+                self._allocated(own.untyped_storage(), str(operator))
         if self.now_bytes > self.peak_bytes:
             self.peak_bytes, self.peak_operator = self.now_bytes, self.operators
         if self.operators == self._snapshot_at:
