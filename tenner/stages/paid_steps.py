@@ -20,6 +20,10 @@ BYTES_PER_TOKEN = 30
 """Of a request: an input id, a target id and a weight, in JSON."""
 
 
+PROBED = "?"
+"""Among a step's request ids: a recovery may have sent a step of the optimizer, whose result was not seen."""
+
+
 class Step(NamedTuple):
     """A step to be bought; `number` counts from 0."""
 
@@ -121,9 +125,10 @@ class PaidSteps:
 
     def _recover(self, step: Step, batch: BatchRow, line: WaitingLine, model_id: str) -> None:
         path = f"tinker://{model_id}/weights/{_state_name(step.number)}"
-        request_ids = (batch.batch_id or "").split()
+        request_ids = [request_id for request_id in (batch.batch_id or "").split() if request_id != PROBED]
+        was_probed = PROBED in (batch.batch_id or "").split()
         try:
-            before = self._save(model_id, f"before-resume-{batch.token}")  # when it is stored, all before it is done
+            before = self._save(model_id, f"before-resume-{uuid.uuid4().hex}")  # it is stored after all that was sent
         except Rejected:
             before = None  # the model is no longer in the service's memory
         if path in self._client.checkpoints(model_id):
@@ -132,9 +137,10 @@ class PaidSteps:
         if before is None or (not request_ids and len(_requests(step.data)) > 1):
             self._lose(step, batch, line)
             return
+        self._ledger.mark_batch(batch._replace(batch_id=" ".join([*request_ids, PROBED])))
         metrics = self._client.result(self._client.optim_step(model_id, step.adam)).get("metrics") or {}
         norm = _grad_norm(metrics)
-        if norm is None:
+        if norm is None or (norm == 0 and was_probed):  # an earlier probe may have used the gradients
             self._lose(step, batch, line)
         elif norm > 0:  # the gradients were received, and the step of the optimizer was not
             path = self._save(model_id, _state_name(step.number))

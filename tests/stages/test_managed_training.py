@@ -213,3 +213,25 @@ def test_a_key_or_a_model_that_the_service_does_not_know_stops_before_anything(d
     monkeypatch.setenv("THE_KEY", "wrong")
     with pytest.raises(TennerError, match="bad_key"):
         tinker.check(described.train.tinker)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("endpoint", ["save_weights", "optim_step"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("first", IN_DOUBT)
+def test_a_recovery_that_breaks_off_too_pays_nothing_that_is_not_booked(
+    first, when, endpoint, described, server, tiny_model_dir, tmp_path
+):
+    server.breaks = {first}
+    with pytest.raises(TennerError, match="did not answer"):
+        learn(tmp_path, described)
+    server.breaks = {(endpoint, server.asked[endpoint] + 1, when)}
+    with pytest.raises(TennerError, match="did not answer"):
+        learn(tmp_path, described)
+    tokens = learn(tmp_path, described)
+    _, microusd, unsettled = spent(tmp_path)
+    assert microusd == server.tokens * PRICE
+    assert unsettled == (server.tokens - tokens) * PRICE
+    assert merged_steps(tmp_path, tiny_model_dir) == curve(tmp_path)[0].steps
+    if endpoint != "optim_step" or (first, when) == (IN_DOUBT[0], "before"):  # else nothing tells what was used
+        assert server.tokens == tokens

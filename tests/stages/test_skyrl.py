@@ -32,10 +32,11 @@ pytestmark = [
     pytest.mark.skipif("TENNER_SKYRL" not in os.environ, reason="TENNER_SKYRL names no virtual environment"),
 ]
 PRICE = 0.37  # micro-dollars a token
+# The first optim_step and save_weights of a session are those of its recovery.
 MOMENTS = [
     ("create_model", 1, "after"), ("forward_backward", 1, "before"), ("forward_backward", 1, "after"),
-    ("optim_step", 1, "before"), ("optim_step", 1, "after"), ("save_weights", 1, "before"),
-    ("save_weights", 1, "after"), ("retrieve_future", 4, "after"), ("save_weights_for_sampler", 1, "after"),
+    ("optim_step", 2, "before"), ("optim_step", 2, "after"), ("save_weights", 2, "before"),
+    ("save_weights", 2, "after"), ("retrieve_future", 6, "after"), ("save_weights_for_sampler", 1, "after"),
     ("archive", 1, "before"),
 ]  # fmt: skip
 QUESTIONS = 20
