@@ -24,7 +24,15 @@ test-avx2:
 
 # the real student, kills, a browser
 slow:
-    pytest -m slow --durations=15
+    pytest -m slow -n 2 --dist loadfile --durations=15
+
+# seeded faults: lying teachers, damaged files, full disks, a hostile crowd; TIMES as many as CI, with their tables
+campaign TIMES='10':
+    TENNER_CAMPAIGN={{TIMES}} pytest -m slow -s tests/campaign
+
+# a real Slurm on this machine, as root
+slurm:
+    pytest -m slurm -n 0
 
 # a real vLLM; DIR is where scripts/install_vllm.sh has put it
 vllm DIR:
