@@ -6,6 +6,7 @@ weights once, and for each row of reading its keys and values and of its product
 
 import math
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tenner.budget import assumptions as assumed
@@ -146,9 +147,9 @@ def _over(work: Estimate, speed: Estimate) -> Estimate:
     return Estimate(work.low / speed.low, work.expected / speed.expected, work.high / speed.high)
 
 
-def _cpu_flops_per_second(share: Estimate) -> Estimate:
+def _cpu_flops_per_second(shares: Mapping[str, Estimate]) -> Estimate:
     precision = hardware.best_precision("cpu")
     found = 1e9 * getattr(hardware.speeds("cpu"), precision)
     # Other programs may keep the machine busy right now: the expected case is midway, as orders of magnitude go.
     at_best = max(found, 1e9 * hardware.cores() * assumed.CORE_GFLOPS[precision])
-    return share.times(Estimate(at_best, math.sqrt(found * at_best), found))
+    return shares[precision].times(Estimate(at_best, math.sqrt(found * at_best), found))
