@@ -43,8 +43,8 @@ CPU_SHARE = {"bf16": Estimate(0.8, 0.35, 0.15), "fp32": Estimate(0.9, 0.6, 0.25)
 """Of the product that `hardware.speeds` times, training reaches so much on a CPU, the fast case first
 (bench/results/train_cpu_bf16.txt: 438 to 693 tokens/s of SmolLM2-135M; in float32 the demo's training 215 to 243)."""
 CPU_DECODING_SHARE = {"bf16": Estimate(0.5, 0.15, 0.06), "fp32": Estimate(0.8, 0.45, 0.18)}
-"""The same of decoding (bench/results/forcing_bf16.txt: 496 tokens/s of 30 rows of the same model; in float32 the demo's
-evaluation took 3.4 minutes)."""
+"""The same of decoding (bench/results/forcing_bf16.txt: 496 tokens/s of 30 rows of the same model; in float32 the
+demo's evaluation took 3.4 minutes)."""
 CORE_GFLOPS = {"bf16": 500.0, "fp32": 100.0}
 """What a core does at best, natively: the low estimate is never above what an idle machine could reach, though another
 program keeps this one busy right now."""
