@@ -49,6 +49,7 @@ def stopped(tiny_recipe, path):
     return path
 
 
+@pytest.mark.slow  # 6 s
 def test_a_cap_below_the_low_estimate_is_refused_before_anything_starts(tiny_recipe, tmp_path):
     message = refused("run", tiny_recipe, "--run-dir", tmp_path / "run", "--budget-usd", "0", by=tenner)
     assert "the cap of $0 is below what the run takes at least: $" in message
@@ -105,6 +106,7 @@ def test_a_stage_whose_turn_has_not_come(gathered):
     )
 
 
+@pytest.mark.slow  # 7 s
 def test_a_file_that_was_changed(tiny_recipe, tmp_path):
     path = stopped(tiny_recipe, tmp_path / "run")
     good = (path / "clean.jsonl").read_text()

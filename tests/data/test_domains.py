@@ -36,8 +36,8 @@ def test_few_or_wordless_questions_are_no_trouble(texts):
 def test_a_missing_library_is_found_before_anything_runs():
     code = (
         "import sys; sys.modules['sklearn'] = None\n"
-        "from tenner import pipeline\nfrom tenner.core import recipe\n"
-        "pipeline.check(recipe.load('demo', overrides=['domains.by=\"clusters\"']))"
+        "from tenner.core import recipe\nfrom tenner.data import domains\n"
+        "domains.check(recipe.load('demo', overrides=['domains.by=\"clusters\"']).domains)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1].endswith("TennerError: clusters need scikit-learn")
