@@ -26,8 +26,6 @@ LLAMA = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 QWEN = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True}
-SMOLLM3 = LLAMA | {"model_type": "smollm3", "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1,
-                   "eos_token_id": 2}  # fmt: skip
 OLMO2 = LLAMA | {"model_type": "olmo2", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
@@ -46,11 +44,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "8bit": (LLAMA, {"optimizer": "adamw-8bit"}, 512),
     "rows-of-4096": (LLAMA, LONG_ROWS, 1024),
     "inputs": (LLAMA, LONG_ROWS | {"activations": "inputs"}, 1024),
-    "rows-of-512": (LLAMA, {"tokens_per_row": 512}, 256),
     "qwen2": (QWEN, {}, 512),
     "frozen": (QWEN, {"frozen_layers": 4}, 512),
     "nf4": (LLAMA, {"method": "lora", "quantization": "nf4"}, 512),
-    "smollm3": (SMOLLM3, {}, 512),
     "olmo2": (OLMO2, LONG_ROWS, 1024),
 }
 """Changes of SETTINGS, and the tokens of each sample."""
@@ -78,7 +74,7 @@ def memory_of(request, tmp_path_factory):
     names = [item.callspec.params["name"] for item in request.session.items if "memory_of" in item.fixturenames]
     models = {CASES[name][0]["model_type"]: tmp_path_factory.mktemp("model") for name in names}
     with ThreadPoolExecutor(2) as pool:
-        making = [pool.submit(run, c, SETTINGS, 1, models[c["model_type"]]) for c in (LLAMA, QWEN, SMOLLM3, OLMO2)
+        making = [pool.submit(run, c, SETTINGS, 1, models[c["model_type"]]) for c in (LLAMA, QWEN, OLMO2)
                   if c["model_type"] in models]  # fmt: skip
         for made in making:
             made.result()
