@@ -14,7 +14,7 @@ import openai
 import pytest
 from vllm_server import PROGRAM, VLLMServer
 
-from tenner.clients.worst_case import TEMPLATE_TOKENS_MAX
+from tenner.clients.worst_case import input_tokens_max
 from tenner.core import recipe
 from tenner.data import puzzles
 from tenner.training import student_address
@@ -140,7 +140,8 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
     # The bill: what was used, and the worst case of what was in flight when the process was killed.
     assert calls == QUESTIONS + len(lost)
     assert 1 <= len(lost) <= CONCURRENCY
-    worst = {microusd(len((q.question + SUFFIX).encode()) + TEMPLATE_TOKENS_MAX, OUTPUT_TOKENS) for q in questions}
+    parameters = {"temperature": 0, "structured_outputs": {"regex": FORM}}
+    worst = {microusd(input_tokens_max([q.question + SUFFIX], parameters), OUTPUT_TOKENS) for q in questions}
     assert set(lost) <= worst
     assert spent_microusd == sum(microusd(*used) for used in usage.values()) + sum(lost)
     assert f"${spent_microusd / 1e6:.6f} spent, of it ${sum(lost) / 1e6:.6f} at worst case" in done.stdout
