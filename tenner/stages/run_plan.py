@@ -53,6 +53,8 @@ class Measured(NamedTuple):
     decoding: DecodingSpeed | None
     train_token_seconds: float | None
     """None: the recipe names another machine than the one that was tried."""
+    trial_seconds: float = 0.0
+    """Of trying these speeds, which the run does again before its attempts."""
 
 
 def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None = None) -> list[StagePlan]:
@@ -64,7 +66,7 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     by_stage = {
         "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
         "clean": StagePlan(stage="clean", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
-        "attempt": _attempt(recipe, size, machine, lengths.prompt, base),
+        "attempt": _with_trial(_attempt(recipe, size, machine, lengths.prompt, base), measured),
         "select": _select(recipe, pool),
         "trace": _trace(recipe, pool, lengths, measured),
         "verify": StagePlan(stage="verify", what="not charged", usd=Estimate.exactly(0.0)),
@@ -191,6 +193,14 @@ def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, bas
     return StagePlan(
         stage="attempt", what=what, questions=questions, tokens=tokens.times(rounds), seconds=seconds.times(rounds)
     )
+
+
+def _with_trial(attempt: StagePlan, measured: Measured | None) -> StagePlan:
+    """With the time in which the run tries its speeds, as the probe has; not where there are no attempts."""
+    if measured is None or attempt.seconds is None:
+        return attempt
+    trial = Estimate.exactly(measured.trial_seconds)
+    return attempt.model_copy(update={"seconds": Estimate.total([attempt.seconds, trial])})
 
 
 def _select(recipe: Recipe, pool: int | None) -> StagePlan:
