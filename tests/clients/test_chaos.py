@@ -98,6 +98,7 @@ from tenner.budget.ledger import Ledger
 from tenner.budget.prices import Price
 from tenner.core.records import Question, Usage
 from tenner.clients.paid_calls import Limits, PaidCalls
+from tenner.clients.retries import RetryRule
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Reply, Response
 
@@ -128,7 +129,7 @@ class SimulatedClient:
         return Reply("complete", "t", "a", "stop", Usage(input_tokens=read, output_tokens=written))
 
 folder, name, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-limits = Limits(concurrency=workers, attempts_max=3, deadline_seconds=10, backoff_seconds=0.0001)
+limits = Limits(concurrency=workers, deadline_seconds=10, retries=RetryRule(attempts_max=3, backoff_seconds=0.0001))
 for line in sys.stdin:
     seed = int(line)
     draw = random.Random(f"{seed} {name}")

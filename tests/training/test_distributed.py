@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -58,9 +59,9 @@ def alone(model_dirs, tmp_path_factory):
     return reports_of
 
 
-def trained(model_dir, workdir, settings, *options, ends_well=True, **how):
+def trained(*arguments, ends_well=True, **how):
     """The rows that the first process printed."""
-    done = torchrun(JOB, model_dir, workdir, json.dumps(settings), *options, **how)
+    done = torchrun(JOB, *arguments, **how)
     assert all((d.returncode == 0) == ends_well for d in done), "\n".join(d.stderr for d in done)
     return [json.loads(line) for d in done for line in d.stdout.splitlines()]
 
@@ -72,22 +73,39 @@ def assert_same_curve(rows, reports, *, first_step=0):
         assert [row[name] for row in rows] == pytest.approx(wanted, rel=1e-5 if name == "loss" else 1e-3)
 
 
+@pytest.fixture(scope="module")
+def by_two(model_dirs, tmp_path_factory):
+    """(family, method, precision) -> the rows of a training by two processes: one launch for all of them."""
+    cases = {
+        **{(family, method, "fp32"): METHODS[method] for family in model_dirs for method in METHODS},
+        **{("llama", method, "bf16"): METHODS[method] | {"precision": "bf16"} for method in METHODS},
+    }
+    words: list[Any] = []
+    for (family, _, _), settings in cases.items():
+        words += [model_dirs[family], tmp_path_factory.mktemp("two"), json.dumps(settings)]
+    rows = trained(*words)
+    begins = [i for i, row in enumerate(rows) if row["step"] == 0] + [len(rows)]
+    return {case: rows[begin:end] for case, (begin, end) in zip(cases, pairwise(begins), strict=True)}
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_two_processes_give_the_curve_of_one(alone, model_dirs, tmp_path, family, method):
+def test_two_processes_give_the_curve_of_one(alone, by_two, family, method):
     reports = alone(family, method)
     assert len(reports) >= 20
     assert len({r.loss for r in reports}) == len(reports)
-    assert_same_curve(trained(model_dirs[family], tmp_path, METHODS[method]), reports)
+    assert_same_curve(by_two[family, method, "fp32"], reports)
 
 
 @pytest.mark.parametrize(("family", "method"), [("llama", "full")])
 def test_two_machines_give_the_curve_of_one(alone, model_dirs, tmp_path, family, method):
-    assert_same_curve(trained(model_dirs[family], tmp_path, METHODS[method], agents=2), alone(family, method))
+    assert_same_curve(
+        trained(model_dirs[family], tmp_path, json.dumps(METHODS[method]), agents=2), alone(family, method)
+    )
 
 
 def test_copies_of_the_weights_each_in_parts_give_the_curve_of_one(alone, qwen_dir, tmp_path):
-    settings = {**METHODS["full"], "shard_over": 2, "checkpoint_seconds": 1}
+    settings = json.dumps({**METHODS["full"], "shard_over": 2, "checkpoint_seconds": 1})
     rows = trained(qwen_dir, tmp_path, settings, "--stop-at", 9, ends_well=False, processes=4)
     assert len(list((tmp_path / "step-00000010").iterdir())) == 2  # one copy is kept
     rows += trained(qwen_dir, tmp_path, settings, processes=4)
@@ -98,10 +116,11 @@ def test_copies_of_the_weights_each_in_parts_give_the_curve_of_one(alone, qwen_d
 def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, family, method):
     """Adapters of rank 2 leave the third process without rows of theirs."""
     model_dir, settings = model_dirs[family], METHODS[method]
-    rows = trained(model_dir, tmp_path / "two", settings, "--stop-at", 7, ends_well=False)
+    words = json.dumps(settings)
+    rows = trained(model_dir, tmp_path / "two", words, "--stop-at", 7, ends_well=False)
     assert len(rows) == 8
     shutil.copytree(tmp_path / "two", tmp_path / "three")
-    by_three = trained(model_dir, tmp_path / "three", settings, "--student", tmp_path / "student", processes=3)
+    by_three = trained(model_dir, tmp_path / "three", words, "--student", tmp_path / "student", processes=3)
     assert_same_curve(rows + by_three, alone(family, method))
     by_one: list[Any] = []
     result = run(model_dir, tmp_path / "two", on_step=by_one.append, **settings)
@@ -115,22 +134,23 @@ def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, f
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, tmp_path, method):
+def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, by_two, tmp_path, method):
     """Adapters' masters are in float32 beside frozen weights in bfloat16, in one group that is gathered together."""
-    settings = {**METHODS[method], "precision": "bf16"}
     reports: list[Any] = []
-    run(tiny_model_dir, tmp_path / "one", on_step=reports.append, **settings)
-    rows = trained(tiny_model_dir, tmp_path / "two", settings)
+    run(tiny_model_dir, tmp_path, on_step=reports.append, **METHODS[method] | {"precision": "bf16"})
+    rows = by_two["llama", method, "bf16"]
     assert [row["loss"] for row in rows] == pytest.approx([r.loss for r in reports], rel=3e-3)
 
 
 def test_eight_bit_moments_go_on_with_as_many_processes_only(tiny_model_dir, tmp_path):
     settings = {"optimizer": "adamw-8bit", "epochs": 1}
-    whole = trained(tiny_model_dir, tmp_path / "whole", settings)
-    rows = trained(tiny_model_dir, tmp_path / "work", settings, "--stop-at", 3, ends_well=False)
+    words = json.dumps(settings)
+    rows = trained(tiny_model_dir, tmp_path / "work", words, "--stop-at", 3, ends_well=False)
     with pytest.raises(ValueError, match="8-bit moments of 2 processes"):
         run(tiny_model_dir, tmp_path / "work", **settings)
-    assert rows + trained(tiny_model_dir, tmp_path / "work", settings) == whole
+    both = trained(tiny_model_dir, tmp_path / "work", words, tiny_model_dir, tmp_path / "whole", words)
+    begin = next(i for i, row in enumerate(both) if row["step"] == 0)
+    assert rows + both[:begin] == both[begin:]
 
 
 def test_a_number_of_processes_that_cannot_share_is_told_in_a_line(tiny_model_dir, tmp_path):
