@@ -264,7 +264,8 @@ def test_a_browser_without_network_shows_it_all_and_filters_the_samples(page_htm
         page.locator("[name=words]").fill("flip 239:")
         page.get_by_text("1 of 240 questions").wait_for()
         page.locator("[name=words]").fill("onerror")
-        page.get_by_text("1 of 240 questions").wait_for()
+        rows.get_by_text("onerror").wait_for()  # the row of the search before is gone
+        assert told.text_content() == "1 of 240 questions"
         rows.first.locator("summary").click()
         page.locator(".sides").wait_for()
         said = page.locator(".sides .thinking").last.text_content() or ""
