@@ -8,16 +8,9 @@ from functools import partial
 
 import pytest
 
-from tenner.budget.ledger import (
-    HEARTBEAT_SECONDS,
-    BatchRow,
-    Ledger,
-    Line,
-    Payee,
-    SpendRow,
-    read_spend,
-    sqlite_errors,
-)
+from tenner.budget.ledger import HEARTBEAT_SECONDS, Ledger
+from tenner.budget.ledger_database import read_spend, sqlite_errors
+from tenner.budget.ledger_rows import BatchRow, Line, Payee, SpendRow
 from tenner.core.errors import BudgetReached, StorageFull, TennerError
 from tenner.core.records import Usage
 
@@ -90,7 +83,8 @@ def test_a_key_that_was_paid_twice_is_booked_twice_and_keeps_its_first_response(
 def test_what_a_killed_process_had_in_flight_is_booked_at_its_worst_case(tmp_path):
     path = tmp_path / "run.db"
     program = (
-        "import os, sys; from pathlib import Path; from tenner.budget.ledger import Ledger, Payee\n"
+        "import os, sys; from pathlib import Path; from tenner.budget.ledger import Ledger\n"
+        "from tenner.budget.ledger_rows import Payee\n"
         "ledger = Ledger(Path(sys.argv[1]), budget_usd=0.001)\n"
         "ledger.reserve(Payee('trace', 'p', 'm', 'row'), 400)\n"
         "ledger.reserve(Payee('trace', 'p', 'm', 'row'), 500)\n"

@@ -4,7 +4,8 @@ from contextlib import closing
 import pytest
 
 from tenner.budget import price_files
-from tenner.budget.ledger import Ledger, Payee
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import Payee
 from tenner.budget.prices import LongPrompt, Peak, Price, ceil_microusd, find, in_force, load_prices, price_of
 from tenner.clients.openai import presets
 from tenner.core.errors import TennerError

@@ -12,7 +12,7 @@ from chat_families import QWEN35_SMALL
 from chat_server import ChatServer, usage_of
 
 from tenner import cli, measurement
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.clients.registry import client_for
 from tenner.commands import compare as comparejob
 from tenner.commands import export as exportjob

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core import spending
 from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
