@@ -309,7 +309,7 @@ def test_a_full_disk_and_a_missing_table_are_one_line(ledger):
 
 
 def test_a_database_that_stays_locked_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("tenner.budget.ledger.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("tenner.budget.ledger_database.BUSY_SECONDS", 0.05)
     Ledger(tmp_path / "run.db", budget_usd=1).close()
     with closing(sqlite3.connect(tmp_path / "run.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
