@@ -36,6 +36,7 @@ COMMANDS = {
     "plan": Command("plan", "what a recipe takes in hours, dollars and memory, and where it fits"),
     "prices": Command("prices", "what models and machines cost, from when and from where"),
     "show": Command("show", "what a run has come to"),
+    "watch": Command("watch", "follow a run at work: stages, spend, loss, speed, the last answers"),
     "recipes": Command("recipes", "the recipes that come with tenner"),
     "overlap": Command("overlap", "find the questions of a benchmark in a file of questions"),
     "grade": Command("grade", "grade responses against reference answers"),

@@ -180,7 +180,8 @@ def write_report(run: AnyRun) -> tuple[int, int]:
     """Write the tables: a pure reader of the folder."""
     known = measurement.collect(run.folder, run.recipe)
     run.folder.write_text("report.md", measurement.render_markdown(known))
-    return len(known.scores), 1
+    run.folder.write_text("report.html", measurement.render_html(known))
+    return len(known.scores), 2
 
 
 STAGES = {"gather": gather, "evaluate": evaluate, "report": write_report}

@@ -1,5 +1,6 @@
 """The whole pipeline on a tiny random student: every stage real, uninterrupted and killed."""
 
+import argparse
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from chat_server import ChatServer, usage_of
 from tenner import cli, pipeline
 from tenner.budget.ledger import read_spend
 from tenner.commands import export as exportjob
-from tenner.commands import show
+from tenner.commands import show, watch
 from tenner.core import recipe
 from tenner.core.chat_template import encode_prompt
 from tenner.core.errors import TennerError
@@ -41,6 +42,7 @@ from tenner.core.records import (
 )
 from tenner.core.run import open_run, render, stored_recipe
 from tenner.core.run_folder import RunFolder
+from tenner.core.stage_names import SELECT_FIRST
 from tenner.evaluation import benchmarks
 from tenner.stages.resolve_student import StudentOptions, resolve_student
 
@@ -369,6 +371,15 @@ def test_the_json_summary_adds_up(unbroken):
         "unparsed",
     }  # fmt: skip
     assert score["policy"].keys() >= {"thinking_tokens_max", "waits"}
+
+
+def test_a_finished_run_can_be_watched(unbroken, capsys):
+    watch.main(argparse.Namespace(run=unbroken.path, once=False))
+    shown = capsys.readouterr().out
+    steps = unbroken.read("training", TrainStep)
+    for told in ("finished", f"step {len(steps)} of {len(steps)}", f"loss {steps[-1].loss:.3f}", "last answers of"):
+        assert told in shown
+    assert {line.split()[0] for line in shown.splitlines() if " done " in line} == set(SELECT_FIRST)
 
 
 def test_a_finished_run_is_not_run_again(unbroken, tiny_recipe):

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tenner.budget import machines
+from tenner.budget import machines, prices
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, NamedPrecision, StudentName
@@ -511,15 +511,33 @@ class TrainingService(Section):
     """A service that trains by the token, in the protocol of Tinker: Thinking Machines' own, or a SkyRL server."""
 
     base_url: Annotated[BaseURL, Resume.FREE]
-    """Without the path: https://host."""
+    """Up to the protocol's own path, /api/v1: https://host, or https://host/path."""
     model: str
     """The name of the student there. Its weights are those of `student.model`."""
     price_usd_per_mtok: Annotated[UnitPrice, Resume.FREE]
-    """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own."""
+    """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own. Default: that of
+    `model` at Thinking Machines, in tenner's table."""
     api_key_env: Annotated[str | None, Resume.FREE] = None
     """The environment variable that holds the key; left out: the service needs none."""
     delete: Annotated[bool, Resume.FREE] = False
     """Delete what the service stores of this training (storage is billed), once the adapters are downloaded."""
+    compare_questions: Annotated[NotNegative, Resume.FREE] = 0
+    """So many of the evaluation's questions are also answered by the service, to see that the merged student says the
+    same; the report has the count. They are paid by `sampling_price`."""
+    sampling_price: Annotated[PriceSection | None, Resume.FREE] = None
+    """Of the service's sampling. Default: that of `model` at Thinking Machines, in tenner's table."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_the_price_up(cls, given: Any) -> Any:
+        """Fill in the price of training. Wrong types are left to the fields' own checks."""
+        if not isinstance(given, dict) or not isinstance(given.get("model"), str) or "price_usd_per_mtok" in given:
+            return given
+        try:
+            found = prices.train_usd_per_mtok(given["model"])
+        except TennerError as e:
+            raise ValueError(f"{e} (give price_usd_per_mtok)") from e
+        return given | {"price_usd_per_mtok": found}
 
 
 class Train(Section):

@@ -127,6 +127,9 @@ def _csv(source: Table, path: Path) -> Iterator[Row]:
     csv.field_size_limit(FIELD_CHARACTERS_MAX)  # the library's own limit is 131,072: a long solution
     with open(path, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
+        names = rows.fieldnames or ()
+        if len(names) == 1 and (found := next((sign for sign in ";\t|" if sign in names[0]), None)):
+            raise _error(source, f"{path} has {found!r} between its fields", hint="save it with commas between them")
         try:
             for row in rows:
                 if None in row or None in row.values():

@@ -76,6 +76,9 @@ def test_each_question_is_answered_so_often_under_every_policy_and_scored_as_one
     assert setting.template_sha256 is not None
     assert {"torch", "transformers", "commit"} <= setting.versions.keys()
     report = (sampled.path / "report.md").read_text()
+    page = (sampled.path / "report.html").read_text()
+    assert "<script" not in page
+    assert "<caption>Spend by stage</caption>" in page
     assert all(
         word in report for word in ("majority right", "How the answers came about", setting.template_sha256[:12])
     )
