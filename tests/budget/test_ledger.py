@@ -315,3 +315,10 @@ def test_a_database_that_stays_locked_is_told(tmp_path, monkeypatch):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TennerError, match="locked by another process"):
             Ledger(tmp_path / "run.db", budget_usd=1)
+
+
+def test_a_transaction_has_the_write_lock_before_the_cap_is_read(ledger):
+    with closing(sqlite3.connect(ledger.path, isolation_level=None, timeout=0)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (2,), "raised with the schema of the tables"
+        with ledger.together(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
