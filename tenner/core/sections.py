@@ -17,8 +17,10 @@ from tenner.core.suggest import did_you_mean
 
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
-NotNegativeNumber = Annotated[float, Field(ge=0)]
-PositiveNumber = Annotated[float, Field(gt=0)]
+NUMBER_MAX = 1e9
+"""Above every number of a recipe that has no bound of its own: learning rates, norms, temperatures, TFLOP/s."""
+NotNegativeNumber = Annotated[float, Field(ge=0, le=NUMBER_MAX)]
+PositiveNumber = Annotated[float, Field(gt=0, le=NUMBER_MAX)]
 DOLLARS_MAX = 1e9
 Dollars = Annotated[float, Field(ge=0, le=DOLLARS_MAX)]
 """An amount that the ledger can count in integer micro-dollars."""
@@ -512,7 +514,7 @@ class TrainingService(Section):
     """Up to the protocol's own path, /api/v1: https://host, or https://host/path."""
     model: str
     """The name of the student there. Its weights are those of `student.model`."""
-    price_usd_per_mtok: Annotated[NotNegativeNumber, Resume.FREE]
+    price_usd_per_mtok: Annotated[UnitPrice, Resume.FREE]
     """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own. Default: that of
     `model` at Thinking Machines, in tenner's table."""
     api_key_env: Annotated[str | None, Resume.FREE] = None
@@ -555,7 +557,7 @@ class Train(Section):
     quantization: Literal["nf4"] | None = None
     """`nf4` keeps LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), in a single process; the adapters are
     merged into the original weights. Default: the compute precision."""
-    epochs: Positive
+    epochs: Annotated[int, Field(gt=0, le=10_000)]
     lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
     weight_decay: NotNegativeNumber = 1e-4

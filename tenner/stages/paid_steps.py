@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from tenner.budget.ledger import BatchRow, Ledger, Line, Payee, WaitingLine
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import BatchRow, Line, Payee, WaitingLine
 from tenner.budget.prices import TINKER, ceil_microusd
 from tenner.clients.tinker import Adam, Datum, Rejected, TinkerClient
 from tenner.core.records import Usage

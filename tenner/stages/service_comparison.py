@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tenner.budget import prices
-from tenner.budget.ledger import Payee
+from tenner.budget.ledger_rows import Payee
 from tenner.budget.prices import Price
 from tenner.clients import tinker
 from tenner.clients.tinker import Rejected, TinkerClient

@@ -7,7 +7,7 @@ import torch
 from tinker_server import ALPHA, KEY, MODEL, TinkerServer
 from transformers import AutoModelForCausalLM
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.clients import tinker
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tinker_proxy import TinkerProxy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
 from tenner.core.progress import Screen
 from tenner.core.records import Sample, ServiceComparison, TrainStep
