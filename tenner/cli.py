@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from tenner import __version__
 from tenner.core.errors import TennerError
 from tenner.core.stage_names import SELECT_FIRST
-from tenner.core.terminal import say
+from tenner.core.terminal import one_line, say
 
 INTERRUPTED = 130
 
@@ -79,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _exit_with(error: TennerError) -> NoReturn:
-    say(f"tenner: {error}", file=sys.stderr)
+    say(one_line(f"tenner: {error}"), file=sys.stderr)
     if error.hint:
-        say(f"hint: {error.hint}", file=sys.stderr)
+        say(one_line(f"hint: {error.hint}"), file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -16,7 +16,7 @@ import s1_tables
 from chat_server import ChatServer, usage_of
 
 from tenner import cli, pipeline
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.commands import export as exportjob
 from tenner.commands import show, watch
 from tenner.core import recipe

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import BatchRow, Line, WaitingLine
 from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnResult, Overcharged
 from tenner.clients.faults import Fault
 from tenner.clients.paid_calls import Limits

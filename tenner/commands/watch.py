@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tenner.budget.ledger import SpendRow, read_spend
+from tenner.budget.ledger_database import read_spend
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.console import SafeConsole
 from tenner.core.followed_file import FollowedFile
 from tenner.core.recipe import Description, stored

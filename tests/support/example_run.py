@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping
 
 from tenner.budget.estimate import Estimate
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.formats import FORMATS
 from tenner.core.records import Completion, Grade, Policy, Setting, SourceCount, StagePlan, StudentName, TrainStep
 from tenner.evaluation.report.answers import Answer, Answered, Example, Segment

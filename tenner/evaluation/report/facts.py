@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core import spending
 from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
@@ -18,6 +18,7 @@ from tenner.core.records import (
     Question,
     Sample,
     Score,
+    ServiceComparison,
     Setting,
     SourceCount,
     StagePlan,
@@ -113,6 +114,8 @@ class RunFacts(NamedTuple):
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     opening: str | None = None
     """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    service: Sequence[ServiceComparison] = ()
+    """What the service that trained the student says beside it; empty where it was not asked."""
     plan: Sequence[StagePlan] = ()
     """What the stages were expected to take before the run began; empty where that was not known."""
     stage_seconds: Mapping[str, float] = MappingProxyType({})
@@ -188,6 +191,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
+        service=folder.read("service-comparison", ServiceComparison),
         plan=folder.read("plan", StagePlan),
         stage_seconds={stage: done.seconds for stage in stages if (done := folder.done(stage))},
         examples=list(examples(folder.questions_by_id("benchmark"), completions, decoder)),

@@ -167,7 +167,22 @@ def spend_note(facts: RunFacts) -> str:
 
 
 def training_note(facts: RunFacts) -> str:
-    """What training came to, in one sentence."""
+    """What training came to, and how far the student says what the service says that trained it."""
+    return " ".join(filter(None, (_loss_note(facts), _service_note(facts))))
+
+
+def _service_note(facts: RunFacts) -> str:
+    if not facts.service:
+        return ""
+    same = sum(row.same_tokens == row.tokens for row in facts.service)
+    tokens, same_tokens = (sum(getattr(row, name) for row in facts.service) for name in ("tokens", "same_tokens"))
+    return (
+        f"The merged student gave the same greedy answer as the service to {same:,} of {len(facts.service):,} "
+        f"questions, and {same_tokens:,} of {tokens:,} tokens before the first difference."
+    )
+
+
+def _loss_note(facts: RunFacts) -> str:
     rows = facts.training
     if not rows:
         return "The service that trained did not tell the loss."

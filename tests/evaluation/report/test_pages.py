@@ -10,7 +10,7 @@ from browser_flags import CHROMIUM, FLAGS
 from example_run import FAMILIES, HOSTILE, completion, run_facts, without_drawings
 from playwright.sync_api import sync_playwright
 
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.records import Completion
 from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
