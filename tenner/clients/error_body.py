@@ -73,6 +73,7 @@ STATUS_NAMES = {
     "server_error": 500, "internal_server_error": 500, "api_error": 500, "internal": 500,
 }  # fmt: skip
 """The HTTP status that stands behind a code or a type, in lower case."""
+HTTP_ERROR = re.compile(r"[45]\d\d", re.ASCII)
 BASE_RESP_STATUS = {1002: 429, 1004: 401, 1008: 402, 1026: 403, 1027: 403, 1039: 429, 2013: 400, 2049: 401, 2056: 429}
 """The HTTP status that stands behind MiniMax's `base_resp.status_code`."""
 SUCCESS_CODES = (None, 0, 200, "0", "200", "ok", "success")
@@ -238,7 +239,7 @@ def _status(outer: Mapping[str, Any], codes: frozenset[str]) -> int | None:
     base_status = count(mapping(outer.get("base_resp")).get("status_code"))
     if base_status is not None:
         return BASE_RESP_STATUS.get(base_status)
-    named = [int(code) for code in codes if code.isascii() and code.isdigit() and 400 <= int(code) < 600]
+    named = [int(code) for code in codes if HTTP_ERROR.fullmatch(code)]
     return next(iter(named or [STATUS_NAMES[code] for code in sorted(codes) if code in STATUS_NAMES]), None)
 
 

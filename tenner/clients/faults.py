@@ -165,7 +165,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=datetime.UTC)

@@ -96,6 +96,7 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
             "bad_request",
         ),
         (400, "Enqueued token limit reached for m in organization o. Limit: 90,000 enqueued tokens.", "batch_limit"),
+        (400, json.dumps({"error": {"code": "9" * 5000, "message": "m"}}), "bad_request"),
     ],
 )
 def test_every_status_has_a_name(status, body, kind):
@@ -177,6 +178,7 @@ def test_retry_after_is_seconds_or_a_date_or_nothing():
     assert retry_after_seconds({"retry-after": "-3"}) == 0
     assert retry_after_seconds({}) is None
     assert retry_after_seconds({"retry-after": "soon"}) is None
+    assert retry_after_seconds({"retry-after": "Mon, 01 Jan 2026 00:00:00 +" + "9" * 30}) is None
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
     seconds = retry_after_seconds({"retry-after": email.utils.format_datetime(then, usegmt=True)})
     assert seconds is not None

@@ -80,6 +80,12 @@ def test_ordinary_text_is_not_damaged(text):
     assert (reply.outcome, reply.thinking, reply.answer) == ("complete", text, text)
 
 
+def test_parts_may_be_nested_as_deeply_as_json_is_read():
+    deep = '[{"type":"text","text":' * 400 + '"1"' + "}]" * 400
+    body = f'{{"choices": [{{"message": {{"content": {deep}, "reasoning_content": "t"}}, "finish_reason": "stop"}}]}}'
+    assert parse_completion(Response(body.encode(), "application/json")).answer == "1"
+
+
 @pytest.mark.parametrize("text", [" \n" * 200_000 + "x", "<" * 200_000, "<think>" * 30_000, "a<|im_end|>" * 30_000])
 def test_long_replies_are_read_in_time(text):
     began = time.perf_counter()

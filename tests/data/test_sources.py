@@ -222,6 +222,10 @@ def test_a_renamed_column_is_named_with_the_nearest(tmp_path):
     assert refusal(source(Columns(question="questions"), file=file)) == (
         "source mine: it has no column questions", "did you mean question?"
     )  # fmt: skip
+    for column in ("question.²", "question." + "9" * 5000):
+        assert refusal(source(Columns(question=column), file=file))[0].startswith(
+            "source mine: it has no column question."
+        )
     datasets.Dataset.from_list([{"Problem": "x", "b": 1}]).save_to_disk(str(tmp_path / "d"))
     assert refusal(source(Columns(question="problem"), dataset=str(tmp_path / "d")))[1] == "did you mean Problem?"
 
