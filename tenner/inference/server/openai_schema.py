@@ -82,10 +82,10 @@ def _known_effort(effort: object) -> object:
 class ChatMessage(RequestPart):
     """A message of the conversation."""
 
-    NO_EFFECT = frozenset("id status reasoning_details".split())
+    NO_EFFECT = frozenset("id status reasoning_details cache_control".split())
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "type": ("text", "message"), "tool_calls": (), "function_call": (), "refusal": (), "audio": (),
-        "annotations": (),
+        "annotations": (), "prefix": (False,),
     }  # fmt: skip
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -93,6 +93,14 @@ class ChatMessage(RequestPart):
     reasoning_content: str | None = None
     """Accepted in earlier answers, and not fed to the student again."""
     reasoning: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_empty_answer(cls, given: object) -> object:
+        """An earlier answer of null was an empty one: its thinking used up the limit."""
+        if isinstance(given, dict) and given.get("role") == "assistant" and given.get("content", "") is None:
+            return given | {"content": ""}
+        return given
 
 
 class EarlyExitArgs(RequestPart):
@@ -131,7 +139,7 @@ class StreamOptions(RequestPart):
         "include_obfuscation": (False,), "continuous_usage_stats": (False,),
     }  # fmt: skip
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatRequest(RequestPart):
@@ -139,7 +147,7 @@ class ChatRequest(RequestPart):
 
     NO_EFFECT = frozenset(
         "user safety_identifier prompt_cache_key prompt_cache_retention metadata service_tier parallel_tool_calls "
-        "keep_alive priority request_id cache_salt".split()
+        "keep_alive priority request_id cache_salt session_id rid cache_prompt usage".split()
     )
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         # OpenAI's
@@ -154,6 +162,10 @@ class ChatRequest(RequestPart):
         "spaces_between_special_tokens": (True,), "prompt_logprobs": (), "truncate_prompt_tokens": (),
         "add_generation_prompt": (True,), "continue_final_message": (False,), "add_special_tokens": (False,),
         "include_reasoning": (True,), "separate_reasoning": (True,), "stream_reasoning": (True,),
+        "return_token_ids": (False,), "return_tokens_as_token_ids": (False,), "return_hidden_states": (False,),
+        "detokenize": (True,), "no_stop_trim": (False,), "safe_prompt": (False,), "num_beams": (1,), "n_predict": (-1,),
+        "top_a": (0,), "tfs_z": (1,), "mirostat": (0,), "xtc_probability": (0,), "dry_multiplier": (0,),
+        "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,),
     }  # fmt: skip
 
     model: str

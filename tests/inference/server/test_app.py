@@ -311,6 +311,7 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"max_tokens": 1e300}, 400, "invalid_value", "max_tokens", "less than"),
     (GOOD | {"logprobs": True}, 400, "unsupported_parameter", "logprobs", "True is not supported, only False"),
     (GOOD | {"presence_penalty": 0.5}, 400, "unsupported_parameter", "presence_penalty", "0.5 is not supported"),
+    (GOOD | {"mirostat": 2}, 400, "unsupported_parameter", "mirostat", "only 0"),
     (GOOD | {"best_of": True}, 400, "unsupported_parameter", "best_of", "only 1"),
     (
         GOOD | {"chat_template_kwargs": {"preserve_thinking": True}},
@@ -365,7 +366,9 @@ NEUTRAL_VALUES: list[dict[str, Any]] = [
     {"stop": [], "response_format": {"type": "text"}, "service_tier": "flex", "user": 7, "metadata": None},
     {"messages": [USER, {"role": "assistant", "content": "4", "tool_calls": [], "annotations": [], "id": "x"}, USER]},
     {"thinking": {"type": "enabled"}, "reasoning": {"exclude": False}, "chat_template_kwargs": {}},
-    {"some_new_parameter": None},
+    {"xtc_probability": 0, "mirostat": 0, "num_beams": 1, "detokenize": True, "return_token_ids": False, "rid": "x"},
+    {"messages": [USER, {"role": "assistant", "content": None, "reasoning": "4?", "prefix": False}, USER]},
+    {"stream_options": {"include_usage": None}, "some_new_parameter": None},
 ]
 
 
