@@ -12,7 +12,7 @@ from tenner.core.records import Completion, Policy, Question
 from tenner.core.run_folder import RunFolder
 from tenner.core.seeds import digest
 from tenner.core.terminal import say
-from tenner.evaluation.report.tables import NBSP, called, limit, p_value, percent, points
+from tenner.evaluation.report.tables import NBSP, called, limit, p_value, percent, points, ways_to_stop
 from tenner.evaluation.statistics.paired import Comparison, compare
 from tenner.evaluation.statistics.scores import policy_order, verdicts
 
@@ -109,7 +109,7 @@ def _side(
     path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: Mapping[str, Question]
 ) -> Side:
     policies = sorted({c.policy for c in completions}, key=policy_order)
-    plain = [p for p in policies if not p.waits]
+    plain = [p for p in policies if not p.waits and not p.stops_early]
     policy = wanted or (plain or policies)[-1]
     if policy not in policies:
         there = ", ".join(_short(p) for p in policies)
@@ -181,4 +181,5 @@ def _missing(other: Side, hashes: Sequence[str]) -> list[str]:
 
 def _short(policy: Policy) -> str:
     tokens = "none" if policy.thinking_tokens_max is None else str(policy.thinking_tokens_max)
-    return f"{tokens}+{policy.waits}" if policy.waits else tokens
+    ways = "".join(f" with {way}" for way in ways_to_stop(policy))
+    return (f"{tokens}+{policy.waits}" if policy.waits else tokens) + ways
