@@ -257,7 +257,7 @@ def test_the_embedded_engine_follows_the_machine_in_any_company(
 
     prompts = [Prompt(str(i), f"<|im_start|>user\n{i} + {i * i}?<|im_end|>\n") for i in range(3)]
     plain = [Policy(thinking_tokens_max=n) for n in range(0, 25)] + [Policy(thinking_tokens_max=24, waits=1)]
-    early = [
+    early: list[Any] = [
         Policy(thinking_tokens_max=24, waits=waits, early_exit=EarlyExit(every_tokens=every, trial_tokens=tokens))
         for every, tokens, waits in ((1, 1, 0), (2, 1, 1), (4, 3, 0), (8, 30, 0), (4, 4, 0), (2, 3, 0))
     ] + [
@@ -278,7 +278,7 @@ def test_the_embedded_engine_follows_the_machine_in_any_company(
         assert alone == found
         if any(i.kind == "exit" for i in found.interventions):
             exits += 1
-            assert found.trial_tokens > 0
+            assert found.trial_tokens > 0 or policy.early_exit.agree == 1  # the trial begins the answer
             if policy.waits == 0 and policy.thinking_tokens_min == 0:
                 cut = by[prompt.id, Policy(thinking_tokens_max=found.thinking_tokens)]
                 assert (found.token_ids, found.answer) == (cut.token_ids, cut.answer)
