@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from tenner import __version__
 from tenner.core.errors import TennerError
 from tenner.core.stage_names import SELECT_FIRST
-from tenner.core.terminal import say
+from tenner.core.terminal import one_line, say
 
 INTERRUPTED = 130
 
@@ -36,6 +36,7 @@ COMMANDS = {
     "plan": Command("plan", "what a recipe takes in hours, dollars and memory, and where it fits"),
     "prices": Command("prices", "what models and machines cost, from when and from where"),
     "show": Command("show", "what a run has come to"),
+    "watch": Command("watch", "follow a run at work: stages, spend, loss, speed, the last answers"),
     "recipes": Command("recipes", "the recipes that come with tenner"),
     "overlap": Command("overlap", "find the questions of a benchmark in a file of questions"),
     "grade": Command("grade", "grade responses against reference answers"),
@@ -78,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _exit_with(error: TennerError) -> NoReturn:
-    say(f"tenner: {error}", file=sys.stderr)
+    say(one_line(f"tenner: {error}"), file=sys.stderr)
     if error.hint:
-        say(f"hint: {error.hint}", file=sys.stderr)
+        say(one_line(f"hint: {error.hint}"), file=sys.stderr)
     sys.exit(error.exit_code)
 
 

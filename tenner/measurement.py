@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from tenner.core import recipe as recipes
+from tenner.core import toml_text
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Measurement
@@ -77,9 +78,10 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
     """
     is_file = who.endswith(".toml")
     text = recipes.read_text(Path(who)) if is_file else ""
-    data = recipes.tables(text, where=who)
+    data = toml_text.tables(text, where=who)
     if is_file:
         recipes.beside_the_file(data, Path(who))
+        _check_tables(data, who)
     evaluate: dict[str, Any] = data.setdefault("evaluate", {})
     _set_benchmark(evaluate, options)
     sampling = {"temperature": options.temperature, "top_p": options.top_p}
@@ -187,7 +189,8 @@ def write_report(run: AnyRun) -> tuple[int, int]:
     """Write the tables: a pure reader of the folder."""
     known = measurement.collect(run.folder, run.recipe)
     run.folder.write_text("report.md", measurement.render_markdown(known))
-    return len(known.scores), 1
+    run.folder.write_text("report.html", measurement.render_html(known))
+    return len(known.scores), 2
 
 
 STAGES = {"gather": gather, "evaluate": evaluate, "report": write_report}
@@ -210,6 +213,20 @@ def _refuse_without_effect(described: Measurement, options: MeasureOptions, who:
             )
     if options.top_p is not None and described.evaluate.sampling.temperature == 0:
         raise TennerError("--top-p has no effect at temperature 0", hint="give a --temperature above 0, too")
+
+
+def _check_tables(data: Mapping[str, Any], where: str) -> None:
+    """Raise TennerError where a file has something else in the place of a table that options are put into."""
+    evaluate = data.get("evaluate", {})
+    inner = evaluate if isinstance(evaluate, dict) else {}
+    places = {"evaluate": evaluate, "machine": data.get("machine", {})}
+    places |= {f"evaluate.{name}": inner.get(name, {}) for name in ("sampling", "api")}
+    for name, value in places.items():
+        if not isinstance(value, dict):
+            raise TennerError(f"{where}: {name} is not a table")
+    benchmarks = inner.get("benchmarks", [])
+    if not isinstance(benchmarks, list) or not all(isinstance(table, dict) for table in benchmarks):
+        raise TennerError(f"{where}: evaluate.benchmarks is not a list of tables")
 
 
 def _set_benchmark(evaluate: dict[str, Any], options: MeasureOptions) -> None:

@@ -32,7 +32,15 @@ from tenner.evaluation import benchmarks
 from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.report import charts, facts, html, markdown, model_card, sentences
 from tenner.inference.engine import LocalEngine
-from tenner.stages import evaluation, plan_page, resource_check, run_plan, selection, time_estimate
+from tenner.stages import (
+    evaluation,
+    plan_page,
+    resource_check,
+    run_plan,
+    selection,
+    service_comparison,
+    time_estimate,
+)
 from tenner.training import optional_libraries
 from tenner.training.allocator import ask_for_huge_pages
 
@@ -162,7 +170,9 @@ def evaluate(run: Run) -> tuple[int, int]:
         EvaluatedStudent(name, _model_of(run, name), form, partial(engine_for, run, name, "evaluate"))
         for name, form in forms.items()
     ]
-    return evaluation.answer(run, students)
+    answered = evaluation.answer(run, students)
+    service_comparison.compare(run)
+    return answered
 
 
 def write_report(run: Run) -> tuple[int, int]:
@@ -204,6 +214,7 @@ def check(recipe: Recipe) -> None:
     optional_libraries.check(recipe.train)
     sources.check(recipe.gather.sources)
     evaluation.check(recipe)
+    service_comparison.check(recipe)
     quality_filters.check(recipe.trace.filters, quality_filters.TRACE_FILTERS, "trace.filters")
     for family in recipe.gather.families:
         if family not in puzzles.FAMILIES:

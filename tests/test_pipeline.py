@@ -1,5 +1,6 @@
 """The whole pipeline on a tiny random student: every stage real, uninterrupted and killed."""
 
+import argparse
 import json
 import os
 import signal
@@ -15,9 +16,9 @@ import s1_tables
 from chat_server import ChatServer, usage_of
 
 from tenner import cli, pipeline
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.commands import export as exportjob
-from tenner.commands import show
+from tenner.commands import show, watch
 from tenner.core import recipe
 from tenner.core.chat_template import encode_prompt
 from tenner.core.errors import TennerError
@@ -41,6 +42,7 @@ from tenner.core.records import (
 )
 from tenner.core.run import open_run, render, stored_recipe
 from tenner.core.run_folder import RunFolder
+from tenner.core.stage_names import SELECT_FIRST
 from tenner.evaluation import benchmarks
 from tenner.stages.resolve_student import StudentOptions, resolve_student
 
@@ -371,6 +373,15 @@ def test_the_json_summary_adds_up(unbroken):
     assert score["policy"].keys() >= {"thinking_tokens_max", "waits"}
 
 
+def test_a_finished_run_can_be_watched(unbroken, capsys):
+    watch.main(argparse.Namespace(run=unbroken.path, once=False))
+    shown = capsys.readouterr().out
+    steps = unbroken.read("training", TrainStep)
+    for told in ("finished", f"step {len(steps)} of {len(steps)}", f"loss {steps[-1].loss:.3f}", "last answers of"):
+        assert told in shown
+    assert {line.split()[0] for line in shown.splitlines() if " done " in line} == set(SELECT_FIRST)
+
+
 def test_a_finished_run_is_not_run_again(unbroken, tiny_recipe):
     before = {
         p: p.stat().st_mtime_ns for p in unbroken.path.rglob("*") if p.is_file() and p.suffix in (".jsonl", ".html")
@@ -458,29 +469,37 @@ main(sys.argv[2:])
 """For stages of milliseconds, which no other process can hit: all their work is done, and the marker is not written."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", pipeline.STAGES)
-def test_kill_9_in_the_middle_of_a_stage_changes_nothing(stage, unbroken, tiny_recipe, tmp_path):
-    path, order = tmp_path / "run", list(pipeline.STAGES)
-    before = order[: order.index(stage)]
-    arguments = ["run", str(tiny_recipe), "--run-dir", str(path)]
+def kill_in(stage, arguments, path):
+    """Start a run, and kill it in the middle of a stage."""
     if stage in SIGN_OF_WORK:
         sign = path / SIGN_OF_WORK[stage]
         process = subprocess.Popen([sys.executable, "-m", "tenner", *arguments], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not (sign.exists() and sign.stat().st_size):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert time.monotonic() < deadline, stage
+            assert process.poll() is None, stage
         os.kill(process.pid, signal.SIGKILL)
     else:
         command = [sys.executable, "-c", KILLED_AT_ITS_MARKER, stage, *arguments]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    assert process.wait() == -signal.SIGKILL
-    assert not RunFolder(path).done(stage), "killed too late"
-    finished = {s: (path / OWN_FILE[s]).stat().st_mtime_ns for s in before if s in OWN_FILE}
+    assert process.wait() == -signal.SIGKILL, stage
+    assert not RunFolder(path).done(stage), f"killed too late: {stage}"
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_every_stage_changes_nothing(unbroken, tiny_recipe, tmp_path):
+    path = tmp_path / "run"
+    finished: dict[Path, int] = {}
+    for stage in pipeline.STAGES:
+        kill_in(stage, ["run", str(tiny_recipe), "--run-dir", str(path)], path)
+        assert {file: file.stat().st_mtime_ns for file in finished} == finished, f"written again: {stage}"
+        finished |= {
+            path / file: (path / file).stat().st_mtime_ns
+            for name, file in OWN_FILE.items() if RunFolder(path).done(name)
+        }  # fmt: skip
 
     folder = run_to_the_end(tiny_recipe, path)
-    assert {s: (path / OWN_FILE[s]).stat().st_mtime_ns for s in finished} == finished
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
     assert folder.read("selected", Question) == unbroken.read("selected", Question)
     losses = [[step.loss for step in f.read("training", TrainStep)] for f in (folder, unbroken)]
     assert losses[0] == losses[1]

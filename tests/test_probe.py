@@ -6,7 +6,7 @@ import pytest
 from chat_server import ChatServer, usage_of
 from commands import tenner_here
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
 from tenner.core.records import StagePlan
 from tenner.core.run_folder import RunFolder

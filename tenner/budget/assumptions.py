@@ -3,6 +3,8 @@
 `tenner plan --probe N` measures lengths and speeds, and then these are not used for them.
 """
 
+import math
+
 from tenner.budget.estimate import Estimate
 
 TEACHER_PROMPT_TOKENS = Estimate(60, 150, 400)
@@ -15,7 +17,13 @@ KEPT_SHARE = Estimate(0.95, 0.75, 0.54)
 """Of the bought traces, so many are right and complete, the low bill first: 63 % of R1's and 54 % of Gemini's on s1K
 (arXiv 2501.19393, appendix), nearly all on grade-school questions."""
 BASE_SHARE = Estimate(0.4, 0.85, 1.0)
-"""Of its limits, an untrained student uses so much: it seldom ends on its own (see `stages/time_estimate.py`)."""
+"""Of its limits, an untrained student uses so much, where they are short: it seldom ends on its own."""
+BASE_THINKING_TOKENS, BASE_ANSWER_TOKENS = Estimate(500, 2000, math.inf), Estimate(50, 300, math.inf)
+"""It uses at most so many, however high the limits are: an instruct model solves a question and stops. The high case is
+one that runs on, or that thinks already."""
+WAIT_SHARE, WAIT_TOKENS = 0.5, 300
+"""How much longer a student thinks at each wait: so much of its first thinking (the demo's students), at most so many
+tokens (s1-32B, from 6,984 without waits to about 8,470 with six on AIME24: arXiv 2501.19393, Table 8 and Figure 4)."""
 CHARACTERS_PER_TOKEN = Estimate(4.0, 3.0, 2.2)
 """Of generated puzzles, which are full of digits; the short bill first."""
 TEMPLATE_TOKENS = 20
@@ -52,3 +60,9 @@ CPU_BANDWIDTH_GB_PER_SECOND = Estimate(40.0, 12.0, 5.0)
 """Memory that decoding reads on a CPU, the fast case first."""
 LOADING_BYTES_PER_SECOND = Estimate(2e9, 5e8, 2e8)
 """Reading a model's weights from disk and onto its device, the fast case first."""
+
+
+def base_tokens(thinking_tokens_max: int, answer_tokens_max: int) -> tuple[Estimate, Estimate]:
+    """Thinking and answer of an untrained student under these limits."""
+    thinking, answer = (BASE_SHARE.times(limit) for limit in (thinking_tokens_max, answer_tokens_max))
+    return thinking.at_most(BASE_THINKING_TOKENS), answer.at_most(BASE_ANSWER_TOKENS)

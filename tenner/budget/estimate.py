@@ -27,6 +27,7 @@ class Estimate(NamedTuple):
         other = factor if isinstance(factor, Estimate) else Estimate.exactly(factor)
         return Estimate(self.low * other.low, self.expected * other.expected, self.high * other.high)
 
-    def at_most(self, limit: float) -> "Estimate":
+    def at_most(self, limit: "Estimate | float") -> "Estimate":
         """No value above the limit."""
-        return Estimate(min(self.low, limit), min(self.expected, limit), min(self.high, limit))
+        other = limit if isinstance(limit, Estimate) else Estimate.exactly(limit)
+        return Estimate(*(min(own, most) for own, most in zip(self, other, strict=True)))

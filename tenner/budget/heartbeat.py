@@ -5,7 +5,8 @@ import threading
 import time
 from contextlib import closing, suppress
 
-from tenner.budget.ledger import BUSY_SECONDS, HEARTBEAT_SECONDS, Ledger
+from tenner.budget.ledger import HEARTBEAT_SECONDS, Ledger
+from tenner.budget.ledger_database import BUSY_SECONDS
 
 
 class Heartbeat:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from tenner.budget.ledger import sqlite_errors
+from tenner.budget.ledger_database import sqlite_errors
 from tenner.budget.prices import MICROUSD_PER_USD
 from tenner.core.errors import TennerError
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tenner.core.errors import TennerError
 from tenner.core.suggest import did_you_mean
+from tenner.core.toml_text import tables
 
 T = TypeVar("T")
 DAYS_UNTIL_STALE = 90
@@ -37,15 +38,16 @@ def user_tables() -> dict[str, Any]:
     """
     path = user_file()
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise TennerError(f"{path} cannot be read: {e}", hint="mend it, or move it away") from e
-    for name in tables:
+    found = tables(text, where=str(path))
+    for name in found:
         if name not in TABLES:
             raise TennerError(f"{path}: unknown table {name}", hint=did_you_mean(name, TABLES))
-    return tables
+    return found
 
 
 def user_rows(table: str, shape: TypeAdapter[T]) -> list[T]:

@@ -21,6 +21,8 @@ MICROUSD_MAX = 2e15
 """Above every cap, and what the ledger's integers can add up: a provider may claim any cost."""
 HOUR = datetime.timedelta(hours=1)
 HOURS_PER_WEEK = 7 * 24
+TINKER = "tinker"
+"""The provider name of Thinking Machines' service."""
 ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto")
 PRICE_HINT = (
     "give it in dollars per million tokens: --price-in and --price-out, or [trace.price] in the recipe; 0 for a server "
@@ -226,6 +228,14 @@ def find(provider: str, model: str, *, at: datetime.datetime | None = None) -> P
     if provider in library_prices.PROVIDERS and not library_prices.available():
         hint += "; or pip install 'tenner[prices]', which knows more models"
     raise TennerError(f"the price of {provider}/{model} is not known", hint=hint)
+
+
+def train_usd_per_mtok(model: str) -> float:
+    """What Thinking Machines asks for training a model by the token. Raises TennerError where it is not known."""
+    row = find(TINKER, model)
+    if row.train_usd_per_mtok is None:
+        raise TennerError(f"what {row.provider} asks for training {model} is not known")
+    return row.train_usd_per_mtok
 
 
 def in_force(rows: Sequence[Price], day: datetime.date) -> Price:

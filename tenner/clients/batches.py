@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from tenner.budget.ledger import BatchRow, Ledger, Line, WaitingLine
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import BatchRow, Line, WaitingLine
 from tenner.clients.billing import BilledReply, CallBilling, CallProgress, OnResult, Overcharged
-from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
+from tenner.clients.faults import Fault
 from tenner.clients.paid_calls import Limits
 from tenner.clients.protocol import BatchClient, BatchResult, BatchStatus, Call, Client, KeyedRequest, keyed_request
 from tenner.core.disk import disk_errors
@@ -167,7 +168,7 @@ class BatchCalls:
                 self._files.pop(row.token, None)
                 return
             except Fault as fault:
-                if fault.rule.retried and attempt < self._limits.attempts_max:
+                if fault.rule.retried and attempt < self._limits.retries.attempts_max:
                     await self._back_off(fault, attempt, draw)
                     continue
                 if self._open[row.token].state == "reserved":
@@ -209,9 +210,9 @@ class BatchCalls:
             self._lines_max = len(lines) // 2
             return
         self._refusals += 1
-        if self._refusals >= self._limits.attempts_max:
+        if self._refusals >= self._limits.retries.attempts_max:
             raise self._billing.fatal_error(fault)
-        await asyncio.sleep(self._limits.backoff(self._refusals, rng(0, "backoff", token)))
+        await asyncio.sleep(self._limits.retries.backoff(self._refusals, rng(0, "backoff", token)))
 
     def _take_back(self, token: str) -> list[Line]:
         """Close a batch of which nothing came; its calls are the next to be submitted."""
@@ -318,7 +319,7 @@ class BatchCalls:
         if fault.kind == "batch_limit":
             await self._submit_smaller(token, fault)
             return
-        if fault.kind == "file_not_ready" and self.progress.retries[fault.kind] < self._limits.attempts_max:
+        if fault.kind == "file_not_ready" and self.progress.retries[fault.kind] < self._limits.retries.attempts_max:
             self._take_back(token)
             await self._back_off(fault, self.progress.retries[fault.kind] + 1, rng(0, "backoff", token))
             return
@@ -380,7 +381,7 @@ class BatchCalls:
             try:
                 return await self._in_time(request())
             except Fault as fault:
-                given_up = fault.kind == "file_not_ready" and attempt >= self._limits.attempts_max
+                given_up = fault.kind == "file_not_ready" and attempt >= self._limits.retries.attempts_max
                 if not fault.rule.retried or given_up:
                     raise self._billing.fatal_error(fault) from None
                 await self._back_off(fault, attempt, draw)
@@ -388,8 +389,7 @@ class BatchCalls:
 
     async def _back_off(self, fault: Fault, attempt: int, draw: random.Random) -> None:
         self.progress.retries[fault.kind] += 1
-        asked_seconds = min(fault.retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS)
-        await asyncio.sleep(asked_seconds + self._limits.backoff(attempt, draw))
+        await asyncio.sleep(self._limits.retries.wait_seconds(fault, attempt, draw))
 
     async def _in_time(self, response: Awaitable[T]) -> T:
         try:

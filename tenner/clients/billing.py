@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tenner.budget.ledger import Ledger, Payee
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import Payee
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Client, KeyedRequest, Reply, Response

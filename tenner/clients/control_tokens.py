@@ -9,19 +9,21 @@ END_TOKENS = re.compile(
     | <\uff5c[^\uff5c<>\n]{0,12}end[^\uff5c<>\n]{0,16}\uff5c>  # DeepSeek's end of sentence
     | <\|end\u2581of\u2581sentence\|> | <\uff5chy_(?:eos|EOT)\uff5c> | <\uff5cUser\uff5c>
     | <end_of_turn> | <turn\|> | <eos> | </s> | <seed:eos> | \[EOS\] | \[e~\[ | <\[?EOS\]?> | <end_of_utterance>
-    | <\|(?:end_of_solution|endofsolution)\|>
+    | <\|(?:end_of_solution|endofsolution|flush)\|> | \[\|endofturn\|\] | <SPECIAL_\d{1,3}> | <pad>
     """,
     re.VERBOSE,
 )
 """Tokens that end a turn or a text, of all known families."""
 THINK_NAMES = r"(?:ant)?think(?:ing)?|thoughts?|reasoning|seed:think|seed:cot_budget_reflect"
 THINK_TAG = re.compile(
-    rf"</?(?:{THINK_NAMES})> | \[/?THINK\] | ◁/?think▷ | <\|(?:begin|end)_of_thought\|> | <\|(?:START|END)_THINKING\|>"
-    r"| <\|?channel\|?> | <\|(?:message|start)\|>",
+    rf"</?(?:{THINK_NAMES})(?:\s[a-z]+=[^<>\n]{{0,80}})?> | \[/?THINK\] | ◁/?think▷ | <\|(?:begin|end)_of_thought\|>"
+    r"| <\|(?:START|END)_THINKING\|> | <\|?channel\|?> | <\|(?:message|start)\|>",
     re.VERBOSE | re.IGNORECASE,
 )
-CLOSING_TAG = rf"(?:</(?:{THINK_NAMES})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>)"
-OPENING_TAG = rf"(?:<(?:{THINK_NAMES})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>)"
+CLOSING_TAG = rf"(?:</(?:{THINK_NAMES})\s?>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>)"
+OPENING_TAG = (
+    rf"(?:<(?:{THINK_NAMES})(?:\s[^<>\n]{{0,80}})?>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>)"
+)
 LEADING_CLOSE = re.compile(rf"\A\s*{CLOSING_TAG}\s*", re.IGNORECASE)
 LEADING_OPEN = re.compile(rf"\A\s*{OPENING_TAG}\s*", re.IGNORECASE)
 LEADING_BLOCK = re.compile(rf"\A\s*{OPENING_TAG}(.*?){CLOSING_TAG}\s*", re.IGNORECASE | re.DOTALL)
@@ -33,6 +35,7 @@ CONTROL_TOKEN = re.compile(
     | <\|(?:turn|channel|think)> | <channel\|>
     | <\uff5c[^\uff5c<>\n]{{1,40}}\uff5c>                       # DeepSeek, Hunyuan
     | <(?:start_of_turn|bos|seed:bos|seed:tool_call|tool_call|start_of_image)> | </tool_call>
+    | <unk> | <function=\w+> | \[TOOL_CALLS\] | (?<=[^\sA-Za-z-])assistant\n  # a header in words
     | \[/?INST\] | \[/?SYSTEM_PROMPT\] | \]~b\] | \]~!b\[ | <<SYS>> | <\[?BOS\]?> | <\|turn>
     """,
     re.VERBOSE,
@@ -67,7 +70,7 @@ def clean_answer(answer: str, thinking: str) -> str:
 
 def damage_of(text: str) -> str | None:
     """The first control token or think tag in a text, None where it has none."""
-    if not any(mark in text for mark in "<[◁]"):
+    if not any(mark in text for mark in ("<", "[", "◁", "]", "assistant\n")):
         return None
     places = [found for pattern in (CONTROL_TOKEN, THINK_TAG) if (found := pattern.search(text))]
     return min(places, key=lambda found: found.start())[0] if places else None

@@ -14,19 +14,22 @@ MONEY_CODES = {
     "exceeded_current_quota_error", "insufficient_user_quota", "insufficient_credits", "insufficient_funds",  # Kimi
     "1113", "arrearage", "accountoverdueerror", "not_enough_balance", "payment_required", "billing_error",
     "credit_balance_too_low", "allocationquota.freetieronly", "billing_disabled", "quota_exceeded",
-    "account_balance_not_enough",
+    "account_balance_not_enough", "budget_exceeded", "pre_consume_token_quota_failed",  # LiteLLM, new-api
+    "1309",  # GLM: the plan has expired
 }  # fmt: skip
 MONEY_WORDS = re.compile(
     r"insufficient[ _-](account |user |remaining )?(balance|credits?|funds?|quota)\b"
-    r"|(not enough|no remaining|out of|requires more) (credits?|balance|funds)"
+    r"|(not enough|no remaining|out of|requires more) (credits?|balance|funds)|\bno credits? (remaining|left)"
+    r"|quota is not enough|\bused up your \w+|(trial|prepaid|free) credits? (exhausted|depleted|used up)"
     r"|used all( of)?( your| its)?( available)? credits"
     r"|(balance|credits?|funds?)( \S+){0,2} (is|are|was|were) "
     r"(too low|insufficient|not (enough|sufficient)|exhausted|depleted|used up|negative)"
     r"|(key|credits?|spend(ing)?|budget|monthly usage) limit (has been |was |is )?(exceeded|reached|hit)"
-    r"|(exceed|reach|hit)(ed|ing)? (\S+ ){0,3}(spend(ing)? (limit|cap)|billing (hard )?limit|credit limit)\b"
+    r"|(exceed|reach|hit)(ed|ing)? (\S+ ){0,3}(spend(ing)? (limit|cap)|billing (hard )?limit|credit limit|budget"
+    r"|api usage limits?)\b|budget has been exceeded|free allocated quota exceeded"
     r"|(exceeded|reached|used)( \S+){0,2} (your|monthly|included|available|remaining|free) (\S+ )?credits?\b"
     r"|exceeded your current (token )?quota|check your (account )?balance|payment required|top[ -]up your"
-    r"|\barrear|\boverdue\b|\brecharge\b|account .{0,40}good standing|余额不足|欠费|充值",
+    r"|\barrear|\boverdue\b|\brecharge\b|account .{0,40}good standing|余额不足|欠费|充值|额度(不足|已?用尽|已?用完)",
     re.IGNORECASE,
 )
 MESSAGE_CHARS = 300
@@ -36,6 +39,8 @@ LINE_CHARS = 4000
 EXHAUSTED_CODES = {"resource_exhausted"}
 """Google's word for every quota, by the minute and by the day, whose message speaks of billing in both cases."""
 NO_QUOTA = re.compile(r"credits are depleted|\blimit: 0\b", re.IGNORECASE)  # a model that this account may not use
+PLAN_CODES = {"1304", "1308", "1310"}
+"""GLM's: what may be used in a day, in some hours or in a week is used up."""
 DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b|free-models-per-day|for today|每日|今日", re.IGNORECASE)
 KEY_CODES = {
     "invalid_api_key", "invalidapikey", "authentication_error", "invalid_authentication_error", "unauthenticated",
@@ -63,6 +68,7 @@ STATUS_NAMES = {
     "server_error": 500, "internal_server_error": 500, "api_error": 500, "internal": 500,
 }  # fmt: skip
 """The HTTP status that stands behind a code or a type, in lower case."""
+HTTP_ERROR = re.compile(r"[45]\d\d", re.ASCII)
 BASE_RESP_STATUS = {1002: 429, 1004: 401, 1008: 402, 1026: 403, 1027: 403, 1039: 429, 2013: 400, 2049: 401, 2056: 429}
 """The HTTP status that stands behind MiniMax's `base_resp.status_code`."""
 SUCCESS_CODES = (None, 0, 200, "0", "200", "ok", "success")
@@ -116,8 +122,8 @@ class ErrorBody(NamedTuple):
 
     @property
     def is_daily_quota(self) -> bool:
-        """A quota by the day is used up, by its name."""
-        return bool(DAILY.search(self.quotas))
+        """A quota by the day, or the allowance of a plan, is used up, by its name or code."""
+        return bool(DAILY.search(self.quotas) or self.codes & PLAN_CODES)
 
     @property
     def says_daily(self) -> bool:
@@ -228,7 +234,7 @@ def _status(outer: Mapping[str, Any], codes: frozenset[str]) -> int | None:
     base_status = count(mapping(outer.get("base_resp")).get("status_code"))
     if base_status is not None:
         return BASE_RESP_STATUS.get(base_status)
-    named = [int(code) for code in codes if code.isascii() and code.isdigit() and 400 <= int(code) < 600]
+    named = [int(code) for code in codes if HTTP_ERROR.fullmatch(code)]
     return next(iter(named or [STATUS_NAMES[code] for code in sorted(codes) if code in STATUS_NAMES]), None)
 
 

@@ -165,7 +165,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=datetime.UTC)
@@ -188,7 +188,7 @@ def _kind(status: int, error: ErrorBody, asked_seconds: float | None) -> str:
         return "bad_key"
     if error.is_about_batch_limit:
         return "batch_limit"
-    if status == 429 or error.is_exhausted:
+    if status == 429 or error.is_exhausted or error.is_daily_quota:
         heals_soon = asked_seconds is not None and asked_seconds <= RETRY_AFTER_MAX_SECONDS
         used_up = error.is_daily_quota or (error.says_daily and not heals_soon)
         return "quota_used_up" if used_up else "rate_limited"

@@ -17,10 +17,18 @@ def mappings(value: object) -> list[Mapping[str, Any]]:
 
 
 def text(value: object) -> str:
-    """Text, or content parts joined, as valid UTF-8: a JSON string may hold half a surrogate pair."""
-    if isinstance(value, list):
-        value = "".join(text(part.get("text")) for part in mappings(value))
-    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
+    """Text, or content parts joined, as valid UTF-8: a JSON string may hold half a surrogate pair.
+
+    Parts may hold parts, nested as deeply as JSON is read.
+    """
+    found, left = [], [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, list):
+            left += [part.get("text") for part in reversed(mappings(value))]
+    return "".join(found).encode(errors="replace").decode()
 
 
 def count(value: object) -> int | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime
-import random
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -12,15 +12,15 @@ from tenner.budget.group_commit import GroupCommit
 from tenner.budget.ledger import Ledger
 from tenner.clients.attempt_times import AttemptTimes, HeldAttempt
 from tenner.clients.billing import CallBilling, CallProgress, OnResult, PaidReply
-from tenner.clients.faults import RETRY_AFTER_MAX_SECONDS, Fault
+from tenner.clients.faults import Fault
 from tenner.clients.http import cut_response
 from tenner.clients.protocol import Call, Client, KeyedRequest, Request, Response, keyed_request
 from tenner.clients.rate_limiter import RateLimiter, sleep
+from tenner.clients.retries import RetryRule
 from tenner.core.errors import BudgetReached, Incomplete, TennerError
 from tenner.core.records import FailedCall, Usage
 from tenner.core.seeds import rng
 
-BACKOFF_MAX_SECONDS = 60.0
 LOST_IN_A_ROW = 20
 """So many attempts that may have been charged, and twice the calls in flight, without one response end the run."""
 COMMIT_SECONDS_MAX = 60.0
@@ -31,22 +31,14 @@ output tokens is then found at the cost of one."""
 
 
 class Limits(NamedTuple):
-    """Concurrency, rates, retries and deadline of calls."""
+    """Concurrency, rates, deadline and retries of calls."""
 
     concurrency: int
-    attempts_max: int
     deadline_seconds: float
     """Of one attempt, from the request to the last byte."""
+    retries: RetryRule
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    backoff_seconds: float = 1.0
-    """The longest wait before the second attempt; it doubles with every further one."""
-
-    def backoff(self, attempt: int, draw: random.Random) -> float:
-        """The seconds to wait after an attempt that failed."""
-        doublings = min(attempt - 1, 30)  # an endless wait must not overflow
-        longest = min(BACKOFF_MAX_SECONDS, self.backoff_seconds * 2**doublings)
-        return draw.uniform(longest / 2, longest)
 
 
 class PaidCalls:
@@ -126,24 +118,23 @@ class PaidCalls:
     async def _buy(self, call: Call, request: Request, keyed: KeyedRequest) -> PaidReply | FailedCall | None:
         worst = self._client.worst_case_usage(call, request)
         draw = rng(0, "backoff", keyed.key)
-        for attempt in range(1, self._limits.attempts_max + 1):
+        retries = self._limits.retries
+        for attempt in itertools.count(1):
             try:
                 return await self._attempt(call, request, keyed, worst)
             except Fault as fault:
                 if fault.rule.stops_the_run:
                     raise self._billing.fatal_error(fault) from None
                 self._stop_if_all_is_lost(fault)
-                asked_seconds = fault.retry_after_seconds
-                too_long = asked_seconds is not None and asked_seconds > RETRY_AFTER_MAX_SECONDS
-                if not fault.rule.retried or attempt == self._limits.attempts_max or too_long:
+                if retries.gives_up(fault, attempt):
                     return self._billing.failed(call, fault, attempts=attempt)
                 if self._stop is not None:
                     return None
                 self._billing.retried(fault)
-                if fault.kind in ("rate_limited", "late_refusal") and asked_seconds is not None:
-                    self._rate_limiter.hold(asked_seconds)
-                await sleep((asked_seconds or 0.0) + self._limits.backoff(attempt, draw), self._stopped)
-        raise AssertionError("the last attempt returns")
+                if fault.kind in ("rate_limited", "late_refusal") and fault.retry_after_seconds is not None:
+                    self._rate_limiter.hold(fault.retry_after_seconds)
+                await sleep(retries.wait_seconds(fault, attempt, draw), self._stopped)
+        raise AssertionError("the loop ends by returning")
 
     def _stop_if_all_is_lost(self, fault: Fault) -> None:
         """Raise Incomplete if attempt after attempt is booked or held at its worst case and none brings a response."""

@@ -15,6 +15,7 @@ from tenner.clients.http import check_proxies
 from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.protocol import Client
 from tenner.clients.reference_solution import ReferenceSolutionClient
+from tenner.clients.retries import RetryRule
 from tenner.core.errors import TennerError
 from tenner.core.progress import Bar, Screen
 from tenner.core.recipe import stored_trace_section
@@ -77,8 +78,8 @@ def calls_for(section: PaidModel, client: Client, context: CallContext) -> PaidC
     """What makes the calls of a client: one by one, or in batches."""
     limits = Limits(
         concurrency=section.concurrency,
-        attempts_max=section.attempts_max,
         deadline_seconds=section.deadline_seconds,
+        retries=RetryRule(section.attempts_max),
         requests_per_minute=section.requests_per_minute,
         tokens_per_minute=section.tokens_per_minute,
     )

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from tenner.budget.ledger import sqlite_errors
+from tenner.budget.ledger_database import sqlite_errors
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Client, Reply, Request, Response, keyed_request
 from tenner.core.errors import TennerError

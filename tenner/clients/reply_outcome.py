@@ -1,11 +1,15 @@
 """What a reply came to, judged by its finish reason, its thinking and its answer."""
 
+import re
 from typing import Any
 
 from tenner.clients.control_tokens import damage_of
 from tenner.clients.protocol import Reply
 from tenner.clients.thinking import Thought
 from tenner.core.finish_reasons import ending_of
+
+NOTHING = re.compile(r"(?:[\s\u200b-\u200d\u2060\ufeff.…*_#$]|\\boxed\s*\{\s*\})*")
+"""An answer that says nothing: of invisible characters, dots, Markdown or an empty box."""
 
 
 def judge(thought: Thought, finish_reason: str | None, *, fields: str = "", **billed: Any) -> Reply:
@@ -25,7 +29,7 @@ def judge(thought: Thought, finish_reason: str | None, *, fields: str = "", **bi
         return reply("content_filter", word)
     if ending == "failed":
         return reply("interrupted", word)
-    if not answer:
+    if NOTHING.fullmatch(answer):
         return reply("empty", "it has thinking and no answer" if thinking else "there is nothing in it")
     if ending == "tool_call":
         return reply("empty", f"{word}: its text is no answer")

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 from tenner.clients.control_tokens import CLOSING_TAG, OPENING_TAG, clean_answer, clean_thinking, without_end_tokens
 from tenner.clients.json_fields import mapping, mappings, text
 
-RAW_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts", "thought")
+RAW_FIELDS = (
+    "reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_content", "thoughts", "thought",
+    "chain_of_thought",
+)  # fmt: skip
 """Fields of a message that hold raw thinking: DeepSeek and Qwen, vLLM and OpenRouter, Copilot, Ollama, gateways."""
 THINKING_PARTS = ("thinking", "reasoning", "thought", "reasoning_text", "reasoning.text", "reasoning_content")
 """Types of content parts that hold thinking: Anthropic and Mistral, the responses protocol, gateways."""
@@ -17,20 +20,32 @@ PART_TEXTS = ("thinking", "reasoning", "text", "content", "reasoningText")
 OPENING = re.compile(OPENING_TAG, re.IGNORECASE)
 CLOSING = re.compile(CLOSING_TAG, re.IGNORECASE)
 WRAPPED_ANSWER = re.compile(
-    r"\A\s*<\|(?:begin_of_solution|START_RESPONSE|START_TEXT)\|>(.*?)"
-    r"(?:<\|(?:end_of_solution|END_RESPONSE|END_TEXT)\|>\s*)?\Z",
-    re.DOTALL,
+    r"\A\s*(?:<\|(?:begin_of_solution|START_RESPONSE|START_TEXT)\|>(?P<marked>.*?)"
+    r"(?:<\|(?:end_of_solution|END_RESPONSE|END_TEXT)\|>\s*)?"
+    r"|<(?P<tag>answer|response|solution)>(?P<tagged>(?:(?!</?(?P=tag)>).)*)</(?P=tag)>\s*)\Z",
+    re.DOTALL | re.IGNORECASE,
 )
-"""The answer as Sky-T1 and Command A mark it, beside the thinking."""
+"""The answer as Sky-T1 and Command A mark it, or Hunyuan, ERNIE and Granite, beside the thinking."""
 HARMONY_MESSAGE = re.compile(
-    r"<\|channel\|>\s*(?P<channel>\w+)[^<]*<\|message\|>(?P<text>.*?)"
+    r"<\|channel\|>\s*(?P<channel>\w+)\s*<\|message\|>(?P<text>.*?)"
     r"(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.DOTALL,
 )
+"""A message to the user or to the model itself; the header of one to a tool has ` to=` and the tool's name."""
 HARMONY_MARKS = re.compile(r"(?:<\|(?:end|return)\|>|<\|start\|>\s*assistant|\s)*\Z")
 HARMONY_BARE = re.compile(r"\A\s*analysis(?=[A-Z\d\"'(\\$])(.*?)assistant\s?final(.*)\Z", re.DOTALL)
 """The same where the server left out the special tokens and kept the words between them."""
+HARMONY_BARE_HEADER = re.compile(r"assistant\s?(?:commentary|analysis|final)")
 GEMMA_CHANNEL = re.compile(r"\A\s*<\|channel>\s*thought\b\s*(.*?)(?:<channel\|>(.*))?\Z", re.DOTALL)
+OTHER_BLOCK = re.compile(
+    r"\A\s*(?:<(?P<tag>analysis|scratchpad|reason|cot|inner_monologue|inner_thoughts|reflection)>(?P<a>.*?)</(?P=tag)>"
+    r"|<unused94>\s*thought\b(?P<b>.*?)<unused95>|<\|inner_prefix\|>(?P<c>.*?)<\|inner_suffix\|>"
+    r"|<details type=\"reasoning\"[^<>]*>(?:\s*<summary>[^<>]*</summary>)?(?P<d>.*?)</details>)(?P<answer>.*)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Blocks that mark thinking at the beginning of a reply, and ordinary text elsewhere: those that prompts ask for,
+MedGemma's, Apertus', Open WebUI's.
+"""
 GRANITE = re.compile(r"\A\s*Here is my thought process:(.*?)Here is my response:(.*)\Z", re.DOTALL)
 
 
@@ -80,7 +95,7 @@ def _separate(thinking: str, content: str, *, is_summary: bool = False) -> Thoug
 def _cleaned(answer: str, thinking: str) -> str:
     answer = clean_answer(answer, thinking)
     wrapped = WRAPPED_ANSWER.match(answer)
-    return (wrapped[1] if wrapped else answer).strip()
+    return (answer if wrapped is None else wrapped["marked"] or wrapped["tagged"] or "").strip()
 
 
 # -- fields --------------------------------------------------------------------------------------------------------
@@ -142,6 +157,9 @@ def _marked(content: str) -> Thought:
         return channels
     if found := GRANITE.match(content):
         return Thought(found[1].strip(), _cleaned(found[2], found[1]))
+    if block := OTHER_BLOCK.match(content):
+        thinking = next(text for text in block.group("a", "b", "c", "d") if text is not None).strip()
+        return Thought(thinking, _cleaned(block["answer"], thinking))
     opening, closing = OPENING.search(content), CLOSING.search(content)
     if opening and not content[: opening.start()].strip():
         closing = CLOSING.search(content, opening.end())
@@ -157,9 +175,11 @@ def _marked(content: str) -> Thought:
 def _in_channels(content: str) -> Thought | None:
     """The parts of a message in harmony (gpt-oss) or in Gemma's channels; None where there are none.
 
-    A message in another channel than `analysis` and `final`, such as the call of a tool, is left where it is.
+    Harmony's thinking is what is in the channel `analysis`, its answer what is in `final`. A message in `commentary` is
+    neither: it calls a tool, or tells the user that one will be called. Such a reply is left as it is, and so is one
+    with a message to a tool in `analysis`; its control tokens make it a damaged one.
     """
-    if (bare := HARMONY_BARE.match(content)) and bare[2].count("assistantfinal") == 0:
+    if (bare := HARMONY_BARE.match(content)) and not any(map(HARMONY_BARE_HEADER.search, bare.groups())):
         return Thought(bare[1].strip(), without_end_tokens(bare[2]).strip())
     if gemma := GEMMA_CHANNEL.match(content):
         return Thought(gemma[1].strip(), without_end_tokens(gemma[2] or "").strip())

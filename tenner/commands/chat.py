@@ -29,7 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     options.add_student(parser)
     parser.add_argument(
-        "--waits", metavar="N", type=int, default=0, help="how often it must think on (default: %(default)s)"
+        "--waits",
+        metavar="N",
+        type=options.up_to(options.COUNT_MAX),
+        default=0,
+        help="how often it must think on (default: %(default)s)",
     )
 
 

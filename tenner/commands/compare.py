@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tenner.core import disk
 from tenner.core.errors import TennerError
 from tenner.core.records import Completion, Policy, Question
 from tenner.core.run_folder import RunFolder
 from tenner.core.seeds import digest
 from tenner.core.terminal import say
-from tenner.evaluation.report.tables import NBSP, called, limit, p_value, percent, points, ways_to_stop
+from tenner.evaluation.report import page
+from tenner.evaluation.report.sentences import Figure
+from tenner.evaluation.report.tables import NBSP, Table, called, limit, p_value, percent, points, ways_to_stop
 from tenner.evaluation.statistics.paired import Comparison, compare
 from tenner.evaluation.statistics.scores import policy_order, verdicts
 
@@ -32,12 +35,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--policy", metavar="LIMIT[+WAITS]",
         help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object")
+    form.add_argument("--html", metavar="FILE", type=Path, help="write a page that opens offline, and print its path")
 
 
 def main(args: argparse.Namespace) -> None:
     """Compare, and print by how much they differ."""
-    say(run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
+    if args.html is None:
+        say(run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
+        return
+    if args.html.is_dir():
+        raise TennerError(f"--html {args.html} is a folder", hint="name the file to be written")
+    found = _compared(args.run_a, args.run_b, students=args.student, policy=args.policy)
+    disk.replace_text(args.html, as_html(args.run_a, args.run_b, found))
+    say(str(args.html))
 
 
 class Side(NamedTuple):
@@ -49,6 +61,7 @@ class Side(NamedTuple):
     answers: dict[str, list[bool]]
     """Which of the answers are right, by a hash of the question: two runs may mean different ones by one id."""
     ids: dict[str, str]
+    questions: dict[str, str]
 
 
 def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | None, as_json: bool) -> str:
@@ -60,6 +73,22 @@ def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | No
     Raises:
         TennerError: a folder without completions of that student and policy, or no question in common.
     """
+    found = _compared(path_a, path_b, students=students, policy=policy)
+    if as_json:
+        return json.dumps({"tasks": [_as_json(*each) for each in found]}, ensure_ascii=False)
+    return "\n\n".join(_as_text(*each) for each in found)
+
+
+class Compared(NamedTuple):
+    """One benchmark of both runs."""
+
+    task: str
+    a: "Side"
+    b: "Side"
+    comparison: Comparison
+
+
+def _compared(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | None) -> list[Compared]:
     wanted = None if policy is None else parse_policy(policy)
     if len(students) > 2:
         raise TennerError(f"--student is given {len(students)} times", hint="once for both runs, or once for each")
@@ -73,11 +102,7 @@ def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | No
             f"{path_a} and {path_b} have no answered question in common",
             hint="two runs can be compared that were asked the same questions: of one benchmark, or with one seed",
         )
-    found = {task: compare(a.answers, b.answers) for task, (a, b) in pairs.items()}
-    if as_json:
-        tasks_json = [_as_json(task, *pairs[task], comparison) for task, comparison in found.items()]
-        return json.dumps({"tasks": tasks_json}, ensure_ascii=False)
-    return "\n\n".join(_as_text(task, *pairs[task], comparison) for task, comparison in found.items())
+    return [Compared(task, a, b, compare(a.answers, b.answers)) for task, (a, b) in pairs.items()]
 
 
 def parse_policy(text: str) -> Policy:
@@ -118,7 +143,8 @@ def _side(
     right = verdicts(chosen)
     hashes = {q.id: digest(q.id, q.question, q.answer) for q in (asked[id_] for id_ in right)}
     by_hash = {hashes[id_]: given for id_, given in right.items()}
-    return Side(path, student, policy, by_hash, {hashes[id_]: id_ for id_ in right})
+    ids = {hashes[id_]: id_ for id_ in right}
+    return Side(path, student, policy, by_hash, ids, {key: asked[id_].question for key, id_ in ids.items()})
 
 
 def _as_json(task: str, a: Side, b: Side, c: Comparison) -> dict[str, object]:
@@ -154,13 +180,21 @@ def _side_json(side: Side, accuracy: float) -> dict[str, object]:
 def _as_text(task: str, a: Side, b: Side, c: Comparison) -> str:
     lines = [f"{task}: {c.n:,} questions that both have answered"]
     for name, side, accuracy in (("A", a, c.accuracy_before), ("B", b, c.accuracy_after)):
-        waits = f", {side.policy.waits} waits" if side.policy.waits else ""
-        what = f"{side.run}, {side.student}, {limit(side.policy)} thinking tokens{waits}"
-        lines.append(f"  {name}  {percent(accuracy)}  {what}")
+        lines.append(f"  {name}  {percent(accuracy)}  {_described(side)}")
+    return "\n".join([*lines, *_findings(a, b, c)])
+
+
+def _described(side: Side) -> str:
+    waits = f", {side.policy.waits} waits" if side.policy.waits else ""
+    return f"{side.run}, {side.student}, {limit(side.policy)} thinking tokens{waits}"
+
+
+def _findings(a: Side, b: Side, c: Comparison) -> list[str]:
+    """The difference, the test, what could have been found, and what was not compared: a line each."""
     right, test = ("right only", "exact McNemar test")
     if c.test == "bootstrap":
         right, test = ("right more often", "bootstrap over questions")
-    lines += [
+    lines = [
         f"B minus A: {points(c.difference)} points, 95{NBSP}% interval {points(c.ci.low)} to {points(c.ci.high)}; "
         f"{p_value(c.p_value)} ({test})",
         f"{right} in A: {c.more_before:,}, in B: {c.more_after:,}",
@@ -171,7 +205,35 @@ def _as_text(task: str, a: Side, b: Side, c: Comparison) -> str:
             more = f" and {len(ids) - IDS_SHOWN:,} more" if len(ids) > IDS_SHOWN else ""
             shown = ", ".join(ids[:IDS_SHOWN])
             lines.append(f"missing in {name}, and not compared: {len(ids):,} ({shown}{more})")
-    return "\n".join(lines)
+    return lines
+
+
+def as_html(path_a: Path, path_b: Path, found: Sequence[Compared]) -> str:
+    """The comparison as a page, with the questions on which the runs differ."""
+    tasks = [
+        {
+            "name": f"{task}: {c.n:,} questions that both have answered",
+            "figures": [
+                Figure(name, percent(accuracy), _described(side))
+                for name, side, accuracy in (("A", a, c.accuracy_before), ("B", b, c.accuracy_after))
+            ],
+            "lines": [f"{line[0].upper()}{line[1:]}." for line in _findings(a, b, c)],
+            "table": _differing(a, b),
+        }
+        for task, a, b, c in found
+    ]
+    return page.render("comparison.html.jinja", title=f"A: {path_a}, B: {path_b}", tasks=tasks)
+
+
+def _differing(a: Side, b: Side) -> Table:
+    """The questions that one run answers right more often than the other."""
+    rows = []
+    for key in a.answers.keys() & b.answers.keys():
+        shares = [sum(side.answers[key]) / len(side.answers[key]) for side in (a, b)]
+        if shares[0] != shares[1]:
+            rows.append((a.ids[key], *map(percent, shares), a.questions[key]))
+    header = ("id in A", "right in A", "right in B", "question")
+    return Table("Questions on which the runs differ", "lrrl", header, sorted(rows))
 
 
 def _missing(other: Side, hashes: Sequence[str]) -> list[str]:

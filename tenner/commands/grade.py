@@ -14,6 +14,7 @@ from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
 from tenner.core.records import AnswerKind, Completion, Grade
+from tenner.core.references import is_reference, reference_text
 from tenner.core.run_folder import RunFolder
 from tenner.core.terminal import say, visible, write_rendered
 from tenner.evaluation.grading.grader import Grader, GradingRequest, check_reference
@@ -23,6 +24,7 @@ from tenner.evaluation.report.tables import limit
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 SHOWN_CHARS = 60
 ROWS_AT_ONCE = 2_000
+NO_REFERENCE = Grade(verdict="unparsed", extracted=None, reason="there is no reference answer")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,7 @@ class Row(NamedTuple):
 
     id: str
     asked: GradingRequest
+    has_reference: bool = True
 
 
 def run(path: Path) -> Iterator[tuple[str, Grade]]:
@@ -61,7 +64,8 @@ def run(path: Path) -> Iterator[tuple[str, Grade]]:
     with Grader() as grader:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
-            yield from zip((row.id for row in some), grader.grade_all(row.asked for row in some), strict=True)
+            graded = iter(grader.grade_all(row.asked for row in some if row.has_reference))
+            yield from ((row.id, next(graded) if row.has_reference else NO_REFERENCE) for row in some)
 
 
 def as_json(id_: str, grade: Grade) -> str:
@@ -119,7 +123,10 @@ def kept_rows(path: Path) -> list[Row]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file. Raises TennerError, with the line, for one that cannot be graded."""
+    """The rows of a file. Raises TennerError, with the line, for what is no row.
+
+    A response of null is an empty one. What stands in place of a reference answer, such as NaN, is none.
+    """
     rows = [_row(line.fields, line.where) for line in read_objects(path)]
     if not rows:
         raise TennerError(f"{path} holds no rows")
@@ -128,17 +135,21 @@ def read_rows(path: Path) -> list[Row]:
 
 def _row(row: dict[str, Any], where: str) -> Row:
     for name in ("id", "response", "answer"):
-        value = row.get(name)
-        if value is None:
+        if name not in row or (name == "id" and row[name] is None):
             raise TennerError(f"{where} has no {name}", hint="a row has id, response, answer and, if you like, kind")
-        if isinstance(value, bool) or not isinstance(value, str if name == "response" else str | int | float):
-            raise TennerError(f"{where}: {name} is no text")
+    if not isinstance(row["response"], str | None):
+        raise TennerError(f"{where}: response is no text")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], str | int | float):
+        raise TennerError(f"{where}: id is no text")
     kind = "maths" if row.get("kind") is None else row["kind"]
     if kind not in KINDS:
         raise TennerError(f"{where}: no kind is called {kind}", hint=f"there are {', '.join(KINDS)}")
-    answer = str(row["answer"])
     try:
-        check_reference(answer, kind)
+        answer = reference_text(row["answer"])
+        if has_reference := answer is not None and is_reference(answer, kind):
+            check_reference(answer or "", kind)
     except TennerError as e:
         raise TennerError(f"{where}: {e}", hint=e.hint) from e
-    return Row(str(row["id"]), GradingRequest(row["response"], answer, kind))
+    except ValueError as e:
+        raise TennerError(f"{where}: answer is {e}") from e
+    return Row(str(row["id"]), GradingRequest(row["response"] or "", answer or "", kind), has_reference)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tenner.commands import options
 from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
 from tenner.core.recipe import parse_cap
@@ -34,14 +35,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="NAME|URL", help=ASKED["teacher"])
     parser.add_argument("--teacher-model", metavar="NAME", help=ASKED["teacher_model"])
     parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable of its key (default: the usual)")
-    parser.add_argument("--price-in", metavar="X", type=float, help="dollars per million input tokens, if not known")
-    parser.add_argument("--price-out", metavar="X", type=float, help="dollars per million output tokens, if not known")
+    parser.add_argument(
+        "--price-in",
+        metavar="X",
+        type=options.up_to(options.USD_MAX),
+        help="dollars per million input tokens, if not known",
+    )
+    parser.add_argument(
+        "--price-out",
+        metavar="X",
+        type=options.up_to(options.USD_MAX),
+        help="dollars per million output tokens, if not known",
+    )
     parser.add_argument(
         "--student", metavar="MODEL", help="hf:org/name@revision or a folder (default: the demo's, which needs no hub)"
     )
     parser.add_argument("--license", metavar="NAME", help="of the student, for the model card")
     parser.add_argument("--benchmark", metavar="NAME|FILE", help=ASKED["benchmark"])
-    parser.add_argument("--samples", metavar="N", type=int, help="traces to train on (default: 0.8 of the questions)")
+    parser.add_argument(
+        "--samples",
+        metavar="N",
+        type=options.up_to(options.COUNT_MAX),
+        help="traces to train on (default: 0.8 of the questions)",
+    )
     parser.add_argument("--budget-usd", metavar="X", help=ASKED["budget_usd"])
 
 

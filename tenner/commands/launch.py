@@ -44,15 +44,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     options.add_processes(parser)
     parser.add_argument(
-        "--nodes", metavar="N", type=int, default=1, help="machines that train together (default: %(default)s)"
+        "--nodes",
+        metavar="N",
+        type=options.up_to(options.PROCESSES_MAX),
+        default=1,
+        help="machines that train together (default: %(default)s)",
     )
     parser.add_argument(
-        "--grace-seconds", metavar="X", type=float,
+        "--grace-seconds", metavar="X", type=options.up_to(options.SECONDS_MAX),
         help=f"what a job is given to save its state before the cap or a preemption (default: {GRACE_SECONDS:g})",
     )  # fmt: skip
     ordered = parser.add_argument_group("machines of Slurm and SkyPilot")
     ordered.add_argument("--gpus", metavar="[TYPE:]N", help="GPUs of each node (default: the recipe's cards)")
-    ordered.add_argument("--hours", metavar="X", type=float, help="the longest it takes (default: what the cap pays)")
+    ordered.add_argument(
+        "--hours",
+        metavar="X",
+        type=options.up_to(options.SECONDS_MAX / 3600),
+        help="the longest it takes (default: what the cap pays)",
+    )
     ordered.add_argument(
         "--option", metavar="KEY=VALUE", action="append", default=[], dest="options",
         help="a further option of sbatch, or field of the resources of SkyPilot's task",
@@ -62,9 +71,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ordered.add_argument("--package", metavar="SPEC", help="SkyPilot: what pip installs (default: this tenner)")
     inside = parser.add_argument_group("on such a machine (the script and the task give them)")
     inside.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes meet to train")
-    inside.add_argument("--node-rank", metavar="K", type=int, help="which of the nodes this is, from 0")
     inside.add_argument(
-        "--rented-since", metavar="SECONDS", type=float,
+        "--node-rank", metavar="K", type=options.up_to(options.PROCESSES_MAX), help="which of the nodes this is, from 0"
+    )
+    inside.add_argument(
+        "--rented-since", metavar="SECONDS", type=options.up_to(options.SECONDS_MAX),
         help="charge the machine from then on (date +%%s), and end the job before the cap",
     )  # fmt: skip
     inside.add_argument("--copy-to", metavar="DIR", type=Path, help="keep a copy of the run folder, and begin with it")

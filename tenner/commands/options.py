@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from tenner.core.errors import TennerError
 from tenner.core.suggest import did_you_mean
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tenner.stages.resolve_student import StudentOptions
+
+TOKENS_MAX = 10**9
+COUNT_MAX = 10**9
+PROCESSES_MAX = 10**6
+USD_MAX = 1e9
+SECONDS_MAX = 1e10
 
 
 def add_field(
@@ -58,6 +64,25 @@ def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
     return annotation if annotation in (bool, int, float) else str, ()
 
 
+Number = TypeVar("Number", int, float)
+
+
+def up_to(most: Number) -> Callable[[str], Number]:
+    """The type of an option that is a number of the kind of `most`, whose size is not above it.
+
+    The smallest number that means something is the command's to check: it says why.
+    """
+
+    def read(text: str) -> Number:
+        number = type(most)(text)
+        if not -most <= number <= most:  # nor is NaN
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not a number up to {most:,.0f}")
+        return number
+
+    read.__name__ = type(most).__name__  # which argparse shows for what is no number
+    return read
+
+
 def add_student(parser: argparse.ArgumentParser) -> None:
     """A student that answers, and how."""
     from tenner.core.sections import Evaluate, Machine
@@ -66,7 +91,7 @@ def add_student(parser: argparse.ArgumentParser) -> None:
     add_chat(parser)
     add_field(parser, "--engine", Evaluate, "engine", choices=("hf", "vllm"), default="vllm where it is installed")
     parser.add_argument(
-        "--thinking", metavar="N", type=int, help="the most thinking tokens of a request that sets none"
+        "--thinking", metavar="N", type=up_to(TOKENS_MAX), help="the most thinking tokens of a request that sets none"
     )
     add_early_stops(parser)
     usual = Evaluate.model_fields["answer_tokens_max"].default
@@ -127,7 +152,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """How many processes train on a machine."""
     parser.add_argument(
-        "--processes", metavar="N", type=int, help="train by so many processes (default: one for each GPU)"
+        "--processes",
+        metavar="N",
+        type=up_to(PROCESSES_MAX),
+        help="train by so many processes (default: one for each GPU)",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from tenner.commands import options
 from tenner.core.console import SafeConsole
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import Line, read_objects
@@ -36,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="lines of the same kind; may be given more than once",
     )  # fmt: skip
     parser.add_argument(
-        "--ngram-words", metavar="N", type=int,
+        "--ngram-words", metavar="N", type=options.up_to(options.COUNT_MAX),
         help=f"shared words in a row that count (default: {Clean.model_fields['ngram_words'].default})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object")

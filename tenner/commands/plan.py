@@ -17,14 +17,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_overrides(parser)
     parser.add_argument("--config", metavar="FILE", type=Path, help="the student's config.json (a local folder has it)")
     parser.add_argument(
-        "--ranks", metavar="N", type=int, help="processes, one to a device (default: the recipe's machine.count)"
+        "--ranks",
+        metavar="N",
+        type=options.up_to(options.PROCESSES_MAX),
+        help="processes, one to a device (default: the recipe's machine.count)",
     )
     parser.add_argument(
-        "--memory-gb", metavar="X", type=float, help="of each device (default: that of the recipe's machine.card)"
+        "--memory-gb",
+        metavar="X",
+        type=options.up_to(1e6),
+        help="of each device (default: that of the recipe's machine.card)",
     )
     parser.add_argument("--cpu", action="store_true", help="trained on a CPU instead of GPUs")
     parser.add_argument(
-        "--probe", metavar="N", type=int, help="ask N real questions of teacher and student first, in the run's folder"
+        "--probe",
+        metavar="N",
+        type=options.up_to(options.COUNT_MAX),
+        help="ask N real questions of teacher and student first, in the run's folder",
     )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help="of --probe: the run's folder (default: runs/NAME)")
     options.add_budget(parser)

@@ -23,19 +23,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_student(parser)
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="default: %(default)s, this machine only")
     parser.add_argument(
-        "--port", metavar="N", type=int, default=8000, help="0: any that is free (default: %(default)s)"
+        "--port",
+        metavar="N",
+        type=int,
+        default=8000,
+        help="0: any that is free (default: %(default)s)",
     )
     parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable that holds the key for clients")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model (default: of recipe or folder)")
     parser.add_argument(
         "--concurrency-max",
         metavar="N",
-        type=int,
+        type=options.up_to(options.COUNT_MAX),
         default=CONCURRENCY_MAX,
         help="answers under way at once (default: %(default)s)",
     )
     parser.add_argument(
-        "--request-bytes-max", metavar="N", type=int, default=REQUEST_BYTES_MAX,
+        "--request-bytes-max", metavar="N", type=options.up_to(2**40), default=REQUEST_BYTES_MAX,
         help="the largest body (default: %(default)s)",
     )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """`tenner trace QUESTIONS.jsonl`: its options, and the job that they describe."""
 
 import argparse
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from tenner.commands import options, stage
 from tenner.core.errors import TennerError
 from tenner.core.sections import PriceSection, TraceSection
 from tenner.core.terminal import say
+from tenner.core.toml_text import named_value
 
 FIELDS = {
     "--preset": "preset",
@@ -115,10 +115,4 @@ def _section(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parameter(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise TennerError(f"--parameter {text} has no '='", hint="write --parameter temperature=0.6")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value
+    return named_value("--parameter", text, example="temperature=0.6")

@@ -38,9 +38,10 @@ RESERVED = {
 """What tenner or the tokenizer's own function sets."""
 REFUSALS = (
     jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
-    MemoryError,
+    MemoryError, SyntaxError, NameError,
 )  # fmt: skip
-"""What a template raises over a conversation: Jinja's own errors, and Python's over what the template computes."""
+"""What a template raises over a conversation: Jinja's own errors, and Python's over what the template computes, or
+over the program that Jinja makes of it, as of a `break` outside of a loop or of the number 1e999."""
 PRIVATE_USE = range(0xE000, 0xF900)
 GENERATION = re.compile(r"\{%-?\+? *(end)?generation *-?%\}")
 """A tag of transformers that Jinja does not know; it renders nothing."""
@@ -223,7 +224,7 @@ def set_template(tokenizer: Any, template: str | None) -> None:
         return
     try:
         tokenizer.chat_template = Path(template).expanduser().read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError, RuntimeError) as e:  # no text, no path, no such user's home
         raise TennerError(
             f"chat_template: {template} is neither a file that can be read nor one of {', '.join(TEMPLATES)}",
         ) from e
@@ -356,9 +357,13 @@ def _folded(messages: Sequence[Message], system: str) -> list[Message]:
 
 @lru_cache(maxsize=16)
 def _parsed(source: str) -> jinja2.nodes.Template:
-    """The syntax tree of a chat template. Raises TennerError where it is no Jinja."""
+    """The syntax tree of a chat template. Raises TennerError where it is not valid Jinja."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)
     try:
-        return environment.parse(GENERATION.sub("", source))
+        tree = environment.parse(GENERATION.sub("", source))
+        jinja2.meta.find_undeclared_variables(tree)  # which finds what the parser does not, as unknown filters
     except jinja2.TemplateSyntaxError as e:
         raise TennerError(f"the chat template is not valid Jinja: line {e.lineno}: {e.message}") from e
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits, thousands of brackets
+        raise TennerError(f"the chat template is not valid Jinja: {e}") from e
+    return tree

@@ -19,6 +19,7 @@ _WORDS: dict[Ending, tuple[str, ...]] = {
     "cut": (
         "length",  # OpenAI
         "max_tokens", "max_output_tokens", "max_completion_tokens",  # Anthropic, Gemini's MAX_TOKENS, Cohere
+        "max_new_tokens",  # TGI
         "max_length", "max_len", "token_limit", "limit", "max_output",  # xAI, watsonx, llama.cpp, MiniMax
         "model_length", "context_length", "context_length_exceeded", "context_window_exceeded",  # Mistral
         "model_context_window_exceeded",  # Anthropic, GLM
@@ -26,7 +27,7 @@ _WORDS: dict[Ending, tuple[str, ...]] = {
         "continuation",  # Gemini: the limit of one request, not of the model
     ),
     "refused": (
-        "content_filter", "content_filtered", "content-filter", "guardrail_intervened",  # OpenAI, Bedrock
+        "content_filter", "content_filtered", "guardrail_intervened",  # OpenAI, Bedrock
         "sensitive",  # GLM, Hunyuan
         "refusal", "refused",  # Anthropic
         "safety", "recitation", "language", "blocklist", "prohibited_content", "spii", "image_safety",  # Gemini
@@ -58,7 +59,7 @@ def ending_of(finish_reason: str | None) -> Ending:
     """How a reply with this finish reason ended."""
     if finish_reason is None:
         return "unknown"
-    word = finish_reason.strip().lower()
+    word = finish_reason.strip().lower().replace("-", "_")
     for prefix in PREFIXES:
         word = word.removeprefix(prefix)
     return ENDINGS.get(word, "unknown")

@@ -80,6 +80,8 @@ FORMATS = {
         ThinkFormat("think", open="<think>\n", close="</think>\n\n", cue="Answer:"),
         ThinkFormat("plain", open="", close="", cue="\nAnswer:"),
         # OpenAI's harmony response format (gpt-oss): the thinking is a message of its own in the channel `analysis`.
+        # Whatever a student says before the channel `final`, in `commentary` too, counts against the thinking budget;
+        # the call of a tool ends the thinking, as its `<|call|>` is an end of text, and there are no tools.
         ThinkFormat(
             "harmony",
             open="<|channel|>analysis<|message|>",

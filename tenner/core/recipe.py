@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -35,6 +34,7 @@ from tenner.core.sections import (
 from tenner.core.stage_names import MEASURED, ORDERS
 from tenner.core.suggest import did_you_mean, right_key
 from tenner.core.terminal import CONTROL
+from tenner.core.toml_text import named_value, tables
 
 KEYS_MAX = 20
 """Of the dotted name of a setting: far more than any has."""
@@ -218,16 +218,6 @@ def parse_as(kind: type[D], text: str, *, where: str, overrides: list[str] | Non
     return validate(kind, tables(text, where=where), text=text, where=where, overrides=overrides)
 
 
-def tables(text: str, *, where: str) -> dict[str, Any]:
-    """The TOML in a text. Raises TennerError where it is none."""
-    try:
-        return tomllib.loads(text)
-    except ValueError as e:  # TOMLDecodeError, and Python's own for a number of thousands of digits
-        raise TennerError(f"{where} is not valid TOML: {e}") from e
-    except RecursionError as e:
-        raise TennerError(f"{where} is nested too deeply", hint="no setting has tables within tables so far") from e
-
-
 def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, overrides: list[str] | None = None) -> D:
     """Read `data`, which came from `text`, with overrides on top. Raises TennerError as `load` does."""
     set_paths = [_override(data, override) for override in overrides or []]
@@ -334,20 +324,12 @@ def _find(name_or_path: str) -> tuple[str, str]:
 
 def _override(data: dict[str, Any], override: str) -> str:
     """Apply one `section.key=value`, the value as TOML (bare words are strings); return its dotted path."""
-    path, equals, value = override.partition("=")
-    if not equals or not path.strip():
-        raise TennerError(f"--set {override} has no '='", hint="write --set section.key=value")
+    path, parsed = named_value("--set", override, example="section.key=value")
     if CONTROL.search(override):
         raise TennerError(f"--set {override} holds control characters or half characters", hint="leave them out")
     keys = [key.strip() for key in path.split(".")]
     if len(keys) > KEYS_MAX:
         raise TennerError(f"--set {path[:60]}… is nested too deeply", hint="no setting has so long a name")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except ValueError:
-        parsed = value
-    except RecursionError as e:
-        raise TennerError(f"--set {path}: its value is nested too deeply") from e
     table = data
     for key in keys[:-1]:
         table = table.setdefault(key, {})

@@ -495,6 +495,16 @@ class Difficulty(Record):
         return self.correct / self.tries
 
 
+class ServiceComparison(Record):
+    """What a service that trained the student says, beside the merged student, greedily, to one question."""
+
+    question_id: str
+    tokens: int
+    """The student's own tokens, without those that forcing put in."""
+    same_tokens: int
+    """Of these, those before the first difference of their stretch."""
+
+
 class TrainStep(Record):
     """One optimizer step, as recorded for the loss curve."""
 

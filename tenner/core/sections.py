@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tenner.budget import machines
+from tenner.budget import machines, prices
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import AnswerKind, EarlyExit, Grace, NamedPrecision, Policy, StudentName
@@ -17,8 +17,10 @@ from tenner.core.suggest import did_you_mean
 
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
-NotNegativeNumber = Annotated[float, Field(ge=0)]
-PositiveNumber = Annotated[float, Field(gt=0)]
+NUMBER_MAX = 1e9
+"""Above every number of a recipe that has no bound of its own: learning rates, norms, temperatures, TFLOP/s."""
+NotNegativeNumber = Annotated[float, Field(ge=0, le=NUMBER_MAX)]
+PositiveNumber = Annotated[float, Field(gt=0, le=NUMBER_MAX)]
 DOLLARS_MAX = 1e9
 Dollars = Annotated[float, Field(ge=0, le=DOLLARS_MAX)]
 """An amount that the ledger can count in integer micro-dollars."""
@@ -509,15 +511,33 @@ class TrainingService(Section):
     """A service that trains by the token, in the protocol of Tinker: Thinking Machines' own, or a SkyRL server."""
 
     base_url: Annotated[BaseURL, Resume.FREE]
-    """Without the path: https://host."""
+    """Up to the protocol's own path, /api/v1: https://host, or https://host/path."""
     model: str
     """The name of the student there. Its weights are those of `student.model`."""
-    price_usd_per_mtok: Annotated[NotNegativeNumber, Resume.FREE]
-    """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own."""
+    price_usd_per_mtok: Annotated[UnitPrice, Resume.FREE]
+    """Dollars per million tokens that are trained on, prompts included; 0 for a server of your own. Default: that of
+    `model` at Thinking Machines, in tenner's table."""
     api_key_env: Annotated[str | None, Resume.FREE] = None
     """The environment variable that holds the key; left out: the service needs none."""
     delete: Annotated[bool, Resume.FREE] = False
     """Delete what the service stores of this training (storage is billed), once the adapters are downloaded."""
+    compare_questions: Annotated[NotNegative, Resume.FREE] = 0
+    """So many of the evaluation's questions are also answered by the service, to see that the merged student says the
+    same; the report has the count. They are paid by `sampling_price`."""
+    sampling_price: Annotated[PriceSection | None, Resume.FREE] = None
+    """Of the service's sampling. Default: that of `model` at Thinking Machines, in tenner's table."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_the_price_up(cls, given: Any) -> Any:
+        """Fill in the price of training. Wrong types are left to the fields' own checks."""
+        if not isinstance(given, dict) or not isinstance(given.get("model"), str) or "price_usd_per_mtok" in given:
+            return given
+        try:
+            found = prices.train_usd_per_mtok(given["model"])
+        except TennerError as e:
+            raise ValueError(f"{e} (give price_usd_per_mtok)") from e
+        return given | {"price_usd_per_mtok": found}
 
 
 class Train(Section):
@@ -537,7 +557,7 @@ class Train(Section):
     quantization: Literal["nf4"] | None = None
     """`nf4` keeps LoRA's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), in a single process; the adapters are
     merged into the original weights. Default: the compute precision."""
-    epochs: Positive
+    epochs: Annotated[int, Field(gt=0, le=10_000)]
     lr: PositiveNumber
     warmup_fraction: BelowOne = 0.05
     weight_decay: NotNegativeNumber = 1e-4

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tenner.budget.ledger import SpendRow, read_spend
+from tenner.budget.ledger_database import read_spend
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.errors import TennerError
 from tenner.core.records import Completion, Trace, TrainStep
 from tenner.core.run_folder import RunFolder

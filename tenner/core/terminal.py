@@ -13,6 +13,11 @@ def visible(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def one_line(text: str) -> str:
+    r"""The text on one line: newlines, which a key or a file's name may hold, are shown as `\n`."""
+    return visible(text).replace("\n", "\\n")
+
+
 def say(text: str, *, file: TextIO | None = None) -> None:
     """Print a line, to standard output by default."""
     print(visible(text), file=file or sys.stdout, flush=True)

@@ -8,7 +8,8 @@ What is treated as the same:
 | `√ ≤ × π ∠ ∞ ∈ …` (`SIGNS`, Greek letters) | the LaTeX command |
 | `n²`, `n^2`, `n^{2}`, `n<sup>2</sup>`; `x₁`, `x_1`, `x_{1}` | `n ^ 2`; `x 1` |
 | `\frac12`, `\frac{1}{2}`, `\dfrac12`, `{1 \over 2}`, `½`, `1/2` | `1 / 2` |
-| `90°`, `90^\circ`, `90^{\circ}`, `90 degrees` | `90 degrees` |
+| `90°`, `90º`, `90^\circ`, `90^{\circ}`, `90 degrees` | `90 degrees` |
+| `△ABC`, `ΔABC`, `\Delta ABC`, `\triangle ABC` | `triangle ABC` |
 | `1,250`, `1{,}250`, `1,\!250`, `1\,250` | `1250` (but not `1,2`, `1, 250` and the point `(1,250)`) |
 | `\le`, `\leq`, `\leqslant`, `≤`, `<=`; other synonyms in `SYNONYMS` | one of them |
 | `2×3`, `2\cdot 3`, `2*3` | `2 3` |
@@ -51,7 +52,7 @@ SYNONYMS = {
 SIGNS = {
     "√": "sqrt", "∛": "sqrt 3", "∜": "sqrt 4", "≤": "le", "≥": "ge", "⩽": "le", "⩾": "ge", "≠": "ne", "×": "times",  # noqa: RUF001
     "·": "cdot", "⋅": "cdot", "∙": "cdot", "∗": "ast", "÷": "div", "∕": "div", "⁄": "div", "±": "pm", "∓": "mp",  # noqa: RUF001
-    "°": "degree", "º": "degree", "∠": "angle", "∡": "angle", "△": "triangle", "∆": "triangle", "□": "square",
+    "°": "degree", "∠": "angle", "∡": "angle", "△": "triangle", "∆": "triangle", "□": "square",
     "⊥": "perp", "∥": "parallel", "∞": "infty", "∈": "in", "∉": "notin", "∋": "ni", "∅": "emptyset", "⌀": "emptyset",
     "∪": "cup", "∩": "cap", "⊂": "subset", "⊆": "subseteq", "⊃": "supset", "⊇": "supseteq", "∖": "setminus",  # noqa: RUF001
     "∑": "sum", "∏": "prod", "∫": "int", "∮": "oint", "∂": "partial", "∇": "nabla", "∝": "propto", "∀": "forall",
@@ -89,6 +90,7 @@ _NAMES = str.maketrans(
 )
 # Short runs of Greek letters are variables; longer ones are words of Greek.
 _GREEK = re.compile(r"(?<![\u0370-\u03ff\u1f00-\u1fff])[α-ωΑ-Ω]{1,3}(?![\u0370-\u03ff\u1f00-\u1fff])")  # noqa: RUF001
+_TRIANGLE = re.compile(r"(?:Δ|\\Delta)(?=\s*[A-Z]{3}(?![A-Za-z]))")
 _SEPARATOR = r"(?:,\\!|\{?\\?,\}?)"
 _MAYBE_THOUSANDS = re.compile(r",(?:\\!|\})?\d\d\d")
 _THOUSANDS = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:{_SEPARATOR}\d{{3}})++(?!\d|,\d)")
@@ -112,6 +114,8 @@ _COMMAND = re.compile(
 
 def plain(text: str) -> str:
     """The text in lower case, with the spellings above brought to one."""
+    if "Δ" in text or "\\Delta" in text:
+        text = _TRIANGLE.sub(r"\\triangle ", text)
     if "&" in text:
         text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
     if "</" in text:
@@ -131,7 +135,7 @@ def plain(text: str) -> str:
 def _latex(text: str) -> str:
     """Text with LaTeX for mathematical characters, the others in their normal form."""
     text = _SCRIPT.sub(_spelled_out, text)
-    text = unicodedata.normalize("NFKC", text).translate(_NAMES)
+    text = unicodedata.normalize("NFKC", text.replace("º", "°")).translate(_NAMES)  # NFKC has an o for the ordinal sign
     return _GREEK.sub(lambda m: "".join(f"\\{GREEK[letter]} " for letter in m[0].lower()), text)
 
 

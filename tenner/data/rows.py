@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ Row = dict[str, Any]
 FILE_KINDS = (".jsonl", ".csv", ".parquet")
 TIMEOUT_SECONDS = 60
 """Of a server of files, to answer and between any two parts of a file."""
+INDEX = re.compile("[0-9]{1,9}")
 FIELD_CHARACTERS_MAX = (1 << 31) - 1
 DATA_HINT = "pip install 'tenner[data]'"
 
@@ -100,12 +102,17 @@ def value_of(source: Table, row: Row, column: str) -> Any:
     for name in column.split("."):
         if isinstance(value, dict) and name in value:
             value = value[name]
-        elif isinstance(value, Sequence) and not isinstance(value, str) and name.isdigit() and int(name) < len(value):
-            value = value[int(name)]
+        elif isinstance(value, Sequence) and not isinstance(value, str) and 0 <= (index := _index(name)) < len(value):
+            value = value[index]
         else:
             hint = did_you_mean(column, map(str, row), cutoff=0.5)
             raise NoColumn(f"source {source.name}: it has no column {column}", column=column, hint=hint)
     return value
+
+
+def _index(name: str) -> int:
+    """A part of a path as the index of a list; -1 for one that is none."""
+    return int(name) if INDEX.fullmatch(name) else -1
 
 
 def _jsonl(source: Table, path: Path) -> Iterator[Row]:
@@ -120,6 +127,9 @@ def _csv(source: Table, path: Path) -> Iterator[Row]:
     csv.field_size_limit(FIELD_CHARACTERS_MAX)  # the library's own limit is 131,072: a long solution
     with open(path, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
+        names = rows.fieldnames or ()
+        if len(names) == 1 and (found := next((sign for sign in ";\t|" if sign in names[0]), None)):
+            raise _error(source, f"{path} has {found!r} between its fields", hint="save it with commas between them")
         try:
             for row in rows:
                 if None in row or None in row.values():

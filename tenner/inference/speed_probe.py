@@ -17,15 +17,19 @@ FEW_ROWS_SHARE = 4
 
 
 class DecodingSpeed(NamedTuple):
-    """The cost model: a step of `rows` rows takes step_seconds + rows * row_seconds."""
+    """The cost model: a step of `rows` rows of so much context takes
+    step_seconds + rows * (row_seconds + context_tokens * context_token_seconds).
+    """
 
     step_seconds: float
     row_seconds: float
     prompt_token_seconds: float
+    context_token_seconds: float = 0.0
 
-    def seconds(self, *, rows: int, steps: float, prompt_tokens: float) -> float:
+    def seconds(self, *, rows: int, steps: float, prompt_tokens: float, context_tokens: float = 0.0) -> float:
         """The seconds of prefilling `prompt_tokens` and decoding `steps` steps of `rows` rows."""
-        return prompt_tokens * self.prompt_token_seconds + steps * (self.step_seconds + rows * self.row_seconds)
+        row_seconds = self.row_seconds + context_tokens * self.context_token_seconds
+        return prompt_tokens * self.prompt_token_seconds + steps * (self.step_seconds + rows * row_seconds)
 
 
 def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpeed:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Device

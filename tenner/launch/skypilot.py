@@ -7,7 +7,6 @@ import math
 import shlex
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tenner.clients import openai
 from tenner.core.errors import Preempted, TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import PaidModel
+from tenner.core.toml_text import named_value
 from tenner.launch.job import Job
 
 OWN = {"accelerators", "use_spot", "max_hourly_cost", "autostop", "job_recovery"}
@@ -113,10 +113,4 @@ def submit(found: dict[str, Any], file: Path) -> None:
 
 
 def _option(option: str) -> tuple[str, Any]:
-    key, equals, value = option.partition("=")
-    if not equals:
-        raise TennerError(f"--option {option} has no '='", hint="write --option infra=aws")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
+    return named_value("--option", option, example="infra=aws")

@@ -111,9 +111,9 @@ def learn(run: Run) -> tuple[int, int]:
         for name in ("student", ADAPTER):
             run.folder.wrote_folder(name)
         client.unload(model_id)
-        if service.delete:
-            _delete_all(run, client)
-        else:
+        if service.delete and not service.compare_questions:
+            delete_all(run, client)
+        elif not service.delete:
             run.screen.say(f"train: the service stores the adapters, which it may bill: {path}")
     return len(encoded) + len(too_long), len(encoded)
 
@@ -224,7 +224,7 @@ def _merge(run: Run, base: Path, adapter: Path) -> None:
     student.save(model, tokenizer, run.folder.path / "student", model.dtype, end_ids=turn_end.end_ids(base, tokenizer))
 
 
-def _delete_all(run: Run, client: TinkerClient) -> None:
+def delete_all(run: Run, client: TinkerClient) -> None:
     """Delete all that the service stores of the models of this run. What it will not delete is named."""
     left = []
     for model_id in AtService.of(run).models:

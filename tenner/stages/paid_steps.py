@@ -6,14 +6,15 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from tenner.budget.ledger import BatchRow, Ledger, Line, Payee, WaitingLine
-from tenner.budget.prices import ceil_microusd
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import BatchRow, Line, Payee, WaitingLine
+from tenner.budget.prices import TINKER, ceil_microusd
 from tenner.clients.tinker import Adam, Datum, Rejected, TinkerClient
 from tenner.core.records import Usage
 from tenner.core.sections import TrainingService
 from tenner.core.seeds import digest
 
-PROVIDER = "tinker"
+PROVIDER = TINKER
 REQUEST_BYTES_MAX = 5_000_000
 """A request takes no further sample once it has so many bytes; the gradients of several add up."""
 BYTES_PER_TOKEN = 30

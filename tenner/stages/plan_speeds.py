@@ -103,8 +103,8 @@ class Machine(NamedTuple):
             speed = assumed.GPU_MFU.times(self.cards * self.card.peak_tflops * 1e12)
         return _over(flops, speed)
 
-    def decoding(self, size: Size, evaluate: Evaluate, context_tokens: float) -> tuple[DecodingSpeed, ...]:
-        """The fast, the expected and the slow speed of full batches whose rows are so long on average."""
+    def decoding(self, size: Size, evaluate: Evaluate) -> tuple[DecodingSpeed, ...]:
+        """The fast, the expected and the slow speed."""
         if self.measured_decoding is not None:
             return (self.measured_decoding,) * 3
         engine = "vllm" if evaluate.engine == "vllm" else "hf"
@@ -118,9 +118,10 @@ class Machine(NamedTuple):
             launch = assumed.LAUNCH_SECONDS[engine].times(size.layers)
         return tuple(
             DecodingSpeed(
-                size.weights_bytes / per_second + started,
-                size.kv_bytes * context_tokens / per_second + size.forward_flops / flops_per_second,
-                size.forward_flops / flops_per_second,
+                step_seconds=size.weights_bytes / per_second + started,
+                row_seconds=size.forward_flops / flops_per_second,
+                prompt_token_seconds=size.forward_flops / flops_per_second,
+                context_token_seconds=size.kv_bytes / per_second,
             )
             for per_second, started, flops_per_second in zip(bandwidth, launch, speed, strict=True)
         )

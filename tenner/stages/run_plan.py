@@ -16,7 +16,7 @@ from tenner.data import puzzles
 from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
-from tenner.stages.time_estimate import Lengths, sweep_seconds, sweep_tokens
+from tenner.stages.time_estimate import Lengths, sweep_context, sweep_seconds, sweep_tokens
 
 PUZZLES_READ = 200
 """So many generated puzzles are measured."""
@@ -156,13 +156,9 @@ BaseLengths = tuple[Estimate, Estimate] | None
 
 
 def _base_lengths(prompt: Estimate, base: BaseLengths, thinking_max: int, answer_max: int) -> list[Lengths]:
-    if base is not None:
-        thinking, answer = base[0].at_most(thinking_max), base[1].at_most(answer_max)
-        return [Lengths(*each) for each in zip(prompt, thinking, answer, strict=True)]
-    return [
-        Lengths(tokens, share * thinking_max, share * answer_max)
-        for tokens, share in zip(prompt, assumed.BASE_SHARE, strict=True)
-    ]
+    thinking, answer = base or assumed.base_tokens(thinking_max, answer_max)
+    thinking, answer = thinking.at_most(thinking_max), answer.at_most(answer_max)
+    return [Lengths(*each) for each in zip(prompt, thinking, answer, strict=True)]
 
 
 def _sweep(
@@ -170,16 +166,16 @@ def _sweep(
     waits: Sequence[int],
 ) -> tuple[Estimate, Estimate]:  # fmt: skip
     """The tokens that are generated, and the seconds that it takes, loading included."""
-    context = fmean(fed + steps / 2 for steps, fed in (sweep_tokens(each, budgets, waits) for each in lengths))
-    speeds = machine.decoding(size, recipe.evaluate, context)
     tokens = Estimate(*(questions * sweep_tokens(each, budgets, waits)[0] for each in lengths))
-    rows = machine.rows(size, recipe.evaluate, context)
     seconds = Estimate(
         *(
-            sweep_seconds(speed, each, questions, budgets, waits=waits, rows=rows)
-            for speed, each in zip(speeds, lengths, strict=True)
+            sweep_seconds(
+                speed, each, questions, budgets, waits=waits,
+                rows=machine.rows(size, recipe.evaluate, sweep_context(each, budgets, waits)),
+            )
+            for speed, each in zip(machine.decoding(size, recipe.evaluate), lengths, strict=True)
         )
-    )
+    )  # fmt: skip
     return tokens, Estimate.total([seconds, machine.loading_seconds(size)])
 
 

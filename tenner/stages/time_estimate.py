@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from tenner.budget.assumptions import BASE_SHARE
+from tenner.budget import assumptions as assumed
 from tenner.core import turn_end
 from tenner.core.chat_template import encode_prompt
 from tenner.core.formats import FORMATS
@@ -22,8 +22,6 @@ EXAMPLES = 64
 """Questions by whose lengths the others are judged."""
 DELIMITER_TOKENS = 6
 """What a cut and its cue put in, fed beside each answer."""
-WAIT_SHARE = 0.5
-"""How much longer, in its first thinking, a distilled student thinks at each wait."""
 PROBED_BYTES_MAX = 4_000_000_000
 """A larger student is not loaded a second time only to find out how fast it is trained."""
 
@@ -53,11 +51,8 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         return fmean(len(encode_prompt(engine.tokenizer, render(engine.tokenizer, q, form, recipe))) for q in examples)
 
     def of_base(form: PromptForm, thinking_max: int, answer_max: int) -> Lengths:
-        return Lengths(
-            prompt_tokens(form),
-            BASE_SHARE.expected * thinking_max,
-            BASE_SHARE.expected * answer_max,
-        )
+        thinking, answer = assumed.base_tokens(thinking_max, answer_max)
+        return Lengths(prompt_tokens(form), thinking.expected, answer.expected)
 
     attempt, evaluate = recipe.attempt, recipe.evaluate
     found = [
@@ -106,10 +101,29 @@ def in_words(seconds: float) -> str:
 
 def sweep_tokens(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> tuple[float, float]:
     """The tokens that one question has generated and fed; a sweep thinks once, every budget has its own answer."""
-    thinking = min(lengths.thinking, budgets[-1])
-    longer = sum(min(budgets[-1] - thinking, WAIT_SHARE * thinking * n) for n in waits)
+    thinking, longer = _thinking(lengths, budgets, waits)
     policies = len(budgets) + len(waits)
-    return thinking + longer + policies * lengths.answer, lengths.prompt + policies * DELIMITER_TOKENS
+    return thinking + sum(longer) + policies * lengths.answer, lengths.prompt + policies * DELIMITER_TOKENS
+
+
+def sweep_context(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> float:
+    """The tokens before a generated one, on average over those of `sweep_tokens`."""
+    thinking, longer = _thinking(lengths, budgets, waits)
+    thought = [min(thinking, budget) for budget in budgets] + [thinking + more for more in longer]
+    stretches = [
+        (thinking, 0.0),
+        *((more, thinking) for more in longer),
+        *((lengths.answer, before) for before in thought),
+    ]
+    tokens = sum(length for length, _ in stretches)
+    return lengths.prompt + sum(n * (before + n / 2) for n, before in stretches) / tokens if tokens else lengths.prompt
+
+
+def _thinking(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> tuple[float, list[float]]:
+    """The tokens of the first thinking, and how many more each number of waits adds."""
+    thinking = min(lengths.thinking, budgets[-1])
+    of_wait = min(assumed.WAIT_SHARE * thinking, assumed.WAIT_TOKENS)
+    return thinking, [min(budgets[-1] - thinking, of_wait * n) for n in waits]
 
 
 def sweep_seconds(
@@ -117,8 +131,9 @@ def sweep_seconds(
 ) -> float:
     """Of all questions under all budgets."""
     steps, fed = sweep_tokens(lengths, budgets, waits)
+    context = sweep_context(lengths, budgets, waits)
     groups = [min(rows, questions - first) for first in range(0, questions, rows)]
-    return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed) for n in groups)
+    return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed, context_tokens=context) for n in groups)
 
 
 def examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:

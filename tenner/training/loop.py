@@ -96,12 +96,12 @@ def train(
 ) -> TrainResult:
     """Train the student in the folder `base`, or go on where the newest checkpoint in `workdir` left off.
 
-    A process alone may also hand over a loaded model, on any device; it is changed in place.
-    `on_begin` is told where that is, before the first step; `say` gets a line about what is done otherwise than people
-    expect; `on_step` is called after every step. When it raises
-    TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a checkpoint is written before this ends,
-    so that nothing is lost. Steps after the last checkpoint of a killed run are done, and reported, again.
-    `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish` saves the result.
+    A process alone may also hand over a loaded model, on any device; it is changed in place. `on_begin` is told where
+    it begins, before the first step; `say` gets a line about what is done otherwise than people expect; `on_step` is
+    called after every step. When it raises TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a
+    checkpoint is written before this ends, so that nothing is lost. Steps after the last checkpoint of a killed run are
+    done, and reported, again. `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish`
+    saves the result.
 
     Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
     whose loss is not what transformers computes, and on a checkpoint that does not fit; Preempted on SIGTERM.

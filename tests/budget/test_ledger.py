@@ -2,12 +2,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
+from functools import partial
 
 import pytest
 
-from tenner.budget.ledger import Ledger, Payee, read_spend, sqlite_errors
-from tenner.core.errors import BudgetReached, TennerError
+from tenner.budget.ledger import HEARTBEAT_SECONDS, Ledger
+from tenner.budget.ledger_database import read_spend, sqlite_errors
+from tenner.budget.ledger_rows import BatchRow, Line, Payee, SpendRow
+from tenner.core.errors import BudgetReached, StorageFull, TennerError
 from tenner.core.records import Usage
 
 PAYEE = Payee("trace", "p", "m", "row")
@@ -79,7 +83,8 @@ def test_a_key_that_was_paid_twice_is_booked_twice_and_keeps_its_first_response(
 def test_what_a_killed_process_had_in_flight_is_booked_at_its_worst_case(tmp_path):
     path = tmp_path / "run.db"
     program = (
-        "import os, sys; from pathlib import Path; from tenner.budget.ledger import Ledger, Payee\n"
+        "import os, sys; from pathlib import Path; from tenner.budget.ledger import Ledger\n"
+        "from tenner.budget.ledger_rows import Payee\n"
         "ledger = Ledger(Path(sys.argv[1]), budget_usd=0.001)\n"
         "ledger.reserve(Payee('trace', 'p', 'm', 'row'), 400)\n"
         "ledger.reserve(Payee('trace', 'p', 'm', 'row'), 500)\n"
@@ -214,3 +219,106 @@ def test_a_damaged_database_is_one_line(damage, tmp_path):
         read_spend(path)
     with pytest.raises(TennerError, match=r"run\.db is damaged: "):
         open_and_read(path)
+
+
+def test_a_batch_reserves_what_fits_and_is_open_until_it_is_closed(ledger):
+    lines = [Line(f"k{i}", f"r{i}", 400) for i in range(3)]
+    assert ledger.reserve_batch(PAYEE, "t", lines) == 2  # of a cap of 1000
+    with pytest.raises(BudgetReached):
+        ledger.reserve_batch(PAYEE, "u", [Line("k3", "r3", 201), Line("k4", "r4", 1)])
+    assert ledger.reserve_batch(PAYEE, "u", [Line("k3", "r3", 200)]) == 1
+    assert ledger.reserved_usd() == 0.001
+    assert ledger.open_batches(PAYEE) == [BatchRow(token, None, "reserved", None) for token in ("t", "u")]
+    for field in ("stage", "provider", "model"):
+        assert ledger.open_batches(PAYEE._replace(**{field: "other"})) == []
+    assert [line[1:] for line in ledger.waiting_lines("t")] == [("k0", "r0", 400), ("k1", "r1", 400)]
+    assert ledger.lose_orphans() == 0  # the provider works on them
+    submitted = BatchRow("t", "b1", "submitted", 7.0)
+    ledger.mark_batch(submitted)
+    assert ledger.open_batches(PAYEE) == [submitted, BatchRow("u", None, "reserved", None)]
+    ledger.close_batch("t")
+    assert [batch.token for batch in ledger.open_batches(PAYEE)] == ["u"]
+    assert ledger.reserved_usd() == 0.0002
+
+
+def test_a_model_has_settled_once_a_reply_with_output_was(ledger):
+    spend = keep(ledger, ledger.reserve(PAYEE, 100))
+    for usage in (Usage(), Usage(input_tokens=1, output_tokens=0)):
+        assert not ledger.has_settled(PAYEE)
+        ledger.settle(spend, usage, 7, finish_reason="stop")
+    assert not ledger.has_settled(PAYEE)
+    ledger.settle(spend, Usage(input_tokens=1, output_tokens=1), 9, finish_reason="length")
+    assert ledger.has_settled(PAYEE)
+    assert ledger.booked_microusd(spend) == 9
+    assert not ledger.has_settled(PAYEE._replace(provider="other"))
+    assert not ledger.has_settled(PAYEE._replace(model="other"))
+    with closing(sqlite3.connect(ledger.path)) as db:
+        assert db.execute("SELECT finish_reason FROM responses").fetchall() == [("length",)]
+
+
+def test_overruns_add_up(ledger):
+    ledger.overrun(PAYEE, 5)
+    ledger.overrun(PAYEE, 7)
+    assert ledger.overrun_microusd(PAYEE) == 12
+
+
+def test_a_rental_reserves_its_time_and_leaves_the_rest_to_calls(ledger):
+    rent = partial(ledger.rent_machine, "train", price_usd_per_hour=0.36, ahead_min=2)  # 100 micro-dollars a second
+    rent(1.0, ahead_max=5)
+    assert (ledger.spent_usd(), ledger.reserved_usd()) == (0.0001, 0.0005)
+    ledger.check_machine("train", 9, 0.36)  # 5 of these seconds are reserved
+    with pytest.raises(BudgetReached):
+        ledger.check_machine("train", 9.01, 0.36)
+    rent(1.0, ahead_max=50)
+    assert (ledger.spent_usd(), ledger.reserved_usd()) == (0.0002, 0.0008)
+    assert ledger.lose_orphans() == 0  # a rental is no call
+    with pytest.raises(BudgetReached):
+        rent(7.0, ahead_max=5)
+    assert (ledger.spent_usd(), ledger.reserved_usd()) == (0.0009, 0.0001)
+    ledger.lose_rental()
+    assert (ledger.spent_usd(), ledger.reserved_usd()) == (0.001, 0.0)
+    charged_until = ledger.machine_charged_until()
+    assert charged_until is not None
+    assert abs(time.time() - charged_until) < 60
+
+
+def test_machine_time_is_booked_once_by_its_price(ledger):
+    heartbeat = ledger.begin_heartbeat("train", 0.1)
+    with closing(sqlite3.connect(ledger.path)) as db, db:
+        db.execute("UPDATE heartbeats SET seconds = 36000")
+    ledger.charge_machine("train", 36_000, 0.1, heartbeat=heartbeat)
+    assert ledger.rows() == [SpendRow("train", "machine", "local", 1, 0, 0, 36_000.0, 1.0, "$0.1 an hour", 0.0)]
+    assert ledger.charge_orphans() == HEARTBEAT_SECONDS
+
+
+def test_what_fails_halfway_is_undone(ledger):
+    with pytest.raises(BudgetReached), ledger.together():
+        [ledger.reserve(PAYEE, microusd) for microusd in (5, 996)]
+    assert ledger.reserved_usd() == 0
+    assert ledger.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_and_a_missing_table_are_one_line(ledger):
+    reservation = ledger.reserve(PAYEE, 5)
+    ledger._db.execute("PRAGMA max_page_count = 1")  # which SQLite takes as: no more than there are
+    with pytest.raises(StorageFull):
+        keep(ledger, reservation, body=bytes(100_000))
+    ledger._db.execute("DROP TABLE overruns")
+    with pytest.raises(TennerError, match="cannot be used: no such table"):
+        ledger.reserve(PAYEE, 5)
+
+
+def test_a_database_that_stays_locked_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("tenner.budget.ledger_database.BUSY_SECONDS", 0.05)
+    Ledger(tmp_path / "run.db", budget_usd=1).close()
+    with closing(sqlite3.connect(tmp_path / "run.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TennerError, match="locked by another process"):
+            Ledger(tmp_path / "run.db", budget_usd=1)
+
+
+def test_a_transaction_has_the_write_lock_before_the_cap_is_read(ledger):
+    with closing(sqlite3.connect(ledger.path, isolation_level=None, timeout=0)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (2,), "raised with the schema of the tables"
+        with ledger.together(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")

@@ -4,7 +4,8 @@ from contextlib import closing
 import pytest
 
 from tenner.budget import price_files
-from tenner.budget.ledger import Ledger, Payee
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_rows import Payee
 from tenner.budget.prices import LongPrompt, Peak, Price, ceil_microusd, find, in_force, load_prices, price_of
 from tenner.clients.openai import presets
 from tenner.core.errors import TennerError
@@ -146,7 +147,8 @@ def test_the_users_file_comes_first_and_is_checked(tmp_path, monkeypatch):
         (row.replace("source", "sauce"), r"\[\[price\]\] 1: unknown key sauce", "did you mean source?"),
         (row.replace("= 1", "= -1"), "input_usd_per_mtok: Input should be greater than or equal to 0", "a row has"),
         (row.replace("price]]", "prices]]"), "unknown table prices", "did you mean price?"),
-        ("[", "cannot be read", "mend it"),
+        ("[", "is not valid TOML", ""),
+        ("price = " + "[" * 5000, "is nested too deeply", ""),
     ):
         file.write_text(text)
         with pytest.raises(TennerError, match=message) as caught:

@@ -545,7 +545,7 @@ def test_transient_faults_while_waiting_are_waited_out_and_counted(ledger):
             return answer
         return work()
 
-    limits = LIMITS._replace(attempts_max=2)  # of no consequence for waiting
+    limits = LIMITS._replace(retries=LIMITS.retries._replace(attempts_max=2))  # of no consequence for waiting
     with ChatServer() as server:
         server.batches.around = trouble
         results, batch_calls = buy(server, ledger, TEXTS, limits=limits)

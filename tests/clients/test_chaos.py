@@ -1,6 +1,7 @@
-"""Money under fire: processes killed at random moments, and a thousand random schedules against one cap."""
+"""Money under fire: processes killed at random moments, and random schedules against one cap."""
 
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ from chat_server import ChatServer, usage_of
 from tenner.budget.ledger import Ledger
 
 QUESTIONS, CONCURRENCY, KILLS = 500, 32, 30
-SCHEDULES, WORKERS = 1000, 64
+SCHEDULES, WORKERS = 250 * int(os.environ.get("TENNER_CAMPAIGN", "1")), 64
 
 
 def stored_questions(database):
@@ -98,6 +99,7 @@ from tenner.budget.ledger import Ledger
 from tenner.budget.prices import Price
 from tenner.core.records import Question, Usage
 from tenner.clients.paid_calls import Limits, PaidCalls
+from tenner.clients.retries import RetryRule
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Reply, Response
 
@@ -128,7 +130,7 @@ class SimulatedClient:
         return Reply("complete", "t", "a", "stop", Usage(input_tokens=read, output_tokens=written))
 
 folder, name, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-limits = Limits(concurrency=workers, attempts_max=3, deadline_seconds=10, backoff_seconds=0.0001)
+limits = Limits(concurrency=workers, deadline_seconds=10, retries=RetryRule(attempts_max=3, backoff_seconds=0.0001))
 for line in sys.stdin:
     seed = int(line)
     draw = random.Random(f"{seed} {name}")
@@ -154,7 +156,7 @@ END;
 
 
 @pytest.mark.slow
-def test_the_cap_holds_in_a_thousand_random_schedules_of_two_processes(tmp_path):
+def test_the_cap_holds_in_random_schedules_of_two_processes(tmp_path):
     command = [sys.executable, "-c", SCHEDULE, str(tmp_path)]
     both = [
         subprocess.Popen([*command, name, str(WORKERS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -41,6 +41,22 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
         (403, '{"code": "AllocationQuota.FreeTierOnly", "message": "The free tier is exhausted"}', "billing"),
         (400, '{"error": {"code": "token_limit_exceeded", "message": "the prompt is too long"}}', "bad_request"),
         (429, "Too many in-progress batches", "batch_limit"),
+        (400, '{"error": {"type": "budget_exceeded", "message": "Budget has been exceeded! Max: 10.0"}}', "billing"),
+        (429, "Organization has exceeded its monthly budget", "billing"),
+        (429, '{"error": {"type": "no_credits", "message": "You have no credits remaining."}}', "billing"),
+        (429, '{"detail": {"error": "trial credits exhausted"}}', "billing"),
+        (403, "You've used up your points!", "billing"),
+        (403, '{"code": "Throttling.AllocationQuota", "message": "Free allocated quota exceeded."}', "billing"),
+        (403, '{"error": {"code": "pre_consume_token_quota_failed", "message": "too little"}}', "billing"),
+        (401, '{"error": {"message": "该令牌额度已用尽", "type": "new_api_error"}}', "billing"),
+        (400, "You have reached your specified API usage limits. You will regain access on 2026-12-01.", "billing"),
+        (429, '{"error": {"code": "1309", "message": "Your plan has expired"}}', "billing"),
+        (429, '{"error": {"code": "1308", "message": "Usage limit reached for 5 hour."}}', "quota_used_up"),
+        (429, '{"error": {"code": "1310", "message": "Weekly limit reached"}}', "quota_used_up"),
+        (429, '{"error": {"code": "1302", "message": "Your account has too many requests at once"}}', "rate_limited"),
+        (429, "Rate limit exceeded: 20 a minute. Add credits to raise your limit", "rate_limited"),
+        (429, "Allocated quota exceeded for tokens per minute", "rate_limited"),
+        (500, "Internal error in the billing of the shard", "server_error"),
         (403, '{"error": {"code": "invalid_api_key", "message": "no"}}', "bad_key"),
         (429, "Rate limit reached on tokens per day (TPD). Please try again in 1h2m3s.", "quota_used_up"),
         (429, "Rate limit reached on requests per day (RPD). Please try again in 7m12s.", "rate_limited"),
@@ -74,6 +90,7 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
             "bad_request",
         ),
         (400, "Enqueued token limit reached for m in organization o. Limit: 90,000 enqueued tokens.", "batch_limit"),
+        (400, json.dumps({"error": {"code": "9" * 5000, "message": "m"}}), "bad_request"),
     ],
 )
 def test_every_status_has_a_name(status, body, kind):
@@ -140,6 +157,7 @@ def test_retry_after_is_seconds_or_a_date_or_nothing():
     assert retry_after_seconds({"retry-after": "-3"}) == 0
     assert retry_after_seconds({}) is None
     assert retry_after_seconds({"retry-after": "soon"}) is None
+    assert retry_after_seconds({"retry-after": "Mon, 01 Jan 2026 00:00:00 +" + "9" * 30}) is None
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
     seconds = retry_after_seconds({"retry-after": email.utils.format_datetime(then, usegmt=True)})
     assert seconds is not None

@@ -22,6 +22,7 @@ from tenner.clients.faults import Fault
 from tenner.clients.gemini import GeminiClient, parse_generation
 from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.protocol import Call, Response
+from tenner.clients.retries import RetryRule
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.records import FailedCall, Question, Usage
@@ -30,7 +31,7 @@ from tenner.core.sections import PriceSection, TraceSection
 ASKED = "Why is 1+1 two?"
 PRICE = PriceSection(input_usd_per_mtok=1.0, cached_input_usd_per_mtok=0.25, output_usd_per_mtok=2.0)
 """A micro-dollar for a token in, a quarter for a cached one, two for one out."""
-LIMITS = Limits(concurrency=8, attempts_max=1, deadline_seconds=5, backoff_seconds=0.02)
+LIMITS = Limits(concurrency=8, deadline_seconds=5, retries=RetryRule(attempts_max=1, backoff_seconds=0.02))
 
 
 @pytest.fixture(autouse=True)
@@ -361,7 +362,7 @@ def test_from_request_to_ledger_to_the_micro_dollar(tmp_path):
         texts[4]: ["reset"],
         texts[5]: ["hang"],
     }
-    limits = LIMITS._replace(attempts_max=2, deadline_seconds=1.5)
+    limits = LIMITS._replace(retries=LIMITS.retries._replace(attempts_max=2), deadline_seconds=1.5)
     with closing(Ledger(tmp_path / "run.db", budget_usd=1)) as ledger, GeminiServer(scripts) as server:
         results = buy(server.url, ledger, texts, limits=limits)
         client = GeminiClient(section(server.url))

@@ -40,11 +40,11 @@ def is_covered(server, ledger):
     return True
 
 
-def bought(behaviours, ledger, *, then=(), attempts_max=LIMITS.attempts_max):
+def bought(behaviours, ledger, *, then=(), attempts_max=LIMITS.retries.attempts_max):
     """The results by behaviour, and the server, of one call each that meets the behaviour and then these."""
     texts = {f"1+{10 + i}?": name for i, name in enumerate(behaviours)}
     with BillingServer({text: [name, *then] for text, name in texts.items()}) as server:
-        limits = LIMITS._replace(attempts_max=attempts_max, concurrency=2 + len(texts))
+        limits = LIMITS._replace(retries=LIMITS.retries._replace(attempts_max=attempts_max), concurrency=2 + len(texts))
         results, paid_calls = buy(OpenAIClient(section(server)), ledger, questions("1+99?", *texts), limits=limits)
         assert is_covered(server, ledger)
     return {name: results[f"q{i}"] for i, name in enumerate(texts.values(), 1)}, server, paid_calls
@@ -202,7 +202,7 @@ def test_an_outage_does_not_use_up_the_cap(ledger):
 def test_an_empty_account_stops_the_run_at_the_first_call(account, ledger):
     texts = [f"{i}+1?" for i in range(40)]
     script = {text: [f"empty: {account}"] for text in texts[5:]}
-    limits = LIMITS._replace(concurrency=2, backoff_seconds=5)
+    limits = LIMITS._replace(concurrency=2, retries=LIMITS.retries._replace(backoff_seconds=5))
     began = time.monotonic()
     results: dict[str, Any] = {}
     with BillingServer(script) as server:
@@ -219,7 +219,7 @@ def test_an_empty_account_stops_the_run_at_the_first_call(account, ledger):
 
 def test_who_waits_for_another_attempt_hears_of_the_stop(ledger):
     script = {"1+1?": ["overloaded for a minute"], "2+2?": ["server error", "empty: glm"]}
-    began, limits = time.monotonic(), LIMITS._replace(backoff_seconds=0.2)
+    began, limits = time.monotonic(), LIMITS._replace(retries=LIMITS.retries._replace(backoff_seconds=0.2))
     with BillingServer(script) as server, pytest.raises(OutOfMoney, match="billing: HTTP 429: Insufficient balance"):
         buy(OpenAIClient(section(server)), ledger, questions("1+1?", "2+2?"), limits=limits)
     assert time.monotonic() - began < 10

@@ -49,6 +49,13 @@ def test_what_cannot_be_cleaned_with_certainty_is_refused_with_its_reason(tmp_pa
     assert len(bodies) == len({body_of(*parts[:2]) for parts in DAMAGED.values()})
 
 
+def test_several_messages_of_harmonys_analysis_are_one_thinking():
+    messages = [f"<|channel|>analysis<|message|>{said}<|end|>" for said in ("7 and", "4.")]
+    content = "<|start|>assistant".join([*messages, f"<|channel|>final<|message|>{ANSWER}<|return|>"])
+    reply = parse_completion(Response(body_of({"content": content}), "application/json"))
+    assert (reply.outcome, reply.thinking, reply.answer) == ("complete", "7 and\n\n4.", ANSWER)
+
+
 def test_a_summary_is_taken_only_where_there_is_nothing_else_and_is_marked():
     details = [{"type": "reasoning.summary", "summary": "It adds."}]
     alone = parse_completion(Response(body_of({"reasoning_details": details, "content": ANSWER}), "application/json"))
@@ -63,12 +70,20 @@ def test_a_summary_is_taken_only_where_there_is_nothing_else_and_is_marked():
     [
         "If 0 < |x| < 2, then x<|y|>z and |x|>1.", r"\[ a < b \] and \(c > d\)", "f[x] and [1, 2] and [EOS",
         "a <- b; c <b>bold</b>", "1<2 and 3>2", "The thinking was <long>.", "[INSTALL]", "x <s> y",
+        "The teaching assistant\nleft.", "<reason>, <analysis> and <answer> are tags.", "|A| = \\emptyset", "∅", ")]",
+        "a <answer>b</answer> c", "<answer>1</answer><answer>2</answer>",
     ],
 )  # fmt: skip
 def test_ordinary_text_is_not_damaged(text):
     assert damage_of(text) is None
     reply = parse_completion(Response(body_of({"reasoning_content": text, "content": text}), "application/json"))
     assert (reply.outcome, reply.thinking, reply.answer) == ("complete", text, text)
+
+
+def test_parts_may_be_nested_as_deeply_as_json_is_read():
+    deep = '[{"type":"text","text":' * 400 + '"1"' + "}]" * 400
+    body = f'{{"choices": [{{"message": {{"content": {deep}, "reasoning_content": "t"}}, "finish_reason": "stop"}}]}}'
+    assert parse_completion(Response(body.encode(), "application/json")).answer == "1"
 
 
 @pytest.mark.parametrize("text", [" \n" * 200_000 + "x", "<" * 200_000, "<think>" * 30_000, "a<|im_end|>" * 30_000])

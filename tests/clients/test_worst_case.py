@@ -30,6 +30,8 @@ def test_the_longest_normal_form_counts(text):
 
 def test_ordinary_text_is_reserved_by_its_bytes():
     assert reserved("What is 1+1?") == len("What is 1+1?") + TEMPLATE_TOKENS_MAX
+    assert input_tokens_max(["1+1?"], {}) == 260
+    assert input_tokens_max([], {"a": 1}) == 256 + len('{\n    "a": 1\n}')
     assert reserved("计算一加一等于几") == len("计算一加一等于几".encode()) + TEMPLATE_TOKENS_MAX
 
 

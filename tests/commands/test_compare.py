@@ -109,3 +109,18 @@ def test_the_door_prints_one_json_object(tmp_path, capsys):
         cli.main(["compare", str(a), str(b), "--json"])
     assert e.value.code == 0
     assert json.loads(capsys.readouterr().out)["tasks"][0]["n"] == 3
+
+
+def test_as_a_page_with_the_questions_that_differ(tmp_path, capsys):
+    a = run_folder(tmp_path / "a", "cwc", text="<script>alert({})</script>")
+    b = run_folder(tmp_path / "b", "ccc", text="<script>alert({})</script>")
+    page = tmp_path / "both.html"
+    with pytest.raises(SystemExit) as left:
+        cli.main(["compare", str(a), str(b), "--html", str(page)])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text("utf-8")
+    assert "B minus A: +33.3 points" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "alert(0)" not in text, "both are right there"
+    assert "<script" not in text

@@ -11,8 +11,8 @@ import pytest
 from chat_families import QWEN35_SMALL
 from chat_server import ChatServer, usage_of
 
-from tenner import cli
-from tenner.budget.ledger import read_spend
+from tenner import cli, measurement
+from tenner.budget.ledger_database import read_spend
 from tenner.clients.registry import client_for
 from tenner.commands import compare as comparejob
 from tenner.commands import export as exportjob
@@ -76,6 +76,9 @@ def test_each_question_is_answered_so_often_under_every_policy_and_scored_as_one
     assert setting.template_sha256 is not None
     assert {"torch", "transformers", "commit"} <= setting.versions.keys()
     report = (sampled.path / "report.md").read_text()
+    page = (sampled.path / "report.html").read_text()
+    assert "<script" not in page
+    assert "<caption>Spend by stage</caption>" in page
     assert all(
         word in report for word in ("majority right", "How the answers came about", setting.template_sha256[:12])
     )
@@ -295,3 +298,13 @@ def test_the_chat_template_is_asked_as_the_options_say(tiny_model_dir, data, tmp
     assert "the student's tokenizer has no chat template" in capsys.readouterr().err
     measured(*given, "--format", "think", "--chat-template", "chatml", "--run-dir", tmp_path / "named")
     assert len(RunFolder(tmp_path / "named").read("completions", Completion)) == QUESTIONS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["evaluate = 3", "machine = 3", "[evaluate]\nsampling = 3", "[evaluate]\napi = 3", "[evaluate]\nbenchmarks = [3]"],
+)
+def test_a_file_whose_tables_are_none_is_refused(text, tmp_path):
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(TennerError, match=r"m\.toml: (evaluate|machine).* is not a "):
+        measurement.describe(str(tmp_path / "m.toml"), measurement.MeasureOptions(questions=1, temperature=1.0))

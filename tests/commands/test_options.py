@@ -1,12 +1,15 @@
 """Options that are made of a section's fields: types, choices, defaults and help are the fields' own."""
 
 import argparse
+from importlib import import_module
 from typing import Annotated, Literal
 
 import pytest
 
 from tenner import cli
 from tenner.commands import options
+from tenner.core import suggest
+from tenner.core.recipe import Recipe
 from tenner.core.sections import Evaluate, Section, TraceSection
 
 
@@ -69,3 +72,33 @@ def test_every_verb_tells_its_options(verb, capsys):
         cli.main([verb, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: tenner {verb} ")
+
+
+@pytest.mark.parametrize("text", ["1e308", "-inf", "nan", "1001", "x"])
+def test_an_absurd_number_is_refused(text):
+    assert options.up_to(1000.0)("1e3") == 1000
+    with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+        options.up_to(1000.0)(text)
+
+
+def test_every_number_of_the_command_line_is_bounded():
+    """By `up_to`, or by the section of a recipe whose field it is; the two others are checked where they are read."""
+    unbounded = set()
+    for verb in cli.COMMANDS:
+        for action in verb_options(verb):
+            if action.type in (int, float) and not action.help.startswith(FIELD_HELPS):
+                unbounded.add((verb, *action.option_strings))
+    assert {option for _, option in unbounded} == {"--budget-usd", "--port"}
+
+
+def verb_options(verb):
+    parser = argparse.ArgumentParser()
+    import_module(f"tenner.commands.{cli.COMMANDS[verb].module}").add_options(parser)
+    return parser._actions
+
+
+FIELD_HELPS = tuple(
+    " ".join(place.field.description.split()).rstrip(".")[:30]
+    for place in suggest.places(Recipe)
+    if place.field.description
+)

@@ -274,10 +274,16 @@ def test_templates_by_name_and_file(tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}!")
     set_template(tokenizer, str(tmp_path / "mine.jinja"))
     assert ChatTemplate(tokenizer).question("Hi").text == "Hi!"
-    (tmp_path / "mine.jinja").write_text("{{ messages[0].content }")
-    with pytest.raises(TennerError, match="not valid Jinja: line 1"):
-        set_template(tokenizer, str(tmp_path / "mine.jinja"))
-    with pytest.raises(TennerError, match="chatm is neither a file that can be read nor one of chatml, plain"):
-        set_template(tokenizer, "chatm")
+    for wrong in ("{{ messages[0].content }", "{{ 1 | nosuch }}", "{{ " + "9" * 5000, "{{ " + "(" * 1000):
+        (tmp_path / "mine.jinja").write_text(wrong)
+        with pytest.raises(TennerError, match="not valid Jinja"):
+            set_template(tokenizer, str(tmp_path / "mine.jinja"))
+    (tmp_path / "mine.jinja").write_text("{% if messages %}{% break %}{% endif %}")
+    set_template(tokenizer, str(tmp_path / "mine.jinja"))
+    with pytest.raises(TennerError, match="refuses this conversation: 'break' outside loop"):
+        ChatTemplate(tokenizer).question("Hi")
+    for name in ("chatm", "\0", "~nobody-of-this-name/a.jinja"):
+        with pytest.raises(TennerError, match="is neither a file that can be read nor one of chatml, plain"):
+            set_template(tokenizer, name)
     with pytest.raises(TennerError, match=r"has no <\|im_end\|>, which chatml needs"):
         set_template(with_template("gemma 3", None), "chatml")

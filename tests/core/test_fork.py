@@ -9,7 +9,7 @@ from chat_server import ChatServer
 from commands import tenner_here
 
 from tenner import pipeline
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.fork import FIRST_STAGES, _first_stage, fork

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tenner.budget.ledger import Payee
+from tenner.budget.ledger_rows import Payee
 from tenner.core import spending
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen

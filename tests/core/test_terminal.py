@@ -9,7 +9,7 @@ import tenner
 from tenner.commands import grade
 from tenner.core.console import SafeConsole
 from tenner.core.records import Grade
-from tenner.core.terminal import say, visible
+from tenner.core.terminal import one_line, say, visible
 
 HOSTILE = "\x1b]0;owned\x07 \x1b[2J \x9b31m \u202etxt.exe \r\x08 \ud83d"
 
@@ -18,6 +18,10 @@ def test_control_characters_are_shown_and_ordinary_text_is_left_alone():
     shown = visible(HOSTILE)
     assert shown.startswith("\\u001b]0;owned\\u0007 \\u001b[2J \\u009b31m \\u202etxt.exe \\u000d\\u0008 \\ud83d")
     assert visible("Zürich\t½ 中文\n👩\u200d🔬") == "Zürich\t½ 中文\n👩\u200d🔬"
+
+
+def test_a_message_is_one_line():
+    assert one_line("no file a\n\x1b[2Jb\r") == "no file a\\n\\u001b[2Jb\\u000d"
 
 
 def test_json_says_the_same_as_before():

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 from hub_server import HubServer
+from paths import DATA
 from s1_tables import ROWS, save
 
 from tenner import pipeline
@@ -221,6 +222,10 @@ def test_a_renamed_column_is_named_with_the_nearest(tmp_path):
     assert refusal(source(Columns(question="questions"), file=file)) == (
         "source mine: it has no column questions", "did you mean question?"
     )  # fmt: skip
+    for column in ("question.²", "question." + "9" * 5000):
+        assert refusal(source(Columns(question=column), file=file))[0].startswith(
+            "source mine: it has no column question."
+        )
     datasets.Dataset.from_list([{"Problem": "x", "b": 1}]).save_to_disk(str(tmp_path / "d"))
     assert refusal(source(Columns(question="problem"), dataset=str(tmp_path / "d")))[1] == "did you mean Problem?"
 
@@ -395,3 +400,36 @@ def test_a_file_in_another_encoding_is_one_line(tmp_path):
     with pytest.raises(TennerError, match="is not UTF-8 text") as caught:
         gather(source(Columns(question="question"), file=str(tmp_path / "a.csv")))
     assert caught.value.hint == "save it as UTF-8"
+
+
+STRANGERS = {
+    "bom_src.jsonl": ["2"], "crlf.jsonl": "no column question", "dotted.jsonl": "did you mean extra_info.answer?",
+    "empty_ans.csv": [None, None], "intlist.parquet": ["1, 2"], "latin1.csv": "save it as UTF-8",
+    "list_answer_src.jsonl": ["1, 2"], "long_field.csv": ["2"], "missing_key.jsonl": "row 2 has no column answer",
+    "msg_question.jsonl": "there are messages, answer", "nan_answer.jsonl": [None], "newlines.csv": ["2", "hi"],
+    "nul.csv": ["2"], "null_q.jsonl": [None], "num_answer.jsonl": ["25.0", "0.00001", "true"],
+    "parts_question.jsonl": "question.0", "questions_odd.jsonl": [None, None, "9", "10"], "rs.jsonl": "is not JSON",
+    "same_ids.jsonl": "same id 0", "semicolon.csv": "has ';' between its fields", "surrogate_q.jsonl": ["1"],
+    "six.jsonl": "row 6 has no column answer", "binary.parquet": "holds a bytes", "date.parquet": "holds a date",
+    "verl.parquet": "there are prompt, reward_model", "array.json": "is not one of .jsonl, .csv, .parquet",
+}  # fmt: skip
+"""Files of others, and the reference answers of their questions, or words of the refusal and its hint."""
+
+
+@pytest.mark.skipif(not (DATA / "strangers").exists(), reason="the files of others are not here")
+@pytest.mark.parametrize("name", STRANGERS)
+def test_the_files_of_others_are_read_or_refused_in_one_line(name):
+    expected = STRANGERS[name]
+    here = source(Columns(question="question", answer="answer"), file=str(DATA / "strangers/files" / name))
+    if isinstance(expected, str):
+        assert expected in " ".join(map(str, refusal(here)))
+    else:
+        assert [q.answer for q in gather(here).questions] == expected
+
+
+@pytest.mark.skipif(not (DATA / "strangers").exists(), reason="the files of others are not here")
+def test_nested_columns_of_others_are_read_by_their_paths():
+    path = str(DATA / "strangers/files/verl.parquet")
+    columns = Columns(question="prompt.0.content", answer="reward_model.ground_truth")
+    (q,) = gather(source(columns, file=path)).questions
+    assert (q.question, q.answer) == ("a?", "34")

@@ -13,7 +13,7 @@ import pytest
 from divergence import ReferenceModel
 from vllm_server import PROGRAM, VLLMServer, environment
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
 from tenner.core.recipe import Measurement, stored
 from tenner.core.records import Completion, Policy, Question, Setting

@@ -6,7 +6,7 @@ import pytest
 from commands import tenner_here
 from launched_run import SETTINGS, assert_same_result
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.core.run_folder import RunFolder
 
 

@@ -9,7 +9,9 @@ from contextlib import closing
 
 import pytest
 
-from tenner.budget.ledger import Ledger, Payee, read_spend
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_database import read_spend
+from tenner.budget.ledger_rows import Payee
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.progress import Screen

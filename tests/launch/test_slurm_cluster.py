@@ -10,7 +10,8 @@ from launched_run import SETTINGS, assert_same_result
 from paths import ROOT
 
 from tenner import pipeline
-from tenner.budget.ledger import Ledger, read_spend
+from tenner.budget.ledger import Ledger
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
 from tenner.core.progress import Screen
 from tenner.core.records import TrainStep

@@ -7,15 +7,16 @@ import torch
 from tinker_server import ALPHA, KEY, MODEL, TinkerServer
 from transformers import AutoModelForCausalLM
 
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.clients import tinker
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.progress import Screen
-from tenner.core.records import Sample, TrainStep
+from tenner.core.records import Completion, Grade, Policy, Question, Sample, ServiceComparison, TrainStep
 from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
-from tenner.stages import managed_training, training
+from tenner.core.sections import PriceSection
+from tenner.stages import managed_training, service_comparison, training
 
 PRICE = 40.0  # micro-dollars a token
 MOMENTS = [
@@ -189,6 +190,47 @@ def test_on_request_all_that_the_service_stores_is_deleted(can_delete, described
     assert bool(server.states) == (tmp_path / managed_training.SERVICE_FILE).exists() != can_delete
     said = capsys.readouterr().err
     assert ("cannot delete" in said, "did not delete" in said) == (not can_delete, not can_delete)
+
+
+def test_the_student_is_compared_with_the_service_and_each_call_paid_once(described, server, tmp_path):
+    price = PriceSection(input_usd_per_mtok=2.0, output_usd_per_mtok=3.0)
+    more = {"compare_questions": 2, "sampling_price": price, "delete": True}
+    service = described.train.tinker.model_copy(update=more)
+    described = described.model_copy(update={"train": described.train.model_copy(update={"tinker": service})})
+    learn(tmp_path, described)
+    assert server.states, "what is compared is not deleted yet"
+    policy = Policy(thinking_tokens_max=described.evaluate.thinking_tokens_max[-1])
+    questions = [Question(id=f"q{n}", question=f"What is {n}+1?", source="s", answer=str(n + 1)) for n in range(3)]
+    server.says = [[7, 8, 9], [7, 8]]
+    with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
+        run.folder.write("benchmark", questions)
+        run.folder.write("completions", [
+            Completion(
+                question_id=q.id, task="heldout", student="distilled", prompt="s1", policy=policy, thinking="",
+                answer="", token_ids=(7, 8, 8), thinking_tokens=2, answer_tokens=1, truncated=False, interventions=(),
+                grade=Grade(extracted=None, verdict="wrong"),
+            )
+            for q in questions
+        ])  # fmt: skip
+        for _ in range(2):  # the second time all is there
+            service_comparison.compare(run)
+        found = run.folder.read(service_comparison.FILE, ServiceComparison)
+    assert [(row.question_id, row.tokens, row.same_tokens) for row in found] == [("q0", 3, 2), ("q1", 3, 2)]
+    assert server.asked["asample"] == 2
+    (row,) = [row for row in read_spend(tmp_path / "run.db") if row.stage == "evaluate" and row.provider == "tinker"]
+    assert (row.output_tokens, row.unsettled_usd) == (5, 0)
+    assert round(row.cost_usd * 1e6) == 2 * row.input_tokens + 3 * row.output_tokens
+    assert not server.states
+
+
+def test_a_comparison_that_cannot_be_made_is_refused(described):
+    text = described.to_toml()
+    asked = "train.tinker.compare_questions=2"
+    with pytest.raises(TennerError, match="the price of tinker/org/tiny is not known"):
+        service_comparison.check(recipe.parse(text, where="it", overrides=[asked]))
+    hot = [asked, "evaluate.sampling.temperature=0.5"]
+    with pytest.raises(TennerError, match="compares greedy answers"):
+        service_comparison.check(recipe.parse(text, where="it", overrides=hot))
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,27 @@
 """Training by a real server of the Tinker protocol, SkyRL's: killed at ten moments, and from questions to report."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import skyrl_server
 import torch
+from chat_server import ChatServer, usage_of
+from commands import tenner_here
 from safetensors.torch import load_file
 from tinker_proxy import TinkerProxy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tenner import pipeline
-from tenner.budget.ledger import read_spend
-from tenner.clients.tinker import TinkerClient
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
-from tenner.core.chat_template import encode_prompt
 from tenner.core.progress import Screen
-from tenner.core.records import Question, Sample, TrainStep
-from tenner.core.run import chat_template_of, open_run
+from tenner.core.records import Sample, ServiceComparison, TrainStep
+from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
-from tenner.stages import managed_training, training
+from tenner.stages import training
 from tenner.training import packing, student_address
 
 pytestmark = [
@@ -40,6 +37,10 @@ MOMENTS = [
     ("archive", 1, "before"),
 ]  # fmt: skip
 QUESTIONS = 20
+COMPARED = [
+    f"train.tinker.compare_questions={QUESTIONS}",
+    "train.tinker.sampling_price={input_usd_per_mtok=0.1, output_usd_per_mtok=0.4}",
+]
 
 
 def served_by(url, model_dir, **more):
@@ -116,42 +117,42 @@ def test_killed_at_ten_moments_no_step_is_paid_twice(tiny_recipe, tiny_model_dir
     assert len(losses[0]) >= len(steps) - 1, "a step whose answer is lost has no known loss"
 
 
-def test_from_questions_to_report_and_the_student_answers_as_the_service_does(tmp_path):
-    base = tmp_path / "base"
+def test_from_questions_to_report_and_the_student_answers_as_the_service_does(tmp_path, monkeypatch):
+    base, run_dir = tmp_path / "base", tmp_path / "run"
     source = student_address.resolve(recipe.load("demo").student.model)
     AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(base)
     AutoTokenizer.from_pretrained(source).save_pretrained(base)
-    run_dir = tmp_path / "run"
+    monkeypatch.setenv("THE_KEY", key := "sk-right-key-789")
     with (
         skyrl_server.serving(Path(os.environ["TENNER_SKYRL"]), base, tmp_path / "server") as url,
         TinkerProxy(url) as proxy,
+        ChatServer(key=key) as teacher,
     ):
         more = {
-            "student.model": f'"{base}"', "gather.questions": 400, "gather.families": '["running_sum", "coin_flips"]',
-            "attempt.questions": 4, "attempt.thinking_tokens_max": 8, "select.samples": 48, "budget_usd": 0.05,
+            "student.model": f'"{base}"', "gather.questions": 400, "gather.families": '["running_sum", "bills"]',
+            "attempt.questions": 4, "attempt.thinking_tokens_max": 8, "select.samples": 32, "budget_usd": 0.1,
             "train.tokens_per_step": 600, "evaluate.questions": QUESTIONS, "evaluate.thinking_tokens_max": "[0, 16]",
             "evaluate.waits": "[]", "evaluate.answer_tokens_max": 8, "evaluate.precision": '"fp32"',
+            "trace.client": '"openai"', "trace.base_url": f'"{teacher.url}"', "trace.model": '"m"',
+            "trace.api_key_env": '"THE_KEY"', "trace.output_tokens_max": 500, "trace.keep": '"first"',
+            "trace.price": "{input_usd_per_mtok=1.0, output_usd_per_mtok=2.0}",
         }  # fmt: skip
-        described = recipe.load("demo", overrides=served_by(proxy.url, base, **more))
-        with open_run(run_dir, described, Screen(), budget_usd=None) as run:
-            pipeline.run_stages(run, described.stages)
-        assert (run_dir / "report.html").stat().st_size > 10_000
-        tokens, _, unsettled_usd = tinker_spend(run_dir)
-        assert (tokens, unsettled_usd) == (proxy.tokens, 0)
-        path = json.loads((run_dir / managed_training.SERVICE_FILE).read_text())["adapter"]
-        questions = RunFolder(run_dir).read("benchmark", Question)
-        assert len(questions) == QUESTIONS
-        tokenizer = AutoTokenizer.from_pretrained(run_dir / "student")
-        template = chat_template_of(tokenizer, described)
-        prompts = [encode_prompt(tokenizer, template.question(q.question)) for q in questions]
-        end_id = tokenizer.eos_token_id
-        with TinkerClient(url, key="") as client:
-            of_service = [
-                client.sample(path, prompt, max_tokens=24, stop_ids=[end_id], seed=0) for prompt in prompts
-            ]  # fmt: skip
-    model: Any = AutoModelForCausalLM.from_pretrained(run_dir / "student", dtype=torch.float32)
-    of_student = []
-    for prompt in prompts:
-        said = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
-        of_student.append(said)
-    assert of_student == of_service
+        described = recipe.load("demo", overrides=[*served_by(proxy.url, base, **more), *COMPARED])
+        (tmp_path / "it.toml").write_text(described.to_toml())
+        done = tenner_here("run", tmp_path / "it.toml", "--run-dir", run_dir)
+        assert done.returncode == 0, done.stderr
+        asked = [usage_of(a.question) for a in teacher.asked]
+    assert (run_dir / "report.html").stat().st_size > 10_000
+    rows = {(row.stage, row.provider): row for row in read_spend(run_dir / "run.db")}
+    trained, sampled = rows["train", "tinker"], rows["evaluate", "tinker"]
+    assert (trained.input_tokens, trained.unsettled_usd) == (proxy.tokens, 0)
+    traced = next(row for (stage, _), row in rows.items() if stage == "trace")
+    assert round(traced.cost_usd * 1e6) == sum(u["prompt_tokens"] + 2 * u["completion_tokens"] for u in asked)
+    assert round(sampled.cost_usd * 1e6) == pytest.approx(
+        0.1 * sampled.input_tokens + 0.4 * sampled.output_tokens, abs=2 * sampled.calls
+    )
+    compared = RunFolder(run_dir).read("service-comparison", ServiceComparison)
+    assert len(compared) == QUESTIONS
+    assert all(0 < row.tokens == row.same_tokens for row in compared)
+    said = f"the same greedy answer as the service to {QUESTIONS} of {QUESTIONS} questions"
+    assert said in (run_dir / "report.md").read_text()

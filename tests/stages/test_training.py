@@ -9,7 +9,7 @@ from tiny_training import torchrun
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tenner import cli, pipeline
-from tenner.budget.ledger import read_spend
+from tenner.budget.ledger_database import read_spend
 from tenner.commands import show
 from tenner.core import recipe
 from tenner.core.chat_template import TEMPLATES

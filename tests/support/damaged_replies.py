@@ -40,6 +40,16 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "<thinking>": {"content": f"<thinking>{T}</thinking>{A}"},
     "<thought>": {"content": f"<thought>\n{T}\n</thought>\n{A}"},
     "<Reasoning>": {"content": f"<Reasoning>\n{T}\n</Reasoning>\n{A}"},
+    "a tag with attributes": {"content": f'<think time="3">{T}</think >{A}'},
+    "<analysis>": {"content": f"<analysis>\n{T}\n</analysis>\n{A}"},
+    "<scratchpad>": {"content": f"<scratchpad>{T}</scratchpad>{A}"},
+    "MedGemma's tokens": {"content": f"<unused94>thought\n{T}<unused95>{A}"},
+    "Apertus' tokens": {"content": f"<|inner_prefix|>{T}<|inner_suffix|>{A}"},
+    "Open WebUI's details": {
+        "content": f'<details type="reasoning" done="true">\n<summary>Thought</summary>\n{T}\n</details>\n{A}'},
+    "<answer>": {"content": f"<think>\n{T}\n</think>\n<answer>\n{A}\n</answer>"},
+    "<response>": {"reasoning_content": T, "content": f"<response>\n{A}\n</response>\n"},
+    "thinking_content": {"thinking_content": T, "content": A},
     "<seed:think>": {"content": f"<seed:think>\n{T}\n</seed:think>{A}<seed:eos>"},
     "[THINK]": {"content": f"[THINK]{T}[/THINK]{A}</s>"},
     "Kimi's marks": {"content": f"◁think▷{T}◁/think▷{A}"},
@@ -69,6 +79,9 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "DeepSeek's end": {"reasoning_content": f"{T}{DEEPSEEK_END}", "content": f"{A}{DEEPSEEK_END}"},
     "Gemma's end": {"reasoning_content": T, "content": f"{A}<end_of_turn>\n<eos>"},
     "GLM's end": {"reasoning_content": T, "content": f"{A}<|user|>"},
+    "EXAONE's end": {"reasoning_content": T, "content": f"{A}[|endofturn|]"},
+    "Nemotron's end": {"reasoning_content": f"{T}<SPECIAL_12>", "content": f"{A}<SPECIAL_12>\n"},
+    "padding": {"reasoning_content": T, "content": f"{A}<pad><pad>"},
 }  # fmt: skip
 
 DAMAGED: dict[str, tuple[dict[str, Any], str | None, str]] = {
@@ -86,6 +99,29 @@ DAMAGED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "a call in harmony": (
         {"content": f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>commentary to=python"
                     "<|message|>1+1<|call|>"}, "stop", "damaged"),
+    "a call in analysis": (
+        {"content": f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>analysis to=python code"
+                    f"<|message|>7+4<|end|><|start|>assistant<|channel|>final<|message|>{A}"}, "stop", "damaged"),
+    "a call by its role": (
+        {"content": f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant to=functions.add<|channel|>commentary"
+                    "<|message|>{}"}, "stop", "damaged"),
+    "a call with its format": (
+        {"content": f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>commentary to=functions.add "
+                    "<|constrain|>json<|message|>{}"}, "stop", "damaged"),
+    "a preamble before the answer": (
+        {"content": f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>commentary<|message|>I add."
+                    f"<|end|><|start|>assistant<|channel|>final<|message|>{A}"}, "stop", "damaged"),
+    "a preamble alone": (
+        {"reasoning": T, "content": "<|channel|>commentary<|message|>I will add them."}, "stop", "damaged"),
+    "commentary without its tokens": (
+        {"content": f"analysis{T}assistantcommentaryI add.assistantfinal{A}"}, "stop", "no_reasoning"),
+    "a call in words": ({"reasoning_content": T, "content": "<function=add>{}</function>"}, "stop", "damaged"),
+    "Mistral's call": ({"reasoning_content": T, "content": '[TOOL_CALLS]add{"a": 7}'}, "stop", "damaged"),
+    "a header in words": ({"reasoning_content": T, "content": f"{A}assistant\n\nThanks"}, "stop", "damaged"),
+    "an unknown token": ({"reasoning_content": T, "content": "It is <unk> 11."}, "stop", "damaged"),
+    "only invisible characters": ({"reasoning_content": T, "content": "\u200b\u00a0\n"}, "stop", "empty"),
+    "only dots": ({"reasoning_content": T, "content": "..."}, "stop", "empty"),
+    "an empty box": ({"reasoning_content": T, "content": "$\\boxed{ }$"}, "stop", "empty"),
     "no answer": ({"reasoning_content": T, "content": None}, "stop", "empty"),
     "only an end token": ({"reasoning_content": T, "content": "<|im_end|>"}, "stop", "empty"),
     "an open block": ({"content": f"<think>\n{T} And"}, "stop", "empty"),
@@ -95,6 +131,7 @@ DAMAGED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "no thinking": ({"content": A}, "stop", "no_reasoning"),
     "an unknown word": ({"reasoning_content": T, "content": A}, "paused", "unknown_finish"),
     "null": ({"reasoning_content": T, "content": A}, None, "unknown_finish"),
+    "another foreign word for cut": ({"reasoning_content": T, "content": A}, "max-new-tokens", "truncated"),
     "a foreign word for cut": ({"reasoning_content": T, "content": A}, "MAX_TOKENS", "truncated"),
     "a foreign word for refused": ({"reasoning_content": T, "content": A}, "PROHIBITED_CONTENT", "content_filter"),
 }  # fmt: skip

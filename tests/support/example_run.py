@@ -1,16 +1,19 @@
 """An invented but complete evaluation and its facts, for the tests of what reads them."""
 
 import random
+from collections.abc import Mapping
 
 from tenner.budget.estimate import Estimate
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.formats import FORMATS
 from tenner.core.records import Completion, Grade, Policy, Setting, SourceCount, StagePlan, StudentName, TrainStep
-from tenner.evaluation.report.facts import Example, FunnelRow, RunFacts, Segment, SourceRow, benchmark_facts
+from tenner.evaluation.report.answers import Answer, Answered, Example, Segment
+from tenner.evaluation.report.facts import FunnelRow, RunFacts, SourceRow, benchmark_facts
 from tenner.evaluation.statistics.scores import score
 
 FAMILIES = ("bills", "coin_flips", "last_letters", "running_sum", "sequences", "shopping", "sorting", "weekdays")
 ACCURACY = {0: 0.05, 8: 0.12, 16: 0.27, 32: 0.62, 64: 0.90, 128: 0.94}
+HOSTILE = """</script><script>document.title="owned"</script><img src=x onerror='document.title="owned"'>"""
 POLICIES = [Policy(thinking_tokens_max=limit) for limit in ACCURACY]
 POLICIES += [Policy(thinking_tokens_max=128, waits=waits) for waits in (1, 2)]
 
@@ -44,6 +47,26 @@ def evaluation(questions: int = 240) -> tuple[list[Completion], dict[str, str | 
                     truncated=r.random() < 0.01,
                 ))  # fmt: skip
     return done, domains
+
+
+def answered_questions(domains: Mapping[str, str | None]) -> list[Answered]:
+    """Both students' answers to every question under every policy; the first question's are hard to print."""
+    r = random.Random(1)
+    found = []
+    for number, (id_, domain) in enumerate(domains.items()):
+        hostile = HOSTILE if number == 0 else f"Flip {number}: T T H."
+        sides: list[list[Answer]] = [
+            [
+                Answer(policy, "correct" if r.random() < share else "wrong", r.randint(0, limit), number % 3 == 0,
+                       number % 7 == 0, [Segment(hostile, "thinking", False), Segment("Wait", "thinking", True),
+                       Segment("Answer:", "answer", True), Segment(f" {number}", "answer", False)])
+                for policy, limit in ((p, p.thinking_tokens_max or 0) for p in POLICIES)
+            ]
+            for share in (0.2, 0.8)
+        ]  # fmt: skip
+        question = f"Is {hostile} question {number}?"
+        found.append(Answered("heldout", id_, question, f"{number}", domain, *sides))
+    return found
 
 
 def run_facts() -> RunFacts:
@@ -107,6 +130,7 @@ def run_facts() -> RunFacts:
                       tokens=1000, trained_tokens=610, tokens_per_second=620.0, cost_usd=0.001 + 4e-5 * i)
             for i in range(120)
         ],
+        answered=answered_questions(domains),
         examples=[
             Example(
                 "Coins A B C show H T H. Someone flips A, C in turn. What do A B C show now?", "T T T",
@@ -129,3 +153,8 @@ def run_facts() -> RunFacts:
             ),
         ],
     )  # fmt: skip
+
+
+def without_drawings(facts: RunFacts) -> RunFacts:
+    """Without what takes long to draw."""
+    return facts._replace(training=[], funnel=[], plan=[], examples=[], answered=[])

@@ -8,10 +8,11 @@ from chat_server import usage_of
 from tenner.clients.billing import PaidReply
 from tenner.clients.paid_calls import Limits, PaidCalls
 from tenner.clients.protocol import Call
+from tenner.clients.retries import RetryRule
 from tenner.core.records import Question
 from tenner.core.sections import PriceSection, TraceSection
 
-LIMITS = Limits(concurrency=8, attempts_max=4, deadline_seconds=5, backoff_seconds=0.02)
+LIMITS = Limits(concurrency=8, deadline_seconds=5, retries=RetryRule(attempts_max=4, backoff_seconds=0.02))
 
 
 PRICE = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)

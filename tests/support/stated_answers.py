@@ -99,6 +99,7 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
         ("答案：B", "B", "choice", C), ("答案选C。", "C", "choice", C), ("故选：D", "D", "choice", C), ("故选B。", "B", "choice", C),
         ("因此正确答案是（A）", "A", "choice", C), ("答案：B", "C", "choice", W), ("选项C", "C", "choice", C),
         ("答案：A或B", "A", "choice", U), ("我不知道答案。这道题很难。", "12", "maths", U), ("这道题太难了，我不会做", "12", "maths", U),
+        ("最终结果为：12", "12", "maths", C), ("最后结果等于13。", "12", "maths", W),
         (r"答案：\boxed{12}", "12", "maths", C), ("答：12", "12", "maths", C),
     ],
     "Japanese and Korean": [
@@ -109,7 +110,7 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
         ("정답: 12", "12", "maths", C), ("정답은 12입니다.", "12", "maths", C), ("답: 12", "12", "maths", C),
         ("따라서 답은 12이다.", "12", "maths", C), ("최종 답: $12$", "12", "maths", C), ("정답: 13", "12", "maths", W),
         ("정답은 B입니다.", "B", "choice", C), ("따라서 정답은 12개입니다.", "12", "maths", C), (box("1 또는 3"), "1,3", "maths", C),
-        ("정답: ③", "3", "maths", W),
+        ("정답: ③", "3", "maths", W), ("최종 답안: 12", "12", "maths", C), ("최종 답안은 13입니다.", "12", "maths", W),
     ],
     "Russian and other languages": [
         ("Ответ: 12", "12", "maths", C), ("Ответ: 12.", "12", "integer", C), ("**Ответ:** 12", "12", "maths", C),
@@ -139,6 +140,9 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
         ("Final Answer: The largest n is not 47.", "47", "maths", U), ("The answer is not 47.", "47", "maths", W),
         ("The answer is the largest n for which n! is 24.", "24", "maths", U),
         ("The answer is the n such that n^2 is 25.", "25", "maths", U),
+        ("<|channel|>commentary<|message|>The answer is 12.", "12", "maths", U),
+        ("<|channel|>commentary<|message|>I add.<|end|><|start|>assistant<|channel|>final<|message|>It is \\boxed{12}.",
+         "12", "maths", C),
         ("The answer is whatever the sum of the digits of x is.", "7", "maths", U),
         ("The answer is impossible to tell without the figure.", "7", "maths", U),
         ("The answer is 7, not 8.", "7", "maths", C), ("The answer is 8, not 7.", "7", "maths", W),
@@ -156,6 +160,7 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
     ],
     "decoration": [
         (box(r"\underline{47}"), "47", "maths", C), (box(r"\textcolor{blue}{47}"), "47", "maths", C),
+        (box(r"\bbox[yellow]{47}"), "47", "maths", C), (box(r"\bbox[red, 5pt]{48}"), "47", "maths", W),
         (box(r"\color{red}{47}"), "47", "integer", C), (box(r"{\color{red} 47}"), "47", "maths", C),
         (box(r"\textcolor{red}{\frac{1}{2}}"), "0.5", "maths", C), (box(r"\colorbox{yellow}{47}"), "47", "maths", C),
         (box(r"\fcolorbox{red}{white}{47}"), "47", "maths", C), (box(r"\Large 47"), "47", "maths", C),
@@ -187,6 +192,7 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
         (box(r"\text{There is no solution}"), r"\emptyset", "maths", C), (box("∅"), r"\text{no real solutions}", "maths", C),
         (box(r"\text{the empty set}"), r"\emptyset", "maths", C), (box(r"\text{no solution}"), "0", "maths", W),
         (box(r"\text{no solution}"), r"\{0\}", "maths", W), (box(r"\emptyset"), r"\mathbb{R}", "maths", W),
+        (box(r"\text{No real solutions.}"), r"\varnothing", "maths", C),
         (box(r"\text{one solution}"), r"\emptyset", "maths", W), (box(r"x\in\emptyset"), r"\text{no solution}", "maths", C),
         ("The answer is that there is no solution.", r"\emptyset", "maths", C),
         (box(r"\text{DNE}"), r"\text{does not exist}", "maths", C), (box(r"\text{does not exist}"), "0", "maths", W),

@@ -62,6 +62,8 @@ class TinkerServer:
         self.asked: Counter[str] = Counter()
         self.models, self.states, self.results, self.deleted = {}, {}, {}, []
         self.fails, self.steps_tokens = False, []
+        self.says = []
+        """What it samples, request by request."""
         self._lock = threading.Lock()
         server = self
 
@@ -200,6 +202,11 @@ class TinkerServer:
 
     def save_weights_for_sampler(self, body):
         return self.save_weights(body, "sampler_weights")
+
+    def asample(self, body):
+        assert body["model_path"] in self.states
+        said = self.says[self.asked["asample"] - 1]
+        return {"sequences": [{"tokens": said[: body["sampling_params"]["max_tokens"]]}]}
 
     def load_weights(self, body):
         self._model(body)[:] = self.states[body["path"]]

@@ -1,6 +1,9 @@
-"""A training as a program, to be launched alone or by torchrun: settings as JSON, losses as JSON lines of rank 0.
+"""Trainings as a program, to be launched alone or by torchrun: settings as JSON, losses as JSON lines of rank 0.
 
-python train_job.py MODEL_DIR WORKDIR SETTINGS [--pause SECONDS] [--student DIR]
+python train_job.py MODEL_DIR WORKDIR SETTINGS [MODEL_DIR WORKDIR SETTINGS ...] [--pause SECONDS] [--stop-at STEP]
+                    [--save]
+
+With --stop-at each training ends with that step, as at the budget's cap; with --save its student is WORKDIR-student.
 """
 
 import argparse
@@ -8,6 +11,7 @@ import json
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 warnings.simplefilter("error")
@@ -22,30 +26,39 @@ from tenner.training import distributed, loop  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("workdir", type=Path)
-    parser.add_argument("settings", type=json.loads)
+    parser.add_argument("trainings", nargs="+", help="one after the other, of a model, a folder and settings each")
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--stop-at", type=int)
-    parser.add_argument("--student", type=Path)
+    parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    settings = SETTINGS.model_copy(update=args.settings)
+    words = iter(args.trainings)
+    trainings = [
+        (Path(model), Path(workdir), SETTINGS.model_copy(update=json.loads(changes)))
+        for model, workdir, changes in zip(words, words, words, strict=True)
+    ]
 
-    def on_step(report: loop.StepReport) -> None:
+    def on_step(training: int, report: loop.StepReport) -> None:
         if distributed.launched_rank() == 0:
-            print(json.dumps({"step": report.step, "loss": report.loss, "norm": report.grad_norm}), flush=True)
+            row = {"training": training, "step": report.step, "loss": report.loss, "norm": report.grad_norm}
+            print(json.dumps(row), flush=True)
             time.sleep(args.pause)
             if report.step == args.stop_at:
                 raise TennerError("stop here")
 
     try:
-        with distributed.join(shard_over=settings.shard_over) as world:
-            result = loop.train(
-                args.model, samples(), settings, seed=0, workdir=args.workdir, on_step=on_step, world=world
-            )
-            if args.student:
-                loop.finish(result, args.model, args.student, args.workdir, base_model="tiny")
+        with distributed.join(shard_over=trainings[0][2].shard_over) as world:
+            for i, (model, workdir, settings) in enumerate(trainings):
+                try:
+                    result = loop.train(
+                        model, samples(), settings, seed=0, workdir=workdir, on_step=partial(on_step, i), world=world
+                    )
+                except (TennerError, SystemExit):  # the first process, and the others
+                    if args.stop_at is None:
+                        raise
+                    continue
+                if args.save:
+                    loop.finish(result, model, Path(f"{workdir}-student"), workdir, base_model="tiny")
     except TennerError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 JOB = SUPPORT / "train_job.py"
 LONG = {"precision": "fp32", "epochs": 3}
 METHODS = {"full": LONG, "lora": {**LONG, "method": "lora", "lora_rank": 2, "lr": 1e-3}}
+EIGHT_BIT = ("llama", {"optimizer": "adamw-8bit", "epochs": 1})
 
 
 @pytest.fixture(scope="module")
@@ -58,79 +60,116 @@ def alone(model_dirs, tmp_path_factory):
     return reports_of
 
 
-def trained(model_dir, workdir, settings, *options, ends_well=True, **how):
-    """The rows that the first process printed."""
-    done = torchrun(JOB, model_dir, workdir, json.dumps(settings), *options, **how)
-    assert all((d.returncode == 0) == ends_well for d in done), "\n".join(d.stderr for d in done)
-    return [json.loads(line) for d in done for line in d.stdout.splitlines()]
+def trained(*trainings, options=(), **how):
+    """The rows that the first process printed for each training, of a model, a folder and settings; one launch."""
+    words = [word for *paths, settings in trainings for word in (*paths, json.dumps(settings))]
+    done = torchrun(JOB, *words, *options, **how)
+    assert all(d.returncode == 0 for d in done), "\n".join(d.stderr for d in done)
+    rows: list[list[Any]] = [[] for _ in trainings]
+    for line in (line for d in done for line in d.stdout.splitlines()):
+        row = json.loads(line)
+        rows[row.pop("training")].append(row)
+    return rows
 
 
-def assert_same_curve(rows, reports, *, first_step=0):
-    assert [row["step"] for row in rows] == [r.step for r in reports[first_step:]]
+def assert_same_curve(rows, reports):
+    assert [row["step"] for row in rows] == [r.step for r in reports]
     for name, theirs in (("loss", "loss"), ("norm", "grad_norm")):
-        wanted = [getattr(r, theirs) for r in reports[first_step:]]
+        wanted = [getattr(r, theirs) for r in reports]
         assert [row[name] for row in rows] == pytest.approx(wanted, rel=1e-5 if name == "loss" else 1e-3)
+
+
+STOPPED = {"llama-full": ("llama", METHODS["full"]), "qwen2-lora": ("qwen2", METHODS["lora"]), "8bit": EIGHT_BIT}
+STOPPED_AT = 3
+
+
+@pytest.fixture(scope="module")
+def stopped(model_dirs, tmp_path_factory):
+    """name -> the folder and the rows of a training by two processes that was stopped; one launch for all."""
+    folders = {name: tmp_path_factory.mktemp(name) / "work" for name in STOPPED}
+    trainings = [(model_dirs[family], folders[name], settings) for name, (family, settings) in STOPPED.items()]
+    rows = trained(*trainings, options=("--stop-at", STOPPED_AT))
+    return {name: (folder, r) for (name, folder), r in zip(folders.items(), rows, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def by_three(model_dirs, stopped, tmp_path_factory):
+    """name -> the folder and the rows of what three processes make of it; one launch for all."""
+    folders = {name: tmp_path_factory.mktemp("three") / name for name in ("llama-full", "qwen2-lora")}
+    for name, folder in folders.items():
+        shutil.copytree(stopped[name][0], folder)
+    trainings = [(model_dirs[STOPPED[name][0]], folder, STOPPED[name][1]) for name, folder in folders.items()]
+    rows = trained(*trainings, processes=3, options=["--save"])
+    return {name: (folder, r) for (name, folder), r in zip(folders.items(), rows, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def by_two(model_dirs, stopped, tmp_path_factory):
+    """name -> the rows of a training by two processes: one launch for all of them."""
+    cases = {
+        **{f"{family}-{method}": (family, METHODS[method]) for family in model_dirs for method in METHODS},
+        **{f"bf16-{method}": ("llama", METHODS[method] | {"precision": "bf16"}) for method in METHODS},
+        "8bit": EIGHT_BIT,
+    }
+    trainings = [(model_dirs[family], tmp_path_factory.mktemp("two"), settings) for family, settings in cases.values()]
+    goes_on = tmp_path_factory.mktemp("two") / "8bit"
+    shutil.copytree(stopped["8bit"][0], goes_on)
+    trainings.append((model_dirs["llama"], goes_on, EIGHT_BIT[1]))
+    return dict(zip([*cases, "8bit that went on"], trained(*trainings), strict=True))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_two_processes_give_the_curve_of_one(alone, model_dirs, tmp_path, family, method):
+def test_two_processes_give_the_curve_of_one(alone, by_two, family, method):
     reports = alone(family, method)
     assert len(reports) >= 20
     assert len({r.loss for r in reports}) == len(reports)
-    assert_same_curve(trained(model_dirs[family], tmp_path, METHODS[method]), reports)
+    assert_same_curve(by_two[f"{family}-{method}"], reports)
 
 
-@pytest.mark.parametrize(("family", "method"), [("llama", "full")])
-def test_two_machines_give_the_curve_of_one(alone, model_dirs, tmp_path, family, method):
-    assert_same_curve(trained(model_dirs[family], tmp_path, METHODS[method], agents=2), alone(family, method))
+def test_two_machines_give_the_curve_of_one(alone, tiny_model_dir, tmp_path):
+    (rows,) = trained((tiny_model_dir, tmp_path, METHODS["full"]), agents=2)
+    assert_same_curve(rows, alone("llama", "full"))
 
 
 def test_copies_of_the_weights_each_in_parts_give_the_curve_of_one(alone, qwen_dir, tmp_path):
-    settings = {**METHODS["full"], "shard_over": 2, "checkpoint_seconds": 1}
-    rows = trained(qwen_dir, tmp_path, settings, "--stop-at", 9, ends_well=False, processes=4)
+    training = (qwen_dir, tmp_path, {**METHODS["full"], "shard_over": 2, "checkpoint_seconds": 1})
+    (rows,) = trained(training, processes=4, options=("--stop-at", 9))
     assert len(list((tmp_path / "step-00000010").iterdir())) == 2  # one copy is kept
-    rows += trained(qwen_dir, tmp_path, settings, processes=4)
-    assert_same_curve(rows, alone("qwen2", "full"))
+    assert_same_curve(rows + trained(training, processes=4)[0], alone("qwen2", "full"))
 
 
 @pytest.mark.parametrize(("family", "method"), [("llama", "full"), ("qwen2", "lora")])
-def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, tmp_path, family, method):
+def test_saved_by_two_goes_on_by_one_and_by_three(alone, model_dirs, stopped, by_three, tmp_path, family, method):
     """Adapters of rank 2 leave the third process without rows of theirs."""
-    model_dir, settings = model_dirs[family], METHODS[method]
-    rows = trained(model_dir, tmp_path / "two", settings, "--stop-at", 7, ends_well=False)
-    assert len(rows) == 8
-    shutil.copytree(tmp_path / "two", tmp_path / "three")
-    by_three = trained(model_dir, tmp_path / "three", settings, "--student", tmp_path / "student", processes=3)
-    assert_same_curve(rows + by_three, alone(family, method))
+    folder, rows = stopped[f"{family}-{method}"]
+    assert len(rows) == STOPPED_AT + 1
+    threes_folder, threes_rows = by_three[f"{family}-{method}"]
+    assert_same_curve(rows + threes_rows, alone(family, method))
     by_one: list[Any] = []
-    result = run(model_dir, tmp_path / "two", on_step=by_one.append, **settings)
-    assert result.first_step == 8
-    assert [r.loss for r in by_one] == pytest.approx([r.loss for r in alone(family, method)[8:]], rel=1e-5)
-    loop.finish(result, model_dir, tmp_path / "one" / "student", tmp_path / "two", base_model="tiny")
-    Models = type(result.model)
-    ones, threes = (Models.from_pretrained(tmp_path / p / "student").state_dict() for p in ("one", "."))
+    result = run(model_dirs[family], folder, on_step=by_one.append, **METHODS[method])
+    assert result.first_step == len(rows)
+    assert [r.loss for r in by_one] == pytest.approx([r.loss for r in alone(family, method)[len(rows) :]], rel=1e-5)
+    loop.finish(result, model_dirs[family], tmp_path / "student", folder, base_model="tiny")
+    students = (tmp_path / "student", Path(f"{threes_folder}-student"))
+    ones, threes = (type(result.model).from_pretrained(student).state_dict() for student in students)
     for name, tensor in ones.items():
         torch.testing.assert_close(threes[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, tmp_path, method):
+def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, by_two, tmp_path, method):
     """Adapters' masters are in float32 beside frozen weights in bfloat16, in one group that is gathered together."""
-    settings = {**METHODS[method], "precision": "bf16"}
     reports: list[Any] = []
-    run(tiny_model_dir, tmp_path / "one", on_step=reports.append, **settings)
-    rows = trained(tiny_model_dir, tmp_path / "two", settings)
-    assert [row["loss"] for row in rows] == pytest.approx([r.loss for r in reports], rel=3e-3)
+    run(tiny_model_dir, tmp_path, on_step=reports.append, **METHODS[method] | {"precision": "bf16"})
+    assert [row["loss"] for row in by_two[f"bf16-{method}"]] == pytest.approx([r.loss for r in reports], rel=3e-3)
 
 
-def test_eight_bit_moments_go_on_with_as_many_processes_only(tiny_model_dir, tmp_path):
-    settings = {"optimizer": "adamw-8bit", "epochs": 1}
-    whole = trained(tiny_model_dir, tmp_path / "whole", settings)
-    rows = trained(tiny_model_dir, tmp_path / "work", settings, "--stop-at", 3, ends_well=False)
+def test_eight_bit_moments_go_on_with_as_many_processes_only(tiny_model_dir, stopped, by_two):
+    folder, rows = stopped["8bit"]
     with pytest.raises(ValueError, match="8-bit moments of 2 processes"):
-        run(tiny_model_dir, tmp_path / "work", **settings)
-    assert rows + trained(tiny_model_dir, tmp_path / "work", settings) == whole
+        run(tiny_model_dir, folder, **EIGHT_BIT[1])
+    assert rows + by_two["8bit that went on"] == by_two["8bit"]
 
 
 def test_a_number_of_processes_that_cannot_share_is_told_in_a_line(tiny_model_dir, tmp_path):

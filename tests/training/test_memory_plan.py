@@ -32,7 +32,7 @@ QWEN_32B = {
     "num_key_value_heads": 8, "intermediate_size": 27648, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
 SETTINGS = Train(epochs=1, lr=1e-3, tokens_max=8192, tokens_per_step=2048, precision="bf16")
-LONG_ROWS = {"tokens_per_row": 4096, "tokens_per_step": 8192}
+LONG_ROWS = {"tokens_per_row": 4096, "tokens_per_step": 4096}
 S1_TOKENS = 20_000
 
 

@@ -56,3 +56,27 @@ def test_layout_of_a_row():
         predictors=(1, 4, 5),  # b's first token is trained on paper, but nothing predicts it
         targets=(12, 22, 23),
     )
+
+
+def test_rows_have_even_shares_and_there_is_one_for_each_rank():
+    sizes = [10, 30, 20, 20, 10]
+    assert packing.split_rows(range(5), sizes, 90) == [(1, 2, 3, 0, 4)]  # 90 fit into one
+    assert packing.split_rows(range(5), sizes, 89) == [(1, 2), (3, 0, 4)]  # else two of 45, or as close as it comes
+    assert packing.split_rows(range(5), sizes, 1000, ranks=2) == [(1, 2), (3, 0, 4)]
+    assert packing.split_rows(range(5), sizes, 30) == [(1,), (2,), (3, 0), (4,)]
+    assert packing.split_rows(range(3), [40, 30, 30], 60) == [(0,), (1, 2)]
+    assert packing.split_rows([0, 1], [5, 5], 100, ranks=3) == [(0,), (1,)]
+
+
+def test_rows_are_dealt_from_the_largest_there_and_back():
+    rows = [(0,), (1,), (2,), (3,), (4,)]
+    assert packing.deal(rows, [1, 5, 3, 2, 4], ranks=2) == [[(1,), (3,), (0,)], [(4,), (2,), ()]]
+    assert packing.deal(rows[:2], [1, 5], ranks=1) == [[(1,), (0,)]]
+
+
+def test_a_sample_is_in_the_step_in_which_its_middle_falls():
+    (order,) = packing.epoch_steps([1] * 4, 4, seed=0, epoch=0)
+    assert sorted(order) == [0, 1, 2, 3]
+    first, second = packing.epoch_steps([1] * 4, 2, seed=0, epoch=0)
+    assert (first, second) == (order[:2], order[2:])
+    assert packing.epoch_steps([1] * 5, 2, seed=0, epoch=0)[0] == tuple(packing.epoch_order(5, seed=0, epoch=0)[:2])

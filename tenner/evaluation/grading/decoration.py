@@ -8,13 +8,14 @@ SWITCHES = (
     "checkmark blacksquare square qed centering noindent relax framebox ensuremath fbox"
 ).split()
 """Commands that are dropped; a group that follows stays."""
-WITH_ARGUMENT = "color textcolor colorbox bbox hspace vspace hphantom phantom vphantom tag label class style".split()
+WITH_ARGUMENT = "color textcolor colorbox hspace vspace hphantom phantom vphantom tag label class style".split()
 """Commands that are dropped together with their first argument: a colour, a length, a label."""
 
 DECORATION = re.compile(
     r"(?P<row>\\\\)"
     rf"|\\(?:{'|'.join(SWITCHES)})(?![A-Za-z])\*?"
     rf"|\\fcolorbox\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}"
+    r"|\\bbox(?:\[[^\[\]]*\])?(?=\s*\{)"
     rf"|\\(?:{'|'.join(WITH_ARGUMENT)})\*?\s*(?:\[[^\[\]]*\]\s*)?\{{[^{{}}]*\}}"
 )
 TEXT_COMMAND = re.compile(
@@ -23,6 +24,7 @@ TEXT_COMMAND = re.compile(
 )
 QUOTED_TEXT = re.compile(rf"(?:{TEXT_COMMAND.pattern})\s*\{{([^{{}}]*)\}}")
 DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
+FULL_STOP = re.compile(r"(?<=[a-z]{3})\.\s*\}$")
 GROUP = re.compile(r"^\{([^{}]*)\}$")
 LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|to)(?![A-Za-z])|=)\s*)+")
 
@@ -31,7 +33,7 @@ def undecorated(text: str) -> str:
     """The text without decoration. A group that was only part of it keeps its braces."""
     if "\\" in text:
         plain = DECORATION.sub(lambda match: match["row"] or " ", text).strip()
-        text = GROUP.sub(r"\1", plain) if plain != text else text
+        text = FULL_STOP.sub("}", GROUP.sub(r"\1", plain) if plain != text else text)
     return LEADING_SIGN.sub(r"\1", text).strip()
 
 

@@ -11,7 +11,10 @@ RESPONSE_CHARS_MAX = 1_000_000
 """Of a longer response only the end is looked at: an answer stands there."""
 
 THINKING_ENDS = ("</think>", "<|im_start|>answer", "<|channel|>final<|message|>", "<channel|>", "[/THINK]")
-THINKING_BEGINS = ("<think>", "<|im_start|>think", "<|channel|>analysis<|message|>", "<|channel>", "[THINK]")
+THINKING_BEGINS = (
+    "<think>", "<|im_start|>think", "<|channel|>analysis<|message|>", "<|channel|>commentary", "<|channel>", "[THINK]",
+)  # fmt: skip
+"""Also what comes before an answer and is none: harmony's messages to tools, and those that announce them."""
 END_OF_TEXT = re.compile(
     r"(?:\s*(?:<[|\uff5c](?:im_end|endoftext|end_of_text|return|eot_id|eom_id|eos|end|end_of_turn|endofturn|endofresponse"
     r"|END_OF_TURN_TOKEN|end[_\u2581]of[_\u2581]sentence)[|\uff5c]>|</s>|<eos>|<end_of_turn>|<turn\|>|\[EOS\]))+\s*\Z"

@@ -1,59 +1,16 @@
-"""The report's two charts as SVG text: accuracy by thinking budget, and the training loss."""
+"""The charts of a student's accuracy by thinking budget and of its training, as SVG text."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from html import escape
-from io import StringIO
-from typing import Any, Literal, NamedTuple
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from tenner.core.records import Policy, Score, TrainStep
+from tenner.evaluation.report.svg import DISTILLED, RULE, STUDENT_INKS, Width, plain_axes, svg
 from tenner.evaluation.report.tables import NAMES, waits, ways_to_stop
 from tenner.evaluation.statistics.scores import policy_order
 
-Width = Literal["wide", "narrow"]
-WIDTH_PT: dict[Width, float] = {"wide": 520, "narrow": 300}
-
 MARKERS = {"base": "s", "distilled": "o"}  # told apart by shape as well as by colour
-NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # nothing that differs between identical runs
-
-
-class Ink(NamedTuple):
-    """A colour as matplotlib draws it (light paper) and its name and dark twin in the SVG's style sheet."""
-
-    light: str
-    name: str
-    dark: str
-
-
-TEXT = Ink("#3a3d42", "text", "#c6c9ce")
-RULE = Ink("#dcdee1", "rule", "#34383e")
-BASE = Ink("#9a6412", "base", "#d9a55a")
-DISTILLED = Ink("#1259b8", "distilled", "#78b0ff")
-INKS = (TEXT, RULE, BASE, DISTILLED)
-STUDENT_INKS = {"base": BASE, "distilled": DISTILLED}
-
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
-    "svg.hashsalt": "tenner",  # the same run gives the same bytes
-    "font.family": ["DejaVu Sans"],  # measured with the font that comes with matplotlib
-    "font.size": 10,
-    "text.color": TEXT.light,
-    "axes.labelcolor": TEXT.light,
-    "axes.edgecolor": RULE.light,
-    "xtick.color": TEXT.light,
-    "ytick.color": TEXT.light,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.axisbelow": True,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
 
 
 def accuracy_chart(scores: Sequence[Score], *, width: Width = "wide") -> str:
@@ -72,7 +29,7 @@ def accuracy_chart(scores: Sequence[Score], *, width: Width = "wide") -> str:
         for s in sorted(shown, key=lambda s: (s.student, policy_order(s.policy)))
     ]
     title = "Accuracy by thinking budget, untrained and distilled student"
-    return _svg(f"accuracy-{width}", draws, WIDTH_PT[width], 260, title=title, description="; ".join(facts) + ".")
+    return svg("accuracy", draws, width, [260] * len(draws), title=title, description="; ".join(facts) + ".")
 
 
 def _described(score: Score) -> str:
@@ -120,23 +77,30 @@ def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
 
 
 def training_chart(training: Sequence[TrainStep], *, width: Width = "wide") -> str:
-    """The training loss by step."""
+    """The training loss by step, and below it the learning rate and the norm of the gradient where they are known."""
     steps, losses = [row.step for row in training], [row.loss for row in training]
-
-    def draw(axes: Axes) -> None:
-        axes.plot(steps, losses, color=DISTILLED.light, linewidth=1.4, clip_on=False)
-        axes.set_ylim(0, max(losses) * 1.05)
-        axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
-        axes.locator_params(nbins=4, integer=False, axis="y")
-        axes.locator_params(nbins=6, integer=True, axis="x")
-        axes.yaxis.grid(True, color=RULE.light, linewidth=0.8)
-        axes.set_title("loss, nats per trained token", loc="left", fontsize=10, x=0)
-        axes.set_xlabel("step")
-        last, end, colour = f"{losses[-1]:.3f}", (steps[-1], losses[-1]), DISTILLED.light
-        axes.annotate(last, end, (5, 0), textcoords="offset points", color=colour, va="center", fontweight="bold")
-
+    curves = {"loss, nats per trained token": losses, "learning rate": [row.lr for row in training]}
+    norms = [row.grad_norm for row in training if row.grad_norm is not None]
+    if len(norms) == len(training):
+        curves["norm of the gradient before clipping"] = norms
+    draws = [partial(_draw_curve, steps, values, name) for name, values in curves.items()]
+    draws[-1] = partial(_draw_curve, steps, list(curves.values())[-1], list(curves)[-1], xlabel="step")
     facts = f"From {losses[0]:.3f} at step {steps[0]} to {losses[-1]:.3f} at step {steps[-1]}."
-    return _svg(f"training-{width}", [draw], WIDTH_PT[width], 170, title="Training loss by step", description=facts)
+    heights = [170, *[110] * (len(draws) - 1)]
+    return svg("training", draws, width, heights, title="Training loss by step", description=facts)
+
+
+def _draw_curve(steps: Sequence[int], values: Sequence[float], heading: str, axes: Axes, xlabel: str = "") -> None:
+    colour = DISTILLED.light
+    axes.plot(steps, values, color=colour, linewidth=1.4, clip_on=False)
+    axes.set_ylim(0, max(values) * 1.05 or 1)
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    axes.locator_params(nbins=4, integer=False, axis="y")
+    axes.locator_params(nbins=6, integer=True, axis="x")
+    plain_axes(axes, heading)
+    axes.set_xlabel(xlabel)
+    last, end = f"{values[-1]:.3f}" if values[-1] >= 0.001 else f"{values[-1]:.1e}", (steps[-1], values[-1])
+    axes.annotate(last, end, (5, 0), textcoords="offset points", color=colour, va="center", fontweight="bold")
 
 
 def _draw_run(axes: Axes, place: Mapping[Policy, float], run: Sequence[Score], line_style: str) -> None:
@@ -164,39 +128,6 @@ def _apart(ends: Mapping[str, float], least: float) -> dict[str, float]:
     low, high = sorted(ends, key=ends.__getitem__)
     push = max(0.0, least - (ends[high] - ends[low])) / 2
     return {low: ends[low] - push, high: ends[high] + push}
-
-
-def _svg(
-    name: str, draws: Sequence[Callable[[Axes], None]], width_pt: float, panel_height_pt: float, *, title: str,
-    description: str,
-) -> str:  # fmt: skip
-    """Draw panels below each other into an SVG that scales, follows the light or dark mode, and can be read aloud."""
-    height_pt = panel_height_pt * len(draws)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width_pt / 72, height_pt / 72), layout="constrained")
-        for number, draw in enumerate(draws, 1):
-            draw(figure.add_subplot(len(draws), 1, number))
-        out = StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata=NO_METADATA)
-    drawing = out.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = drawing.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    # On a page with other charts: no shared ids, and no style that reaches beyond the chart.
-    drawing = drawing.replace('<style type="text/css">*{', "<style>.chart * {")
-    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
-    for ink in INKS:
-        drawing = drawing.replace(ink.light, f"var(--chart-{ink.name})")
-    light = "; ".join(f"--chart-{ink.name}: {ink.light}" for ink in INKS)
-    dark = "; ".join(f"--chart-{ink.name}: {ink.dark}" for ink in INKS)
-    head = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'class="chart" viewBox="0 0 {width_pt:g} {height_pt:g}" '
-        f'role="img" aria-labelledby="{name}-title {name}-desc">\n'
-        f' <title id="{name}-title">{escape(title)}</title>\n'
-        f' <desc id="{name}-desc">{escape(description)}</desc>\n'
-        f" <style>.chart {{ {light} }} @media (prefers-color-scheme: dark) {{ .chart {{ {dark} }} }}</style>"
-    )
-    return head + drawing[drawing.index(">") + 1 :]
 
 
 def _tick(policy: Policy, scores: Sequence[Score]) -> str:

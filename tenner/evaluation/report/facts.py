@@ -1,12 +1,11 @@
 """The facts that the report of a run states, and how they are read from the run folder."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core import spending
 from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
@@ -19,6 +18,7 @@ from tenner.core.records import (
     Question,
     Sample,
     Score,
+    ServiceComparison,
     Setting,
     SourceCount,
     StagePlan,
@@ -27,8 +27,8 @@ from tenner.core.records import (
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.report import published
+from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
 from tenner.evaluation.report.score_tables import evaluation_usd
-from tenner.evaluation.report.tables import waits
 from tenner.evaluation.statistics import test_time_compute
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
@@ -44,24 +44,6 @@ class FunnelRow(NamedTuple):
     items_in: int
     items_out: int
     reasons: Mapping[str, int]
-
-
-class Segment(NamedTuple):
-    """A stretch of a completion; `forced` was put in by the forcing machine and not chosen by the student."""
-
-    text: str
-    part: Literal["thinking", "answer"]
-    forced: bool
-
-
-class Example(NamedTuple):
-    """One completion to look at."""
-
-    question: str
-    reference: str
-    segments: Sequence[Segment]
-    verdict: str
-    policy_label: str
 
 
 class SourceRow(NamedTuple):
@@ -127,9 +109,13 @@ class RunFacts(NamedTuple):
     """How the answers were generated, by benchmark and student."""
     training: Sequence[TrainStep]
     examples: Sequence[Example]
+    answered: Sequence[Answered] = ()
+    """Every question with the first answer of both students under each policy, for the sample browser."""
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     opening: str | None = None
     """What opens the thinking behind the chat template's prompt; None: all of the think format's `open`."""
+    service: Sequence[ServiceComparison] = ()
+    """What the service that trained the student says beside it; empty where it was not asked."""
     plan: Sequence[StagePlan] = ()
     """What the stages were expected to take before the run began; empty where that was not known."""
     stage_seconds: Mapping[str, float] = MappingProxyType({})
@@ -174,6 +160,11 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     fmt = FORMATS[recipe.student.format]
     spend = spending.read(folder)
     machine_usd = evaluation_usd(spend)
+    benchmarks = [
+        benchmark_facts(task, [s for s in scores if s.task == task], completions, machine_usd)
+        for task in dict.fromkeys(s.task for s in scores)
+    ]
+    decoder = Decoder(tokenizer, fmt)
     return RunFacts(
         title=recipe.name,
         folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
@@ -194,18 +185,19 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
         samples_count=len(folder.read("samples", Sample)),
-        benchmarks=[
-            benchmark_facts(task, [s for s in scores if s.task == task], completions, machine_usd)
-            for task in dict.fromkeys(s.task for s in scores)
-        ],
+        benchmarks=benchmarks,
         published=published.beside(
             folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples, machine_usd=machine_usd
         ),
         settings=folder.read("settings", Setting),
         training=folder.read("training", TrainStep),
+        service=folder.read("service-comparison", ServiceComparison),
         plan=folder.read("plan", StagePlan),
         stage_seconds={stage: done.seconds for stage in stages if (done := folder.done(stage))},
-        examples=list(_examples(folder, recipe, completions, tokenizer)),
+        examples=list(examples(folder.questions_by_id("benchmark"), completions, decoder)),
+        answered=answered(
+            folder.read("benchmark", Question), completions, [before_and_after(b.scores) for b in benchmarks], decoder
+        ),
     )
 
 
@@ -229,48 +221,3 @@ def _sources(folder: RunFolder) -> list[SourceRow]:
         SourceRow(count, origins[count.source].total(), dict(origins[count.source].most_common(ORIGINS_SHOWN)))
         for count in folder.read("sources", SourceCount)
     ]
-
-
-def _examples(
-    folder: RunFolder, recipe: Recipe, completions: list[Completion], tokenizer: Tokenizer
-) -> Iterator[Example]:
-    """Up to three questions of different domains: one cut short, one that ended its thinking, one with a wait."""
-    asked = folder.questions_by_id("benchmark")
-    distilled = [c for c in completions if c.student == "distilled"]
-    shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
-    wanted = (
-        [c for c, kinds in shown if "cut" in kinds],
-        [c for c, kinds in shown if not {"cut", "wait", "exit", "grace"} & set(kinds)],
-        [c for c, kinds in shown if "wait" in kinds],
-    )
-    place = {question_id: i for i, question_id in enumerate(asked)}
-    close_tokens = len(tokenizer.encode(FORMATS[recipe.student.format].close, add_special_tokens=False))
-    used: set[tuple[str, str | None]] = set()
-    for candidates in wanted:
-        # In the order of the benchmark: an example is not picked for its verdict.
-        for c in sorted(candidates, key=lambda c: place[c.question_id]):
-            question = asked[c.question_id]
-            if (c.task, question.domain) not in used:
-                used.add((c.task, question.domain))
-                yield Example(
-                    question=question.question,
-                    reference=question.answer or "",
-                    segments=list(_segments(c, tokenizer, close_tokens)),
-                    verdict=c.grade.verdict,
-                    policy_label=f"at most {c.policy.thinking_tokens_max} tokens, {waits(c.policy)}",
-                )
-                break
-
-
-def _segments(c: Completion, tokenizer: Tokenizer, close_tokens: int) -> Iterator[Segment]:
-    """The completion without its delimiters, in stretches of the same part and origin."""
-    forced = {p for i in c.interventions for p in range(i.position, i.position + i.tokens)}
-    thinking_start = sum(i.tokens for i in c.interventions if i.kind == "open")
-    assert c.thinking_tokens is not None, "an engine counts"
-    answer_start = thinking_start + c.thinking_tokens + close_tokens
-    parts: dict[int, Literal["thinking", "answer"]] = {}
-    parts |= dict.fromkeys(range(thinking_start, thinking_start + c.thinking_tokens), "thinking")
-    parts |= dict.fromkeys(range(answer_start, len(c.token_ids)), "answer")
-    for (part, is_forced), run in groupby(sorted(parts), key=lambda p: (parts[p], p in forced)):
-        text = tokenizer.decode([c.token_ids[p] for p in run], skip_special_tokens=False)
-        yield Segment(text, part, is_forced)

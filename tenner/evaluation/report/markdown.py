@@ -4,7 +4,8 @@ import re
 from itertools import groupby
 
 from tenner.evaluation.report import published
-from tenner.evaluation.report.facts import Example, RunFacts
+from tenner.evaluation.report.answers import Example
+from tenner.evaluation.report.facts import RunFacts
 from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, plan_table, source_table
 from tenner.evaluation.report.score_tables import (
     provenance_table,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.records import Score, Setting, Share
 from tenner.evaluation.report import published
 from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, limit, mean_tokens, percent, usd

@@ -8,6 +8,9 @@ from tenner.evaluation.report.score_tables import is_own, payee
 from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd, waits
 from tenner.evaluation.statistics import test_time_compute
 
+CUT_SHARE_TOLD = 0.1
+"""From which share of cut answers on the baseline is said to be in doubt."""
+
 
 class Figure(NamedTuple):
     """A large number of the headline, and what stands above and below it."""
@@ -133,8 +136,19 @@ def _chart_facts(benchmark: BenchmarkFacts) -> str:
         f"untrained student at its best (prompt “{before.prompt}”, {limit(before.policy)} thinking tokens, "
         f"{waits(before.policy)}); after is the distilled one at its largest limit without waits "
         f"({limit(after.policy)}). {_cut(before.truncated)} of the untrained student's answers there and "
-        f"{_cut(after.truncated)} of the distilled one's were cut at the limit of an answer."
+        f"{_cut(after.truncated)} of the distilled one's were cut at the limit of an answer.{_unfair(before)}"
     )
+
+
+def _unfair(before: Score) -> str:
+    """What many cut answers of the untrained student mean for the difference; empty where few were."""
+    share = before.truncated / (before.n * before.samples)
+    if share < CUT_SHARE_TOLD:
+        return ""
+    return (
+        f" With {share:.0%} of its answers cut, the untrained student might do better with more room, and the "
+        "difference is then smaller."
+    ).replace("%", f"{NBSP}%", 1)
 
 
 def _cut(answers: int) -> str:
@@ -153,7 +167,22 @@ def spend_note(facts: RunFacts) -> str:
 
 
 def training_note(facts: RunFacts) -> str:
-    """What training came to, in one sentence."""
+    """What training came to, and how far the student says what the service says that trained it."""
+    return " ".join(filter(None, (_loss_note(facts), _service_note(facts))))
+
+
+def _service_note(facts: RunFacts) -> str:
+    if not facts.service:
+        return ""
+    same = sum(row.same_tokens == row.tokens for row in facts.service)
+    tokens, same_tokens = (sum(getattr(row, name) for row in facts.service) for name in ("tokens", "same_tokens"))
+    return (
+        f"The merged student gave the same greedy answer as the service to {same:,} of {len(facts.service):,} "
+        f"questions, and {same_tokens:,} of {tokens:,} tokens before the first difference."
+    )
+
+
+def _loss_note(facts: RunFacts) -> str:
     rows = facts.training
     if not rows:
         return "The service that trained did not tell the loss."

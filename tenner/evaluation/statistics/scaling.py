@@ -44,7 +44,7 @@ def scaling(points: Sequence[Point]) -> float:
     if ordered[0].thinking_tokens <= 0:
         raise ValueError("no tokens cannot be doubled")
     pairs = list(combinations(ordered, 2))
-    if any(a.thinking_tokens == b.thinking_tokens for a, b in pairs):
+    if any(log2(a.thinking_tokens) == log2(b.thinking_tokens) for a, b in pairs):
         raise ValueError("two points have the same number of thinking tokens")
     slopes = (100 * (b.accuracy - a.accuracy) / (log2(b.thinking_tokens) - log2(a.thinking_tokens)) for a, b in pairs)
     return sum(slopes) / len(pairs)

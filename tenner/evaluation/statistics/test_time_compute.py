@@ -54,6 +54,8 @@ class AnswerPrice(NamedTuple):
     correct: int
     tokens_per_correct: float | None
     usd_per_correct: float | None
+    usd_per_answer: float | None
+    """None where nothing was answered."""
 
 
 class Vote(NamedTuple):
@@ -121,8 +123,13 @@ def answer_prices(completions: Sequence[Completion], scores: Iterable[Score], ma
             given = groups[s.task, s.student, s.prompt, s.policy]
             tokens, correct = sum(map(generated, given)), sum(c.grade.verdict == "correct" for c in given)
             usd = spent_usd(given, per_token)
-            per_correct = (tokens / correct, usd / correct) if correct else (None, None)
-            prices.append(AnswerPrice(s, correct, *per_correct))
+            prices.append(AnswerPrice(
+                score=s,
+                correct=correct,
+                tokens_per_correct=tokens / correct if correct else None,
+                usd_per_correct=usd / correct if correct else None,
+                usd_per_answer=usd / len(given) if given else None,
+            ))  # fmt: skip
     return prices
 
 

@@ -143,21 +143,27 @@ def _observe(model: PreTrainedModel, decoder: Decoder, rows: Rows, *, nudge: flo
 @contextmanager
 def _recording(model: PreTrainedModel, feeds: Sequence[RowFeed], into: list[Tensor], nudge: float) -> Iterator[None]:
     """Record, for the tokens of the observed rows, the outputs of the parts of all layers, where they have an axis of
-    all tokens of the step (a decoder that feeds each row alone has none).
+    all tokens of the step, or one of all rows with a token each (in a pass that feeds a row alone they have none).
     """
     lengths = [len(feed.ids) for feed in feeds]
     rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     observed_T = ((rows == FIRST) | (rows >= LAST)).to(model.device)
+    shapes = (1, len(rows)), (len(rows), 1)  # the second is of all tokens only where each row is fed one
 
     def record(_module: nn.Module, _arguments: Any, output: Any) -> None:
         for tensor in output if isinstance(output, tuple) else (output,):
-            if isinstance(tensor, Tensor) and tensor.ndim == 3 and tensor.shape[:2] == (1, len(rows)):
-                into.append(tensor[0, observed_T])
+            if isinstance(tensor, Tensor) and tensor.ndim == 3 and tensor.shape[:2] in shapes:
+                into.append(tensor.flatten(0, 1)[observed_T])
 
-    def change(_module: nn.Module, _arguments: Any, embedded_1TD: Tensor) -> Tensor:
+    def change(_module: nn.Module, _arguments: Any, embedded_BSD: Tensor) -> Tensor:
+        """Of all tokens; those of a row that is fed alone cannot reach another through a pass."""
+        if embedded_BSD.shape[:2] not in shapes:
+            return embedded_BSD
         generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, embedded_1TD.shape, generator=generator).mul_(2).sub_(1).to(embedded_1TD)
-        return torch.where(observed_T[None, :, None], embedded_1TD, embedded_1TD * (1 + nudge * signs))
+        embedded_TD = embedded_BSD.flatten(0, 1)
+        signs = torch.randint(0, 2, embedded_TD.shape, generator=generator).mul_(2).sub_(1).to(embedded_TD)
+        changed_TD = torch.where(observed_T[:, None], embedded_TD, embedded_TD * (1 + nudge * signs))
+        return changed_TD.view_as(embedded_BSD)
 
     parts = [part for layer in _layers(model) for part in layer.children()]
     hooks = [part.register_forward_hook(record) for part in parts]

@@ -1,7 +1,8 @@
 """The KV cache, one slot for each row, and the attention that fills and reads it.
 
-Each step feeds every row its uncached ids (a whole prompt, a forced delimiter, or the last sampled id), concatenated
-into one sequence, so that no padding passes through the model.
+Each step feeds rows their uncached ids (a whole prompt, a forced delimiter, or the last sampled id), concatenated
+into one sequence, so that no padding passes through the model. A model whose recurrent layers need an axis of rows
+is fed one row, or one id of each row; the attention concatenates these itself.
 
 What a layer needs is taken from what transformers passes to its attention: the numbers and sizes of heads from the
 queries, keys and values; the window from the mask function that the model would build its mask with; the scaling, the
@@ -9,7 +10,7 @@ soft cap and the sinks from the arguments.
 
 Shape suffixes: R rows, T tokens fed in a step, N rows fed more than one token, C tokens of the longest such feed,
 L cached length, H query heads, K key heads, G query heads to each key head (H = K G), D size of queries and keys,
-E size of values (often D).
+E size of values (often D), B rows and S tokens as the model has them (T = B S).
 """
 
 import weakref
@@ -32,6 +33,13 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """A mask function of transformers: (batch index, head index, query position, key position) to whether it is seen."""
 
 
+def index_of(slots: Sequence[int], device: torch.device) -> slice | Tensor:
+    """What selects these slots, in this order: a slice where they follow one another, which copies nothing."""
+    if list(slots) == list(range(slots[0], slots[0] + len(slots))):
+        return slice(slots[0], slots[0] + len(slots))
+    return torch.tensor(slots, device=device)
+
+
 class Visibility:
     """Which earlier positions a layer sees, where it is not all of them: a window or chunks."""
 
@@ -47,7 +55,7 @@ class Visibility:
 class Chunks(NamedTuple):
     """The rows of a step that are fed more than one token, as a padded batch."""
 
-    rows_N: Tensor
+    slot_N: Tensor
     length: int
     """The longest cached length of these rows, after the step."""
     source_NC: Tensor
@@ -62,17 +70,23 @@ class Chunks(NamedTuple):
 class Feed:
     """The layout of one step, computed once and used by every layer."""
 
-    def __init__(self, lengths: Sequence[int], cached: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, lengths: Sequence[int], cached: Sequence[int], device: torch.device, *, slots: Sequence[int] | None = None
+    ) -> None:
         # Row i owns the tokens [end - length, end) of T; its first token has position cached[i].
         lengths_R, cached_R = torch.tensor(lengths), torch.tensor(cached)
         end_R = lengths_R.cumsum(0)
         row_T = torch.arange(len(lengths)).repeat_interleave(lengths_R)
         position_T = torch.arange(len(row_T)) + (cached_R - end_R + lengths_R)[row_T]
+        slot_R = torch.arange(len(lengths)) if slots is None else torch.tensor(slots)
         self.rows = len(lengths)
+        self.slots_needed = int(slot_R.max()) + 1
+        self.slots = index_of(slot_R.tolist(), device)
+        """The slots of the rows."""
         self.length = int((cached_R + lengths_R).max())
         """The longest cached length of all rows, after the step."""
-        self.row_T, self.position_T = row_T.to(device), position_T.to(device)
-        """The row of each token, and its position in that row."""
+        self.slot_T, self.position_T = slot_R[row_T].to(device), position_T.to(device)
+        """The slot of each token, and its position in it."""
         self.last_R = (end_R - 1).to(device)
         """The index in T of each row's last token."""
         self._last_position_R = cached_R + lengths_R - 1
@@ -85,7 +99,7 @@ class Feed:
             source_NC = (end_R - lengths_R)[rows_N][:, None] + step_C.minimum(feed_N[:, None] - 1)
             filled_NC = step_C < feed_N[:, None]
             self.chunks = Chunks(
-                rows_N=rows_N.to(device),
+                slot_N=slot_R[rows_N].to(device),
                 length=int((cached_R + lengths_R)[rows_N].max()),
                 source_NC=source_NC.to(device),
                 filled_NC=filled_NC.to(device),
@@ -120,7 +134,7 @@ class Feed:
 
     def _mask(self, position: Tensor, length: int, seen: Visibility | None, dtype: torch.dtype) -> Tensor:
         """(*position.shape, length), on the device of the step."""
-        key_position_L, device = torch.arange(length), self.row_T.device
+        key_position_L, device = torch.arange(length), self.slot_T.device
         if seen is None:
             hidden = (key_position_L > position[..., None]).to(device)
         else:
@@ -138,13 +152,15 @@ class KVCache:
         """Keys (R, K, L, D) and values (R, K, L, E) of each layer."""
 
     @contextmanager
-    def step(self, lengths: Sequence[int], cached: Sequence[int], device: torch.device) -> Iterator[Feed]:
+    def step(
+        self, lengths: Sequence[int], cached: Sequence[int], device: torch.device, *, slots: Sequence[int] | None = None
+    ) -> Iterator[Feed]:
         """Lay out a step that feeds row i `lengths[i]` tokens after its `cached[i]` cached ones.
 
-        A forward pass inside the block reads and fills this cache.
+        Row i has slot `slots[i]`, or slot i. A forward pass inside the block reads and fills this cache.
         """
-        feed = Feed(lengths, cached, device)
-        self._reserve(feed.rows, feed.length)
+        feed = Feed(lengths, cached, device, slots=slots)
+        self._reserve(feed.slots_needed, feed.length)
         token = _STEP.set((self, feed))
         try:
             yield feed
@@ -178,8 +194,8 @@ class KVCache:
         """
         key_RKLD, value_RKLE = self._grown(layer, key_KTD, value_KTE)
         # 1. Write the new entries to their slots: (K, T, D) -> [row, :, position] of (R, K, L, D).
-        key_RKLD[feed.row_T, :, feed.position_T] = key_KTD.transpose(0, 1)
-        value_RKLE[feed.row_T, :, feed.position_T] = value_KTE.transpose(0, 1)
+        key_RKLD[feed.slot_T, :, feed.position_T] = key_KTD.transpose(0, 1)
+        value_RKLE[feed.slot_T, :, feed.position_T] = value_KTE.transpose(0, 1)
         (heads, _, size), key_heads, value_size = query_HTD.shape, key_KTD.shape[0], value_KTE.shape[2]
         rows, groups = feed.rows, heads // key_heads
         query_THD = query_HTD.transpose(0, 1)
@@ -188,8 +204,8 @@ class KVCache:
         query_RHD = query_THD if chunks is None else query_THD[feed.last_R]
         seen_RHE = _attend(
             query_RHD.reshape(rows, key_heads, groups, size),
-            key_RKLD[:rows, :, : feed.length],
-            value_RKLE[:rows, :, : feed.length],
+            key_RKLD[feed.slots, :, : feed.length],
+            value_RKLE[feed.slots, :, : feed.length],
             feed.last_mask_R11L(seen, query_HTD.dtype),
             scaling=scaling,
             softcap=softcap,
@@ -203,8 +219,8 @@ class KVCache:
         query_NCKGD = query_THD[chunks.source_NC].view(n, longest, key_heads, groups, size)
         seen_NKGCE = _attend(
             query_NCKGD.permute(0, 2, 3, 1, 4).reshape(n, key_heads, -1, size),
-            key_RKLD[chunks.rows_N, :, : chunks.length],
-            value_RKLE[chunks.rows_N, :, : chunks.length],
+            key_RKLD[chunks.slot_N, :, : chunks.length],
+            value_RKLE[chunks.slot_N, :, : chunks.length],
             feed.chunk_mask_N1GC_L(seen, groups, query_HTD.dtype),
             scaling=scaling,
             softcap=softcap,
@@ -295,9 +311,9 @@ def slot_mask(*, mask_function: MaskFunction, use_vmap: bool = False, **_: Any) 
 
 def slot_attention(
     module: nn.Module,
-    query_1HTD: Tensor,
-    key_1KTD: Tensor,
-    value_1KTE: Tensor,
+    query_BHSD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSE: Tensor,
     attention_mask: Visibility | None,
     *,
     scaling: float | None = None,
@@ -313,13 +329,15 @@ def slot_attention(
     if not (attention_mask is None or isinstance(attention_mask, Visibility)):
         raise NotImplementedError("a mask of the model's own")
     cache, feed = _STEP.get()
-    layer = feed.owner(cast(int, module.layer_idx), key_1KTD)
+    layer = feed.owner(cast(int, module.layer_idx), key_BKSD)
+    query_HTD, key_KTD, value_KTE = (x.transpose(0, 1).flatten(1, 2) for x in (query_BHSD, key_BKSD, value_BKSE))
     seen_THE = cache.attend(
-        layer, query_1HTD[0], key_1KTD[0], value_1KTE[0], feed,
-        scaling=query_1HTD.shape[-1] ** -0.5 if scaling is None else scaling,
+        layer, query_HTD, key_KTD, value_KTE, feed,
+        scaling=query_HTD.shape[-1] ** -0.5 if scaling is None else scaling,
         seen=attention_mask, softcap=softcap, sink_H=s_aux,
     )  # fmt: skip
-    return seen_THE[None], None
+    batch, tokens = query_BHSD.shape[0], query_BHSD.shape[2]
+    return seen_THE.view(batch, tokens, *seen_THE.shape[1:]), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, slot_attention)

@@ -7,7 +7,8 @@ import pytest
 from example_run import completion, run_facts
 
 from tenner.core.records import EarlyExit, Score
-from tenner.evaluation.report.charts import Width, accuracy_chart, training_chart
+from tenner.evaluation.report.charts import accuracy_chart, training_chart
+from tenner.evaluation.report.svg import Width
 from tenner.evaluation.statistics.scores import score
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -1,16 +1,16 @@
+import hashlib
 import html
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
+from base64 import b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from example_run import FAMILIES, completion, run_facts
+from browser_flags import CHROMIUM, FLAGS
+from example_run import FAMILIES, HOSTILE, completion, run_facts, without_drawings
+from playwright.sync_api import sync_playwright
 
-from tenner.budget.ledger import SpendRow
+from tenner.budget.ledger_rows import SpendRow
 from tenner.core.records import Completion
 from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
@@ -24,13 +24,14 @@ from tenner.evaluation.statistics.scores import before_and_after, score
 
 NBSP = "\u00a0"
 DASH = "\u2013"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+CUT_OFF = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"
 
 
 class Page(HTMLParser):
     """The tags, the attributes that point somewhere, and the text of a page."""
 
-    VOID = frozenset({"meta", "link"})
+    VOID = frozenset({"meta", "link", "input"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -82,10 +83,14 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing(page_html: str) -> N
     assert page.open == []
     assert all(pointer.startswith("#") or pointer == "data:," for pointer in page.pointers)
     assert not re.search(r"@import|url\((?!#)", page_html)
-    assert "script" not in page.counts
+    assert page.counts["script"] == 3  # two of data, and the one that the policy names
+    script = page_html.partition("<script>")[2].partition("</script>")[0]
+    assert f"script-src 'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in page_html
     assert "default-src 'none'" in page_html
     assert page.counts["h1"] == 1
-    assert page.counts["svg"] == 4  # both charts, wide and narrow
+    assert page.counts["svg"] == 12  # six charts, wide and narrow
+    headings = re.findall(r'<h2 id="([^"]+)"', page_html)
+    assert re.findall(r'<a href="#([^"]+)"', page_html) == headings
     ids = re.findall(r'\bid="([^"]+)"', page_html)
     assert len(ids) == len(set(ids))
 
@@ -118,9 +123,9 @@ def test_the_page_begins_with_two_large_numbers_cost_and_time_and_ends_with_comm
     assert "tenner chat runs/demo  # talk to the student" in render_markdown(facts._replace(folder="runs/demo"))
 
 
-@pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_both_forms_tell_the_same_facts(facts: RunFacts, render: Callable[[RunFacts], str]) -> None:
-    raw = render(facts)
+@pytest.mark.parametrize("form", ["html", "markdown"])
+def test_both_forms_tell_the_same_facts(facts: RunFacts, page_html: str, form: str) -> None:
+    raw = page_html if form == "html" else render_markdown(facts)
     text = Page(raw).text if raw.startswith("<!doctype") else re.sub(r"\\(.)", r"\1", html.unescape(raw))
     for said in (headline(facts), comparison_note(facts), spend_note(facts), "duplicate 198, in the benchmark 15"):
         assert said in text
@@ -150,7 +155,7 @@ def test_several_answers_and_missing_ones_are_told_with_their_intervals(facts: R
         for i, v in enumerate(verdicts)
     ]
     scores = score(done, dict.fromkeys("abc"), samples=3)
-    repeated = facts._replace(benchmarks=[benchmark_facts("heldout", scores, done, machine_usd=0.0)])
+    repeated = without_drawings(facts)._replace(benchmarks=[benchmark_facts("heldout", scores, done, machine_usd=0.0)])
     single, together = score_tables(repeated)[:2]
     assert single.header[-1] == "missing"
     assert single.rows[0][-1] == "2"
@@ -164,8 +169,8 @@ def test_several_answers_and_missing_ones_are_told_with_their_intervals(facts: R
 
 def test_forced_tokens_are_marked_for_eyes_and_ears_and_hostile_text_stays_text(page_html: str) -> None:
     page = Page(page_html)
-    assert page.marked[0] == "marked"  # the legend
-    assert page.marked[1:] == [
+    assert [page.marked[0], page.marked[-1]] == ["marked", "marked"]  # the legends of examples and samples
+    assert page.marked[1:-1] == [
         f"[put in: {text}]" for text in ("<|im_start|>think", "Wait", "<|im_start|>answer", "Answer:", "Answer:")
     ]
     assert "```<script>alert(1)</script>```" in page.text
@@ -209,10 +214,16 @@ def test_a_family_that_one_student_has_not_met_has_no_number(facts: RunFacts) ->
 def test_one_question_alone_makes_a_report(facts: RunFacts) -> None:
     done: list[Completion] = [completion("a", "wrong"), completion("a", "unparsed", student="distilled")]
     scores = score(done, {"a": None})
-    small = facts._replace(
-        benchmarks=[benchmark_facts("heldout", scores, done, machine_usd=0.0)], training=facts.training[:1], examples=[]
+    small = without_drawings(facts)._replace(
+        benchmarks=[benchmark_facts("heldout", scores, done, machine_usd=0.0)], training=facts.training[:1]
     )
-    assert "n\u00a0=\u00a01" in render_html(small)
+    page = render_html(small)
+    assert "n\u00a0=\u00a01" in page
+    ids = re.findall(r'<h2 id="([^"]+)"', page)
+    assert "examples" not in ids, "an empty section"
+    assert "samples" not in ids
+    assert re.findall(r'<a href="#([^"]+)"', page) == ids
+    assert "<script" not in page
     assert "p\u00a0=\u00a01.000" in render_markdown(small)
 
 
@@ -229,47 +240,55 @@ def test_a_fence_is_longer_than_what_it_holds() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")
-@pytest.mark.parametrize("width", [380, 900])
-def test_a_browser_without_network_shows_it_all_and_scrolls_no_page_sideways(
-    page_html: str, tmp_path: Path, width: int
-) -> None:
-    """The page runs unchanged in a frame of the width; a script beside the frame measures it from outside."""
-    measure = """
-        const page = document.querySelector("iframe").contentDocument, seen = e => e.getBoundingClientRect().width > 0;
-        document.body.dataset.found = JSON.stringify([
-            page.scrollingElement.scrollWidth, [...page.querySelectorAll("svg")].filter(seen).length,
-            [...page.querySelectorAll("table")].filter(seen).length, page.querySelectorAll("mark").length]);
-    """
-    (tmp_path / "frame.html").write_text(
-        f'<body><iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(page_html)}"></iframe>'
-        f"<script>onload = () => {{ {measure} }}</script>",
-        "utf-8",
-    )
-    assert CHROMIUM is not None
-    dumped = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-            "--window-size=1000,1000", "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>",
-            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frame.html").as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)},
-    ).stdout  # fmt: skip
-    found = re.search(r'data-found="\[(\d+),(\d+),(\d+),(\d+)\]"', dumped)
-    assert found is not None, dumped[-2000:]
-    scroll_width, charts, tables, marks = map(int, found.groups())
-    assert scroll_width == width
-    assert (charts, tables, marks) == (2, 11, 6)
+def test_a_browser_without_network_shows_it_all_and_filters_the_samples(page_html: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page_html, "utf-8")
+    faults: list[str] = []
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        page = browser.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("request", lambda request: faults.append(request.url) if request.url != file.as_uri() else None)
+        for width, scheme in ((390, "dark"), (1280, "light")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.goto(file.as_uri())
+            page.locator("#browser li").first.wait_for()
+            assert page.evaluate("document.scrollingElement.scrollWidth") == width
+            assert page.evaluate(CUT_OFF) == []
+            assert page.locator("svg:visible").count() == 6
+        rows, told = page.locator("#browser li"), page.locator("#browser [role=status]")
+        assert (rows.count(), told.text_content()) == (25, "240 of 240 questions")
+        page.locator(".more").click()
+        assert rows.count() == 50
+        page.locator("[name=words]").fill("flip 239:")
+        page.get_by_text("1 of 240 questions").wait_for()
+        page.locator("[name=words]").fill("onerror")
+        rows.get_by_text("onerror").wait_for()  # the row of the search before is gone
+        assert told.text_content() == "1 of 240 questions"
+        rows.first.locator("summary").click()
+        page.locator(".sides").wait_for()
+        said = page.locator(".sides .thinking").last.text_content() or ""
+        assert said == f"thinking: {HOSTILE}[put in: Wait]"
+        assert page.locator("#browser img").count() == 0
+        assert page.title() == "tenner: demo"
+        page.locator("[name=words]").fill("")
+        page.get_by_text("240 of 240 questions").wait_for()
+        page.locator("[name=verdict]").select_option("fixed")
+        assert set(page.locator(".verdicts").all_text_contents()) == {"wrong → correct"}
+        page.emulate_media(media="print")
+        assert page.locator("#browser").is_hidden()
+        assert page.evaluate(CUT_OFF) == []
+    assert faults == []
 
 
-def test_what_was_expected_stands_beside_what_it_took():
-    facts = run_facts()
+def test_what_was_expected_stands_beside_what_it_took(facts: RunFacts, page_html: str) -> None:
     table = plan_table(facts)
     assert table.rows == [
         ("train", "180", f"60{DASH}400", "203", "$0.0050", f"$0.0020{DASH}$0.0110", "$0.0056"),
         ("evaluate", DASH, DASH, "161", DASH, DASH, "$0.0045"),
     ]
-    for page in (render_markdown(facts), render_html(facts)):
+    for page in (render_markdown(facts), page_html):
         assert table.caption in page
-    unplanned = facts._replace(plan=[])
+    unplanned = without_drawings(facts)
     assert table.caption not in render_markdown(unplanned) + render_html(unplanned)

@@ -2,7 +2,7 @@ import datetime
 import re
 
 import pytest
-from example_run import completion, evaluation, run_facts
+from example_run import completion, evaluation, run_facts, without_drawings
 
 from tenner.core.records import Completion, Question
 from tenner.evaluation.benchmarks import benchmark_of
@@ -68,7 +68,7 @@ def test_each_benchmark_of_a_run_is_scored_on_its_own_questions() -> None:
 def test_a_run_without_such_a_benchmark_has_no_such_section() -> None:
     done, _ = evaluation(8)
     assert published.beside(asked("puzzles:sums"), done, samples=1) == []
-    for page in (render_html(run_facts()), render_markdown(run_facts())):
+    for page in (render_html(without_drawings(run_facts())), render_markdown(run_facts())):
         assert "Beside what is published" not in page
 
 
@@ -90,7 +90,7 @@ def test_measured_and_published_stand_in_one_table_and_are_told_apart() -> None:
     assert all(row[2] == row[3] == row[4] == row[5] == "\u2013" for row in others)
     accuracies = [float(row[1].split("\u00a0")[0]) for row in others]
     assert accuracies == sorted(accuracies, reverse=True)
-    for page in (render_html(facts), render_markdown(facts)):
+    for page in (render_html(without_drawings(facts)), render_markdown(facts)):
         assert "Beside what is published" in page
         assert all(name in page for name in NAMED)
         assert "open-thoughts@e3ad6c9" in page

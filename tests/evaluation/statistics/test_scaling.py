@@ -86,6 +86,7 @@ def test_a_slope_is_points_per_doubling_in_any_order() -> None:
         (in_percent((5, 1)), "two points"),
         (in_percent((5, 1), (5, 2)), "same number"),
         (in_percent((8, 1), (5, 1), (8, 1)), "same number"),
+        (in_percent((6000.0, 1), (6000.000000000001, 2)), "same number"),
         (in_percent((0, 1), (5, 2)), "doubled"),
     ],
 )

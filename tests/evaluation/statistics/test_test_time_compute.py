@@ -64,7 +64,8 @@ def test_right_answers_share_what_evaluation_cost_by_tokens() -> None:
     assert short.usd_per_correct == pytest.approx(2 * 20 / 200)
     assert (long.correct, long.tokens_per_correct) == (2, 40)
     assert long.usd_per_correct == pytest.approx(2 * 80 / 200 / 2)
-    assert none[1:] == (0, None, None)
+    assert (none.correct, none.tokens_per_correct, none.usd_per_correct) == (0, None, None)
+    assert [p.usd_per_answer for p in (short, long, none)] == pytest.approx([2 * 10 / 200, 2 * 40 / 200, 2 * 100 / 200])
 
 
 def test_single_answers_cannot_vote() -> None:

@@ -19,6 +19,8 @@ from tenner.inference.hf.decoder import RowFeed
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.hf.library_decoder import LibraryDecoder
 from tenner.inference.hf.packed_linear import can_pack, pack_linears
+from tenner.inference.hf.recurrent_decoder import RecurrentDecoder
+from tenner.inference.hf.recurrent_states import RecurrentStates
 from tenner.inference.hf.slot_decoder import SlotDecoder
 from tenner.inference.job import Prompt
 
@@ -53,7 +55,8 @@ def test_greedy_ids_are_those_of_generate(families_decode, family):
     assert outcome.supported, outcome.decoding
     assert outcome.same == outcome.completions == 32
     assert outcome.waits > 0
-    assert ("one row at a time" in outcome.decoding) == (family.kind in RECURRENT)
+    assert "one row at a time" not in outcome.decoding
+    assert ("recurrent state" in outcome.decoding) == (family.kind in RECURRENT)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -79,7 +82,7 @@ def leaky(attend):
 
     def attend_leaky(self, layer, query, key, value, feed, **more):
         key = key.clone()
-        first = [int(i) for i in (feed.row_T.diff() != 0).nonzero()[:, 0] + 1]
+        first = [int(i) for i in (feed.slot_T.diff() != 0).nonzero()[:, 0] + 1]
         for i in first:
             key[:, i] = key[:, i - 1]
         return attend(self, layer, query, key, value, feed, **more)
@@ -128,12 +131,16 @@ def test_a_row_that_depends_on_others_is_noticed_by_its_bits(monkeypatch, dtype)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model_type", ["qwen3_5_text", "lfm2"])
 def test_a_state_that_is_not_reset_is_noticed(monkeypatch, model_type, dtype):
+    """A new row's recurrent layers begin with the state that another row has left."""
     model = families.model_of(families.family(model_type), dtype=dtype)
-    assert "recurrent state" in (choose(model).notice or "")
+    assert "one by one" in (choose(model).notice or "")
+    model.set_attn_implementation("sdpa")
+    first = RecurrentStates(model.config, rows_max=4).empty()
+    monkeypatch.setattr(RecurrentStates, "empty", lambda _: first)
+    assert "one row at a time" in (choose(model).notice or "")
     first = DynamicCache(config=model.config)
 
     def not_reset(config):
-        """A new row's recurrent layers begin with the state that another row has left."""
         cache = DynamicCache(config=config)
         pairs = zip(cache.layers, first.layers, strict=True)
         cache.layers = [old if isinstance(old, LinearAttentionLayer) else new for new, old in pairs]
@@ -144,17 +151,42 @@ def test_a_state_that_is_not_reset_is_noticed(monkeypatch, model_type, dtype):
         choose(model)
 
 
+@PRECISIONS
 @pytest.mark.filterwarnings("ignore")
-def test_a_fork_starts_again_from_the_prompt_and_leaves_its_source():
+@pytest.mark.parametrize("model_type", ["lfm2", pytest.param("falcon_h1", marks=pytest.mark.slow)])
+def test_a_state_of_another_row_is_noticed(monkeypatch, model_type, dtype):
+    """A thousandth of it, which the logits of bf16 do not show."""
+    model = families.model_of(families.family(model_type), dtype=dtype)
+    load = RecurrentStates.load
+
+    def load_leaky(states, slots):
+        cache = load(states, slots)
+        for layer in cache.layers:
+            for state in getattr(layer, "conv_states", {}).values():
+                state += state.roll(1, dims=0) * 1e-3
+        return cache
+
+    monkeypatch.setattr(RecurrentStates, "load", load_leaky)
+    notice = choose(model).notice or ""
+    assert "one row at a time" in notice
+    assert "a row depends on the ids of other rows" in notice or "the logits are not those" in notice
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_fork_starts_again_from_the_prompt_and_leaves_its_source(batched):
     model = families.model_of(families.family("qwen3_5_text"))
-    decoder = LibraryDecoder(model)
+    with torch.inference_mode():
+        alone = model(input_ids=torch.tensor([[5, 6, 7, 8, 9, 10]])).logits[0, -1]
+    if batched:
+        model.set_attn_implementation(kv_cache.ATTENTION_NAME)
+    decoder = RecurrentDecoder(model, rows_max=4) if batched else LibraryDecoder(model)
     with torch.inference_mode():
         decoder.feed([RowFeed([5, 6, 7, 8, 9], 0, restart_at=3)])
         assert decoder.fork(0, 1, 4) == 3
         assert decoder.fork(0, 2, 5) == 5
         assert decoder.fork(0, 3, 2) == 0
         logits = decoder.feed([RowFeed([10], 5), RowFeed([8, 9, 10], 3), RowFeed([10], 5), RowFeed([5, 6, 7], 0)])
-        alone = model(input_ids=torch.tensor([[5, 6, 7, 8, 9, 10]])).logits[0, -1]
     for row in range(3):
         torch.testing.assert_close(logits[row], alone, rtol=1e-4, atol=1e-4)
 

@@ -11,6 +11,7 @@ from typing import Any
 import load_generator
 import pytest
 import torch
+from browser_flags import CHROMIUM, FLAGS
 from playwright.sync_api import Page, sync_playwright
 from short_format import SHORT
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,13 +22,8 @@ from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
 from tenner.inference.server.app import Serving, Settings, serving
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")]
 SETTINGS = Settings("127.0.0.1", 0, None, concurrency_max=8, request_bytes_max=1 << 20, price_usd_per_hour=0.36)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 HOSTILE = """<script>document.title="owned"</script><img src=x onerror='document.title="owned"'><b>5</b>"""
 QUESTION = "<i>How many</i> are there?"
 
@@ -128,6 +124,20 @@ def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
         assert page.locator("#tokens").text_content() == "≤ 12 tokens"
         answered(page, "What is 2?")
         assert (shown("thinking"), shown("answer")) == expected(Policy(thinking_tokens_max=12))
+        page.locator("#budget").focus()
+        page.keyboard.press("End")
+        page.get_by_text("Again, with the settings below").last.click()
+        page.locator("article.busy").wait_for(state="detached")
+        assert (shown("thinking"), shown("answer")) == expected(Policy(thinking_tokens_max=128))
+        beside = page.locator("article:last-child .attempt")
+        assert beside.locator(".limit").all_text_contents() == [
+            "at most 12 tokens of thinking", "at most 128 tokens of thinking"
+        ]  # fmt: skip
+        first, second = (beside.nth(i).bounding_box() for i in (0, 1))
+        assert first is not None
+        assert second is not None
+        assert first["y"] == second["y"]
+        assert first["x"] < second["x"]
         page.set_viewport_size({"width": 380, "height": 700})
         assert page.evaluate("document.scrollingElement.scrollWidth") == 380
 

@@ -93,6 +93,8 @@ def _italic_unit(tokens: list[Token]) -> tuple[Node, Unit] | None:
 
 def _unit(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
     """The unit before or behind an expression, and the expression."""
+    if not tokens:
+        return None, tokens
     for sign, name in (("$", "$"), ("euro", "euro"), ("pounds", "pounds"), *CURRENCIES):
         places = [i for i, t in enumerate(tokens) if t.text == sign and t.kind != "word"]
         if places and places[0] <= 1:
