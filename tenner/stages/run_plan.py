@@ -275,8 +275,7 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
         )
         for model in section.models
     ]  # fmt: skip
-    policies = len(budgets) + len(waits)
-    what = f"{asked:,} answers under {policies} policies, by both students"
+    what = f"{asked:,} answers under {len(section.policies)} policies, by both students"
     what += f" and {len(section.models)} models behind APIs" if section.models else ""
     return StagePlan(
         stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),

@@ -7,12 +7,12 @@ not supported are refused: see `neutral_parameters`.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
-from tenner.core.records import EarlyExit, Message, Policy, Sampling
+from tenner.core.records import EarlyExit, Grace, Message, Policy, Sampling, SwitchPoint
 from tenner.core.suggest import did_you_mean, fields_at
 from tenner.inference.server.neutral_parameters import UNSUPPORTED, RequestPart
 from tenner.inference.server.served_student import Effort, ServedStudent
@@ -106,9 +106,30 @@ class ChatMessage(RequestPart):
 class EarlyExitArgs(RequestPart):
     """See `records.EarlyExit`."""
 
-    every_tokens: Positive
-    agree: Annotated[int, Field(ge=2, lt=2**NUMBER_BITS)] = EarlyExit.model_fields["agree"].default
+    at: SwitchPoint = EarlyExit.model_fields["at"].default
+    every_tokens: Positive | None = None
+    agree: Positive = EarlyExit.model_fields["agree"].default
+    probability: Annotated[float | None, Field(gt=0, le=1)] = None
     trial_tokens: Positive = EarlyExit.model_fields["trial_tokens"].default
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        try:
+            self.record()
+        except ValidationError as e:
+            raise ValueError(e.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
+    def record(self) -> EarlyExit:
+        """The policy's part."""
+        return EarlyExit(**self.model_dump())
+
+
+class GraceArgs(RequestPart):
+    """See `records.Grace`."""
+
+    tokens: Positive
+    candidates: Positive = Grace.model_fields["candidates"].default
 
 
 class Thinking(RequestPart):
@@ -118,6 +139,7 @@ class Thinking(RequestPart):
     min_tokens: NotNegative = 0
     waits: NotNegative = 0
     early_exit: EarlyExitArgs | None = None
+    grace: GraceArgs | None = None
     type: Literal["enabled", "disabled"] = "enabled"
     budget_tokens: NotNegative | None = None
 
@@ -265,12 +287,13 @@ class ChatRequest(RequestPart):
         """
         thinking = self.thinking or Thinking()
         asked = next(iter(self._budgets().values()), None)
-        early_exit = None if thinking.early_exit is None else EarlyExit(**thinking.early_exit.model_dump())
+        early_exit = None if thinking.early_exit is None else thinking.early_exit.record()
+        grace = None if thinking.grace is None else Grace(**thinking.grace.model_dump())
 
         def policy_of(budget: int | None) -> Policy:
             return student.policy(
                 thinking_tokens_max=budget, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits,
-                early_exit=early_exit,
+                early_exit=early_exit, grace=grace,
             )  # fmt: skip
 
         policy = policy_of(student.budget(asked) if isinstance(asked, str) else asked)
