@@ -1,18 +1,20 @@
 """A saved student as one GGUF file in float16, for llama.cpp and Ollama."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFValueType, GGUFWriter, LlamaFileType, TokenType
-from gguf.constants import MODEL_ARCH
+from gguf import GGUFWriter, LlamaFileType, TokenType
+from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tenner.core import model_folder
+from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
 
 ARCHITECTURES = {
@@ -51,26 +53,45 @@ def write(folder: Path, out: Path, *, name: str) -> None:
             "scaled rotary positions cannot be written as GGUF", hint="llama.cpp's own converter may do it"
         )
     splitting = _splitting(tokenizer)
-    arch = ARCHITECTURES[family]
-    writer = GGUFWriter(out, arch=arch.name.lower())
-    writer.add_name(name)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
-    _add_sizes(writer, config, rope)
-    _add_tokenizer(writer, tokenizer, config, folder, splitting)
-    names = get_tensor_name_map(arch, config["num_hidden_layers"])
+    with _writer(out, ARCHITECTURES[family]) as writer:
+        writer.add_name(name)
+        writer.add_file_type(LlamaFileType.MOSTLY_F16)
+        _add_sizes(writer, config, rope)
+        _add_tokenizer(writer, tokenizer, config, folder, splitting)
+        for stored, weight in _named_weights(folder, config, family):
+            writer.add_tensor(stored, _array(weight))
+
+
+@contextlib.contextmanager
+def _writer(out: Path, arch: MODEL_ARCH) -> Iterator[GGUFWriter]:
+    """A writer whose file becomes `out` only when all of it is there."""
+    partial = out.with_name(f".{out.name}.partial")
+    writer = GGUFWriter(partial, arch=MODEL_ARCH_NAMES[arch])
+    try:
+        with disk_errors(out):
+            yield writer
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            partial.rename(out)
+    finally:
+        writer.close()
+        partial.unlink(missing_ok=True)
+
+
+def _named_weights(folder: Path, config: Mapping[str, Any], family: str) -> Iterator[tuple[str, Tensor]]:
+    """The weights by llama.cpp's names, their rows in its order."""
+    names = get_tensor_name_map(ARCHITECTURES[family], config["num_hidden_layers"])
     for stored, weight in _weights(folder):
         if stored == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
+        if (found := names.get_name(stored, try_suffixes=(".weight", ".bias"))) is None:
+            raise TennerError(f"the weight {stored} of a {family} has no place in a GGUF file", hint=KNOWN)
         if stored.endswith(PERMUTED.get(family, ())):
             heads = config["num_attention_heads" if "q_proj" in stored else "num_key_value_heads"]
             weight = _neighbours(weight, heads)
-        if (found := names.get_name(stored, try_suffixes=(".weight", ".bias"))) is None:
-            raise TennerError(f"the weight {stored} of a {family} has no place in a GGUF file", hint=KNOWN)
-        writer.add_tensor(found, _array(weight))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        yield found, weight
 
 
 def _splitting(tokenizer: Mapping[str, Any]) -> str:
@@ -125,11 +146,8 @@ def _add_tokenizer(
     writer.add_tokenizer_pre(splitting)
     writer.add_token_list([text for text, _ in rows])
     writer.add_token_types([kind for _, kind in rows])
-    merges = tokenizer["model"]["merges"]
-    writer.add_key_value(
-        "tokenizer.ggml.merges", [m if isinstance(m, str) else " ".join(m) for m in merges], GGUFValueType.ARRAY,
-        GGUFValueType.STRING,
-    )  # fmt: skip
+    if merges := [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]:
+        writer.add_token_merges(merges)  # an empty list is refused
     ends = config.get("eos_token_id")
     if ends is not None:
         writer.add_eos_token_id(ends[0] if isinstance(ends, list) else ends)
