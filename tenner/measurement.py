@@ -25,6 +25,9 @@ from tenner.inference.engine import JobEngine
 from tenner.stages import evaluation, resolve_student
 from tenner.training.allocator import ask_for_huge_pages
 
+ANY_BUDGET = 2**62
+"""In the place of the student's own budget until the student is known: no minimum and no grace exceeds it."""
+
 
 class MeasureOptions(NamedTuple):
     """What is asked for beside who answers; None leaves it to the file, the run, or what is usual for a model."""
@@ -62,6 +65,10 @@ class MeasureOptions(NamedTuple):
     chat_template: str | None = None
     """This and the next: see `sections.Model`."""
     chat_template_kwargs: Mapping[str, Any] | None = None
+    early_exit: Mapping[str, Any] | None = None
+    """The fields of `records.EarlyExit`."""
+    grace: Mapping[str, Any] | None = None
+    """Those of `records.Grace`."""
 
 
 def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()) -> Measurement:
@@ -83,6 +90,8 @@ def describe(who: str, options: MeasureOptions, *, overrides: Sequence[str] = ()
             "thinking_tokens_max": None if options.thinking_tokens_max is None else list(options.thinking_tokens_max),
             "thinking_tokens_min": options.thinking_tokens_min,
             "waits": None if options.waits is None else list(options.waits),
+            "early_exit": options.early_exit,
+            "grace": options.grace,
             "answer_tokens_max": options.answer_tokens_max,
             "samples": options.samples,
             "rows": options.rows,
@@ -190,6 +199,7 @@ STAGES = {"gather": gather, "evaluate": evaluate, "report": write_report}
 ENGINE_OPTIONS = {
     "engine": "--engine", "rows": "--rows", "precision": "--precision", "device": "--device",
     "answer_tokens_max": "--answer", "temperature": "--temperature", "top_p": "--top-p",
+    "early_exit": "--early-exit", "grace": "--grace",
 }  # fmt: skip
 """Options of the engine that a student is decoded in; a model behind an API has none."""
 
@@ -248,7 +258,7 @@ def _unfetched(data: dict[str, Any], who: str, format_name: str | None) -> dict[
     """What is known before the model is there, so that all else is refused before it is fetched."""
     student = {"model": who, "format": format_name or "plain"}
     usual = {"name": "unfetched", "seed": 0, "budget_usd": 0.0, "student": student}
-    return usual | data | {"evaluate": {"thinking_tokens_max": [0]} | data["evaluate"]}
+    return usual | data | {"evaluate": {"thinking_tokens_max": [ANY_BUDGET]} | data["evaluate"]}
 
 
 def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> None:

@@ -6,6 +6,7 @@ under its cap. The run goes on in the same folder, and its trace stage does not 
 
 import asyncio
 import statistics
+import time
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -84,12 +85,14 @@ def _measure(run: Run, asked: Sequence[Question]) -> Measured:
     completions = run.folder.read(STAGE, Completion)
     engine = load_engine()
     lengths = _learned(run, engine, samples) if samples else run_plan.token_lengths(recipe)
-    decoding, token_seconds = None, None
+    decoding, token_seconds, trial_seconds = None, None, 0.0
     if _is_this_machine(recipe):
         with run.machine_time(STAGE):
+            began = time.perf_counter()
             text = render(engine.tokenizer, asked[0], form, recipe).text
             decoding = decoding_speed(engine, text, rows=recipe.evaluate.rows)
             found = time_estimate.training_speed(run, pipeline.base_student(run), samples)
+            trial_seconds = time.perf_counter() - began
         if found is not None:
             token_seconds = found[0].token_seconds
             own = found[1] - lengths.thinking.expected - lengths.answer.expected - assumed.TEMPLATE_TOKENS
@@ -101,7 +104,7 @@ def _measure(run: Run, asked: Sequence[Question]) -> Measured:
         teacher_input=_mean([r.reply.usage.input_tokens or 0 for r in replies]) if replies else None,
         teacher_output=_mean([r.reply.usage.output_tokens or 0 for r in replies]) if replies else None,
         kept_share=_kept_share(recipe, replies) if replies else None,
-        decoding=decoding, train_token_seconds=token_seconds,
+        decoding=decoding, train_token_seconds=token_seconds, trial_seconds=trial_seconds,
     )  # fmt: skip
 
 

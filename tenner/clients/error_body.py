@@ -46,10 +46,15 @@ KEY_CODES = {
     "invalid_api_key", "invalidapikey", "authentication_error", "invalid_authentication_error", "unauthenticated",
 }  # fmt: skip
 MODEL_CODES = {"model_not_found", "model_not_exist", "modelnotfound", "invalid_model"}
-BATCH_LIMIT = re.compile(r"enqueued token|too many .{0,20}\bbatch|\bbatch.{0,30} (limit|quota)\b", re.IGNORECASE)
+BATCH_LIMIT = re.compile(
+    r"enqueued token|too many .{0,20}\bbatch|\bbatch.{0,30} (limit|quota)\b|(concurrent|pending|active) batch"
+    r"|quota of batch|\bbatch\b.{0,40}(more than the max|too (many|large)|exceeds)",
+    re.IGNORECASE,
+)
 MISSING_FILE = re.compile(
-    r"no such file|\bfile\b.{0,80}(not found|could not be found|does not exist|still (being )?process"
-    r"|not (yet )?(ready|available|processed|uploaded))",
+    r"no such file|(could not find|resource not found:?) (the )?file|(\b|_)file(\b|_).{0,80}(not found"
+    r"|could not be found|does not exist|being process|still (process|validat)"
+    r"|not (yet )?(ready|available|processed|uploaded|finished)|is '?pending|must be '?processed)",
     re.IGNORECASE,
 )
 TIMEOUT = re.compile(r"time[d -]?\s?out|prematurely closed|upstream .*(closed|reset)|connection (was )?reset", re.I)

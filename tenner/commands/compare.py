@@ -15,7 +15,7 @@ from tenner.core.seeds import digest
 from tenner.core.terminal import say
 from tenner.evaluation.report import page
 from tenner.evaluation.report.sentences import Figure
-from tenner.evaluation.report.tables import NBSP, Table, called, limit, p_value, percent, points
+from tenner.evaluation.report.tables import NBSP, Table, called, limit, p_value, percent, points, ways_to_stop
 from tenner.evaluation.statistics.paired import Comparison, compare
 from tenner.evaluation.statistics.scores import policy_order, verdicts
 
@@ -134,7 +134,7 @@ def _side(
     path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: Mapping[str, Question]
 ) -> Side:
     policies = sorted({c.policy for c in completions}, key=policy_order)
-    plain = [p for p in policies if not p.waits]
+    plain = [p for p in policies if not p.waits and not p.stops_early]
     policy = wanted or (plain or policies)[-1]
     if policy not in policies:
         there = ", ".join(_short(p) for p in policies)
@@ -243,4 +243,5 @@ def _missing(other: Side, hashes: Sequence[str]) -> list[str]:
 
 def _short(policy: Policy) -> str:
     tokens = "none" if policy.thinking_tokens_max is None else str(policy.thinking_tokens_max)
-    return f"{tokens}+{policy.waits}" if policy.waits else tokens
+    ways = "".join(f" with {way}" for way in ways_to_stop(policy))
+    return (f"{tokens}+{policy.waits}" if policy.waits else tokens) + ways

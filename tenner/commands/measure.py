@@ -38,6 +38,7 @@ def _add_own(verb: argparse.ArgumentParser) -> None:
     options.add_field(verb, "--thinking", Evaluate, "thinking_tokens_max", metavar="N,…")
     options.add_field(verb, "--thinking-min", Evaluate, "thinking_tokens_min")
     options.add_field(verb, "--waits", Evaluate, "waits", metavar="N,…")
+    options.add_early_stops(verb)
     options.add_field(verb, "--answer", Evaluate, "answer_tokens_max")
     options.add_field(verb, "--samples", Evaluate, "samples")
     options.add_field(verb, "--temperature", Draws, "temperature")
@@ -72,6 +73,8 @@ def main(args: argparse.Namespace) -> None:
         thinking_tokens_max=_numbers("--thinking", args.thinking),
         thinking_tokens_min=args.thinking_min,
         waits=_numbers("--waits", args.waits),
+        early_exit=options.early_exit(args),
+        grace=options.grace(args),
         answer_tokens_max=args.answer,
         samples=args.samples,
         temperature=args.temperature,

@@ -93,6 +93,7 @@ def add_student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thinking", metavar="N", type=up_to(TOKENS_MAX), help="the most thinking tokens of a request that sets none"
     )
+    add_early_stops(parser)
     usual = Evaluate.model_fields["answer_tokens_max"].default
     add_field(parser, "--answer", Evaluate, "answer_tokens_max", default=f"the run's, or {usual}")
     add_field(parser, "--price-usd-per-hour", Machine, "price_usd_per_hour", default="the run's")
@@ -109,7 +110,25 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     add_field(parser, "--chat-template-kwargs", Model, "chat_template_kwargs", metavar="JSON")
 
 
-def json_object(option: str, text: str | None) -> dict[str, Any] | None:
+def add_early_stops(parser: argparse.ArgumentParser) -> None:
+    """How thinking may end before its budget."""
+    from tenner.core.sections import Evaluate
+
+    add_field(parser, "--early-exit", Evaluate, "early_exit", metavar="JSON")
+    add_field(parser, "--grace", Evaluate, "grace", metavar="JSON")
+
+
+def early_exit(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What `--early-exit` says."""
+    return json_object("--early-exit", args.early_exit, example='{"every_tokens": 64}')
+
+
+def grace(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What `--grace` says."""
+    return json_object("--grace", args.grace, example='{"tokens": 64}')
+
+
+def json_object(option: str, text: str | None, *, example: str = '{"enable_thinking": true}') -> dict[str, Any] | None:
     """The JSON object of an option; None where it is not given. Raises TennerError for anything else."""
     if text is None:
         return None
@@ -119,9 +138,7 @@ def json_object(option: str, text: str | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or None in found.values():
-        raise TennerError(
-            f"{option} {text} is not a JSON object of values", hint=f"write {option} '{{\"enable_thinking\": true}}'"
-        )
+        raise TennerError(f"{option} {text} is not a JSON object of values", hint=f"write {option} '{example}'")
     return found
 
 
@@ -196,6 +213,8 @@ def student_options(args: argparse.Namespace) -> "StudentOptions":
         name=getattr(args, "name", None),
         thinking_tokens_max=args.thinking,
         answer_tokens_max=args.answer,
+        early_exit=early_exit(args),
+        grace=grace(args),
         price_usd_per_hour=args.price_usd_per_hour,
         device=args.device or "auto",
         precision=args.precision or "auto",

@@ -202,6 +202,8 @@ def _score_table(task: str, scores: list[Score]) -> Table:
         "n": [str(s.n) for s in scores],
         "tokens": [mean_tokens(s.thinking_tokens_mean) for s in scores],
     }
+    if any(s.trial_tokens_mean for s in scores):
+        columns["in\ntrials"] = [mean_tokens(s.trial_tokens_mean) for s in scores]
     if any(s.thinking_cut or s.truncated for s in scores):
         columns["thinking/\nanswers cut"] = [f"{s.thinking_cut}/{s.truncated}" for s in scores]
     if any(s.unparsed for s in scores):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tenner.budget.estimate import Estimate
 
@@ -224,16 +224,48 @@ class Sample(Record):
     domain: str | None
 
 
+SwitchPoint = Literal["tokens", "sentence", "wait"]
+"""Where early exit decodes trial answers: every n tokens, after each sentence, or before each wait text."""
+
+
 class EarlyExit(Record):
     """When thinking is ended before its budget: as soon as the answer has settled.
 
-    A trial answer is decoded at every `every_tokens` thinking tokens, as if thinking were cut there. Thinking ends
-    where `agree` trials in a row have begun with the same tokens, of which the first `trial_tokens` are decoded.
+    At each switch point a trial answer is decoded, as if thinking were cut there, of at most `trial_tokens` tokens.
+    Thinking ends where the last `agree` trials are the same, and the last has a mean probability of at least
+    `probability`. The mean is the geometric one over the trial's tokens, its end of text included, as in DEER
+    (arXiv 2504.15895). `agree` = 1 leaves the decision to the probability.
+
+    At `wait`, the switch points are the ends of thinking that would be replaced by the wait text, and where the student
+    begins that text by itself: so a policy with waits thinks on only where the answer has not settled. At the others,
+    thinking that has waits left is not ended.
     """
 
-    every_tokens: int = Field(gt=0)
-    agree: int = Field(default=2, ge=2)
+    at: SwitchPoint = "tokens"
+    every_tokens: int | None = Field(default=None, gt=0)
+    """The distance of the switch points `tokens`."""
+    agree: int = Field(default=2, ge=1)
+    probability: float | None = Field(default=None, gt=0, le=1)
     trial_tokens: int = Field(default=16, gt=0)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "EarlyExit":
+        if (self.at == "tokens") != (self.every_tokens is not None):
+            raise ValueError('every_tokens and at = "tokens" belong together')
+        if self.agree == 1 and self.probability is None:
+            raise ValueError("agree = 1 needs a probability: a single trial agrees with itself")
+        return self
+
+
+class Grace(Record):
+    """A soft end of the budget: in its last `tokens` tokens, thinking is ended as soon as an end is likely.
+
+    Likely is an end (an end of text, or the first token of the closing delimiter) among the `candidates` most likely
+    next tokens.
+    """
+
+    tokens: int = Field(gt=0)
+    candidates: int = Field(default=5, gt=0)
 
 
 class Policy(Record):
@@ -247,13 +279,20 @@ class Policy(Record):
     thinking_tokens_min: int = Field(default=0, ge=0)
     waits: int = Field(default=0, ge=0)
     early_exit: EarlyExit | None = None
+    grace: Grace | None = None
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether thinking may be ended before its budget is used up and without an end of the student's own."""
+        return self.early_exit is not None or self.grace is not None
 
     @model_serializer(mode="wrap")
-    def _without_early_exit(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A policy without it is stored as it was before there was one."""
+    def _without_absent_parts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy without early exit or grace is stored as it was before there were any."""
         stored: dict[str, Any] = serialize(self)
-        if self.early_exit is None:
-            stored.pop("early_exit", None)
+        for name in ("early_exit", "grace"):
+            if getattr(self, name) is None:
+                stored.pop(name, None)
         return stored
 
 
@@ -273,10 +312,11 @@ class Sampling(Record):
 class Intervention(Record):
     """Something that the forcing machine did: `kind` at `position`, the index of its first token in the completion.
 
-    `tokens` is how many token ids were injected (0 for a cut or an early exit, whose `close` and `cue` follow).
+    `tokens` is how many token ids were injected: 0 for a cut, an early exit or an end in the grace period, which are
+    followed by `close` and `cue`.
     """
 
-    kind: Literal["open", "wait", "cut", "exit", "close", "cue"]
+    kind: Literal["open", "wait", "cut", "exit", "grace", "close", "cue"]
     position: int
     tokens: int
 
@@ -425,11 +465,20 @@ class Score(Record):
     """pass@k: how often at least one of `samples` answers is correct. None as above."""
     thinking_tokens_mean: float | None
     """None: the API does not count them apart from the answer's."""
+    trial_tokens_mean: float = 0.0
+    """Of early exit's trial answers, in each answer; stored where there are any."""
     truncated: int
     """Answers (not questions) that reached their token limit; the next two count answers, too."""
     thinking_cut: int = 0
     """Answers whose thinking was cut at the policy's limit."""
     unparsed: int
+
+    @model_serializer(mode="wrap")
+    def _without_no_trials(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = serialize(self)
+        if self.trial_tokens_mean == 0:
+            stored.pop("trial_tokens_mean", None)
+        return stored
 
 
 class Difficulty(Record):

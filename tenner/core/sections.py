@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from tenner.budget import machines, prices
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
-from tenner.core.records import AnswerKind, NamedPrecision, StudentName
+from tenner.core.records import AnswerKind, EarlyExit, Grace, NamedPrecision, Policy, StudentName
 from tenner.core.secrets import KEY, KeyInSettings, key_in, refuse_key_in_parameters, refuse_key_in_url
 from tenner.core.suggest import did_you_mean
 
@@ -649,6 +649,12 @@ class Evaluate(Section):
     """Minimum of thinking tokens: an earlier end is replaced by `wait_text`, if the budget allows."""
     waits: list[Positive] = []
     """How many times the end of thinking is replaced by `wait_text`, at the largest budget."""
+    early_exit: EarlyExit | None = None
+    """The largest budget and each of `waits` are measured once more with thinking ended as soon as a trial answer has
+    settled, such as {"at": "wait", "agree": 1, "probability": 0.95} (see `records.EarlyExit`)."""
+    grace: Grace | None = None
+    """Each budget above `grace.tokens` is measured once more with an end of thinking taken as soon as it is likely in
+    its last tokens, such as {"tokens": 16} (see `records.Grace`)."""
     wait_text: str = "Wait"
     answer_tokens_max: Positive = 512
     """Token limit of an answer."""
@@ -697,7 +703,24 @@ class Evaluate(Section):
             raise ValueError("waits apply at the largest of thinking_tokens_max, which names no budget")
         if self.thinking_tokens_min and (largest is None or self.thinking_tokens_min >= largest):
             raise ValueError("thinking_tokens_min must be below the largest of thinking_tokens_max")
+        if self.early_exit and not largest:
+            raise ValueError("early_exit applies at the largest of thinking_tokens_max, which allows no thinking")
+        if self.grace and (largest is None or self.grace.tokens >= largest):
+            raise ValueError("grace.tokens must be below the largest of thinking_tokens_max")
         return self
+
+    @property
+    def policies(self) -> list[Policy]:
+        """The thinking policies of the sweep. A budget below the least number of thinking tokens is its own least."""
+        limits = [(n, min(self.thinking_tokens_min, n)) for n in self.thinking_tokens_max]
+        found = [Policy(thinking_tokens_max=most, thinking_tokens_min=least) for most, least in limits]
+        at_the_largest = found[-1:]
+        at_the_largest += [p.model_copy(update={"waits": n}) for p in found[-1:] for n in self.waits]
+        graced = [p for p in found if self.grace is not None and (p.thinking_tokens_max or 0) > self.grace.tokens]
+        found += at_the_largest[1:]
+        if self.early_exit is not None:
+            found += [policy.model_copy(update={"early_exit": self.early_exit}) for policy in at_the_largest]
+        return found + [policy.model_copy(update={"grace": self.grace}) for policy in graced]
 
     @model_validator(mode="after")
     def _names_are_names(self) -> "Evaluate":

@@ -63,6 +63,25 @@ class ApiEngine(JobEngine):
         """What is known of it: not the precision and device of the server."""
         return EngineInfo("api", None, None, ("openai",))
 
+    @property
+    def exits_early(self) -> bool:
+        """By requests for the trial answers."""
+        return True
+
+    @property
+    def measures(self) -> bool:
+        """Servers tell at most the probabilities of what they sampled, and not of an end."""
+        return False
+
+    def refuse(self, policy: Policy) -> None:
+        """Raise TennerError for grace, for a probability, and for switch points at which a server cannot stop."""
+        super().refuse(policy)
+        if policy.early_exit is not None and policy.early_exit.at == "sentence" and self._speaks == "text":
+            raise TennerError(
+                "the engine api cannot stop at each sentence where it speaks text",
+                hint='set speaks = "ids", or early_exit.at = "tokens" or "wait"',
+            )
+
     def _job(
         self, prompt: Prompt, policies: Sequence[Policy], fmt: ThinkFormat, answer_tokens_max: int, sampling: Sampling
     ) -> Job:
@@ -84,10 +103,9 @@ class ApiEngine(JobEngine):
     def _decode_stream(self, job: Job, transcript: Transcript) -> Iterator[Piece]:
         """A round at a time."""
         with self._servers.lease() as lease:
-            for number in itertools.count():
-                if transcript.machine.phase is Phase.DONE:
-                    return
-                self._round(job, transcript.machine, number, lease)
+            rounds = itertools.count()
+            while transcript.machine.phase is not Phase.DONE:
+                self._advance(job, transcript.machine, rounds, lease)
                 yield from transcript.fresh()
 
     def by_own_budget(
@@ -133,26 +151,39 @@ class ApiEngine(JobEngine):
                 machine = max(job.waiting, key=lambda m: m.budget)
                 job.waiting.remove(machine)
                 while machine.phase is not Phase.DONE:
-                    self._round(job, machine, next(rounds), lease)
+                    self._advance(job, machine, rounds, lease)
                     machine.recall()
                 done += [machine, *job.take_done()]
         return done
 
+    def _advance(self, job: Job, machine: ForcingMachine, rounds: Iterator[int], lease: Lease) -> None:
+        """A round, or as many as the trial answer takes that is due."""
+        if not machine.trial_due:
+            self._round(job, machine, next(rounds), lease)
+            return
+        trial = machine.trial()
+        while trial.phase is not Phase.DONE:
+            self._round(job, trial, next(rounds), lease)
+            trial.recall()
+        machine.conclude(trial)
+
     def _round(self, job: Job, machine: ForcingMachine, number: int, lease: Lease) -> None:
-        """Request the remaining tokens of this phase, and push them to the machine."""
+        """Request the remaining tokens of this phase, or those up to the next switch point, and push them."""
         if machine.phase is Phase.THINKING:
-            room = machine.budget - machine.thinking_tokens
+            room = machine.next_switch - machine.thinking_tokens
         else:
             room = machine.answer_tokens_max - machine.answer_tokens
         stops = machine.phase is Phase.THINKING
         self._push(machine, self._request(job, machine, room, lease, stops=stops, number=number))
 
     def _push(self, machine: ForcingMachine, ids: list[int]) -> None:
-        """Push ids up to the first intervention: those after it continue a text that was replaced."""
+        """Push ids up to the first intervention or trial: those after it continue a text that was replaced, or may be
+        thought in vain.
+        """
         for token in ids:
             before = len(machine.interventions)
             machine.push(token)
-            if machine.phase is Phase.DONE or len(machine.interventions) > before:
+            if machine.phase is Phase.DONE or machine.trial_due or len(machine.interventions) > before:
                 return
 
     def _request(
@@ -191,6 +222,7 @@ class ApiEngine(JobEngine):
         extra: dict[str, Any] = dict(body or {})
         stop: list[str] | None = None
         if self._speaks == "ids":
+            until = (*until, *sorted(machine.switch_ids - set(until)))
             extra |= {"return_token_ids": True, "skip_special_tokens": False}
             further_ends = machine.format_ids.eos - {machine.format_ids.end_of_text}
             if stopping := [*(until if stops else ()), *sorted(further_ends)]:

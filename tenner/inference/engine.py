@@ -203,6 +203,30 @@ class JobEngine(ABC):
         """Whether it decodes policies of early exit, which need trial answers beside the completion."""
         return False
 
+    @property
+    def measures(self) -> bool:
+        """Whether it knows the distribution of each token, as grace and a probability of early exit need."""
+        return True
+
+    def refuse(self, policy: Policy) -> None:
+        """Raise TennerError where the engine cannot decode a policy with this model."""
+        early_exit = policy.early_exit
+        if early_exit is not None and not self.exits_early:
+            raise TennerError(
+                f"the engine {self.info.name} cannot end thinking early with this model",
+                hint="leave early_exit out, or decode a model without recurrent layers",
+            )
+        if policy.grace is not None and not self.measures:
+            raise TennerError(
+                f"the engine {self.info.name} cannot give grace: it does not see the probabilities",
+                hint="leave grace out, or take engine hf or vllm",
+            )
+        if early_exit is not None and early_exit.probability is not None and not self.measures:
+            raise TennerError(
+                f"the engine {self.info.name} has no early_exit.probability: it does not see the probabilities",
+                hint="let agree trials decide alone, or take engine hf or vllm",
+            )
+
     @abstractmethod
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Generation]:
         """Run all policies of all jobs, and yield each completion as it is done."""
@@ -254,11 +278,8 @@ class JobEngine(ABC):
         answer_tokens_max: int,
         sampling: Sampling,
     ) -> Job:
-        if not self.exits_early and any(policy.early_exit is not None for policy in policies):
-            raise TennerError(
-                f"the engine {self.info.name} cannot end thinking early with this model",
-                hint="leave early_exit out, or decode a model without recurrent layers with engine hf",
-            )
+        for policy in policies:
+            self.refuse(policy)
         return Job.of(
             self.tokenizer, prompt, policies, fmt,
             answer_tokens_max=answer_tokens_max, sampling=sampling, wait_text=self._wait_text,

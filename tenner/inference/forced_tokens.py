@@ -1,48 +1,56 @@
 """A forcing machine for an engine that owns its tokens, such as vLLM: before each token it names a forced one."""
 
-from tenner.inference.forcing import ForcingMachine, Phase
+from tenner.inference.forcing import ForcingMachine, Measured, Phase
 from tenner.inference.rng import PositionalRNG
 
 
 class ForcedRow:
     """One completion whose ids come out of an engine one by one, the injected ones too.
 
+    Where a trial answer is due the engine is told to end the completion, which goes on as another one after the trial.
     `take` maps a sampled token to the one that the engine must emit. The machine gets it only when the engine asks for
     the next token, since an engine may discard a sample (after a chunk of a long prompt, for example).
     """
 
-    def __init__(self, machine: ForcingMachine, rng: PositionalRNG, *, prompted: int) -> None:
-        """`prompted` of the machine's ids are part of the engine's prompt, not of its output."""
+    def __init__(
+        self, machine: ForcingMachine, rng: PositionalRNG, *, prompted: int, measures: bool | None = None
+    ) -> None:
+        """`prompted` of the machine's ids are part of the engine's prompt, not of its output. `measures`: each token is
+        taken with what was measured; None: if the machine does.
+        """
         assert prompted <= len(machine.ids)
         self.machine = machine
         self.rng = rng
         self._prompted = prompted
-        self._drawn: tuple[int, int] | None = None
+        self.measures = machine.measures if measures is None else measures
+        self._drawn: tuple[int, int, Measured | None] | None = None
         self._end_of_text = machine.format_ids.end_of_text
 
     def due(self, out: int) -> int | None:
         """The forced id at output position `out`; None where the token is to be sampled."""
         position = self._prompted + out
         if self._drawn is not None and position > self._drawn[0]:
-            self.machine.push(self._drawn[1])
+            self.machine.push(*self._drawn[1:])
         self._drawn = None
         if position < len(self.machine.ids):
             return self.machine.ids[position]
-        return self._end_of_text if self.machine.phase is Phase.DONE else None
+        return self._end_of_text if self.machine.phase is Phase.DONE or self.machine.trial_due else None
 
     def uniform(self) -> float:
         """The random number of the next sampled token; 0.0 in greedy decoding."""
         return self.rng.uniform(len(self.machine.ids)) if self.rng.sampling.temperature > 0 else 0.0
 
-    def take(self, token: int) -> int:
+    def take(self, token: int, measured: Measured | None = None) -> int:
         """The id to emit where `token` has been sampled."""
-        self._drawn = len(self.machine.ids), token
-        following = self.machine.following(token)
+        self._drawn = len(self.machine.ids), token, measured
+        following = self.machine.following(token, measured)
         return self._end_of_text if following is None else following
 
     def finish(self, out: int) -> None:
-        """Record that the engine ended the completion, at an end of text or at the limit of the answer."""
+        """Record that the engine ended the completion: at an end of text, the limit of the answer, or a trial."""
         self.due(out)
-        if self.machine.phase is not Phase.DONE:
-            self.machine.push(self._end_of_text)
+        if self.machine.trial_due:
+            return
+        if self.machine.phase is not Phase.DONE:  # the engine's limit came before the end of text was sampled
+            self.machine.push(self._end_of_text, Measured(log_probability=0.0, end_rank=0))
         assert self.machine.phase is Phase.DONE, "the engine ended a completion too early"

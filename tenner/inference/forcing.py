@@ -13,11 +13,19 @@ The rules:
   used up, thinking is cut: a half-sampled `close` at the tail is completed, otherwise `close` is injected whole. So the
   thinking never exceeds the budget, the delimiter is never doubled, and an end is the student's own only when the last
   id of its `close` still fitted into the budget.
-- `cue` follows every cut, and every end in a format without `close`. The budget wins over the minimum and the waits.
+- `cue` follows every cut, early exit and grace, and every end in a format without `close`. The budget wins over the
+  minimum and the waits.
 - The answer ends at the end of text, whose id is not kept, or at its own limit (`truncated`).
-- With early exit, a trial answer is due at the first place where thinking has reached the next multiple of
-  `every_tokens`, is not held, and does not end with a half-sampled `close`. It is what would be sampled if thinking
-  were cut there. Thinking that is not ended by it goes on as if there had been no trial.
+- With early exit, a trial answer is due at each switch point: what would be sampled if thinking were cut there.
+  Thinking that is not ended by it goes on as if there had been no trial. The switch points are, never after a
+  half-sampled `close`:
+  `tokens`: the first place where thinking has reached the next multiple of `every_tokens` and is not held;
+  `sentence`: after a sampled id that ends a sentence, where thinking is not held;
+  `wait`: where an end is about to be replaced by `wait` and the minimum is reached, and before a sampled first id of
+  `wait`. The sampled id is held back while the trial runs.
+- With grace, thinking that is not held ends, in the last tokens of its budget, where an end is among the most likely
+  ids and another one was sampled, which is dropped. Not after a half-sampled `close`, and not in a format with neither
+  `close` nor `cue`, where the answer would go on with the dropped id.
 
 No id is ever removed: whether a sampled id is kept is decided when it is sampled. That is why the first id of `close`
 decides while thinking is held. So an engine that cannot retract tokens (a logits processor) follows the same rules as
@@ -34,7 +42,8 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, Self
+from math import exp
+from typing import Literal, NamedTuple, Self
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
@@ -53,11 +62,14 @@ class FormatIds:
     """All ids that end a turn."""
     own_eos: int | None = None
     """The tokenizer's end of text; None: the smallest of `eos`."""
+    sentence_ends: frozenset[int] = frozenset()
+    """The ids that end a sentence; known only where a policy asks for them."""
 
     @classmethod
     def resolve(
-        cls, tokenizer: Tokenizer, fmt: ThinkFormat, wait_text: str, end_ids: frozenset[int] = frozenset()
-    ) -> Self:
+        cls, tokenizer: Tokenizer, fmt: ThinkFormat, wait_text: str, end_ids: frozenset[int] = frozenset(),
+        *, sentence_ends: frozenset[int] = frozenset(),
+    ) -> Self:  # fmt: skip
         """`end_ids` are the model's beside the tokenizer's own (see `core/turn_end.py`).
 
         Raise TennerError where the wait text has no ids: then a suppressed end would only be sampled again.
@@ -74,12 +86,17 @@ class FormatIds:
             raise TennerError(
                 "the student's tokenizer names no end of text", hint="set eos_token in its tokenizer_config.json"
             )
-        return cls(opening, close, cue, wait, eos, own)
+        return cls(opening, close, cue, wait, eos, own, sentence_ends)
 
     @property
     def end_of_text(self) -> int:
         """The end that an engine is made to emit: every one stops at the tokenizer's own."""
         return min(self.eos) if self.own_eos is None else self.own_eos
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that begin an end of thinking."""
+        return self.eos.union(self.close[:1])
 
     @property
     def injected_tokens_max(self) -> int:
@@ -95,14 +112,24 @@ class Phase(Enum):
     DONE = "done"
 
 
+class Measured(NamedTuple):
+    """What an engine measures of the model's own distribution (temperature 1) where it samples a token."""
+
+    log_probability: float
+    """Of the sampled token, in nats."""
+    end_rank: int
+    """How many ids are more likely than the likeliest end of thinking (see `FormatIds.ends`)."""
+
+
 class _Node:
     """A node of the trie of all continuations of one prompt: the token sampled after it, and its children by id."""
 
-    __slots__ = ("after", "sampled")
+    __slots__ = ("after", "measured", "sampled")
 
     def __init__(self) -> None:
         self.after: dict[int, _Node] = {}
         self.sampled: int | None = None
+        self.measured: Measured | None = None
 
 
 class ForcingMachine:
@@ -112,6 +139,7 @@ class ForcingMachine:
             machine.push(token_sampled_after(prompt_ids + machine.ids))
 
     Where `trial_due`, a machine of early exit is not pushed to: its `trial` is run first, and given to `conclude`.
+    Where it `measures`, each token is pushed with what was `Measured`.
 
     `ids` are all ids after the prompt, injected ones included. `thinking_room` is what the context leaves for
     thinking, in tokens; it caps the policy's own budget.
@@ -139,9 +167,12 @@ class ForcingMachine:
         self.truncated = False
         self.trial_tokens = 0
         """Tokens sampled in trial answers that are no part of the completion."""
-        self._next_trial = 0 if policy.early_exit is None else policy.early_exit.every_tokens
+        self._next_trial = (policy.early_exit and policy.early_exit.every_tokens) or 0
+        self._tried_at = -1  # the number of ids at the last trial
+        self._held_back: tuple[int, Measured | None] | None = None  # sampled, and taken after the trial
         self._trial_answer: tuple[int, ...] | None = None
         self._agreeing = 0
+        self._answer_log_probabilities: list[float] = []
         self._interventions: list[Intervention] = []
         self._path = [_Node() if _trie is None else _trie]  # the trie's node before each id, and after the last
         self._waits_left = policy.waits
@@ -188,17 +219,40 @@ class ForcingMachine:
         """How many of the ids are known to be thinking or answer: all but a half-sampled `close`."""
         return len(self.ids) - self._half_close() if self.phase is Phase.THINKING else len(self.ids)
 
-    def push(self, token: int) -> None:
+    @property
+    def measures(self) -> bool:
+        """Whether each token must come with what was measured."""
+        early_exit = self.policy.early_exit
+        return self.policy.grace is not None or (early_exit is not None and early_exit.probability is not None)
+
+    @property
+    def answer_probability(self) -> float:
+        """The geometric mean of the probabilities of the sampled answer tokens, the end of text included."""
+        return exp(sum(self._answer_log_probabilities) / len(self._answer_log_probabilities))
+
+    def push(self, token: int, measured: Measured | None = None) -> None:
         """Take the token sampled after `ids`."""
         assert self.phase is not Phase.DONE, "nothing is sampled after the end"
         assert not self.trial_due, "the trial answer comes first"
-        self._path[-1].sampled = token
+        assert measured is not None or not self.measures, "this policy needs the distribution measured"
+        self._path[-1].sampled, self._path[-1].measured = token, measured
+        if self._is_held_back(token):
+            self._held_back = token, measured
+        else:
+            self._take(token, measured)
+
+    def _take(self, token: int, measured: Measured | None) -> None:
         if self.phase is Phase.ANSWERING:
+            if measured is not None:
+                self._answer_log_probabilities.append(measured.log_probability)
             self._push_answer(token)
         elif self._is_replaced(token):
             self._wait()
         elif token in self.format_ids.eos:
             self._end(self._half_close())
+        elif self._is_dropped_in_grace(token, measured):
+            self._interventions.append(Intervention(kind="grace", position=len(self.ids), tokens=0))
+            self._close(0, cue=self.format_ids.cue)
         else:
             self._append(token)
             half = self._half_close()
@@ -210,13 +264,33 @@ class ForcingMachine:
     @property
     def trial_due(self) -> bool:
         """Whether a trial answer is to be decoded now."""
-        return (
-            self.policy.early_exit is not None
-            and self.phase is Phase.THINKING
-            and self.thinking_tokens >= self._next_trial
-            and not self.held
-            and self._half_close() == 0
-        )
+        early_exit = self.policy.early_exit
+        if early_exit is None or self.phase is not Phase.THINKING:
+            return False
+        if early_exit.at == "wait":
+            return self._held_back is not None
+        if early_exit.at == "tokens":
+            reached = self.thinking_tokens >= self._next_trial
+        else:
+            sampled = len(self.ids) > self._run_start
+            reached = sampled and self.ids[-1] in self.format_ids.sentence_ends and self._tried_at < len(self.ids)
+        return reached and not self.held and self._half_close() == 0
+
+    @property
+    def next_switch(self) -> int:
+        """The number of thinking tokens at which a trial or the cut comes, if no other switch point comes before."""
+        every = None if self.policy.early_exit is None else self.policy.early_exit.every_tokens
+        if every is None:
+            return self.budget
+        return min(self.budget, max(self._next_trial, self.thinking_tokens + 1))
+
+    @property
+    def switch_ids(self) -> frozenset[int]:
+        """The ids at which a trial may be due."""
+        at = None if self.policy.early_exit is None or self.phase is not Phase.THINKING else self.policy.early_exit.at
+        if at == "sentence":
+            return self.format_ids.sentence_ends
+        return frozenset(self.format_ids.wait[:1]) if at == "wait" else frozenset()
 
     def trial(self) -> "ForcingMachine":
         """The machine of the trial answer that is due: as this one if thinking is cut here. The two share tokens."""
@@ -225,6 +299,7 @@ class ForcingMachine:
         assert self.trial_due
         trial = copy.copy(self)
         trial.ids, trial._path, trial._interventions = list(self.ids), list(self._path), list(self._interventions)
+        trial._held_back, trial._answer_log_probabilities = None, []
         trial.answer_tokens_max = min(early_exit.trial_tokens, self.answer_tokens_max)
         trial._cut()
         trial.recall()
@@ -237,20 +312,29 @@ class ForcingMachine:
         assert trial.phase is Phase.DONE
         answer = tuple(trial.answer_ids)
         self._agreeing = self._agreeing + 1 if answer == self._trial_answer else 1
-        self._trial_answer = answer
-        self._next_trial = (self.thinking_tokens // early_exit.every_tokens + 1) * early_exit.every_tokens
-        if self._agreeing < early_exit.agree:
+        self._trial_answer, self._tried_at = answer, len(self.ids)
+        if early_exit.every_tokens is not None:
+            self._next_trial = (self.thinking_tokens // early_exit.every_tokens + 1) * early_exit.every_tokens
+        held_back, self._held_back = self._held_back, None
+        confident = early_exit.probability is None or trial.answer_probability >= early_exit.probability
+        if self._agreeing < early_exit.agree or not confident:
             self.trial_tokens += trial.answer_tokens
+            if held_back is not None:
+                self._take(*held_back)
             return
         self._interventions.append(Intervention(kind="exit", position=len(self.ids), tokens=0))
         self._close(0, cue=self.format_ids.cue)
         self.recall()  # the answer begins as the trial did
 
-    def following(self, token: int) -> int | None:
-        """The first id that `push(token)` would add; None where it would add none, as at an end of the answer."""
+    def following(self, token: int, measured: Measured | None = None) -> int | None:
+        """The first id that `push(token, measured)` would add; None where it would add none: at an end of the answer,
+        and before a trial.
+        """
+        if self._is_held_back(token):
+            return None
         if self._is_replaced(token):
             return self.format_ids.wait[0]
-        if token not in self.format_ids.eos:
+        if token not in self.format_ids.eos and not self._is_dropped_in_grace(token, measured):
             return token
         if self.phase is Phase.ANSWERING:
             return None
@@ -289,12 +373,38 @@ class ForcingMachine:
                     return
                 self.conclude(trial)
             elif (known := self._path[-1].sampled) is not None:
-                self.push(known)
+                self.push(known, self._path[-1].measured)
             else:
                 return
 
     def _is_replaced(self, token: int) -> bool:
         return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held
+
+    def _is_held_back(self, token: int) -> bool:
+        """Whether a trial comes before the token, at a switch point `wait`."""
+        early_exit = self.policy.early_exit
+        return (
+            early_exit is not None
+            and early_exit.at == "wait"
+            and self.phase is Phase.THINKING
+            and (token == self.format_ids.wait[0] or self._is_replaced(token))
+            and self.thinking_tokens >= self.policy.thinking_tokens_min
+            and self._half_close() == 0
+        )
+
+    def _is_dropped_in_grace(self, token: int, measured: Measured | None) -> bool:
+        """Whether thinking ends in the place of a sampled token, as an end was likely enough."""
+        grace = self.policy.grace
+        if grace is None or self.phase is not Phase.THINKING or token in self.format_ids.ends:
+            return False
+        assert measured is not None
+        return (
+            bool(self.format_ids.close or self.format_ids.cue)
+            and self.thinking_tokens >= self.budget - grace.tokens
+            and measured.end_rank < grace.candidates
+            and not self.held
+            and self._half_close() == 0
+        )
 
     def _push_answer(self, token: int) -> None:
         if token in self.format_ids.eos:

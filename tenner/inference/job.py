@@ -9,6 +9,7 @@ from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
 from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
 from tenner.inference.rng import PositionalRNG
+from tenner.inference.sentence_ends import sentence_ends
 
 GREEDY = Sampling()
 
@@ -51,6 +52,8 @@ class Job:
         self.waiting = waiting
         self.stop = stop
         """See `Request.stop`."""
+        self.measures = any(machine.measures for machine in waiting)
+        """Whether every token comes with what was measured: the machines share what is sampled."""
 
     @classmethod
     def of(
@@ -71,7 +74,11 @@ class Job:
         Raise NoRoom where `context_tokens` cannot hold the prompt, the delimiters and the whole answer, and
         TennerError where the prompt opens the thinking in another format, or closes it.
         """
-        format_ids = FormatIds.resolve(tokenizer, fmt.after(prompt.text), wait_text, end_ids)
+        at_sentences = any(p.early_exit is not None and p.early_exit.at == "sentence" for p in policies)
+        format_ids = FormatIds.resolve(
+            tokenizer, fmt.after(prompt.text), wait_text, end_ids,
+            sentence_ends=sentence_ends(tokenizer) if at_sentences else frozenset(),
+        )  # fmt: skip
         prompt_ids = encode_prompt(tokenizer, PromptText(prompt.text, prompt.literal))
         assert prompt_ids, "a rendered prompt is never empty"
         room = context_tokens - len(prompt_ids) - format_ids.injected_tokens_max - answer_tokens_max

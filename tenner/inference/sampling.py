@@ -3,18 +3,29 @@
 Shape suffixes: R rows, V vocabulary, K most likely tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from tenner.core.records import Sampling
+from tenner.inference.forcing import Measured
 
 NUCLEUS_TOKENS = 512
 """The nucleus is searched among the most likely tokens first: a tenth of the time to sort 50,000 tokens."""
 TEMPERATURE_MIN = 1e-30
 """Below it the most likely token is taken: logits that are divided by less may be infinite in float32. No other token
 has a probability there, unless its logit is the same."""
+
+
+def measure(logits_RV: Tensor, tokens: Sequence[int], ends: Sequence[Collection[int]]) -> list[Measured]:
+    """What is measured where each row samples its token; `ends` are the ids that end the thinking of each row."""
+    logits_RV = logits_RV.float()
+    token_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
+    log_probability_R = logits_RV.gather(1, token_R1)[:, 0] - logits_RV.logsumexp(dim=-1)
+    best_end_R = torch.stack([logits_RV[i, list(ids)].max() for i, ids in enumerate(ends)])
+    rank_R = (logits_RV > best_end_R[:, None]).sum(dim=-1)
+    return [Measured(*pair) for pair in zip(log_probability_R.tolist(), rank_R.tolist(), strict=True)]
 
 
 def draw(logits_RV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:

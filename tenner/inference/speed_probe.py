@@ -13,7 +13,9 @@ from tenner.inference.job import Job, Prompt, Request
 PROMPT_TOKENS = 12
 """The length of each prompt, short enough that prefill takes no longer than a few steps."""
 STEPS = 4
-FEW_ROWS_SHARE = 4
+FEW_ROWS_SHARE, FEW_ROWS_MAX = 4, 16
+LONG_PROMPT_TOKENS = 100
+"""Of a few rows, whose steps show what the tokens before a row cost."""
 
 
 class DecodingSpeed(NamedTuple):
@@ -33,16 +35,20 @@ class DecodingSpeed(NamedTuple):
 
 
 def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpeed:
-    """Time steps of `rows` rows and of a quarter of them. `text` is the prompt of all rows."""
-    ids = engine.tokenizer.encode(text, add_special_tokens=False)[:PROMPT_TOKENS]
-    prompt = engine.tokenizer.decode(ids)
+    """Time steps of `rows` rows, of a few of them, and of as few with longer prompts, which are made of `text`."""
+    ids = engine.tokenizer.encode(text, add_special_tokens=False)
+    short, long = (_repeated(ids, count) for count in (PROMPT_TOKENS, LONG_PROMPT_TOKENS))
     # A budget beyond the timed steps, so that every row is still thinking at the last one.
     policy = Policy(thinking_tokens_max=4 * STEPS, thinking_tokens_min=4 * STEPS)
-    requests = [Request(Prompt(str(i), prompt), policy, FORMATS["plain"], 1) for i in range(rows)]
-    jobs = [engine.prepare(request) for request in requests]
+    few_rows = max(1, min(rows // FEW_ROWS_SHARE, FEW_ROWS_MAX))
     batch = engine.batch()
-    for job in jobs:
-        batch.submit(job)
+
+    def submitted(prompt: str, count: int) -> list[Job]:
+        requests = [Request(Prompt(str(i), prompt), policy, FORMATS["plain"], 1) for i in range(count)]
+        jobs = [engine.prepare(request) for request in requests]
+        for job in jobs:
+            batch.submit(job)
+        return jobs
 
     def step_seconds() -> float:
         began = time.perf_counter()
@@ -56,13 +62,27 @@ def decoding_speed(engine: LocalEngine, text: str, *, rows: int) -> DecodingSpee
         for job in some:
             batch.cancel(job)
 
+    jobs = submitted(engine.tokenizer.decode(short), rows)
     try:
         fed = step_seconds()
         full = median_step()
-        few_rows = max(1, rows // FEW_ROWS_SHARE)
         cancel(jobs[few_rows:])
         few = median_step() if few_rows < rows else full
+        cancel(jobs)
+        jobs = submitted(engine.tokenizer.decode(long), few_rows)
+        step_seconds()
+        few_long = median_step()
     finally:
         cancel(jobs)
     row_seconds = max(0.0, (full - few) / max(1, rows - few_rows))
-    return DecodingSpeed(max(0.0, full - rows * row_seconds), row_seconds, fed / (rows * len(ids)))
+    step = max(0.0, full - rows * row_seconds)
+    context_token_seconds = max(0.0, (few_long - few) / (few_rows * (len(long) - len(short))))
+    return DecodingSpeed(
+        step, max(0.0, row_seconds - len(short) * context_token_seconds), fed / (rows * len(short)),
+        context_token_seconds,
+    )  # fmt: skip
+
+
+def _repeated(ids: Sequence[int], count: int) -> list[int]:
+    """So many ids: those of `ids` over and over."""
+    return [ids[i % len(ids)] for i in range(count)]

@@ -21,10 +21,10 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
@@ -32,14 +32,14 @@ from transformers.utils.hub import cached_file
 from tenner.core import turn_end
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
-from tenner.core.records import Policy, Sampling
+from tenner.core.records import Grace, Policy, Sampling
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, ROWS, WAIT_TEXT
 from tenner.inference.engine import EngineInfo, LocalEngine, vllm_not_installed
 from tenner.inference.forced_tokens import ForcedRow
-from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.forcing import ForcingMachine, FormatIds, Measured, Phase
 from tenner.inference.job import Job, Prompt
 from tenner.inference.rng import PositionalRNG
-from tenner.inference.sampling import draw
+from tenner.inference.sampling import draw, measure
 
 try:
     import psutil  # a dependency of vLLM
@@ -79,8 +79,27 @@ class ForcingArgs(BaseModel):
     thinking_tokens_min: int = Field(default=0, ge=0)
     waits: int = Field(default=0, ge=0)
     wait_text: str = Field(default=WAIT_TEXT, min_length=1)
+    grace_tokens: int | None = Field(default=None, gt=0)
+    """The last tokens of the budget, in which thinking ends as soon as an end is likely (see `records.Grace`)."""
+    grace_candidates: int = Field(default=Grace.model_fields["candidates"].default, gt=0)
     answer_tokens_max: int = Field(default=ANSWER_TOKENS_MAX, gt=0)
     """The part of max_tokens that is reserved for the answer."""
+
+    @model_validator(mode="after")
+    def _has_grace(self) -> Self:
+        if self.grace_tokens is None and "grace_candidates" in self.model_fields_set:
+            raise ValueError("grace_candidates has no effect without grace_tokens")
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the request."""
+        given = self.grace_tokens
+        grace = None if given is None else Grace(tokens=given, candidates=self.grace_candidates)
+        return Policy(
+            thinking_tokens_max=self.thinking_tokens_max, thinking_tokens_min=self.thinking_tokens_min,
+            waits=self.waits, grace=grace,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, params: SamplingParams) -> Self | None:
@@ -144,9 +163,11 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
                 forced[i] = due
         # 2. Sample, and let each machine replace the token, as an end of thinking that is held.
         if drawing:
-            for i, token in zip(drawing, self._draw(logits, drawing), strict=True):
+            tokens = self._draw(logits, drawing)
+            measured = self._measure(logits, dict(zip(drawing, tokens, strict=True)))
+            for i, token in zip(drawing, tokens, strict=True):
                 row, _ = self._rows[i]
-                following = row.take(token)
+                following = row.take(token, measured.get(i))
                 if following != token or row.rng.sampling.temperature > 0:
                     forced[i] = following
             # Without padding, the most likely token of an unmasked row is vLLM's choice, too.
@@ -166,6 +187,15 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         most_likely = Sampler.greedy_sample(logits_RV).tolist()  # on a CPU in a fifth of the time of torch.argmax
         return [most_likely[i] for i in drawing]
 
+    def _measure(self, logits_RV: Tensor, sampled: dict[int, int]) -> dict[int, Measured]:
+        """What is measured of the rows that ask for it; `sampled` are the tokens by row."""
+        rows = [i for i in sampled if self._rows[i][0].measures]
+        if not rows:
+            return {}
+        ends = [self._rows[i][0].machine.format_ids.ends for i in rows]
+        found = measure(logits_RV[rows, : self._vocabulary], [sampled[i] for i in rows], ends)
+        return dict(zip(rows, found, strict=True))
+
     def _row(
         self, params: SamplingParams, prompt_ids: list[int] | None, out: list[int]
     ) -> tuple[ForcedRow, list[int]] | None:
@@ -182,8 +212,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         fmt = self._format_ids(args, prompt_ids)
         context = self._context if params.max_tokens is None else len(prompt_ids) + params.max_tokens
         room = min(self._context, context) - len(prompt_ids) - fmt.injected_tokens_max - args.answer_tokens_max
-        policy = Policy.model_validate(args.model_dump(include=set(Policy.model_fields)))
-        machine = ForcingMachine(fmt, policy, answer_tokens_max=args.answer_tokens_max, thinking_room=max(room, 0))
+        machine = ForcingMachine(fmt, args.policy, answer_tokens_max=args.answer_tokens_max, thinking_room=max(room, 0))
         seed = secrets.randbits(63) if params.seed is None else params.seed
         sampling = Sampling(temperature=params.temperature, top_p=params.top_p, seed=seed)
         row = ForcedRow(machine, PositionalRNG(sampling, prompt_ids), prompted=0)
@@ -212,22 +241,37 @@ def _folder_of(model: str, revision: str | None) -> Path:
     return Path(str(found[0])).parent
 
 
+class _Running(NamedTuple):
+    """A request to vLLM."""
+
+    job: Job
+    row: ForcedRow
+    thinking: ForcingMachine | None
+    """What goes on after a trial answer; None: this is none."""
+
+
 class VLLMBatch:
-    """The running jobs of a vLLM engine in this process; common prefixes are shared by its prefix cache."""
+    """The running jobs of a vLLM engine in this process; common prefixes are shared by its prefix cache.
+
+    A trial answer of early exit is a request of its own. That of the thinking ends where the trial is due, and another
+    one goes on after it: the prefix cache holds all but the last block of what they have in common.
+    """
 
     def __init__(self, llm: LLM) -> None:
         self._engine = llm.llm_engine
         self._context: int = self._engine.model_config.max_model_len
-        self._running: dict[str, tuple[Job, ForcedRow]] = {}
+        self._running: dict[str, _Running] = {}
 
     def submit(self, job: Job) -> None:
         """Start the policy with the largest budget: the others share its thinking up to their own cuts."""
-        self._start(job, max(job.waiting, key=lambda machine: machine.budget))
+        machine = max(job.waiting, key=lambda machine: machine.budget)
+        job.waiting.remove(machine)
+        self._start(job, machine)
 
     def cancel(self, job: Job) -> None:
         """Drop a job and free its rows at once; no effect on a job that is done."""
         job.waiting.clear()
-        tickets = [ticket for ticket, (of, _) in self._running.items() if of is job]
+        tickets = [ticket for ticket, running in self._running.items() if running.job is job]
         self._engine.abort_request(tickets)
         for ticket in tickets:
             self._forget(ticket)
@@ -239,11 +283,19 @@ class VLLMBatch:
         finished = []
         for output in self._engine.step():
             if output.finished and output.request_id in self._running:
-                job, row = self._forget(output.request_id)
+                job, row, thinking = self._forget(output.request_id)
                 row.finish(len(output.outputs[0].token_ids))
-                finished += [(job.prompt, machine) for machine in (row.machine, *job.take_done())]
+                machine = row.machine
+                if thinking is not None:
+                    thinking.conclude(machine)
+                    machine = thinking
+                machine.recall()
+                if machine.phase is Phase.DONE:
+                    finished += [(job.prompt, done) for done in (machine, *job.take_done())]
+                else:
+                    self._start(job, machine)
                 self._start_others(job)
-        for job in {job for job, _ in self._running.values() if job.waiting}:
+        for job in {running.job for running in self._running.values() if running.job.waiting}:
             self._start_others(job)
         return finished
 
@@ -252,14 +304,18 @@ class VLLMBatch:
         for machine in list(job.waiting):
             machine.recall()
             if machine.phase is not Phase.DONE and not any(
-                of is job and row.machine.ids == machine.ids for of, row in self._running.values()
+                other.job is job and other.row.machine.ids == machine.ids for other in self._running.values()
             ):
+                job.waiting.remove(machine)
                 self._start(job, machine)
 
     def _start(self, job: Job, machine: ForcingMachine) -> None:
-        job.waiting.remove(machine)
+        """Request the rest of a completion, or the trial answer that is due in it."""
+        thinking = machine if machine.trial_due else None
+        if thinking is not None:
+            machine = thinking.trial()
         number = next(_TICKETS)
-        row = _ROWS[number] = ForcedRow(machine, job.rng, prompted=len(machine.ids))
+        row = _ROWS[number] = ForcedRow(machine, job.rng, prompted=len(machine.ids), measures=job.measures)
         prompt_ids = [*job.prompt_ids, *machine.ids]
         tokens_max = machine.answer_tokens_max - machine.answer_tokens
         if machine.phase is Phase.THINKING:  # plus one for the end of text
@@ -271,10 +327,10 @@ class VLLMBatch:
             output_kind=RequestOutputKind.FINAL_ONLY,  # the machines have the ids
             extra_args={TICKET: number},
         )
-        self._running[str(number)] = job, row
+        self._running[str(number)] = _Running(job, row, thinking)
         self._engine.add_request(str(number), TokensPrompt(prompt_token_ids=prompt_ids), params)
 
-    def _forget(self, ticket: str) -> tuple[Job, ForcedRow]:
+    def _forget(self, ticket: str) -> _Running:
         del _ROWS[int(ticket)]
         return self._running.pop(ticket)
 
@@ -286,6 +342,11 @@ class VLLMEngine(LocalEngine):
         context: int = llm.llm_engine.model_config.max_model_len
         super().__init__(tokenizer, wait_text=wait_text, context_tokens=context, model_dir=model_dir)
         self._llm = llm
+
+    @property
+    def exits_early(self) -> bool:
+        """By requests of their own for the trial answers."""
+        return True
 
     @property
     def info(self) -> EngineInfo:

@@ -19,7 +19,7 @@ from tenner.core.provenance import provenance
 from tenner.core.recipe import Experiment
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sampling, Setting, TraceOutcome
 from tenner.core.run import AnyRun, chat_template_of, template_to_ask_with
-from tenner.core.sections import ApiModel, Endpoint, Evaluate
+from tenner.core.sections import ApiModel, Endpoint
 from tenner.core.seeds import derived
 from tenner.data import sources
 from tenner.evaluation import benchmarks
@@ -147,7 +147,7 @@ def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]
     tasks = benchmarks.by_benchmark(questions)
     for student in students:
         complete(
-            run, tasks, student, policies(wanted), stage="evaluate", file=COMPLETIONS,
+            run, tasks, student, wanted.policies, stage="evaluate", file=COMPLETIONS,
             answer_tokens_max=wanted.answer_tokens_max, samplings=samplings(run.recipe),
         )  # fmt: skip
     failures = [failure for model in wanted.models for failure in _answer_by_api(run, model, tasks)]
@@ -156,17 +156,6 @@ def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]
     completions = run.folder.read(COMPLETIONS, Completion)
     run.folder.write("scores", scores.score_benchmarks(completions, tasks, samples=wanted.samples))
     return len(questions), len(completions)
-
-
-def policies(wanted: Evaluate) -> list[Policy]:
-    """The thinking policies of a sweep. Below the least number of thinking tokens a budget is the least itself."""
-    budgets, least = wanted.thinking_tokens_max, wanted.thinking_tokens_min
-    found = [Policy(thinking_tokens_max=budget, thinking_tokens_min=min(least, budget)) for budget in budgets]
-    found += [
-        Policy(thinking_tokens_max=budgets[-1], thinking_tokens_min=min(least, budgets[-1]), waits=waits)
-        for waits in wanted.waits
-    ]
-    return found
 
 
 def _answer_by_api(run: AnyRun, model: ApiModel, tasks: Mapping[str, Sequence[Question]]) -> list[FailedCall]:

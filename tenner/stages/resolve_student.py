@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pydantic import ValidationError
+
 from tenner.core import hardware
 from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.recipe import Experiment, Recipe
+from tenner.core.records import EarlyExit, Grace
 from tenner.core.run import stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Device, LocalEngineName, Model, Precision, PromptForm, Student
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from tenner.inference.server.served_student import ServedStudent
 
 E = TypeVar("E", bound=Experiment)
+R = TypeVar("R", EarlyExit, Grace)
 M = TypeVar("M", Model, Student, PromptForm)
 THINKING_TOKENS_MAX = 1024
 """The budget of a model that is not a run's student, where no option sets one."""
@@ -41,6 +45,10 @@ class StudentOptions(NamedTuple):
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     """On top of the run's."""
+    early_exit: Mapping[str, Any] | None = None
+    """The fields of `records.EarlyExit`."""
+    grace: Mapping[str, Any] | None = None
+    """Those of `records.Grace`."""
 
 
 class ResolvedStudent(NamedTuple):
@@ -104,6 +112,7 @@ def load(
         device=options.device,
     )  # fmt: skip
     set_template(loaded.tokenizer, student.chat_template)
+    loaded.refuse(student.policy())
     return loaded
 
 
@@ -137,6 +146,20 @@ def with_format(described: E) -> E:
     return described.model_copy(update=changes)
 
 
+def _record(option: str, kind: type[R], given: Mapping[str, Any] | None) -> R | None:
+    if given is None:
+        return None
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f".{part}" for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise TennerError(
+            f"--{option}{where}: {message}", hint=f"its fields are {', '.join(kind.model_fields)}"
+        ) from None
+
+
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
@@ -165,6 +188,8 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
         keeps_history=False,
         chat_template=template_to_ask_with(folder, recipe.student),
         chat_template_kwargs={**recipe.student.chat_template_kwargs, **(options.chat_template_kwargs or {})},
+        early_exit=_record("early-exit", EarlyExit, options.early_exit),
+        grace=_record("grace", Grace, options.grace),
     )
     price = options.price_usd_per_hour
     return ResolvedStudent(student, recipe.machine.price_usd_per_hour if price is None else price)
@@ -200,6 +225,8 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
         keeps_history=True,
         chat_template=options.chat_template,
         chat_template_kwargs=options.chat_template_kwargs or {},
+        early_exit=_record("early-exit", EarlyExit, options.early_exit),
+        grace=_record("grace", Grace, options.grace),
     )
     return ResolvedStudent(student, options.price_usd_per_hour)
 

@@ -53,6 +53,8 @@ class Measured(NamedTuple):
     decoding: DecodingSpeed | None
     train_token_seconds: float | None
     """None: the recipe names another machine than the one that was tried."""
+    trial_seconds: float = 0.0
+    """Of trying these speeds, which the run does again before its attempts."""
 
 
 def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None = None) -> list[StagePlan]:
@@ -64,7 +66,7 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     by_stage = {
         "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
         "clean": StagePlan(stage="clean", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
-        "attempt": _attempt(recipe, size, machine, lengths.prompt, base),
+        "attempt": _with_trial(_attempt(recipe, size, machine, lengths.prompt, base), measured),
         "select": _select(recipe, pool),
         "trace": _trace(recipe, pool, lengths, measured),
         "verify": StagePlan(stage="verify", what="not charged", usd=Estimate.exactly(0.0)),
@@ -193,6 +195,14 @@ def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, bas
     )
 
 
+def _with_trial(attempt: StagePlan, measured: Measured | None) -> StagePlan:
+    """With the time in which the run tries its speeds, as the probe has; not where there are no attempts."""
+    if measured is None or attempt.seconds is None:
+        return attempt
+    trial = Estimate.exactly(measured.trial_seconds)
+    return attempt.model_copy(update={"seconds": Estimate.total([attempt.seconds, trial])})
+
+
 def _select(recipe: Recipe, pool: int | None) -> StagePlan:
     labeller = recipe.domains.labeller
     if labeller is None:
@@ -265,8 +275,7 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
         )
         for model in section.models
     ]  # fmt: skip
-    policies = len(budgets) + len(waits)
-    what = f"{asked:,} answers under {policies} policies, by both students"
+    what = f"{asked:,} answers under {len(section.policies)} policies, by both students"
     what += f" and {len(section.models)} models behind APIs" if section.models else ""
     return StagePlan(
         stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),

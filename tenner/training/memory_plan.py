@@ -12,8 +12,8 @@ output (I). Rotations and sums keep nothing. LoRA adds r numbers for each linear
 documents on a CPU add their scores, b H for each token of the longest.
 
 A vision tower is counted as loaded and not trained. Recurrent layers are counted as transformers' reference
-implementation computes them; kernels of their own libraries keep less. A mixture of experts took up to a third more
-than is said here on a CPU; dense models are within 15 % (`tests/training/test_memory_plan.py`).
+implementation computes them; kernels of their own libraries keep less. A mixture of experts took up to 1.4 times
+what is said here on a CPU; dense models are within 15 % (`tests/training/test_memory_plan.py`).
 """
 
 from collections.abc import Mapping

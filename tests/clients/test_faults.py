@@ -8,6 +8,7 @@ import pytest
 from chat_server import completion
 from mangled import mangled
 
+from tenner.clients.error_body import read_error
 from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_success, retry_after_seconds
 
 
@@ -41,6 +42,11 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
         (403, '{"code": "AllocationQuota.FreeTierOnly", "message": "The free tier is exhausted"}', "billing"),
         (400, '{"error": {"code": "token_limit_exceeded", "message": "the prompt is too long"}}', "bad_request"),
         (429, "Too many in-progress batches", "batch_limit"),
+        (429, "Maximum number of concurrent batch jobs reached", "batch_limit"),
+        (429, "Batch requests are limited: 20 pending batches", "batch_limit"),
+        (403, "Exceeded the quota of batch tokens in queue", "batch_limit"),
+        (400, "The batch contains 60000 requests, more than the maximum of 50000", "batch_limit"),
+        (413, "The batch file is too large", "batch_limit"),
         (400, '{"error": {"type": "budget_exceeded", "message": "Budget has been exceeded! Max: 10.0"}}', "billing"),
         (429, "Organization has exceeded its monthly budget", "billing"),
         (429, '{"error": {"type": "no_credits", "message": "You have no credits remaining."}}', "billing"),
@@ -129,6 +135,21 @@ def test_no_body_makes_the_reader_of_errors_stumble():
         kinds[fault and fault.kind] += 1
         assert from_status(400, {}, json.dumps(fields)).kind in FAULTS
     assert {None, "error_in_response", "billing", "rate_limited"} <= kinds.keys()
+
+
+@pytest.mark.parametrize(
+    ("message", "is_missing"),
+    [
+        ("Input file not found", True), ("The file file-a is not ready", True), ("No such File object: file-1", True),
+        ("file file-a has not finished uploading", True), ("input_file_id file-x was not found", True),
+        ("Resource not found: file-x", True), ("File is being processed, try later", True),
+        ("File status is 'pending', must be 'processed'", True), ("Uploaded file is still validating", True),
+        ("Could not find file with id file-x", True), ("The model `x` does not exist", False),
+        ("line 3 of the file is no request", False), ("not found", False), ("profile not found", False),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_there_yet_is_known_by_the_message(message, is_missing):
+    assert read_error(json.dumps({"error": {"message": message}})).is_about_missing_file == is_missing
 
 
 def test_a_page_is_told_by_its_title_and_a_router_by_what_it_was_told():

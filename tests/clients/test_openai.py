@@ -100,7 +100,11 @@ MONEY_ROWS = {
     "dashscope-arrears": "billing", "batch-line-low-credit": "billing", "gateway-524": "gateway_timeout",
     "error-is-a-string": "server_error",
 }  # fmt: skip
-"""Rows of what happened to others that are about money: the output tokens that are booked, or the fault."""
+"""Rows of what happened to others that are about money: the output tokens that are booked, or the fault.
+
+None keeps the worst case: a stream that nobody asked for is read, but it names no usage, and the provider may charge
+all of it. It has no finish reason, either: five such replies stop a run (see `reply_watch`).
+"""
 OTHER_ROWS = {
     "sensitive": "content_filter", "model_context_window_exceeded": "truncated", "finish-max_tokens": "truncated",
     "finish-MAX_TOKENS": "truncated", "finish-null": "unknown_finish", "anthropic-parts": "complete",

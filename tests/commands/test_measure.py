@@ -123,6 +123,8 @@ def test_compare_export_and_grade_read_it(sampled, tmp_path, capsys):
         (["--data", "none.jsonl"], "none.jsonl"),
         ([], "no questions are named"),
         (["--data", "DATA", "--samples", "2"], "evaluate.samples is 2 at temperature 0"),
+        (["--data", "DATA", "--early-exit", "{}"], 'every_tokens and at = "tokens" belong together'),
+        (["--data", "DATA", "--grace", "5"], "--grace 5 is not a JSON object"),
         (
             ["--data", "DATA", "--questions", "0"],
             "sample: Input should be greater than 0 (got 0)",

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
-from tenner.core.records import Policy, Sampling
+from tenner.core.records import EarlyExit, Policy, Sampling
 from tenner.core.seeds import digest
 from tenner.inference.api import ApiEngine
 from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
@@ -47,8 +47,15 @@ def alone(
     ids = tokenizer.encode(prompt.text, add_special_tokens=False)
     fmt_ids = FormatIds.resolve(tokenizer, fmt, "w")
     machine = ForcingMachine(fmt_ids, policy, answer_tokens_max=ANSWER_MAX, thinking_room=100)
+    return finish(machine, lambda after: student(ids + after))
+
+
+def finish(machine: ForcingMachine, student: Callable[[list[int]], int]) -> ForcingMachine:
     while machine.phase is not Phase.DONE:
-        machine.push(student(ids + machine.ids))
+        if machine.trial_due:
+            machine.conclude(finish(machine.trial(), student))
+        else:
+            machine.push(student(machine.ids))
     return machine
 
 
@@ -73,6 +80,28 @@ def test_rounds_by_text_give_the_same_ids(tokenizer: Any, student: Callable[[lis
         generations = list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_MAX))
     for g in generations:
         assert list(g.token_ids) == alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT).ids
+
+
+@pytest.mark.parametrize("speaks", ["ids", "text"])
+def test_trial_answers_of_early_exit_are_rounds_of_their_own(
+    tokenizer: Any, student: Callable[[list[int]], int], speaks: str
+) -> None:
+    policies = [
+        Policy(thinking_tokens_max=20, waits=waits, early_exit=EarlyExit(at=at, every_tokens=every, trial_tokens=1))
+        for waits, at, every in ((0, "tokens", 2), (2, "tokens", 3), (3, "wait", None))
+    ]
+    with CompletionsServer(tokenizer, student, gives_ids=speaks == "ids") as server:
+        engine = engine_for(server, tokenizer, speaks=speaks)
+        generations = list(engine.sweep(PROMPTS, policies, FORMAT, answer_tokens_max=ANSWER_MAX))
+        streamed = "".join(
+            p.text for p in engine.stream(PROMPTS[0], policies[-1], FORMAT, answer_tokens_max=ANSWER_MAX)
+        )
+    for g in generations:
+        expected = alone(tokenizer, student, PROMPTS[int(g.prompt_id)], g.policy, FORMAT)
+        assert (list(g.token_ids), g.interventions) == (expected.ids, expected.interventions)
+        assert g.trial_tokens == expected.trial_tokens
+    assert {p for p in policies for g in generations if g.policy == p and "exit" in {i.kind for i in g.interventions}}
+    assert streamed in {g.thinking + g.answer for g in generations if g.prompt_id == "0"}
 
 
 def test_the_words_of_other_servers_for_an_end_and_a_cut_are_known(

@@ -5,7 +5,7 @@ Where two engines part, it must be their arithmetic: the two tokens are as likel
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tenner.core import recipe
 from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
-from tenner.core.records import Policy, Sampling
+from tenner.core.records import EarlyExit, Grace, Policy, Sampling
 from tenner.data import puzzles
 from tenner.inference.api import ApiEngine
 from tenner.inference.engine import Generation
@@ -44,9 +44,21 @@ POLICIES = [
     Policy(thinking_tokens_max=48, waits=2),
     Policy(thinking_tokens_max=32, thinking_tokens_min=24),
 ]
+STOPPED_EARLY = [
+    Policy(thinking_tokens_max=40, early_exit=EarlyExit(every_tokens=8, trial_tokens=8)),
+    Policy(thinking_tokens_max=40, early_exit=EarlyExit(at="sentence", agree=1, probability=0.7)),
+    Policy(thinking_tokens_max=40, waits=1, early_exit=EarlyExit(at="wait", agree=1, probability=0.5)),
+    Policy(thinking_tokens_max=48, waits=2, early_exit=EarlyExit(at="wait")),
+    Policy(thinking_tokens_max=40, grace=Grace(tokens=20)),
+    Policy(
+        thinking_tokens_max=32, thinking_tokens_min=12, grace=Grace(tokens=4, candidates=20),
+        early_exit=EarlyExit(every_tokens=4, agree=1, probability=0.6),
+    ),
+]  # fmt: skip
 HOT = Sampling(temperature=0.7, top_p=0.9, seed=5)
-Results = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, int], ...]]]
-"""The ids and the interventions of each prompt and policy."""
+Results = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, int], ...], int]]
+"""The ids, the interventions and the trial tokens of each prompt and policy."""
+FORCED = ("open", "wait", "cut", "close", "cue")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +83,11 @@ def hf(model_dir: Path) -> HFEngine:
 
 def results_of(generations: Iterable[Generation]) -> Results:
     return {
-        (g.prompt_id, g.policy): (g.token_ids, tuple((i.kind, i.position, i.tokens) for i in g.interventions))
+        (g.prompt_id, g.policy): (
+            g.token_ids,
+            tuple((i.kind, i.position, i.tokens) for i in g.interventions),
+            g.trial_tokens,
+        )
         for g in generations
     }
 
@@ -81,11 +97,13 @@ def embedded(hf: HFEngine, prompts: list[Prompt]) -> Results:
     return results_of(hf.sweep(prompts, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
 
 
-def by_vllm(model_dir: Path, prompts: list[Prompt], out: Path, sampling: Sampling) -> Results:
+def by_vllm(
+    model_dir: Path, prompts: list[Prompt], out: Path, sampling: Sampling, policies: Sequence[Policy] = POLICIES
+) -> Results:
     generations: list[dict[str, Any]] = vllm_sweep.run(
         {
             "model": str(model_dir), "prompts": [p.text for p in prompts],
-            "policies": [p.model_dump() for p in POLICIES], "format": "s1", "rows": 32, "dtype": "float32",
+            "policies": [p.model_dump() for p in policies], "format": "s1", "rows": 32, "dtype": "float32",
             "answer_tokens_max": ANSWER_TOKENS_MAX, "sampling": sampling.model_dump(),
         },
         out,
@@ -94,16 +112,24 @@ def by_vllm(model_dir: Path, prompts: list[Prompt], out: Path, sampling: Samplin
         (g["prompt_id"], Policy(**g["policy"])): (
             tuple(g["token_ids"]),
             tuple((i["kind"], i["position"], i["tokens"]) for i in g["interventions"]),
+            g["trial_tokens"],
         )
         for g in generations
     }
 
 
-def compare(name: str, ours: Results, theirs: Results, model_dir: Path, prompts: list[Prompt]) -> None:
+def compare(
+    name: str,
+    ours: Results,
+    theirs: Results,
+    model_dir: Path,
+    prompts: list[Prompt],
+    kinds_seen: Sequence[str] = FORCED,
+) -> None:
     """Print how many are the same, and of each that is not the gap between the two tokens where they part."""
     assert set(ours) == set(theirs)
-    kinds = Counter(kind for _, log in ours.values() for kind, _, _ in log)
-    assert all(kinds[kind] for kind in ("open", "wait", "cut", "close", "cue")), kinds
+    kinds = Counter(kind for _, log, _ in ours.values() for kind, _, _ in log)
+    assert all(kinds[kind] for kind in kinds_seen), kinds
     parted = [key for key in ours if ours[key] != theirs[key]]
     print(f"\n{name}: {len(ours) - len(parted)} of {len(ours)} completions are the same, forced {dict(kinds)}")
     if not parted:
@@ -134,6 +160,15 @@ def test_vllm_gives_the_ids_of_the_embedded_engine(
     embedded: Results, model_dir: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     compare("vllm", embedded, by_vllm(model_dir, prompts, tmp_path / "out", Sampling()), model_dir, prompts)
+
+
+def test_and_where_thinking_is_stopped_early(
+    hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    ours = results_of(hf.sweep(prompts, STOPPED_EARLY, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+    theirs = by_vllm(model_dir, prompts, tmp_path / "out", Sampling(), STOPPED_EARLY)
+    compare("vllm, stopped early", ours, theirs, model_dir, prompts, ["wait", "cut", "exit", "grace"])
+    assert sum(trial_tokens for _, _, trial_tokens in theirs.values()) > 0
 
 
 def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
@@ -192,7 +227,7 @@ def test_the_processor_alone_forces_what_a_request_asks_for(
             ids = (completion.choices[0].model_extra or {})["token_ids"]
             assert completion.choices[0].finish_reason == "stop"
             assert ids[-1] == hf.tokenizer.eos_token_id
-            theirs[prompt.id, policy] = tuple(ids[:-1]), embedded[prompt.id, policy][1]
+            theirs[prompt.id, policy] = tuple(ids[:-1]), *embedded[prompt.id, policy][1:]
     compare("vllm serve", {key: embedded[key] for key in theirs}, theirs, model_dir, prompts)
 
 

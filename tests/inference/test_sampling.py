@@ -22,7 +22,7 @@ from tenner.inference.forcing import ForcingMachine, FormatIds
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Job, Prompt, Request
 from tenner.inference.rng import PositionalRNG
-from tenner.inference.sampling import NUCLEUS_TOKENS, draw
+from tenner.inference.sampling import NUCLEUS_TOKENS, draw, measure
 from tenner.inference.scheduler import Event, Scheduler
 
 DRAWS = 20_000
@@ -309,3 +309,11 @@ def test_what_one_request_raises_ends_that_one_only(
     hook.remove()
     assert [stream.generation for stream in streams[:5]] == [alone[str(i)] for i in range(5)]
     assert capsys.readouterr().err.count("request poisoned ended by IndexError: a poisoned id\n") == 2
+
+
+def test_what_is_measured_is_of_the_own_distribution_and_counts_what_is_likelier_than_the_likeliest_end() -> None:
+    logits_RV = torch.tensor([[0.0, 1.0, 2.0, 3.0], [5.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0]])
+    found = measure(logits_RV, [3, 1, 2], [{0, 1}, {3}, {0}])
+    expected = torch.log_softmax(logits_RV, dim=-1)[[0, 1, 2], [3, 1, 2]]
+    assert [m.log_probability for m in found] == pytest.approx(expected.tolist())
+    assert [m.end_rank for m in found] == [2, 1, 0]

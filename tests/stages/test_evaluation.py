@@ -6,17 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tenner import pipeline
 from tenner.commands import compare, export, show
 from tenner.core import recipe
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
-from tenner.core.records import Completion, Policy, Question, Score, Setting
+from tenner.core.records import Completion, EarlyExit, Grace, Policy, Question, Score, Setting
 from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Evaluate
-from tenner.stages import evaluation
 
 RIGHT = {"Contest": (0, 6), "Homework": (4, 4), "Quiz": (1, 2)}
 """The distilled student's right answers and the questions of each benchmark. Pooled it would be 5 of 12."""
@@ -182,9 +182,26 @@ def test_benchmarks_that_could_not_be_told_apart_are_refused(names, questions, m
 
 def test_the_least_number_of_thinking_tokens_is_in_every_policy_and_never_above_its_budget():
     wanted = Evaluate(questions=1, thinking_tokens_max=[0, 4, 16], thinking_tokens_min=8, waits=[1])
-    assert evaluation.policies(wanted) == [
+    assert wanted.policies == [
         Policy(thinking_tokens_max=0),
         Policy(thinking_tokens_max=4, thinking_tokens_min=4),
         Policy(thinking_tokens_max=16, thinking_tokens_min=8),
         Policy(thinking_tokens_max=16, thinking_tokens_min=8, waits=1),
     ]
+
+
+def test_what_ends_thinking_early_is_measured_beside_the_policies_that_do_not():
+    exit_, grace = EarlyExit(at="wait", agree=1, probability=0.9), Grace(tokens=8)
+    wanted = Evaluate(questions=1, thinking_tokens_max=[0, 8, 16, 32], waits=[2], early_exit=exit_, grace=grace)
+    plain = wanted.model_copy(update={"early_exit": None, "grace": None}).policies
+    assert wanted.policies == [
+        *plain,
+        Policy(thinking_tokens_max=32, early_exit=exit_),
+        Policy(thinking_tokens_max=32, waits=2, early_exit=exit_),
+        Policy(thinking_tokens_max=16, grace=grace),
+        Policy(thinking_tokens_max=32, grace=grace),
+    ]
+    with pytest.raises(ValidationError, match="allows no thinking"):
+        Evaluate(questions=1, thinking_tokens_max=[0], early_exit=exit_)
+    with pytest.raises(ValidationError, match=r"grace.tokens must be below"):
+        Evaluate(questions=1, thinking_tokens_max=[8], grace=grace)

@@ -20,6 +20,11 @@ def test_a_sweep_thinks_once_and_answers_under_every_policy():
     short = time_estimate.sweep_seconds(SPEED, lengths, 100, [0, 8], waits=[], rows=100)
     assert one - short == pytest.approx((50 - 8) * (0.1 + 100 * 0.01))
     waited = time_estimate.sweep_seconds(SPEED, lengths, 100, [0, 64], waits=[1], rows=100)
+    longer = SPEED._replace(context_token_seconds=0.001)
+    by_context = time_estimate.sweep_seconds(longer, lengths, 100, [0, 64], waits=[], rows=100) - one
+    # Thinking has 25 tokens before it on average, the two answers none and 50, and 5 of their own.
+    context = 40 + (50 * 25 + 10 * 5 + 10 * 55) / 70
+    assert by_context == pytest.approx(steps * 100 * 0.001 * context)
     more_fed = 100 * time_estimate.DELIMITER_TOKENS * 0.001
     assert waited - one == pytest.approx(more_fed + (14 + 10) * (0.1 + 100 * 0.01))
 
@@ -39,4 +44,5 @@ def test_an_engine_is_tried_and_left_as_it_was(tiny_model_dir):
     speed = decoding_speed(engine, "<|im_start|>user\nHow long does this take, please?<|im_end|>\n", rows=8)
     assert speed.step_seconds + speed.row_seconds > 0
     assert speed.prompt_token_seconds > 0
+    assert speed.context_token_seconds >= 0
     assert speed.seconds(rows=8, steps=10, prompt_tokens=100) < 60

@@ -19,7 +19,10 @@ from tenner.inference.job import Prompt, Request
 from tenner.inference.scheduler import Scheduler
 
 STREAMED = 4
-KEPT = ("prompt_id", "policy", "token_ids", "thinking", "answer", "thinking_tokens", "answer_tokens", "truncated")
+KEPT = (
+    "prompt_id", "policy", "token_ids", "thinking", "answer", "thinking_tokens", "answer_tokens", "truncated",
+    "trial_tokens",
+)  # fmt: skip
 
 
 def run(arguments: dict[str, Any], out: Path) -> list[dict[str, Any]]:

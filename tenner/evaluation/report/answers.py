@@ -84,7 +84,7 @@ def examples(
     shown = [(c, [i.kind for i in c.interventions]) for c in distilled if c.thinking_tokens]
     wanted = (
         [c for c, kinds in shown if "cut" in kinds],
-        [c for c, kinds in shown if not {"cut", "wait"} & set(kinds)],
+        [c for c, kinds in shown if not {"cut", "wait", "exit", "grace"} & set(kinds)],
         [c for c, kinds in shown if "wait" in kinds],
     )
     place = {question_id: i for i, question_id in enumerate(questions)}

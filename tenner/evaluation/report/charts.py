@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from tenner.core.records import Policy, Score, TrainStep
 from tenner.evaluation.report.svg import DISTILLED, RULE, STUDENT_INKS, Width, plain_axes, svg
-from tenner.evaluation.report.tables import NAMES, waits
+from tenner.evaluation.report.tables import NAMES, waits, ways_to_stop
 from tenner.evaluation.statistics.scores import policy_order
 
 MARKERS = {"base": "s", "distilled": "o"}  # told apart by shape as well as by colour
@@ -17,7 +17,8 @@ def accuracy_chart(scores: Sequence[Score], *, width: Width = "wide") -> str:
     """Accuracy with its 95 % interval at every thinking budget: a panel for each benchmark, a line for each student.
 
     `scores` are of whole benchmarks, with one prompt for each student. Budgets stand at equal distances, since they
-    usually double and may begin at 0. Policies with waits stand apart, to the right.
+    usually double and may begin at 0. Policies with waits stand apart, to the right, and behind them those that stop
+    early, with the mean of the tokens of thinking and trials that they took.
     """
     panels = {task: [s for s in scores if s.task == task] for task in dict.fromkeys(s.task for s in scores)}
     titles = ["accuracy, %"] if len(panels) == 1 else [f"{task}: accuracy, %" for task in panels]
@@ -41,17 +42,22 @@ def _described(score: Score) -> str:
 
 def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
     policies = sorted({s.policy for s in scores}, key=policy_order)
-    budgets, waiting = [p for p in policies if not p.waits], [p for p in policies if p.waits]
-    place = {policy: float(i) for i, policy in enumerate(budgets)}
-    place |= {policy: len(budgets) + 0.4 + i for i, policy in enumerate(waiting)}  # a gap sets waits apart
+    parts = {
+        "limit of thinking tokens": [p for p in policies if not p.waits and not p.stops_early],
+        "waits": [p for p in policies if p.waits and not p.stops_early],
+        "stopped early": [p for p in policies if p.stops_early],
+    }
+    shown = [part for part in parts.values() if part]
+    gaps = {policy: 0.4 * number for number, part in enumerate(shown) for policy in part}  # they set the parts apart
+    place = {policy: i + gap for i, (policy, gap) in enumerate(gaps.items())}
 
     axes.set_ylim(0, 104)
     axes.set_yticks(range(0, 101, 25))
     axes.yaxis.grid(True, color=RULE.light, linewidth=0.8)
     axes.set_xlim(-0.4, max(place.values()) + 0.4)
-    axes.set_xticks(list(place.values()), [_tick(policy) for policy in place])
+    axes.set_xticks(list(place.values()), [_tick(policy, scores) for policy in place])
     axes.set_title(title, loc="left", fontsize=10, x=0)
-    for part, label in ((budgets, "limit of thinking tokens"), (waiting, "waits")):
+    for label, part in parts.items():
         if part:
             middle = (place[part[0]] + place[part[-1]]) / 2
             axes.annotate(label, (middle, 0), (0, -20), textcoords="offset points", ha="center", va="top")
@@ -59,7 +65,8 @@ def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
     for student in ("base", "distilled"):
         run = {s.policy: s for s in scores if s.student == student}
         assert len(run) == sum(s.student == student for s in scores), f"two scores of one policy for {student}"
-        for part, style in ((budgets, "-"), (waiting, "none")):
+        for part in shown:
+            style = "-" if part is parts["limit of thinking tokens"] else "none"
             _draw_run(axes, place, [run[p] for p in part if p in run], style)
         last = max(run, key=place.__getitem__)
         ends[student] = 100 * run[last].accuracy
@@ -123,7 +130,11 @@ def _apart(ends: Mapping[str, float], least: float) -> dict[str, float]:
     return {low: ends[low] - push, high: ends[high] + push}
 
 
-def _tick(policy: Policy) -> str:
+def _tick(policy: Policy, scores: Sequence[Score]) -> str:
+    if policy.stops_early:
+        own = [s for s in scores if s.policy == policy]
+        means = [(s.thinking_tokens_mean or 0) + s.trial_tokens_mean for s in own if s.student == "distilled"]
+        return "\n".join([*ways_to_stop(policy), *(f"≈ {mean:.0f}" for mean in means)])
     if policy.waits:
         return f"+{policy.waits}"
     return "none" if policy.thinking_tokens_max is None else str(policy.thinking_tokens_max)
@@ -131,4 +142,4 @@ def _tick(policy: Policy) -> str:
 
 def _spoken(policy: Policy) -> str:
     limit = "no limit" if policy.thinking_tokens_max is None else f"at most {policy.thinking_tokens_max} tokens"
-    return f"{limit}, {waits(policy)}" if policy.waits else limit
+    return ", ".join([limit, *([waits(policy)] if policy.waits else []), *ways_to_stop(policy)])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tenner.core.formats import ThinkFormat
 from tenner.core.records import Completion, Policy, Question
+from tenner.evaluation.report.tables import ways_to_stop
 
 FILTER = "tenner"
 INVALID = "[invalid]"  # what the harness's filters put where they find no answer
@@ -59,7 +60,8 @@ def file_name(task: str, prompt: str, policy: Policy, moment: str) -> str:
     limit = "none" if policy.thinking_tokens_max is None else policy.thinking_tokens_max
     least = f" least {policy.thinking_tokens_min}" if policy.thinking_tokens_min else ""
     waits = f" waits {policy.waits}" if policy.waits else ""
-    name = re.sub(r"\W+", "-", f"{task} {prompt} thinking {limit}{least}{waits}")
+    early = "".join(f" {way}" for way in ways_to_stop(policy))
+    name = re.sub(r"\W+", "-", f"{task} {prompt} thinking {limit}{least}{waits}{early}")
     return f"samples_{name}_{moment.replace(':', '-')}.jsonl"
 
 

@@ -40,10 +40,11 @@ def score_tables(facts: Facts) -> list[Table]:
     Where questions were answered several times, a second one with pass@k and the majority vote.
     """
     whole = [s for s in facts.scores if s.domain is None]
-    gaps = any(s.missing for s in whole)
+    gaps, trials = any(s.missing for s in whole), any(s.trial_tokens_mean for s in whole)
     header = (
-        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens", "thinking cut", "answers cut",
-        "unparsed",
+        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens",
+        *(("mean trial tokens",) if trials else ()),
+        "thinking cut", "answers cut", "unparsed",
         *(("missing",) if gaps else ()),
     )  # fmt: skip
     tables = []
@@ -52,7 +53,8 @@ def score_tables(facts: Facts) -> list[Table]:
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
-                mean_tokens(s.thinking_tokens_mean), str(s.thinking_cut), str(s.truncated), str(s.unparsed),
+                mean_tokens(s.thinking_tokens_mean), *((mean_tokens(s.trial_tokens_mean),) if trials else ()),
+                str(s.thinking_cut), str(s.truncated), str(s.unparsed),
                 *((str(s.missing),) if gaps else ()),
             )
             for s in shown

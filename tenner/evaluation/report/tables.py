@@ -63,7 +63,14 @@ def mean_tokens(mean: float | None) -> str:
 def limit(policy: Policy) -> str:
     """A policy's bounds on thinking tokens."""
     least = f"≥ {policy.thinking_tokens_min}, " if policy.thinking_tokens_min else ""
-    return least + ("no limit" if policy.thinking_tokens_max is None else f"≤ {policy.thinking_tokens_max}")
+    most = "no limit" if policy.thinking_tokens_max is None else f"≤ {policy.thinking_tokens_max}"
+    return least + most + "".join(f", {way}" for way in ways_to_stop(policy))
+
+
+def ways_to_stop(policy: Policy) -> list[str]:
+    """How a policy may end thinking before its budget is used up, in words."""
+    ways = {"early exit": policy.early_exit, "grace": policy.grace}
+    return [name for name, way in ways.items() if way is not None]
 
 
 def waits(policy: Policy) -> str:

@@ -55,7 +55,7 @@ def before_and_after(scores: Iterable[Score]) -> tuple[Score, Score]:
     """The two scores of a task that the headline compares, by a rule that cannot flatter the distilled student.
 
     Before is the base student's best over all its prompts and policies. After is the distilled student at its largest
-    budget without waits, whether or not that is its best.
+    budget without waits or an early end, whether or not that is its best.
     """
     known = {s.student: s for s in measured(scores)}
     return known["base"], known["distilled"]
@@ -63,11 +63,12 @@ def before_and_after(scores: Iterable[Score]) -> tuple[Score, Score]:
 
 def measured(scores: Iterable[Score]) -> list[Score]:
     """The score by which each student of a task is known, by the headline's rule: the untrained one at its best, all
-    others at their largest budget without waits. The distilled student first, the untrained one behind it.
+    others at their largest budget without waits or an early end. The distilled student first, the untrained one behind
+    it.
     """
     by_student: defaultdict[str, list[Score]] = defaultdict(list)
     for s in scores:
-        if s.domain is None and (s.student == "base" or not s.policy.waits):
+        if s.domain is None and (s.student == "base" or not (s.policy.waits or s.policy.stops_early)):
             by_student[s.student].append(s)
     base = by_student.pop("base", [])
     found = [max(whole, key=lambda s: policy_order(s.policy)) for whole in by_student.values()]
@@ -106,9 +107,11 @@ def by_question(completions: Iterable[Completion]) -> dict[str, list[Completion]
 
 
 def policy_order(policy: Policy) -> tuple[float, ...]:
-    """The sort key of a sweep: without waits before with, smaller budgets before larger, no limit last."""
+    """The sort key of a sweep: without waits before with, smaller budgets before larger, no limit last; those that stop
+    early are behind all others.
+    """
     limit = inf if policy.thinking_tokens_max is None else policy.thinking_tokens_max
-    return policy.waits, limit, policy.thinking_tokens_min
+    return policy.early_exit is not None, policy.grace is not None, policy.waits, limit, policy.thinking_tokens_min
 
 
 def _score(group: _Group, completions: Sequence[Completion], asked: int, samples: int) -> Score:
@@ -128,6 +131,7 @@ def _score(group: _Group, completions: Sequence[Completion], asked: int, samples
         majority=_share([pass_at_k.majority_at(samples, votes, pass_at_k.RIGHT) for votes in whole]),
         solved=_share([pass_at_k.pass_at(samples, correct=votes.count(pass_at_k.RIGHT), n=samples) for votes in whole]),
         thinking_tokens_mean=None if None in thinking_tokens else fmean(t or 0 for t in thinking_tokens),
+        trial_tokens_mean=fmean(c.trial_tokens for c in completions),
         truncated=sum(c.truncated for c in completions),
         thinking_cut=sum(any(i.kind == "cut" for i in c.interventions) for c in completions),
         unparsed=sum(c.grade.verdict == "unparsed" for c in completions),

@@ -85,7 +85,7 @@ def sweeps(scores: Iterable[Score]) -> list[Sweep]:
     """
     groups: defaultdict[tuple[str, str], list[Score]] = defaultdict(list)
     for s in scores:
-        if s.domain is None:
+        if s.domain is None and not s.policy.stops_early:  # the student's answers would set its tokens, not the limit
             groups[s.student, s.prompt].append(s)
     return [
         Sweep(
@@ -259,5 +259,5 @@ def _bounded(score: Score) -> scaling.Bounded:
 
 
 def generated(c: Completion) -> int:
-    """The tokens generated for an answer, thinking included."""
-    return (c.thinking_tokens or 0) + c.answer_tokens
+    """The tokens generated for an answer, thinking and trial answers included."""
+    return (c.thinking_tokens or 0) + c.trial_tokens + c.answer_tokens

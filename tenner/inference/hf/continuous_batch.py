@@ -15,10 +15,10 @@ from collections import deque
 
 import torch
 
-from tenner.inference.forcing import ForcingMachine, Phase
+from tenner.inference.forcing import ForcingMachine, Measured, Phase
 from tenner.inference.hf.decoder import Decoder, RowFeed
 from tenner.inference.job import Job, Prompt
-from tenner.inference.sampling import draw
+from tenner.inference.sampling import draw, measure
 
 PREFILL_TOKENS_MAX = 8192
 """No further prompt joins a step that already feeds this many prompt tokens."""
@@ -58,10 +58,10 @@ class _Row:
         rng = self.job.rng
         return rng.uniform(len(self.machine.ids)) if rng.sampling.temperature > 0 else 0.0
 
-    def push(self, token: int) -> None:
+    def push(self, token: int, measured: Measured | None) -> None:
         """Take the token sampled after all ids, which are now cached."""
         self.cached = len(self.job.prompt_ids) + len(self.machine.ids)
-        self.machine.push(token)
+        self.machine.push(token, measured)
         self.machine.recall()
 
 
@@ -99,12 +99,14 @@ class ContinuousBatch:
             if row.machine.trial_due:
                 self._switch(i, row.machine.trial(), thinking=row.machine)
         # 2. Forward pass, one token for each row, pushed to its forcing machine.
-        for row, token in zip(self._rows, self._sample(), strict=True):
-            row.push(token)
+        for row, (token, measured) in zip(self._rows, self._sample(), strict=True):
+            row.push(token, measured)
         # 3. Collect finished completions, and give their rows to other policies.
         finished = []
         for i in reversed(range(len(self._rows))):  # from the end: a row that moves to slot i has been visited
             row = self._rows[i]
+            if row.machine.trial_due:
+                row.machine.recall()  # another row of the prompt may have decoded the end of the trial in this step
             if row.thinking is not None and row.machine.phase is Phase.DONE:
                 row.thinking.conclude(row.machine)
                 row.thinking.recall()
@@ -114,15 +116,21 @@ class ContinuousBatch:
                 self._continue(i)
         return finished
 
-    def _sample(self) -> list[int]:
-        """Feed all rows and sample the next token of each."""
+    def _sample(self) -> list[tuple[int, Measured | None]]:
+        """Feed all rows and sample the next token of each; what is measured of it, where a policy of its job asks."""
         logits_RV = self._decoder.feed([row.unfed for row in self._rows])
         # Embedding rows beyond the tokenizer's vocabulary are untrained padding, and are cut off.
-        return draw(
-            logits_RV[:, : self._vocabulary],
-            [row.job.rng.sampling for row in self._rows],
-            [row.uniform() for row in self._rows],
-        )
+        logits_RV = logits_RV[:, : self._vocabulary]
+        tokens = draw(
+            logits_RV, [row.job.rng.sampling for row in self._rows], [row.uniform() for row in self._rows]
+        )  # fmt: skip
+        measured: list[Measured | None] = [None] * len(tokens)
+        if measuring := [i for i, row in enumerate(self._rows) if row.job.measures]:
+            ends = [self._rows[i].machine.format_ids.ends for i in measuring]
+            found = measure(logits_RV[measuring], [tokens[i] for i in measuring], ends)
+            for i, one in zip(measuring, found, strict=True):
+                measured[i] = one
+        return list(zip(tokens, measured, strict=True))
 
     def _continue(self, i: int) -> None:
         """Continue a finished row with the policy of its prompt that shares the longest prefix, or free the row."""

@@ -7,12 +7,12 @@ not supported are refused: see `neutral_parameters`.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tenner.core.errors import TennerError
-from tenner.core.records import EarlyExit, Message, Policy, Sampling
+from tenner.core.records import EarlyExit, Grace, Message, Policy, Sampling, SwitchPoint
 from tenner.core.suggest import did_you_mean, fields_at
 from tenner.inference.server.neutral_parameters import UNSUPPORTED, RequestPart
 from tenner.inference.server.served_student import Effort, ServedStudent
@@ -82,10 +82,10 @@ def _known_effort(effort: object) -> object:
 class ChatMessage(RequestPart):
     """A message of the conversation."""
 
-    NO_EFFECT = frozenset("id status reasoning_details".split())
+    NO_EFFECT = frozenset("id status reasoning_details cache_control".split())
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "type": ("text", "message"), "tool_calls": (), "function_call": (), "refusal": (), "audio": (),
-        "annotations": (),
+        "annotations": (), "prefix": (False,),
     }  # fmt: skip
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -94,13 +94,42 @@ class ChatMessage(RequestPart):
     """Accepted in earlier answers, and not fed to the student again."""
     reasoning: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_empty_answer(cls, given: object) -> object:
+        """An earlier answer of null was an empty one: its thinking used up the limit."""
+        if isinstance(given, dict) and given.get("role") == "assistant" and given.get("content", "") is None:
+            return given | {"content": ""}
+        return given
+
 
 class EarlyExitArgs(RequestPart):
     """See `records.EarlyExit`."""
 
-    every_tokens: Positive
-    agree: Annotated[int, Field(ge=2, lt=2**NUMBER_BITS)] = EarlyExit.model_fields["agree"].default
+    at: SwitchPoint = EarlyExit.model_fields["at"].default
+    every_tokens: Positive | None = None
+    agree: Positive = EarlyExit.model_fields["agree"].default
+    probability: Annotated[float | None, Field(gt=0, le=1)] = None
     trial_tokens: Positive = EarlyExit.model_fields["trial_tokens"].default
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        try:
+            self.record()
+        except ValidationError as e:
+            raise ValueError(e.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
+    def record(self) -> EarlyExit:
+        """The policy's part."""
+        return EarlyExit(**self.model_dump())
+
+
+class GraceArgs(RequestPart):
+    """See `records.Grace`."""
+
+    tokens: Positive
+    candidates: Positive = Grace.model_fields["candidates"].default
 
 
 class Thinking(RequestPart):
@@ -110,6 +139,7 @@ class Thinking(RequestPart):
     min_tokens: NotNegative = 0
     waits: NotNegative = 0
     early_exit: EarlyExitArgs | None = None
+    grace: GraceArgs | None = None
     type: Literal["enabled", "disabled"] = "enabled"
     budget_tokens: NotNegative | None = None
 
@@ -131,7 +161,7 @@ class StreamOptions(RequestPart):
         "include_obfuscation": (False,), "continuous_usage_stats": (False,),
     }  # fmt: skip
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatRequest(RequestPart):
@@ -139,7 +169,7 @@ class ChatRequest(RequestPart):
 
     NO_EFFECT = frozenset(
         "user safety_identifier prompt_cache_key prompt_cache_retention metadata service_tier parallel_tool_calls "
-        "keep_alive priority request_id cache_salt".split()
+        "keep_alive priority request_id cache_salt session_id rid cache_prompt usage".split()
     )
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         # OpenAI's
@@ -154,6 +184,10 @@ class ChatRequest(RequestPart):
         "spaces_between_special_tokens": (True,), "prompt_logprobs": (), "truncate_prompt_tokens": (),
         "add_generation_prompt": (True,), "continue_final_message": (False,), "add_special_tokens": (False,),
         "include_reasoning": (True,), "separate_reasoning": (True,), "stream_reasoning": (True,),
+        "return_token_ids": (False,), "return_tokens_as_token_ids": (False,), "return_hidden_states": (False,),
+        "detokenize": (True,), "no_stop_trim": (False,), "safe_prompt": (False,), "num_beams": (1,), "n_predict": (-1,),
+        "top_a": (0,), "tfs_z": (1,), "mirostat": (0,), "xtc_probability": (0,), "dry_multiplier": (0,),
+        "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,),
     }  # fmt: skip
 
     model: str
@@ -253,12 +287,13 @@ class ChatRequest(RequestPart):
         """
         thinking = self.thinking or Thinking()
         asked = next(iter(self._budgets().values()), None)
-        early_exit = None if thinking.early_exit is None else EarlyExit(**thinking.early_exit.model_dump())
+        early_exit = None if thinking.early_exit is None else thinking.early_exit.record()
+        grace = None if thinking.grace is None else Grace(**thinking.grace.model_dump())
 
         def policy_of(budget: int | None) -> Policy:
             return student.policy(
                 thinking_tokens_max=budget, thinking_tokens_min=thinking.min_tokens, waits=thinking.waits,
-                early_exit=early_exit,
+                early_exit=early_exit, grace=grace,
             )  # fmt: skip
 
         policy = policy_of(student.budget(asked) if isinstance(asked, str) else asked)

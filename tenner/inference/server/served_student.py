@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from tenner.core.chat_template import NO_KWARGS, ChatTemplate
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
-from tenner.core.records import EarlyExit, Message, Policy, Sampling
+from tenner.core.records import EarlyExit, Grace, Message, Policy, Sampling
 from tenner.inference.job import Prompt, Request
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]
@@ -34,6 +34,9 @@ class ServedStudent(NamedTuple):
     """Set on the tokenizer when the student is loaded (see `chat_template.set_template`)."""
     chat_template_kwargs: Mapping[str, Any] = NO_KWARGS
     """The chat template's arguments of a request that sets none of its own."""
+    early_exit: EarlyExit | None = None
+    """This and the next: of a request that sets none."""
+    grace: Grace | None = None
 
     def policy(
         self,
@@ -42,8 +45,12 @@ class ServedStudent(NamedTuple):
         thinking_tokens_min: int = 0,
         waits: int = 0,
         early_exit: EarlyExit | None = None,
+        grace: Grace | None = None,
     ) -> Policy:
-        """The policy, with the student's own budget where none is given. Raise TennerError if minimum > budget."""
+        """The policy, with the student's own budget and early stops where none are given.
+
+        Raise TennerError if minimum > budget.
+        """
         budget = self.thinking_tokens_max if thinking_tokens_max is None else thinking_tokens_max
         if thinking_tokens_min > budget:
             raise TennerError(
@@ -51,8 +58,9 @@ class ServedStudent(NamedTuple):
                 hint="lower the minimum or raise the budget",
             )
         return Policy(
-            thinking_tokens_max=budget, thinking_tokens_min=thinking_tokens_min, waits=waits, early_exit=early_exit
-        )
+            thinking_tokens_max=budget, thinking_tokens_min=thinking_tokens_min, waits=waits,
+            early_exit=early_exit or self.early_exit, grace=grace or self.grace,
+        )  # fmt: skip
 
     def template(self, tokenizer: Tokenizer, chat_template_kwargs: Mapping[str, Any] = NO_KWARGS) -> ChatTemplate:
         """The chat template it is asked with. Raise TennerError where the tokenizer has none."""

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pytest
 from example_run import completion, run_facts
 
-from tenner.core.records import Score
+from tenner.core.records import EarlyExit, Score
 from tenner.evaluation.report.charts import accuracy_chart, training_chart
 from tenner.evaluation.report.svg import Width
 from tenner.evaluation.statistics.scores import score
@@ -100,3 +100,21 @@ def test_the_training_curve_names_its_last_loss() -> None:
     svg = training_chart(training)
     assert f"{training[-1].loss:.3f}" in _texts(svg)
     assert "loss, nats per trained token" in _texts(svg)
+
+
+def test_policies_that_stop_early_stand_apart_with_the_tokens_they_took(scores: list[Score]) -> None:
+    plain = [s for s in scores if s.policy.thinking_tokens_max == 64 and not s.policy.waits]
+    early_exit = EarlyExit(at="wait", agree=1, probability=0.9)
+    stopped = [
+        s.model_copy(
+            update={
+                "policy": s.policy.model_copy(update={"early_exit": early_exit}),
+                "thinking_tokens_mean": 20.0, "trial_tokens_mean": 4.0,
+            }
+        )
+        for s in plain
+    ]  # fmt: skip
+    svg = accuracy_chart([*scores, *stopped])
+    texts = _texts(svg)
+    assert {"early exit", "≈ 24", "stopped early", "waits"} <= set(texts)
+    assert svg.count("at most 64 tokens, early exit: ") == len(plain)

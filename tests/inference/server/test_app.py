@@ -20,7 +20,7 @@ from short_format import SHORT
 
 from tenner.core.chat_template import ChatTemplate
 from tenner.core.errors import TennerError
-from tenner.core.records import EarlyExit, Policy
+from tenner.core.records import EarlyExit, Grace, Policy
 from tenner.inference.engine import Generation
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Job, Prompt, Request
@@ -111,6 +111,14 @@ POLICIES: list[tuple[dict[str, Any], Policy]] = [
     (
         {"extra_body": {"thinking": {"early_exit": {"every_tokens": 4, "trial_tokens": 1}}}},
         Policy(thinking_tokens_max=64, early_exit=EarlyExit(every_tokens=4, trial_tokens=1)),
+    ),
+    (
+        {"extra_body": {"thinking": {"waits": 1, "early_exit": {"at": "wait", "agree": 1, "probability": 0.01}}}},
+        Policy(thinking_tokens_max=64, waits=1, early_exit=EarlyExit(at="wait", agree=1, probability=0.01)),
+    ),
+    (
+        {"extra_body": {"thinking": {"max_tokens": 32, "grace": {"tokens": 30, "candidates": 2}}}},
+        Policy(thinking_tokens_max=32, grace=Grace(tokens=30, candidates=2)),
     ),
 ]
 
@@ -311,6 +319,7 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"max_tokens": 1e300}, 400, "invalid_value", "max_tokens", "less than"),
     (GOOD | {"logprobs": True}, 400, "unsupported_parameter", "logprobs", "True is not supported, only False"),
     (GOOD | {"presence_penalty": 0.5}, 400, "unsupported_parameter", "presence_penalty", "0.5 is not supported"),
+    (GOOD | {"mirostat": 2}, 400, "unsupported_parameter", "mirostat", "only 0"),
     (GOOD | {"best_of": True}, 400, "unsupported_parameter", "best_of", "only 1"),
     (
         GOOD | {"chat_template_kwargs": {"preserve_thinking": True}},
@@ -338,7 +347,7 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     ),
     (
         GOOD | {"thinking": {"early_exit": {"agree": 3}}},
-        400, "missing_required_parameter", "thinking.early_exit.every_tokens", "is missing",
+        400, "invalid_value", "thinking.early_exit", "every_tokens and at = \"tokens\" belong together",
     ),
     (GOOD | {"thinking": {"budget": 9}}, 400, "unknown_parameter", "thinking.budget", "unknown"),
     (
@@ -365,7 +374,9 @@ NEUTRAL_VALUES: list[dict[str, Any]] = [
     {"stop": [], "response_format": {"type": "text"}, "service_tier": "flex", "user": 7, "metadata": None},
     {"messages": [USER, {"role": "assistant", "content": "4", "tool_calls": [], "annotations": [], "id": "x"}, USER]},
     {"thinking": {"type": "enabled"}, "reasoning": {"exclude": False}, "chat_template_kwargs": {}},
-    {"some_new_parameter": None},
+    {"xtc_probability": 0, "mirostat": 0, "num_beams": 1, "detokenize": True, "return_token_ids": False, "rid": "x"},
+    {"messages": [USER, {"role": "assistant", "content": None, "reasoning": "4?", "prefix": False}, USER]},
+    {"stream_options": {"include_usage": None}, "some_new_parameter": None},
 ]
 
 

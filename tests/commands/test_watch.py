@@ -1,0 +1,23 @@
+import pytest
+
+from tenner.commands.watch import CURVE_CHARACTERS, curve, sample_line, training_line
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"), [([4.0, 2.0, 0.0], "█▅▁"), ([0.0], "▁"), ([1.0] * 1000, "█" * CURVE_CHARACTERS)]
+)
+def test_a_curve_begins_at_nought(values, drawn):
+    assert curve(values) == drawn
+
+
+def test_a_step_is_told_with_speed_and_time_left_where_they_are_known():
+    step = {"step": 9, "steps": 20, "loss": 0.5, "tokens_per_second": 100.0, "tokens_left": 6000}
+    assert training_line([step]).plain == "step 10 of 20  loss 0.500  █  100 tokens/s  1.0 min left"
+    assert training_line([step | {"tokens_per_second": None}]).plain == "step 10 of 20  loss 0.500  █"
+
+
+def test_an_answer_is_told_by_its_end_and_cannot_steer_the_terminal():
+    row = {"question_id": "q1", "grade": {"verdict": "wrong"}, "thinking": "a" * 500, "answer": "\x1b[2J5"}
+    told = sample_line(row, "question_id", "grade").plain
+    assert told.startswith("q1 wrong  …aaa")
+    assert told.endswith("\\u001b[2J5")
