@@ -137,7 +137,7 @@ def _tokenizer(run: Run) -> Tokenizer:
 def _chosen(run: Run, count: int) -> Iterator[tuple[Question, Completion]]:
     """The first questions, and the distilled student's completions of them under the largest budget, without waits."""
     wanted = run.recipe.evaluate
-    policy = evaluation.policies(wanted)[len(wanted.thinking_tokens_max) - 1]
+    policy = wanted.policies[len(wanted.thinking_tokens_max) - 1]
     of_student = {
         c.question_id: c
         for c in run.folder.read(evaluation.COMPLETIONS, Completion)
