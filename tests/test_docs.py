@@ -1,37 +1,31 @@
-"""README and docs: links lead somewhere, and every command in them is one that the command line understands."""
+"""README and docs: links lead somewhere, and every block of commands or Python is executed, or says what it needs."""
 
+import io
+import json
 import re
-import shlex
-from pathlib import Path
+import shutil
 
 import pytest
+from commands import tenner_here
+from doc_blocks import BLOCKS, NEEDS, USER_PAGES, Block
 from paths import ROOT
+from published_configs import QWEN25_32B
 
 from tenner import cli
+from tenner.core import recipe
 
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "ARCHITECTURE.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "SECURITY.md",
-]
+PAGES = [*USER_PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-COMMAND = re.compile(r"^(?:    )?(tenner (?:[^\n\\]|\\\n)+)$", re.MULTILINE)
-SYNOPSIS = re.compile(r"[\[|…]")
-"""Of what may be left out, or chosen from."""
+COMMANDS = sorted({" ".join(words): words for b in BLOCKS if b.language == "sh" for words in b.commands}.items())
+WITHOUT_MODEL = {"grade", "init", "overlap", "prices"}
+"""Verbs that neither load a model nor read a run: their blocks are executed by the default tests."""
 
 
-def commands_of(page: Path) -> list[str]:
-    text = page.read_text("utf-8")
-    code = "\n".join(
-        [*re.findall(r"(?m)^    \S.*$(?:\n {5,}.*$)*", text), *re.findall(r"(?ms)^```sh$(.*?)^```$", text)]
-    )
-    found = (command.replace("\\\n", " ").partition("  #")[0].strip() for command in COMMAND.findall(code))
-    return [command for command in found if not SYNOPSIS.search(command)]
+def is_quick(block: Block) -> bool:
+    return block.language == "sh" and all(words[1] in WITHOUT_MODEL for words in block.commands)
 
 
-COMMANDS = sorted({command for page in PAGES for command in commands_of(page)})
+EXECUTED = [pytest.param(b, marks=[] if is_quick(b) else pytest.mark.slow, id=str(b)) for b in BLOCKS if not b.needs]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,8 +39,69 @@ def test_newcomers_read_one_short_page():
     assert len(COMMANDS) > 10
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_in_the_docs_is_understood(command):
-    words = shlex.split(command)[1:]
-    parsed = cli.parser(words[0]).parse_args(words)
-    assert parsed.verb == words[0]
+@pytest.mark.parametrize("words", [words for _, words in COMMANDS], ids=" ".join)
+def test_a_command_in_the_docs_is_understood(words):
+    parsed = cli.parser(words[1]).parse_args(words[1:])
+    assert parsed.verb == words[1]
+
+
+@pytest.mark.parametrize("page", USER_PAGES, ids=lambda page: page.name)
+def test_a_command_stands_in_a_block_that_is_executed_or_marked(page):
+    prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text("utf-8"))
+    assert re.findall(r"(?m)^(?:    )+(?:tenner|vllm|pip|curl) .*$", prose) == []
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.needs], ids=str)
+def test_a_mark_names_what_is_missing(block):
+    assert (named := re.match(r"[a-z_]+", block.needs))
+    assert named[0] in NEEDS
+
+
+def jsonl(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder with the files that the docs name."""
+    sums = [{"id": f"q{n}", "question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(50)]
+    (tmp_path / "questions.jsonl").write_text(jsonl(*sums))
+    (tmp_path / "questions.csv").write_text("id,question,answer\n" + "".join(",".join(q.values()) + "\n" for q in sums))
+    (tmp_path / "math500.jsonl").write_text(jsonl({"question": "What is 3 + 3?", "answer": "6"}))
+    (tmp_path / "responses.jsonl").write_text(jsonl({"id": "a", "response": "So \\boxed{6}.", "answer": "6"}))
+    (tmp_path / "config.json").write_text(json.dumps(QWEN25_32B))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished_demo(tiny_recipe, tmp_path_factory):
+    """A finished run of the demo as the tiny student does it."""
+    path = tmp_path_factory.mktemp("docs") / "demo"
+    done = tenner_here("run", tiny_recipe, "--run-dir", path, "--set", 'name="demo"')
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture
+def runs(files, finished_demo, tiny_recipe, monkeypatch):
+    """The runs that the docs name; "demo" is the tiny student's recipe."""
+    for name in ("runs/demo", "RUN", "RUN_A", "RUN_B"):
+        shutil.copytree(finished_demo, files / name)
+    text = tiny_recipe.read_text().replace('name = "tiny"', 'name = "demo"', 1)
+    shipped = recipe.built_in()
+    monkeypatch.setattr(recipe, "built_in", lambda: {**shipped, "demo": text})
+    (files / "RECIPE").write_text(text)
+
+
+@pytest.mark.parametrize("block", EXECUTED)
+def test_a_block_runs(block, request, monkeypatch):
+    request.getfixturevalue("files" if is_quick(block) else "runs")
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 2 + 2?\n"))
+    if block.language == "python":
+        exec(compile(block.code, str(block), "exec"), {})
+        return
+    assert len(block.commands) == len(block.code.replace("\\\n", " ").splitlines()), "another program's has a mark"
+    for words in block.commands:
+        done = tenner_here(*words[1:])
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"

@@ -214,8 +214,8 @@ def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
 
 
 ORDERS = [
-    ("select-first", "hardest", 1500),
-    ("trace-first", "hardest", 1500),
+    ("select-first", "hardest", 600),
+    ("trace-first", "hardest", 600),
     pytest.param("select-first", "hardest", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "hardest", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "s1-paper", 6000, marks=pytest.mark.slow),

@@ -57,7 +57,7 @@ def test_a_model_is_measured(tiny_model_dir: Path, tmp_path: Path):
     file.write_text("".join(json.dumps({"question": f"{n} + {n}?", "answer": str(2 * n)}) + "\n" for n in range(4)))
     said = example("measure_model.py", tiny_model_dir, file, tmp_path / "run").splitlines()
     assert [line.partition(" thinking")[0] for line in said[:3]] == [f"sums, at most {n}" for n in (0, 8, 16)]
-    assert said[-1] == f"$0.0000, {tmp_path / 'run' / 'report.md'}"
+    assert said[-1] == f"$0.0000, {tmp_path / 'run' / 'report.html'}"
     assert tenner.result(tmp_path / "run").scores[0].n == 4
 
 

@@ -1,4 +1,4 @@
-"""`tenner export`: a run's answers as another tool's log, or its samples as chats for other trainers."""
+"""`tenner export`: a run's answers as another tool's log, its samples as chats, its student as a GGUF file."""
 
 import argparse
 import datetime
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tenner.core import turn_end
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat
 from tenner.core.recipe import Experiment, Recipe, TraceJob, stored
@@ -29,9 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "run", metavar="RUN|TRACES", type=Path, help="a run's folder; for sft, or that of `tenner trace`"
     )
     parser.add_argument(
-        "--format", choices=("lm-eval", "sft"), required=True,
+        "--format", choices=("lm-eval", "sft", "gguf"), required=True,
         help="lm-eval: the answers, as its log of samples; sft: what is trained on, as chats for other trainers, with "
-        "the thinking inside `content`",
+        "the thinking inside `content`; gguf: the student in float16 for llama.cpp, with a Modelfile for Ollama",
     )  # fmt: skip
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
     parser.add_argument(
@@ -47,8 +48,34 @@ def main(args: argparse.Namespace) -> None:
         say(write_chats(args.run, args.out, think_tags=args.think_tags))
         return
     if args.think_tags is not None:
-        raise TennerError("--think-tags has no effect with --format lm-eval", hint="leave it out, or give --format sft")
-    say(run(args.run, args.out))
+        raise TennerError(
+            f"--think-tags has no effect with --format {args.format}", hint="leave it out, or give --format sft"
+        )
+    say(write_gguf(args.run, args.out) if args.format == "gguf" else run(args.run, args.out))
+
+
+def write_gguf(path: Path, out: Path) -> str:
+    """Write the trained student as `NAME.gguf`, and a `Modelfile` that asks it as the run did; return their paths.
+
+    Raises TennerError where there is no trained student, or one that GGUF or Ollama cannot hold.
+    """
+    from tenner.training import gguf_file, modelfile, student
+
+    folder = RunFolder.existing(path)
+    described = stored_as(Recipe, folder)
+    if described is None or not (path / "student").is_dir():
+        raise TennerError(f"{path} has no trained student", hint=f"tenner train {path}")
+    folder.verify_folder("student")
+    tokenizer = student.load_tokenizer(path / "student", template_to_ask_with(folder, described.student))
+    asked = Question(id="", question=modelfile.QUESTION, source="")
+    prompt = render(tokenizer, asked, described.student.form, described).text
+    prompt += FORMATS[described.student.format].after(prompt).open
+    name = f"{described.name}.gguf"
+    ends = sorted(turn_end.end_ids(path / "student", tokenizer))
+    written = modelfile.modelfile(name, prompt, [str(tokenizer.decode([end])) for end in ends])
+    _write(out, "Modelfile", written)
+    gguf_file.write(path / "student", out / name, name=described.name)
+    return f"{out / name}\n{out / 'Modelfile'}"
 
 
 def write_chats(path: Path, out: Path, *, think_tags: str | None = None) -> str:

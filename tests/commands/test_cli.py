@@ -58,7 +58,7 @@ def test_a_cap_below_the_low_estimate_is_refused_before_anything_starts(tiny_rec
 
 
 def test_the_cap_stops_with_exit_code_3_and_says_how_to_go_on(gathered):
-    done = tenner("attempt", gathered)
+    done = tenner_here("attempt", gathered)
     assert done.returncode == 3
     assert "the cap of $0.0000 is reached in attempt" in done.stderr
     assert "hint: nothing is lost: the same command with a higher --budget-usd goes on from here" in done.stderr
@@ -101,7 +101,7 @@ def test_the_run_folder_of_another_recipe(gathered, tiny_recipe):
 
 
 def test_a_stage_whose_turn_has_not_come(gathered):
-    assert refused("train", gathered, by=tenner) == (
+    assert refused("train", gathered) == (
         f"tenner: train needs attempt, which is not done\nhint: tenner attempt {gathered}"
     )
 

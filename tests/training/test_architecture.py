@@ -43,7 +43,10 @@ def test_equals_the_real_model(config):
     assert described.frozen_parameters(2) == 131 * 48 + 2 * described.layers[0].parameters
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+SLOW = {"DeepSeek-V3", "Gemma-3-27B", "Gemma-3-27B-text", "Qwen3.5-4B"}  # seconds each
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CONFIGS])
 def test_equals_transformers_own_count(name):
     config = CONFIGS[name]
     with torch.device("meta"):

@@ -1,5 +1,6 @@
 """The facts that the report of a run states, and how they are read from the run folder."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from tenner.budget.ledger_rows import SpendRow
 from tenner.core import spending
 from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
+from tenner.core.licenses import is_open
 from tenner.core.provenance import recorded
 from tenner.core.recipe import Recipe
 from tenner.core.records import (
@@ -22,10 +24,12 @@ from tenner.core.records import (
     Setting,
     SourceCount,
     StagePlan,
+    Trace,
     TrainStep,
 )
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
+from tenner.evaluation.benchmarks import resolve
 from tenner.evaluation.report import published
 from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
 from tenner.evaluation.report.score_tables import evaluation_usd
@@ -34,6 +38,7 @@ from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
 
 ORIGINS_SHOWN = 8
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FUNNEL = {"gather", "clean", "select", "trace", "verify"}
 
 
@@ -67,6 +72,8 @@ class BenchmarkFacts(NamedTuple):
     answer_prices: Sequence[test_time_compute.AnswerPrice]
     votes: Sequence[test_time_compute.Vote]
     """Empty where each question was answered once."""
+    dataset: str | None = None
+    """The hub's id of its dataset; None where it comes from elsewhere."""
 
     @property
     def before(self) -> Score:
@@ -126,6 +133,12 @@ class RunFacts(NamedTuple):
     """The run folder as commands name it."""
     is_self_contained: bool = False
     """The saved student's chat template brings system prompt and template arguments by itself."""
+    datasets: Sequence[str] = ()
+    """The hub's ids of the datasets whose questions are trained on."""
+    teachers: Sequence[str] = ()
+    """Who wrote the traces, as provider/model."""
+    question: str | None = None
+    """A question of a benchmark that may be shown in public; None where no licence says so."""
 
     @property
     def scores(self) -> list[Score]:
@@ -160,8 +173,11 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
     fmt = FORMATS[recipe.student.format]
     spend = spending.read(folder)
     machine_usd = evaluation_usd(spend)
+    datasets = {b.name: b.dataset for b in map(resolve, recipe.evaluate.benchmarks)}
     benchmarks = [
-        benchmark_facts(task, [s for s in scores if s.task == task], completions, machine_usd)
+        benchmark_facts(task, [s for s in scores if s.task == task], completions, machine_usd)._replace(
+            dataset=datasets.get(task)
+        )
         for task in dict.fromkeys(s.task for s in scores)
     ]
     decoder = Decoder(tokenizer, fmt)
@@ -198,7 +214,18 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         answered=answered(
             folder.read("benchmark", Question), completions, [before_and_after(b.scores) for b in benchmarks], decoder
         ),
+        datasets=[s.dataset for s in recipe.gather.sources if s.dataset and HUB_ID.fullmatch(s.dataset)],
+        teachers=sorted({trace.teacher for trace in folder.stream("traces", Trace)}),
+        question=_open_question(folder),
     )
+
+
+def _open_question(folder: RunFolder) -> str | None:
+    """The first question of a benchmark that was generated, or is under a licence that lets anybody show it."""
+    for q in folder.stream("benchmark", Question):
+        if q.source.startswith("puzzles:") or (q.license is not None and is_open(q.license)):
+            return q.question
+    return None
 
 
 def _funnel_row(folder: RunFolder, stage: str) -> FunnelRow:

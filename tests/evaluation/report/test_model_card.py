@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from example_run import FAMILIES, completion, run_facts
+from huggingface_hub import ModelCard, ModelCardData
 
 from tenner.core.formats import FORMATS
 from tenner.evaluation.report.facts import benchmark_facts
@@ -23,8 +24,42 @@ def test_the_front_matter_is_yaml_that_the_hub_reads() -> None:
     fields = yaml.safe_load(front)
     assert fields["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert fields["license"] == "apache-2.0"
-    assert fields["datasets"] == []
+    assert "datasets" not in fields
     assert "reasoning" in fields["tags"]
+
+
+def test_the_hubs_own_classes_read_the_results() -> None:
+    facts = run_facts()._replace(datasets=["org/sums"])
+    data = ModelCard(model_card(facts)).data
+    assert isinstance(data, ModelCardData)
+    assert (data.datasets, data.license, data.base_model) == (["org/sums"], "apache-2.0", facts.base_model)
+    (result,) = data.eval_results or []
+    after = facts.benchmarks[0].after
+    assert (result.dataset_name, result.metric_type) == ("heldout", "accuracy")
+    assert result.metric_value == round(100 * after.accuracy, 1)
+    assert f"n = {after.n}" in (result.metric_name or "")
+
+
+def test_a_student_that_is_never_right_does_not_think() -> None:
+    facts = run_facts()
+    assert "# SmolLM2-135M-Instruct that thinks" in model_card(facts)
+    done = [completion("a", "wrong", student=student) for student in ("base", "distilled")]
+    never = benchmark_facts("heldout", score(done, {"a": None}), done, machine_usd=0.0)
+    assert "that thinks" not in model_card(facts._replace(benchmarks=[never]))
+
+
+def test_licences_are_inherited_and_doubts_are_said() -> None:
+    card = model_card(run_facts()._replace(license="unknown", teachers=["deepseek/deepseek-flash"]))
+    assert "license:" not in card.split("---\n", 2)[1]
+    for told in (
+        "is not known, and the student inherits it", "NuminaMATH, of which 500 questions were trained on, states no",
+        "The traces were written by deepseek/deepseek-flash; the terms of a provider may limit",
+    ):  # fmt: skip
+        assert told in card
+
+
+def test_the_example_is_a_question_of_the_run_that_may_be_shown() -> None:
+    assert "How many are 3 and 4?" in _snippet(model_card(run_facts()._replace(question="How many are 3 and 4?")))
 
 
 def test_scores_families_limits_and_spend_are_said() -> None:
