@@ -167,6 +167,7 @@ def test_an_option_without_effect_is_refused(unbroken, options, said, capsys):
     assert (e.value.code, said in capsys.readouterr().err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_key_that_the_server_repeats_is_in_no_file_of_a_run_and_in_nothing_it_says(
     tiny_recipe, tmp_path, monkeypatch, capsys
 ):
@@ -214,8 +215,6 @@ def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
 
 
 ORDERS = [
-    ("select-first", "hardest", 600),
-    ("trace-first", "hardest", 600),
     pytest.param("select-first", "hardest", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "hardest", 6000, marks=pytest.mark.slow),
     pytest.param("trace-first", "s1-paper", 6000, marks=pytest.mark.slow),
@@ -289,6 +288,7 @@ def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_rec
     assert len(set(domains.values())) > 1
 
 
+@pytest.mark.slow
 def test_a_second_model_attempts_too_and_does_not_speak_for_the_student(tiny_recipe, tmp_path):
     tiny = recipe.load(str(tiny_recipe))
     two = recipe.load(str(tiny_recipe), overrides=[f'attempt.second_model="{tiny.student.model}"'])
