@@ -30,6 +30,10 @@ slow:
 campaign TIMES='10':
     TENNER_CAMPAIGN={{TIMES}} pytest -m slow -s tests/campaign
 
+# the documentation site, into build/site; any warning stops it
+docs:
+    python scripts/build_docs.py
+
 # a real Slurm on this machine, as root
 slurm:
     pytest -m slurm -n 0

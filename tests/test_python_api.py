@@ -52,6 +52,7 @@ def test_traces_are_bought_under_a_cap_and_once(tmp_path: Path):
     assert said[0].startswith("2 traces: complete 2\n")
 
 
+@pytest.mark.slow
 def test_a_model_is_measured(tiny_model_dir: Path, tmp_path: Path):
     file = tmp_path / "sums.jsonl"
     file.write_text("".join(json.dumps({"question": f"{n} + {n}?", "answer": str(2 * n)}) + "\n" for n in range(4)))

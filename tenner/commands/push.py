@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tenner.core.errors import TennerError
 from tenner.core.terminal import say
@@ -72,9 +73,9 @@ def shown(kind: str, name: str, found: Contents, *, public: bool) -> str:
     return "\n".join(lines)
 
 
-def _facts(name: str, found: Contents) -> dict[str, dict[str, int]]:
+def _facts(name: str, found: Contents) -> dict[str, Any]:
     sizes = {path: len(f) if isinstance(f, bytes) else f.stat().st_size for path, f in found.files.items()}
-    return {"name": name, "files": sizes, "withheld": {str(w.name): w.questions for w in found.withheld}}  # type: ignore[dict-item]
+    return {"name": name, "files": sizes, "withheld": {w.name: w.questions for w in found.withheld}}
 
 
 def _ask() -> None:

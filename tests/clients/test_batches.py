@@ -773,6 +773,7 @@ def wait_until(condition, process):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_waiting_leaves_everything_to_the_same_command(tmp_path):
     file = write_questions(tmp_path, TEXTS)
     with ChatServer() as server:

@@ -339,6 +339,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_cap(tmp_path):
     budget_usd = 0.008
     with ChatServer(latency_seconds=(0.0, 0.02), fault_rate=0.1) as server:

@@ -146,6 +146,7 @@ def test_a_full_disk(tiny_recipe, tmp_path):
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
+@pytest.mark.slow
 def test_ctrl_c(tiny_recipe, tmp_path):
     command = [sys.executable, "-m", "tenner", "run", str(tiny_recipe), "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -35,6 +35,7 @@ def test_steps_are_balanced_to_within_a_sample():
 def test_odd_sizes_lose_nothing(sizes):
     steps = packing.epoch_steps(sizes, 100, seed=3, epoch=0)
     assert sorted(i for step in steps for i in step) == list(range(len(sizes)))
+    assert all(steps)
 
 
 def test_rows_hold_the_step_within_the_limit():
@@ -46,15 +47,15 @@ def test_rows_hold_the_step_within_the_limit():
 
 
 def test_layout_of_a_row():
-    a = Encoded("a", (10, 11, 12), (False, False, True))
+    a = Encoded("a", (10, 11, 12), (False, True, True))
     b = Encoded("b", (20, 21, 22, 23), (True, False, True, True))
     assert packing.pack([a, b]) == packing.Row(
         sample_ids=("a", "b"),
         lengths=(3, 4),
         ids=(10, 11, 12, 20, 21, 22, 23),
         positions=(0, 1, 2, 0, 1, 2, 3),
-        predictors=(1, 4, 5),  # b's first token is trained on paper, but nothing predicts it
-        targets=(12, 22, 23),
+        predictors=(0, 1, 4, 5),  # b's first token is trained on paper, but nothing predicts it
+        targets=(11, 12, 22, 23),
     )
 
 
@@ -66,11 +67,14 @@ def test_rows_have_even_shares_and_there_is_one_for_each_rank():
     assert packing.split_rows(range(5), sizes, 30) == [(1,), (2,), (3, 0), (4,)]
     assert packing.split_rows(range(3), [40, 30, 30], 60) == [(0,), (1, 2)]
     assert packing.split_rows([0, 1], [5, 5], 100, ranks=3) == [(0,), (1,)]
+    assert packing.split_rows(range(4), [10, 10, 10, 10], 39) == [(0, 1), (2, 3)]
+    assert packing.split_rows(range(9), [10] * 9, 30, ranks=2) == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
 
 
 def test_rows_are_dealt_from_the_largest_there_and_back():
     rows = [(0,), (1,), (2,), (3,), (4,)]
     assert packing.deal(rows, [1, 5, 3, 2, 4], ranks=2) == [[(1,), (3,), (0,)], [(4,), (2,), ()]]
+    assert packing.deal(rows[:4], [1, 5, 3, 2], ranks=3) == [[(1,), ()], [(2,), ()], [(3,), (0,)]]
     assert packing.deal(rows[:2], [1, 5], ranks=1) == [[(1,), (0,)]]
 
 
