@@ -39,6 +39,14 @@ def test_newcomers_read_one_short_page():
     assert len(COMMANDS) > 10
 
 
+def test_the_architecture_names_every_module():
+    named = set(re.findall(r"\w+", (ROOT / "ARCHITECTURE.md").read_text("utf-8")))
+    modules = {
+        p.stem for p in (ROOT / "tenner").rglob("*.py") if p.parent.name != "commands" and not p.stem.startswith("__")
+    }
+    assert modules - named == set()
+
+
 @pytest.mark.parametrize("words", [words for _, words in COMMANDS], ids=" ".join)
 def test_a_command_in_the_docs_is_understood(words):
     parsed = cli.parser(words[1]).parse_args(words[1:])
