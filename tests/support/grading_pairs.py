@@ -79,6 +79,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("12 cm", "12 m", D), ("12 cm", "120 mm", S), ("12 cm", "12 inches", D), ("12 cm", "12 cm^2", D),
         ("20\\text{ cm}^2", "20 square centimeters", S), ("20\\text{ in}^3", "20 cubic inches", S),
         ("20 in^3", "20 in^2", D), ("3 apples", "3 pears", D), ("3 apples", "3", S), ("1 apple", "1 apples", S),
+        ("1 h 30 min", "90 min", S), ("1 h 30 min", "91 min", D), ("5 min", "300 s", S), ("2 min", "2 m", D),
         ("90 minutes", "1.5 hours", S), ("90 minutes", "90 seconds", D), ("2 kg", "2000\\text{ g}", S),
         ("60\\text{ miles per hour}", "60", S), ("60 mph", "60", S), ("60 miles per hour", "60 miles", D),
         ("5 feet", "60 inches", S), ("7\\text{ units}", "7", S), ("7 ways", "7", S), ("12 cm", "13 cm", D),

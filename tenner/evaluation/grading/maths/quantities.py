@@ -32,6 +32,8 @@ class Quantity(NamedTuple):
 def quantity_of(tokens: Sequence[Token]) -> Quantity:
     """The quantity that all the tokens make. Raises Unreadable if they make none."""
     tokens = list(tokens)
+    if len(tokens) > 1 and tokens[-1].text == "min" and tokens[-2].kind == "number":
+        tokens[-1] = Token("word", "minute")  # the function would have arguments
     if (mixed := _mixed_units(tokens)) is not None:
         return mixed
     unit, tokens = _unit(tokens)
@@ -48,9 +50,12 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
 
 
 def _mixed_units(tokens: list[Token]) -> Quantity | None:
-    """1 hour 30 minutes, 5 feet 10 inches: the sum, in the last unit; None for anything else."""
+    """1 hour 30 minutes, 1 h 30 min, 5 feet 10 inches: the sum, in the last unit; None for anything else."""
     pairs = list(zip(tokens[::2], tokens[1::2], strict=False))
-    if len(tokens) % 2 or not 2 <= len(pairs) <= 3 or any(n.kind != "number" or u.kind != "word" for n, u in pairs):
+    if len(tokens) % 2 or not 2 <= len(pairs) <= 3:
+        return None
+    # "h" and "min" may also be a letter and a function; behind a number and a space they are units.
+    if any(n.kind != "number" or not (u.kind == "word" or (u.spaced and u.text in TABLE)) for n, u in pairs):
         return None
     units = [unit_of([unit]) for _, unit in pairs]
     falls = all(a.size > b.size for a, b in pairwise(units))
