@@ -8,6 +8,7 @@ What is treated as the same:
 | `√ ≤ × π ∠ ∞ ∈ …` (`SIGNS`, Greek letters) | the LaTeX command |
 | `n²`, `n^2`, `n^{2}`, `n<sup>2</sup>`; `x₁`, `x_1`, `x_{1}` | `n ^ 2`; `x 1` |
 | `\frac12`, `\frac{1}{2}`, `\dfrac12`, `{1 \over 2}`, `½`, `1/2` | `1 / 2` |
+| `\binom{n}{k}`, `{n \choose k}` | `binom n k` |
 | `90°`, `90º`, `90^\circ`, `90^{\circ}`, `90 degrees` | `90 degrees` |
 | `△ABC`, `ΔABC`, `\Delta ABC`, `\triangle ABC` | `triangle ABC` |
 | `1,250`, `1{,}250`, `1,\!250`, `1\,250` | `1250` (but not `1,2`, `1, 250` and the point `(1,250)`) |
@@ -97,6 +98,7 @@ _THOUSANDS = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:{_SEPARATOR}\d{{3}})++(?!
 _PUNCTUATION = re.compile(r"\D+")
 _GROUP = r"\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+)\}"
 _ARGUMENTS = re.compile(rf"\\[dtc]?(frac|binom)\s*+(?:{_GROUP}|([a-z\d]|\\[a-z]+))\s*+([a-z\d])?")
+_CHOOSE = re.compile(r"\{((?:[^{}]|\{[^{}]*+\})*?)\\choose(?![a-z])((?:[^{}]|\{[^{}]*+\})*+)\}")
 _RADICAND = re.compile(r"\\sqrt\s*+(\d++)(?=[a-z])")
 _LOG_BASE = re.compile(r"(\\log\s*_\s*\d)(?=\d)")
 _LONE_VARIABLE = re.compile(r"\{(?<=\d\{)([a-z])\}(?![a-z\d])")
@@ -127,6 +129,8 @@ def plain(text: str) -> str:
         text = _THOUSANDS.sub(_joined, text)
     if "{" in text:
         text = _LONE_VARIABLE.sub(r"\1", text)
+    if "\\choose" in text:
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     if "\\" in text:
         return _without_latex(text)
     return _SCRIPT_END.sub(r"\1 ", text) if "^" in text or ("_" in text and text.count("$") > 1) else text

@@ -12,7 +12,7 @@ SAME = [
     (r"\frac\pi2", r"\frac{\pi}{2}", "π/2", r"\frac{π}{2}"),
     (r"\frac{1+\frac{a^{2}}{b_{1}}}{3}", r"(1+\frac{a^2}{b_1})/3"),
     ("3½ apples", r"3\frac{1}{2} apples"),
-    (r"\binom52", r"\dbinom{5}{2}", r"\tbinom{5}2"),
+    (r"\binom52", r"\dbinom{5}{2}", r"\tbinom{5}2", r"{5 \choose 2}", r"{{5} \choose {2}}"),
     ("n²", "n^2", "n^{2}", r"\(n^{2}\)", "$n^2$", "n<sup>2</sup>", "𝑛²", "n&sup2;"),
     ("x²y", "x^2y", "x^{2}y"),
     ("x¹⁰", "x^{10}", "x^10"),
