@@ -99,9 +99,8 @@ def train(
     A process alone may also hand over a loaded model, on any device; it is changed in place. `on_begin` is told where
     it begins, before the first step; `say` gets a line about what is done otherwise than people expect; `on_step` is
     called after every step. When it raises TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a
-    checkpoint is written before this ends, so that nothing is lost. Steps after the last checkpoint of a killed run are
-    done, and reported, again. `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish`
-    saves the result.
+    checkpoint is written, so that nothing is lost; what came after the last one of a killed run is done again.
+    `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish` saves the result.
 
     Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
     whose loss is not what transformers computes, and on a checkpoint that does not fit; Preempted on SIGTERM.
