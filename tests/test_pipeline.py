@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import s1_tables
 from chat_server import ChatServer, usage_of
+from commands import tenner_here
 
 from tenner import cli, pipeline
 from tenner.budget.ledger_database import read_spend
@@ -212,6 +213,12 @@ def test_a_row_that_is_no_question_tells_why_too(tiny_recipe, tmp_path):
         "gather: dropped, no question: mine, row 2 has no question",
         "not trained on",
     ]
+
+
+def test_a_finished_run_says_what_it_came_to_as_json(unbroken):
+    done = tenner_here("run", unbroken.path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(tenner_here("show", unbroken.path, "--json").stdout)
 
 
 POOL = 6000

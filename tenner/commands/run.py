@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tenner.commands import options
-from tenner.core.terminal import write_rendered
+from tenner.core.terminal import say, write_rendered
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_overrides(parser)
     options.add_budget(parser)
     options.add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as `show` does")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -32,5 +33,8 @@ def main(args: argparse.Namespace) -> None:
     if run_dir is None and (Path(name) / "recipe.toml").is_file():
         name, run_dir = str(Path(name) / "recipe.toml"), Path(name)
     done = api.run(name, run_dir=run_dir, overrides=overrides, budget_usd=args.budget_usd)
-    write_rendered(show.summary(done.path))
+    if args.json:
+        say(show.as_json(done.path))
+    else:
+        write_rendered(show.summary(done.path))
     failed_calls.check(RunFolder(done.path))

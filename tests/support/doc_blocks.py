@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from paths import ROOT
 
-USER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+USER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "skills/tenner/SKILL.md"]
 NEEDS = ("cluster", "gpu", "hub", "key", "lm_eval", "minutes", "port", "vllm")
 """What a block may lack in a test; `<!-- needs: NAME … -->` in the line above it says which."""
 BLOCK = re.compile(r"(?ms)^(?:<!-- needs: (?P<needs>[^\n]*?) -->\n)?```(?P<language>sh|python)\n(?P<code>.*?)^```$")
