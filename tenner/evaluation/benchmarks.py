@@ -47,6 +47,12 @@ TASKS = {
         "integer", IN_A_BOX, 30, "math-ai/aime25", Columns(question="problem", answer="answer"),
         revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
     ),
+    "AIME26": Task(
+        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train"
+    ),
+    "HMMT Feb 2026": Task(
+        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train"
+    ),
     "AMC23": Task("integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer")),
     "MATH500": Task(
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",

@@ -47,6 +47,8 @@ def test_a_task_knows_its_table(name, tmp_path):
         "GSM8K": [{"question": "2+3?", "answer": "It is <<2+3=5>>5.\n#### 5"}],
         "AMC23": [{"question": "2+3?", "answer": "5"}],
         "AIME25": [{"problem": "2+3?", "answer": "005"}],
+        "AIME26": [{"problem_idx": 1, "problem": "2+3?", "answer": 5}],
+        "HMMT Feb 2026": [{"problem_idx": 1, "problem": "2+3?", "answer": r"\frac{10}{2}", "problem_type": ["Algebra"]}],
     }.get(name) or s1_tables.ROWS[name]  # fmt: skip
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     here = {
