@@ -48,7 +48,7 @@ def test_a_task_knows_its_table(name, tmp_path):
         "AMC23": [{"question": "2+3?", "answer": "5"}],
         "AIME25": [{"problem": "2+3?", "answer": "005"}],
         "AIME26": [{"problem_idx": 1, "problem": "2+3?", "answer": 5}],
-        "HMMT Feb 2026": [{"problem_idx": 1, "problem": "2+3?", "answer": r"\frac{10}{2}", "problem_type": ["Algebra"]}],
+        "HMMT Feb 2026": [{"problem_idx": 1, "problem": "2+3?", "answer": r"\frac{10}{2}"}],
     }.get(name) or s1_tables.ROWS[name]  # fmt: skip
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     here = {
