@@ -226,7 +226,7 @@ def test_a_batch_reserves_what_fits_and_is_open_until_it_is_closed(ledger):
     assert ledger.reserve_batch(PAYEE, "t", lines) == 2  # of a cap of 1000
     with pytest.raises(BudgetReached):
         ledger.reserve_batch(PAYEE, "u", [Line("k3", "r3", 201), Line("k4", "r4", 1)])
-    assert ledger.reserve_batch(PAYEE, "u", [Line("k3", "r3", 200)]) == 1
+    assert ledger.reserve_batch(PAYEE, "u", [Line("k3", "r3", 200), Line("k4", "r4", 1)]) == 1
     assert ledger.reserved_usd() == 0.001
     assert ledger.open_batches(PAYEE) == [BatchRow(token, None, "reserved", None) for token in ("t", "u")]
     for field in ("stage", "provider", "model"):
