@@ -259,7 +259,7 @@ def test_the_embedded_engine_follows_the_machine_in_any_company(
     plain = [Policy(thinking_tokens_max=n) for n in range(0, 25)] + [Policy(thinking_tokens_max=24, waits=1)]
     early: list[Any] = [
         Policy(thinking_tokens_max=24, waits=waits, early_exit=EarlyExit(every_tokens=every, trial_tokens=tokens))
-        for every, tokens, waits in ((1, 1, 0), (2, 1, 1), (4, 3, 0), (8, 30, 0), (4, 4, 0), (2, 3, 0))
+        for every, tokens, waits in ((1, 1, 0), (2, 1, 1), (4, 3, 0), (8, 30, 0), (4, 12, 0), (2, 3, 0))
     ] + [
         Policy(
             thinking_tokens_max=24, thinking_tokens_min=5, grace=grace,
@@ -288,6 +288,9 @@ def test_the_embedded_engine_follows_the_machine_in_any_company(
             without = by[prompt.id, policy.model_copy(update={"early_exit": None})]
             assert (found.token_ids, found.interventions) == (without.token_ids, without.interventions)
     assert exits > 3 if model == "tiny_model_dir" else exits < len(early) * len(prompts)
+    done_by_a_trial = [early[4], Policy(thinking_tokens_max=4)]
+    alone = list(engine.sweep(prompts[:1], done_by_a_trial, SHORT, **options))
+    assert {g.policy: g for g in alone} == {policy: by[prompts[0].id, policy] for policy in done_by_a_trial}
     one_row = HFEngine.load(model_dir, dtype=torch.float32, rows=1)
     assert {(g.prompt_id, g.policy): g for g in one_row.sweep(prompts, early, SHORT, **options)} == {
         key: g for key, g in by.items() if key[1] in early

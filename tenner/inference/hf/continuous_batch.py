@@ -157,9 +157,12 @@ class ContinuousBatch:
             self._rows[i] = last
 
     def _startable(self, job: Job, *, but: _Row | None = None) -> list[ForcingMachine]:
-        """The waiting machines whose ids no other row has: a row with the same ids samples the same tokens for both."""
+        """The waiting machines whose ids no other row has: a row with the same ids samples the same tokens for both.
+
+        One that a trial answer has completed is collected with the next row of its job that is done.
+        """
         working = [row.machine.ids for row in self._rows if row.job is job and row is not but]
-        return [machine for machine in job.waiting if machine.ids not in working]
+        return [m for m in job.waiting if m.phase is not Phase.DONE and m.ids not in working]
 
     def _fill(self) -> None:
         """Fill the free rows: new prompts first, then waiting policies of prompts in the batch."""
