@@ -3,6 +3,7 @@
 Where two engines part, it must be their arithmetic: the two tokens are as likely as each other to the embedded model.
 """
 
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -165,9 +166,11 @@ def test_vllm_gives_the_ids_of_the_embedded_engine(
 def test_and_where_thinking_is_stopped_early(
     hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    ours = results_of(hf.sweep(prompts, STOPPED_EARLY, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
-    theirs = by_vllm(model_dir, prompts, tmp_path / "out", Sampling(), STOPPED_EARLY)
-    compare("vllm, stopped early", ours, theirs, model_dir, prompts, ["wait", "cut", "exit", "grace"])
+    """TENNER_CAMPAIGN=5 compares all prompts."""
+    few = prompts[: 20 * int(os.environ.get("TENNER_CAMPAIGN", "1"))]
+    ours = results_of(hf.sweep(few, STOPPED_EARLY, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+    theirs = by_vllm(model_dir, few, tmp_path / "out", Sampling(), STOPPED_EARLY)
+    compare("vllm, stopped early", ours, theirs, model_dir, few, ["wait", "cut", "exit", "grace"])
     assert sum(trial_tokens for _, _, trial_tokens in theirs.values()) > 0
 
 
