@@ -184,7 +184,7 @@ def check(command: Command, before: set[str], asked: int) -> None:
 
 @pytest.mark.slow
 def test_no_teacher_charges_more_than_the_ledger_and_the_cap_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr("tenner.clients.paid_calls.BACKOFF_MAX_SECONDS", 0.02)
+    monkeypatch.setattr("tenner.clients.retries.BACKOFF_MAX_SECONDS", 0.02)
     met: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     totals: Counter[str] = Counter()
