@@ -1,5 +1,7 @@
 """One machine, three engines: the embedded one, a real vLLM and a real server give the same ids, greedily, in fp32.
 
+    TENNER_CAMPAIGN=5 pytest -m vllm tests/inference/test_parity.py    # 100 questions; CI has 40
+
 Where two engines part, it must be their arithmetic: the two tokens are as likely as each other to the embedded model.
 """
 
@@ -34,7 +36,8 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(not PROGRAM, reason="TENNER_VLLM names no vllm program (see scripts/install_vllm.sh)"),
 ]
-PROMPTS, ANSWER_TOKENS_MAX = 100, 16
+TIMES = int(os.environ.get("TENNER_CAMPAIGN", "1"))
+PROMPTS, ANSWER_TOKENS_MAX = min(100, 40 * TIMES), 16
 LOGIT_GAP_MAX = 1e-3
 """Sums in another order differ by this much in fp32, with logits around 20."""
 POLICIES = [
@@ -166,8 +169,7 @@ def test_vllm_gives_the_ids_of_the_embedded_engine(
 def test_and_where_thinking_is_stopped_early(
     hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    """TENNER_CAMPAIGN=5 compares all prompts."""
-    few = prompts[: 20 * int(os.environ.get("TENNER_CAMPAIGN", "1"))]
+    few = prompts[: 20 * TIMES]
     ours = results_of(hf.sweep(few, STOPPED_EARLY, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
     theirs = by_vllm(model_dir, few, tmp_path / "out", Sampling(), STOPPED_EARLY)
     compare("vllm, stopped early", ours, theirs, model_dir, few, ["wait", "cut", "exit", "grace"])
