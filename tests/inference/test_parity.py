@@ -53,7 +53,7 @@ STOPPED_EARLY = [
     Policy(thinking_tokens_max=40, early_exit=EarlyExit(at="sentence", agree=1, probability=0.7)),
     Policy(thinking_tokens_max=40, waits=1, early_exit=EarlyExit(at="wait", agree=1, probability=0.5)),
     Policy(thinking_tokens_max=48, waits=2, early_exit=EarlyExit(at="wait")),
-    Policy(thinking_tokens_max=40, grace=Grace(tokens=20)),
+    Policy(thinking_tokens_max=48, thinking_tokens_min=24, grace=Grace(tokens=20, candidates=100)),
     Policy(
         thinking_tokens_max=32, thinking_tokens_min=12, grace=Grace(tokens=4, candidates=20),
         early_exit=EarlyExit(every_tokens=4, agree=1, probability=0.6),
