@@ -1,5 +1,6 @@
 import json
 from functools import partial
+from typing import Any
 
 import pytest
 import s1_tables
@@ -43,13 +44,14 @@ def test_a_task_reads_a_file_of_ones_own(name):
 def test_a_task_knows_its_table(name, tmp_path):
     table = tasks.resolve(Benchmark(task=name))
     assert (table.name, table.expect, table.kind) == (name, tasks.TASKS[name].questions, tasks.TASKS[name].kind)
-    rows = {
+    own: dict[str, list[dict[str, Any]]] = {
         "GSM8K": [{"question": "2+3?", "answer": "It is <<2+3=5>>5.\n#### 5"}],
         "AMC23": [{"question": "2+3?", "answer": "5"}],
         "AIME25": [{"problem": "2+3?", "answer": "005"}],
         "AIME26": [{"problem_idx": 1, "problem": "2+3?", "answer": 5}],
         "HMMT Feb 2026": [{"problem_idx": 1, "problem": "2+3?", "answer": r"\frac{10}{2}"}],
-    }.get(name) or s1_tables.ROWS[name]  # fmt: skip
+    }
+    rows = own.get(name) or s1_tables.ROWS[name]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     here = {
         "dataset": None,

@@ -289,8 +289,8 @@ def test_the_embedded_engine_follows_the_machine_in_any_company(
             assert (found.token_ids, found.interventions) == (without.token_ids, without.interventions)
     assert exits > 3 if model == "tiny_model_dir" else exits < len(early) * len(prompts)
     done_by_a_trial = [early[4], Policy(thinking_tokens_max=4)]
-    alone = list(engine.sweep(prompts[:1], done_by_a_trial, SHORT, **options))
-    assert {g.policy: g for g in alone} == {policy: by[prompts[0].id, policy] for policy in done_by_a_trial}
+    both = list(engine.sweep(prompts[:1], done_by_a_trial, SHORT, **options))
+    assert {g.policy: g for g in both} == {policy: by[prompts[0].id, policy] for policy in done_by_a_trial}
     one_row = HFEngine.load(model_dir, dtype=torch.float32, rows=1)
     assert {(g.prompt_id, g.policy): g for g in one_row.sweep(prompts, early, SHORT, **options)} == {
         key: g for key, g in by.items() if key[1] in early
