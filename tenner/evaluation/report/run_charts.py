@@ -59,7 +59,8 @@ def _draw_points(prices: Sequence[AnswerPrice], x_of: Callable[[AnswerPrice], fl
         own = sorted((p for p in prices if p.score.student == student), key=lambda p: policy_order(p.score.policy))
         colour = STUDENT_INKS[student].light
         for waiting in (False, True):
-            part = [p for p in own if bool(p.score.policy.waits) == waiting]
+            if not (part := [p for p in own if bool(p.score.policy.waits) == waiting]):
+                continue
             xs, ys = [x_of(p) for p in part], [100 * p.score.accuracy for p in part]
             errors = [
                 [100 * (p.score.accuracy - p.score.ci_low) for p in part],
@@ -70,7 +71,7 @@ def _draw_points(prices: Sequence[AnswerPrice], x_of: Callable[[AnswerPrice], fl
                 elinewidth=0.9, marker=MARKERS[student], markersize=5, clip_on=False,
                 markerfacecolor="none" if waiting else colour,
                 label=NAMES[student] + (", with waits" if waiting else ""),
-            ) if part else None  # fmt: skip
+            )  # fmt: skip
     axes.set_xlim(left=0)
     highest = max(100 * p.score.ci_high for p in prices)
     axes.set_ylim(0, min(104, highest * 1.1 + 1))
