@@ -33,7 +33,7 @@ from tenner.evaluation.benchmarks import resolve
 from tenner.evaluation.report import published
 from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
 from tenner.evaluation.report.score_tables import evaluation_usd
-from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics import forcing_effects, test_time_compute
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
 
@@ -72,6 +72,8 @@ class BenchmarkFacts(NamedTuple):
     answer_prices: Sequence[test_time_compute.AnswerPrice]
     votes: Sequence[test_time_compute.Vote]
     """Empty where each question was answered once."""
+    effects: Sequence[forcing_effects.Effect] = ()
+    """What each policy of the distilled student did to its accuracy."""
     dataset: str | None = None
     """The hub's id of its dataset; None where it comes from elsewhere."""
 
@@ -153,13 +155,15 @@ def benchmark_facts(
     the evaluation cost in machine time.
     """
     own = [c for c in completions if c.task == name]
+    votes = test_time_compute.votes_at_equal_compute(own)
     return BenchmarkFacts(
         name,
         scores,
         comparison=compare(own, *before_and_after(scores)),
         sweeps=test_time_compute.sweeps(scores),
         answer_prices=test_time_compute.answer_prices(completions, scores, machine_usd),
-        votes=test_time_compute.votes_at_equal_compute(own),
+        votes=votes,
+        effects=forcing_effects.effects(own, votes),
     )
 
 

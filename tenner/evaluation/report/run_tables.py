@@ -4,7 +4,7 @@ from tenner.core.records import Score
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import benchmark_caption
 from tenner.evaluation.report.tables import DASH, Table, interval, percent, usd
-from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics import forcing_effects, test_time_compute
 
 
 def family_tables(facts: RunFacts) -> list[Table]:
@@ -13,11 +13,14 @@ def family_tables(facts: RunFacts) -> list[Table]:
 
 
 def compute_tables(facts: RunFacts) -> list[Table]:
-    """s1's three numbers, the price of a right answer and votes, for each benchmark."""
+    """What forcing did, s1's three numbers, the price of a right answer and votes, for each benchmark."""
     return [
         table._replace(caption=benchmark_caption(facts, b.name, table.caption))
         for b in facts.benchmarks
-        for table in test_time_compute.tables(b.sweeps, b.answer_prices, b.votes)
+        for table in (
+            *([forcing_effects.table(b.effects)] if b.effects else []),
+            *test_time_compute.tables(b.sweeps, b.answer_prices, b.votes),
+        )
     ]
 
 

@@ -6,7 +6,7 @@ from tenner.core.records import Score
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import is_own, payee
 from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd, waits
-from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics import forcing_effects, test_time_compute
 
 CUT_SHARE_TOLD = 0.1
 """From which share of cut answers on the baseline is said to be in doubt."""
@@ -95,6 +95,15 @@ def charted(benchmark: BenchmarkFacts) -> list[Score]:
 def charted_scores(facts: RunFacts) -> list[Score]:
     """What the charts of all benchmarks show."""
     return [score for b in facts.benchmarks for score in charted(b)]
+
+
+def forcing_note(facts: RunFacts) -> str:
+    """What cutting, waits and early ends did to the accuracy on each benchmark; empty for a single policy."""
+    return " ".join(
+        _named(facts, b, forcing_effects.note(b.effects, samples=b.after.samples))
+        for b in facts.benchmarks
+        if b.effects
+    )
 
 
 def compute_note(facts: RunFacts) -> str:
