@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tenner.budget.ledger_rows import SpendRow
-from tenner.core import spending
+from tenner.core import default_policy, spending
 from tenner.core.chat_template import NO_KWARGS, source_of
+from tenner.core.default_policy import DefaultPolicy
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.licenses import is_open
 from tenner.core.provenance import recorded
@@ -33,11 +34,13 @@ from tenner.evaluation.benchmarks import resolve
 from tenner.evaluation.report import published
 from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
 from tenner.evaluation.report.score_tables import evaluation_usd
-from tenner.evaluation.statistics import forcing_effects, test_time_compute
+from tenner.evaluation.statistics import forcing_effects, policy_choice, test_time_compute
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
 
 ORIGINS_SHOWN = 8
+TUNING, TUNING_QUESTIONS = "tuning", "tuning-questions"
+"""The files of `tenner tune`: completions, and the held-out questions."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FUNNEL = {"gather", "clean", "select", "trace", "verify"}
 
@@ -139,6 +142,10 @@ class RunFacts(NamedTuple):
     """The hub's ids of the datasets whose questions are trained on."""
     teachers: Sequence[str] = ()
     """Who wrote the traces, as provider/model."""
+    own_policy: DefaultPolicy | None = None
+    """The thinking policy that `tenner tune` chose for the student."""
+    tuning: Sequence[policy_choice.Candidate] = ()
+    """The policies that it was chosen from."""
     question: str | None = None
     """A question of a benchmark that may be shown in public; None where no licence says so."""
 
@@ -184,7 +191,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         )
         for task in dict.fromkeys(s.task for s in scores)
     ]
-    decoder = Decoder(tokenizer, fmt)
+    decoder, own_policy = Decoder(tokenizer, fmt), default_policy.read(folder.path / "student")
     return RunFacts(
         title=recipe.name,
         folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
@@ -220,8 +227,22 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         datasets=[s.dataset for s in recipe.gather.sources if s.dataset and HUB_ID.fullmatch(s.dataset)],
         teachers=sorted({trace.teacher for trace in folder.stream("traces", Trace)}),
+        own_policy=own_policy,
+        tuning=_tuning(folder, own_policy),
         question=_open_question(folder),
     )
+
+
+def _tuning(folder: RunFolder, chosen: DefaultPolicy | None) -> list[policy_choice.Candidate]:
+    """The policies that the student's own was chosen from; empty where the folder does not hold their answers."""
+    if chosen is None:
+        return []
+    asked = {q.id for q in folder.stream(TUNING_QUESTIONS, Question)}
+    answers = [c for c in folder.stream(TUNING, Completion) if c.question_id in asked]
+    whole = {policy for policy, n in Counter(c.policy for c in answers).items() if n >= len(asked)}
+    if chosen.full not in whole:
+        return []
+    return policy_choice.candidates([c for c in answers if c.policy in whole], chosen.full, chosen.margin)
 
 
 def _open_question(folder: RunFolder) -> str | None:

@@ -1,6 +1,7 @@
 """The tables of a run's report that a measurement has not: domains, funnel, sources, test-time compute."""
 
 from tenner.core.records import Score
+from tenner.evaluation.report import policy_table
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import benchmark_caption
 from tenner.evaluation.report.tables import DASH, Table, interval, percent, usd
@@ -13,7 +14,8 @@ def family_tables(facts: RunFacts) -> list[Table]:
 
 
 def compute_tables(facts: RunFacts) -> list[Table]:
-    """What forcing did, s1's three numbers, the price of a right answer and votes, for each benchmark."""
+    """What forcing did, s1's three numbers, prices of right answers and votes for each benchmark, and the tuning."""
+    tuned = [policy_table.table(facts.tuning, facts.own_policy)] if facts.own_policy and facts.tuning else []
     return [
         table._replace(caption=benchmark_caption(facts, b.name, table.caption))
         for b in facts.benchmarks
@@ -21,7 +23,7 @@ def compute_tables(facts: RunFacts) -> list[Table]:
             *([forcing_effects.table(b.effects)] if b.effects else []),
             *test_time_compute.tables(b.sweeps, b.answer_prices, b.votes),
         )
-    ]
+    ] + tuned
 
 
 def funnel_table(facts: RunFacts) -> Table:

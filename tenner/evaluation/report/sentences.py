@@ -98,12 +98,19 @@ def charted_scores(facts: RunFacts) -> list[Score]:
 
 
 def forcing_note(facts: RunFacts) -> str:
-    """What cutting, waits and early ends did to the accuracy on each benchmark; empty for a single policy."""
-    return " ".join(
-        _named(facts, b, forcing_effects.note(b.effects, samples=b.after.samples))
-        for b in facts.benchmarks
-        if b.effects
-    )
+    """What cutting, waits and early ends did to the accuracy on each benchmark, and which policy is the student's own;
+    empty for a single policy.
+    """
+    told = [b for b in facts.benchmarks if b.effects]
+    notes = [_named(facts, b, forcing_effects.note(b.effects, samples=b.after.samples)) for b in told]
+    return " ".join([*notes, *filter(None, [own_policy_note(facts)])])
+
+
+def own_policy_note(facts: RunFacts) -> str:
+    """The student's own thinking policy and why it is; empty where none was chosen."""
+    if facts.own_policy is None:
+        return ""
+    return f"The student's own thinking policy, chosen by `tenner tune`: {facts.own_policy.sentence}."
 
 
 def compute_note(facts: RunFacts) -> str:
