@@ -170,7 +170,8 @@ def _answer(run: Run, questions: Sequence[Question], policies: Sequence[Policy],
     wanted = {(q.id, k) for q in questions for k in range(len(samplings))}
     missing = [policy for policy in policies if not wanted <= answered.get(policy, set())]
     if missing:
-        refused = _refused(load(), missing, are_named=are_named)
+        with run.machine_time(STAGE):
+            refused = _refused(load(), missing, are_named=are_named)
         for policy, reason in refused.items():
             run.screen.say(f"{STAGE}: without {policy_text.name(policy)}: {reason}")
         student = EvaluatedStudent("distilled", str(run.folder.path / "student"), form, load)

@@ -132,6 +132,9 @@ class Student(Model):
     """Its name on the Hugging Face hub, for the model card."""
     license: str
     """Its licence, such as `apache-2.0`, which the trained student inherits."""
+    released: Annotated[str | None, Field(pattern=r"^20\d\d-(0[1-9]|1[0-2])$"), Resume.FREE] = None
+    """The month in which its weights came out, such as 2024-11: older benchmarks are marked in the report. Default:
+    known for a few families."""
     format: FormatName = "s1"
     """The think format that it is taught."""
 
@@ -475,6 +478,20 @@ class ApiModel(PaidModel):
         return self
 
 
+class Referee(PaidModel):
+    """A model behind an API that decides maths answers on which the two verifiers disagree."""
+
+    PLACE: ClassVar[str] = "evaluate.referee"
+
+    client: Literal["openai", "gemini"] = "openai"
+
+    @model_validator(mode="after")
+    def _has_its_own_prompt(self) -> "Referee":
+        if self.system_prompt is not None:
+            raise ValueError("system_prompt has no effect: the referee has its own")
+        return self
+
+
 class Labeller(PaidModel):
     """A model behind an API that classifies questions by subject."""
 
@@ -675,6 +692,9 @@ class Evaluate(Section):
     """The server of engine `api`; the tokenizer is that of `student.model`."""
     models: list[ApiModel] = []
     """Models behind APIs that answer the same questions."""
+    referee: Referee | None = None
+    """Decides maths answers on which the two verifiers disagree (see `stages/referee.py`). Default: the exact verifier
+    does."""
 
     @model_validator(mode="after")
     def _has_questions(self) -> "Evaluate":

@@ -33,6 +33,8 @@ class Task(NamedTuple):
     questions: int
     dataset: str
     columns: Columns
+    released: str
+    """The month in which its questions came out, such as 2024-02."""
     configs: tuple[str, ...] = ()
     split: str = "test"
     revision: str | None = None
@@ -41,27 +43,31 @@ class Task(NamedTuple):
 TASKS = {
     "AIME24": Task(
         "integer", IN_A_BOX, 30, "HuggingFaceH4/aime_2024", Columns(question="problem", answer="answer"),
-        split="train", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+        released="2024-02", split="train", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
     ),
     "AIME25": Task(
         "integer", IN_A_BOX, 30, "math-ai/aime25", Columns(question="problem", answer="answer"),
-        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
+        released="2025-02", revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
     ),
     "AIME26": Task(
-        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train"
+        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"),
+        released="2026-02", split="train",
     ),
     "HMMT Feb 2026": Task(
-        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train"
+        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"),
+        released="2026-02", split="train",
     ),
-    "AMC23": Task("integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer")),
+    "AMC23": Task(
+        "integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer"), released="2023-11"
+    ),
     "MATH500": Task(
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
-        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        released="2021-03", revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
     ),
     "GSM8K": Task(
         "integer", IN_A_BOX, 1_319, "openai/gsm8k",
-        Columns(question="question", answer="answer", answer_after="####"), configs=("main",),
+        Columns(question="question", answer="answer", answer_after="####"), released="2021-10", configs=("main",),
         revision="740312add88f781978c0658806c59bc2815b9866",
     ),
     "GPQA Diamond": Task(
@@ -70,7 +76,7 @@ TASKS = {
             question="Question", origin="High-level domain",
             choices=["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"],
         ),
-        configs=("gpqa_diamond",), split="train",
+        released="2023-11", configs=("gpqa_diamond",), split="train",
     ),
 }  # fmt: skip
 

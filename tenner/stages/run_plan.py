@@ -276,6 +276,7 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
     ]  # fmt: skip
     what = f"{asked:,} answers under {len(section.policies)} policies, by both students"
     what += f" and {len(section.models)} models behind APIs" if section.models else ""
+    what += "; what a referee is paid is not counted" if section.referee is not None else ""
     return StagePlan(
         stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),
         seconds=Estimate.total([seconds for _, seconds in parts]), usd=Estimate.total(usd) if usd else None,

@@ -30,6 +30,7 @@ from tenner.core.records import (
 )
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
+from tenner.evaluation import release_dates
 from tenner.evaluation.benchmarks import resolve
 from tenner.evaluation.report import published
 from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
@@ -142,6 +143,8 @@ class RunFacts(NamedTuple):
     """The hub's ids of the datasets whose questions are trained on."""
     teachers: Sequence[str] = ()
     """Who wrote the traces, as provider/model."""
+    older_benchmarks: str = ""
+    """A sentence on the benchmarks that are older than the untrained student; empty where none is known to be."""
     own_policy: DefaultPolicy | None = None
     """The thinking policy that `tenner tune` chose for the student."""
     tuning: Sequence[policy_choice.Candidate] = ()
@@ -227,6 +230,9 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         datasets=[s.dataset for s in recipe.gather.sources if s.dataset and HUB_ID.fullmatch(s.dataset)],
         teachers=sorted({trace.teacher for trace in folder.stream("traces", Trace)}),
+        older_benchmarks=release_dates.note(
+            [b.task for b in recipe.evaluate.benchmarks if b.task], recipe.student.base_model, recipe.student.released
+        ),
         own_policy=own_policy,
         tuning=_tuning(folder, own_policy),
         question=_open_question(folder),

@@ -38,7 +38,8 @@ def model_card(facts: RunFacts) -> str:
         without_html(
             f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
             f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other "
-            f"languages or safety; its size and all other weaknesses are those of {facts.base_model}."
+            f"languages or safety; its size and all other weaknesses are those of {facts.base_model}. "
+            f"{facts.older_benchmarks}".rstrip()
         ),
         "## Licence",
         without_html(_license_note(facts)),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tenner.core import policy_text
 from tenner.core.default_policy import DefaultPolicy
-from tenner.evaluation.report.tables import Table, between, percent, points
+from tenner.evaluation.report.tables import DASH, NBSP, Table, between, percent, points
 from tenner.evaluation.statistics.policy_choice import Candidate
 
 
@@ -15,15 +15,17 @@ def table(candidates: Sequence[Candidate], chosen: DefaultPolicy) -> Table:
     for c in sorted(candidates, key=lambda c: c.tokens):
         verdict = "full budget" if c is full else "yes" if c.is_no_worse else "no"
         rows.append((
-            policy_text.words(c.policy), f"{c.tokens:.1f}", _saved(c, full), percent(c.accuracy), between(*c.ci),
+            policy_text.words(c.policy), f"{c.tokens:.1f}", _change(c, full),
+            percent(c.accuracy), between(*c.ci), str(c.n),
             f"{points(c.difference.mean)} ({points(c.difference.ci.low)} to {points(c.difference.ci.high)})",
             verdict + (", chosen" if c.policy == chosen.policy else ""),
         ))  # fmt: skip
     within = f"within {100 * chosen.margin:g}"
-    header = ("policy", "tokens", "saved", "accuracy", "95 % interval", "points (95 % interval)", within)
+    header = ("policy", "tokens", "change", "accuracy", "95 % interval", "n", "points (95 % interval)", within)
     caption = f"Thinking policies on {chosen.n:,} held-out questions, trial answers counted as tokens"
-    return Table(caption, "lrrrrrl", header, rows)
+    return Table(caption, "lrrrrrrl", header, rows)
 
 
-def _saved(candidate: Candidate, full: Candidate) -> str:
-    return percent(1 - candidate.tokens / full.tokens) if full.tokens else percent(0)
+def _change(candidate: Candidate, full: Candidate) -> str:
+    """Of the tokens, against the full budget's."""
+    return f"{100 * (candidate.tokens / full.tokens - 1):+.0f}{NBSP}%" if full.tokens else DASH

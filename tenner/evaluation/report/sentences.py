@@ -81,9 +81,8 @@ def comparison_note(facts: RunFacts) -> str:
 
 def chart_note(facts: RunFacts) -> str:
     """How to read the chart, and by which rule the headline's scores were chosen."""
-    return " ".join(_named(facts, b, _chart_facts(b)) for b in facts.benchmarks) + (
-        " Unparsed answers count as not correct."
-    )
+    notes = [_named(facts, b, _chart_facts(b)) for b in facts.benchmarks]
+    return " ".join([*notes, "Unparsed answers count as not correct.", *filter(None, [facts.older_benchmarks])])
 
 
 def charted(benchmark: BenchmarkFacts) -> list[Score]:

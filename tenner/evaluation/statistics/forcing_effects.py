@@ -18,6 +18,7 @@ from tenner.evaluation.report.tables import (
     ways_to_stop,
 )
 from tenner.evaluation.statistics import paired
+from tenner.evaluation.statistics.intervals import Interval, clustered
 from tenner.evaluation.statistics.scores import policy_order, verdicts
 from tenner.evaluation.statistics.test_time_compute import VOTERS_MIN, Vote, generated
 
@@ -38,6 +39,7 @@ class Effect(NamedTuple):
     """Mean of one answer, its thinking, trial answers and what follows."""
     against_tokens: float
     accuracy: float
+    ci: Interval
     difference: paired.Difference
     """The policy minus what it changes."""
     vote: Vote | None
@@ -68,9 +70,9 @@ def effects(completions: Iterable[Completion], votes: Sequence[Vote]) -> list[Ef
         if plain and (changed := _changed(policy, plain[-1])) is not None and changed[1] in right:
             direction, against = changed
             fitting = [v for v in votes if v.longer == policy and not v.shorter.stops_early] if policy.waits else []
-            accuracy = fmean(sum(given) / len(given) for given in right[policy].values())
+            shares = [sum(given) / len(given) for given in right[policy].values()]
             found.append(Effect(
-                direction, policy, against, tokens[policy], tokens[against], accuracy,
+                direction, policy, against, tokens[policy], tokens[against], fmean(shares), clustered(shares),
                 paired.difference(right[against], right[policy]),
                 max(fitting, key=lambda v: v.vote_tokens, default=None),
             ))  # fmt: skip
@@ -148,18 +150,19 @@ def table(effects: Sequence[Effect]) -> Table:
     with_votes = any(e.vote for e in effects)
     rows = [
         (
-            e.direction, setting(e.policy), f"{e.tokens:,.1f}", percent(e.accuracy),
+            e.direction, setting(e.policy), f"{e.tokens:,.1f}",
+            f"{percent(e.accuracy)} ({between(*e.ci)})", str(e.difference.n),
             f"{points(e.difference.mean)} ({points(e.difference.ci.low)} to {points(e.difference.ci.high)})",
-            p_value(e.difference.p_value), str(e.difference.n), OUTCOMES[e.outcome],
+            p_value(e.difference.p_value), OUTCOMES[e.outcome],
             *(_vote_cells(e.vote) if with_votes else ()),
         )
         for e in effects
     ]  # fmt: skip
     header = (
-        "way", "setting", "tokens", "accuracy", "points (95 % interval)", "p", "n", "in words",
+        "way", "setting", "tokens", "accuracy (95 % interval)", "n", "points (95 % interval)", "p", "in words",
         *(("vote for as many tokens", "its accuracy (95 % interval)") if with_votes else ()),
     )  # fmt: skip
-    align = "llrrlrrl" + ("ll" if with_votes else "")
+    align = "llrlrlrl" + ("ll" if with_votes else "")
     return Table("What forcing did, against the largest limit without waits", align, header, rows)
 
 
