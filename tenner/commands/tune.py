@@ -14,6 +14,9 @@ from tenner.core.terminal import say, write_rendered
 if TYPE_CHECKING:
     from tenner.tuning import Tuned
 
+LEFT_OUT = ("95 % interval", "n")
+"""Columns of the report's table for which a terminal has no room: the interval of the difference decides."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
@@ -85,13 +88,15 @@ def as_text(done: "Tuned") -> str:
     from tenner.evaluation.report import policy_table
 
     shown = policy_table.table(done.candidates, done.chosen)
-    console = SafeConsole(width=min(SafeConsole().width, 120), highlight=False)
+    console = SafeConsole(width=min(SafeConsole().width, 100), highlight=False)
     with console.capture() as captured:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name, align in zip(shown.header, shown.align, strict=True):
-            table.add_column(name, justify="left" if align == "l" else "right", no_wrap=align == "r")
+        columns = [place for place, name in enumerate(shown.header) if name not in LEFT_OUT]
+        for place in columns:
+            is_right = shown.align[place] == "r"
+            table.add_column(shown.header[place], justify="right" if is_right else "left", no_wrap=place > 0)
         for row in shown.rows:
-            table.add_row(*row)
+            table.add_row(*(row[place] for place in columns))
         console.print(table)
         console.print(f"\n{done.chosen.sentence}", soft_wrap=True)
         console.print(str(done.file), soft_wrap=True)

@@ -13,7 +13,7 @@ def table(candidates: Sequence[Candidate], chosen: DefaultPolicy) -> Table:
     full = next(c for c in candidates if c.policy == chosen.full)
     rows = []
     for c in sorted(candidates, key=lambda c: c.tokens):
-        verdict = "full budget" if c is full else "yes" if c.is_no_worse else "no"
+        verdict = "full" if c is full else "yes" if c.is_no_worse else "no"
         rows.append((
             policy_text.words(c.policy), f"{c.tokens:.1f}", _change(c, full),
             percent(c.accuracy), between(*c.ci), str(c.n),
@@ -21,7 +21,7 @@ def table(candidates: Sequence[Candidate], chosen: DefaultPolicy) -> Table:
             verdict + (", chosen" if c.policy == chosen.policy else ""),
         ))  # fmt: skip
     within = f"within {100 * chosen.margin:g}"
-    header = ("policy", "tokens", "change", "accuracy", "95 % interval", "n", "points (95 % interval)", within)
+    header = ("policy", "tokens", "change", "accuracy", "95 % interval", "n", "points (interval)", within)
     caption = f"Thinking policies on {chosen.n:,} held-out questions, trial answers counted as tokens"
     return Table(caption, "lrrrrrrl", header, rows)
 
