@@ -172,6 +172,16 @@ class Recipe(Experiment):
         return self
 
     @model_validator(mode="after")
+    def _teachers_have_questions(self) -> "Recipe":
+        asked = self.trace.candidate_questions
+        if self.order == "select-first" and asked is not None and asked > self.select.samples:
+            raise ValueError(
+                f"trace.candidate_questions = {asked} is above select.samples = {self.select.samples}: teachers are "
+                "asked questions that are traced"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _control_is_possible(self) -> "Recipe":
         if self.select.control is None:
             return self

@@ -80,7 +80,7 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     }
     stages = [_with_machine_usd(by_stage[stage], price) for stage in recipe.stages]
     if recipe.trace.candidates is not None:
-        stages.insert(recipe.stages.index("trace"), _teachers(recipe.trace, lengths.prompt))
+        stages.insert(recipe.stages.index("trace"), _teachers(recipe.trace, lengths.prompt, measured))
     return stages
 
 
@@ -246,14 +246,15 @@ def _trace(recipe: Recipe, pool: int | None, lengths: Tokens, measured: Measured
         usd = paid_usd(section, calls, prompt, output)
     else:
         calls = Estimate(*(max(0.0, number - (section.candidate_questions or 0)) for number in calls))
-        usd = _of_any([paid_usd(each, calls, prompt, output) for each, output in _outputs(section)])
+        usd = _of_any([paid_usd(each, calls, prompt, output) for each, output in _outputs(section, measured)])
         what = f"by one of {len(section.teachers)} teachers: from the cheapest to the dearest"
     return StagePlan(stage="trace", what=what, questions=questions, tokens=calls.times(output), usd=usd)
 
 
-def _outputs(section: TraceSection) -> list[tuple[TraceSection, Estimate]]:
-    """Each teacher, and the tokens of one of its traces."""
-    return [(teacher, assumed.TRACE_SHARE.times(teacher.output_tokens_max)) for teacher in section.teachers]
+def _outputs(section: TraceSection, measured: Measured | None) -> list[tuple[TraceSection, Estimate]]:
+    """Each teacher, and the tokens of one of its traces: as measured of the first, or a share of its own limit."""
+    known = measured.teacher_output if measured else None
+    return [(one, known or assumed.TRACE_SHARE.times(one.output_tokens_max)) for one in section.teachers]
 
 
 def _of_any(parts: Sequence[Estimate]) -> Estimate:
@@ -281,9 +282,9 @@ def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) ->
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
 
 
-def _teachers(section: TraceSection, prompt: Estimate) -> StagePlan:
+def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:
     """What it takes to ask every teacher some questions, by single calls, before one is chosen."""
-    questions, asked = section.candidate_questions or 0, _outputs(section)
+    questions, asked = section.candidate_questions or 0, _outputs(section, measured)
     calls = Estimate.exactly(questions)
     usd = [paid_usd(one.model_copy(update={"batch": False}), calls, prompt, output) for one, output in asked]
     names = ", ".join(one.model or one.client for one, _ in asked)

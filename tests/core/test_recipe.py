@@ -97,6 +97,12 @@ def test_a_misspelt_section():
             'candidates = [{model = "n"}]',
             "candidates: the openai client needs preset or base_url",
         ),
+        (
+            'client = "reference-solution"',
+            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 1001\n'
+            'candidates = [{preset = "deepseek", model = "n"}]',
+            "trace.candidate_questions = 1001 is above select.samples = 1000",
+        ),
         ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min must be below the largest"),
     ],
 )
