@@ -19,8 +19,8 @@ def learn(run: Run) -> tuple[int, int]:
     """
     arm, order = _arm(run), selection.random_order(run)
     wanted = selection.count_questions(run.folder.read("samples", Sample))
-    is_bought = run.recipe.order == "trace-first"
-    samples = _verified(run, arm, order[:wanted]) if is_bought else _bought(arm, order, wanted)
+    all_bought = run.recipe.order == "trace-first"
+    samples = _verified(run, arm, order[:wanted]) if all_bought else _bought(arm, order, wanted)
     if not samples:
         raise TennerError("no trace of the control arm survived verification", hint=f"see {arm.folder.path}")
     if (found := selection.count_questions(samples)) < wanted:
