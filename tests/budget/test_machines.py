@@ -47,7 +47,7 @@ def test_a_recipe_names_a_card_or_dollars(overrides, price_usd_per_hour):
     [
         ("s1", "machine.card=h10", r"no card is called h10 \(did you mean h100\?\)"),
         ("s1", "machine.provider=Nebus", r"what Nebus asks for h100, on-demand, is not known \(did you mean Nebius"),
-        ("gsm8k-small", "machine.terms=spot", "the price of rtx-4090, spot, is not known .give machine.price_usd_per_hour"),
+        ("gsm8k-small", "machine.terms=spot", "the price of rtx-4090, spot, is not known"),
         ("s1", "machine.count=0", "machine.count: Input should be greater than 0"),
         ("demo", "machine.count=2", "machine.count has no effect without machine.card"),
     ],
