@@ -17,6 +17,7 @@ from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
 from tenner.stages.time_estimate import Lengths, sweep_context, sweep_seconds, sweep_tokens
+from tenner.training import held_out
 
 PUZZLES_READ = 200
 """So many generated puzzles are measured."""
@@ -252,7 +253,7 @@ def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) ->
         )
         usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
         return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
-    seconds = machine.train_seconds(size, train, tokens, of_sample)
+    seconds = machine.train_seconds(size, train, of_sample.times(held_out.passes(samples, train)), of_sample)
     what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
     seconds = Estimate.total([seconds, machine.loading_seconds(size)])
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
