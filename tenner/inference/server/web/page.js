@@ -56,7 +56,8 @@ async function meet() {
 function offerExamples(examples) {
   by("examples").hidden = !examples.length;
   for (const { question, before } of examples) {
-    const button = make("button", by("examples"), "quiet example", question);
+    const button = make("button", by("examples"), "quiet example");
+    make("span", button, "", question);
     button.addEventListener("click", () => { if (!running) ask(question, { recorded: before }); });
   }
 }
