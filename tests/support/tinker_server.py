@@ -64,6 +64,8 @@ class TinkerServer:
         self.fails, self.steps_tokens = False, []
         self.says = []
         """What it samples, request by request."""
+        self.samples_from_memory_only = False
+        """As SkyRL's server."""
         self._lock = threading.Lock()
         server = self
 
@@ -205,7 +207,9 @@ class TinkerServer:
 
     def asample(self, body):
         assert body["model_path"] in self.states
-        said = self.says[self.asked["asample"] - 1]
+        if self.samples_from_memory_only:
+            self._model({"model_id": body["model_path"].split("/")[2]})
+        said = self.says.pop(0)
         return {"sequences": [{"tokens": said[: body["sampling_params"]["max_tokens"]]}]}
 
     def load_weights(self, body):
