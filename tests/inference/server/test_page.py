@@ -147,7 +147,7 @@ def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
 
 FORMATTED = [
     ("So **42** and *x*, `a < b`", "So <strong>42</strong> and <em>x</em>, <code>a &lt; b</code>"),
-    ("It costs $5, not $6 or $7-$8", "It costs $5, not $6 or $7-$8"),
+    (" $5, not $6 or $7-$8\n", " $5, not $6 or $7-$8\n"),
     ("- a\n- b", "<ul><li>a</li><li>b</li></ul>"),
     ("3. c", '<ol start="3"><li>c</li></ol>'),
     ("# A\n\n1 < 2", "<h4>A</h4><p>1 &lt; 2</p>"),

@@ -99,7 +99,8 @@ const formattedText = (() => {
   return text => {
     const root = build(markdown.parse(text, {}), document.createDocumentFragment());
     const only = root.childNodes.length === 1 && root.firstElementChild?.tagName === "P" ? root.firstElementChild : null;
-    if (only) root.replaceChildren(...only.childNodes);  // a single paragraph stays in its line
+    // A single paragraph stays in its line, at its distance from what is before and behind it.
+    if (only) root.replaceChildren(/^\s*/.exec(text)[0], ...only.childNodes, /\s*$/.exec(text)[0]);
     return root;
   };
 })();
