@@ -95,6 +95,8 @@ def _tell(made: FirstRecipe, out: Path) -> None:
         text = " ".join(q.question.split())
         shown = f"{text[:80]}…" if len(text) > 80 else text
         lines.append(f"  {q.id}: {shown} -> {q.answer or 'no answer, so no verdict on its traces'}")
+    if made.without_answer == made.questions:
+        lines.append(f"if one of the columns {', '.join(made.columns)} holds the answers, name it with --answer")
     lines.append(made.price)
     if made.key is not None:
         is_set = bool(os.environ.get(made.key, "").strip())

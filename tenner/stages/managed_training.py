@@ -93,7 +93,7 @@ def learn(run: Run) -> tuple[int, int]:
     """Let the service fine-tune the student on the samples, download the adapters, and merge them into it."""
     recipe, service = run.recipe, run.recipe.train.tinker
     assert service is not None, "the recipe's check"
-    base, encoded, too_long = training.prepare(run)
+    base, encoded, dropped, _validation = training.prepare(run)
     lengths = [len(e.ids) for e in encoded]
     steps = packing.plan(lengths, recipe.train.tokens_per_step, epochs=recipe.train.epochs, seed=recipe.seed)
     schedule = Schedule(encoded, steps, recipe.train)
@@ -119,7 +119,7 @@ def learn(run: Run) -> tuple[int, int]:
             delete_all(run, client)
         elif not service.delete:
             run.screen.say(f"train: the service stores the adapters, which it may bill: {path}")
-    return len(encoded) + len(too_long), len(encoded)
+    return len(encoded) + len(dropped), len(encoded)
 
 
 def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded]) -> str:

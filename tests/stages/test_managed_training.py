@@ -65,7 +65,7 @@ def learn(path, described, *, budget_usd=None):
         run.folder.write("samples", [sample(number) for number in range(1, 9)])
         with run.folder.stage("train"):
             assert managed_training.learn(run) == (8, 8)
-        return sum(len(encoded.ids) - 1 for encoded in training.prepare(run)[1])
+        return sum(len(encoded.ids) - 1 for encoded in training.prepare(run).encoded)
 
 
 def spent(path):

@@ -69,7 +69,7 @@ def begin(path, described):
                    answer=str(n + 1), domain="sums")
             for n in range(32)
         ])  # fmt: skip
-        _, encoded, _ = training.prepare(run)
+        encoded = training.prepare(run).encoded
         lengths = [len(e.ids) for e in encoded]
         steps = packing.plan(lengths, described.train.tokens_per_step, epochs=1, seed=described.seed)
         return [sum(lengths[i] - 1 for i in step) for step in steps]
