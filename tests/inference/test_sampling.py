@@ -18,7 +18,8 @@ from tenner.core.formats import ThinkFormat
 from tenner.core.records import Policy, Sampling
 from tenner.inference.engine import Generation, Piece
 from tenner.inference.forced_tokens import ForcedRow
-from tenner.inference.forcing import ForcingMachine, FormatIds
+from tenner.inference.forcing import ForcingMachine
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Job, Prompt, Request
 from tenner.inference.rng import PositionalRNG
