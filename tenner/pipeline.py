@@ -282,7 +282,8 @@ def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[s
     names = sorted(names, key=list(run.recipe.stages).index)
     if not_done := [name for name in names if not run.folder.done(name)]:
         run.check_turn(not_done[0])
-    if any(stage in names and not run.folder.done(stage) for stage in ("trace", CONTROL)):
+    buying = ("trace",) if run.recipe.order == "trace-first" else ("trace", CONTROL)
+    if any(stage in names and not run.folder.done(stage) for stage in buying):
         for section in teacher.possible(run.folder, run.recipe.trace):
             registry.check(section, run.screen)
     if "select" in names and not run.folder.done("select") and run.recipe.domains.labeller is not None:

@@ -19,8 +19,8 @@ def learn(run: Run) -> tuple[int, int]:
     """
     arm, order = _arm(run), selection.random_order(run)
     wanted = selection.count_questions(run.folder.read("samples", Sample))
-    samples = _verified(run, order) if run.recipe.order == "trace-first" else _bought(arm, order, wanted)
-    samples = _first(samples, order, wanted)
+    is_bought = run.recipe.order == "trace-first"
+    samples = _verified(run, arm, order[:wanted]) if is_bought else _bought(arm, order, wanted)
     if not samples:
         raise TennerError("no trace of the control arm survived verification", hint=f"see {arm.folder.path}")
     if (found := selection.count_questions(samples)) < wanted:
@@ -28,7 +28,7 @@ def learn(run: Run) -> tuple[int, int]:
     arm.folder.write("samples", samples)
     training.learn(arm)
     run.folder.wrote_folder(CONTROL)
-    return len(arm.folder.read("selected", Question)) or wanted, len(samples)
+    return len(arm.folder.read("selected", Question)), len(samples)
 
 
 def _arm(run: Run) -> Run:
@@ -47,9 +47,10 @@ def _arm(run: Run) -> Run:
     return replace(run, folder=RunFolder(run.folder.path / CONTROL), recipe=own, part_of=CONTROL)
 
 
-def _verified(run: Run, order: Sequence[Question]) -> list[Sample]:
+def _verified(run: Run, arm: Run, drawn: Sequence[Question]) -> list[Sample]:
     """The samples of questions whose traces were bought before the selection."""
-    ids = {q.id for q in order}
+    arm.folder.write("selected", drawn)
+    ids = {q.id for q in drawn}
     return [s for s in run.folder.stream("verified", Sample) if s.question_id in ids]
 
 
@@ -70,13 +71,13 @@ def _bought(arm: Run, order: Sequence[Question], wanted: int) -> list[Sample]:
         kept = [s for s in verified.kept if s.question_id in ids]
         missing = wanted - selection.count_questions(kept)
         if missing <= 0 or not rules.top_up or len(drawn) == len(order):
-            return kept
+            return _first(kept, drawn, wanted)
         arm.screen.say(f"control: {missing:,} samples short")
         count += missing
 
 
 def _first(samples: Sequence[Sample], order: Sequence[Question], wanted: int) -> list[Sample]:
-    """The samples of the first so many questions that have any, in the order of the file that they are from."""
+    """The samples of the first so many questions that have any; without top-up there may be more than are wanted."""
     with_samples = {s.question_id for s in samples}
     taken = set([q.id for q in order if q.id in with_samples][:wanted])
     return [s for s in samples if s.question_id in taken]

@@ -1,11 +1,13 @@
 """The control arm and the choice of a teacher: a whole run on generated questions, over HTTP, under one cap."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from chat_server import ChatServer
 
 from tenner import pipeline
+from tenner.budget.ledger_database import read_spend
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.fork import fork
@@ -13,6 +15,8 @@ from tenner.core.progress import Screen
 from tenner.core.records import Completion, Question, Sample, TeacherProbe, Trace, TrainStep
 from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
+from tenner.data import samplers
+from tenner.stages import selection
 
 CAP_USD = 0.2
 ASKED = 4
@@ -21,7 +25,7 @@ SAMPLES = 6
 
 
 def described(tiny_recipe, server, *overrides):
-    """Sums, which the server's models solve, and flips, which they do not."""
+    """A run on sums, which the server's models solve, and its teacher."""
     return recipe.load(
         str(tiny_recipe),
         overrides=[
@@ -55,6 +59,9 @@ def test_both_run_to_the_end_under_the_cap_as_the_plan_foresaw(tiny_recipe, tmp_
         settings, path = described(tiny_recipe, server, *both(server)), tmp_path / "run"
         plan = {stage.stage: stage for stage in pipeline.foresee(settings, path, cap_usd=CAP_USD, screen=Screen())}
         before = settings.stages[: settings.stages.index("control")]
+        with pytest.raises(BudgetReached):  # after some calls of the first teacher
+            stages_done(path, before, settings, cap_usd=0.0015)
+        assert 0 < len(server.asked) < ASKED
         spent_usd = stages_done(path, before, settings, cap_usd=CAP_USD)
         asked_before = len(server.asked)
         with pytest.raises(BudgetReached):  # not one of the random questions is asked
@@ -96,10 +103,9 @@ def _check_students(folder):
 
 
 def _check_plan(folder, plan):
-    with open_run(folder.path, None, Screen(), budget_usd=None) as run:
-        spent = Counter[str]()
-        for row in run.ledger.rows():
-            spent[row.stage] += row.cost_usd
+    spent: defaultdict[str, float] = defaultdict(float)
+    for row in read_spend(folder.path / "run.db"):
+        spent[row.stage] += row.cost_usd
     assert {"teachers", "trace", "control"} <= plan.keys() & spent.keys()
     for stage in ("teachers", "trace", "control"):
         assert 0 < spent[stage] <= plan[stage].usd.high, stage
@@ -124,6 +130,25 @@ def test_a_fork_adds_a_control_arm_to_a_run_and_trains_the_first_student_no_seco
     assert folders[0].read("training", TrainStep) == folders[1].read("training", TrainStep)
     again = fork(tmp_path / "fork", plain, tmp_path / "without")
     assert list(again.kept) == list(plain.stages[:7])
+
+
+def test_random_questions_are_those_that_could_be_selected_in_an_order_of_their_own(tiny_recipe, tmp_path):
+    settings = recipe.load(
+        str(tiny_recipe),
+        overrides=["gather.questions=40", "attempt.questions=0", "select.samples=4", 'select.control="random"'],
+    )
+    with open_run(tmp_path / "run", settings, Screen(), budget_usd=None) as run:
+        pipeline.run_stages(run, settings.stages[:4])
+        order = selection.random_order(run)
+        assert {q.id for q in order} == {q.id for q in run.folder.read("clean", Question)}  # none is too easy
+        assert order == selection.random_order(run)
+        assert order != samplers.random_order(order, seed=settings.seed + 1)
+        selected = {q.id for q in run.folder.read("selected", Question)}
+        assert selected != {q.id for q in order[: len(selected)]}
+        fewer = settings.select.model_copy(update={"samples": len(order)})
+        whole = replace(run, recipe=settings.model_copy(update={"select": fewer}))
+        with pytest.raises(TennerError, match="no more than"):
+            selection.random_order(whole)
 
 
 def test_a_run_without_a_control_arm_says_how_to_get_one(tiny_recipe, tmp_path):
