@@ -29,7 +29,8 @@ def eval_results(recipe: Recipe, scores: list[Score]) -> bytes | None:
     ]
     if not entries:
         return None
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+    return text.encode()
 
 
 def _entry(recipe: Recipe, benchmark: Benchmark, task_id: str, score: Score) -> EvalResultEntry:

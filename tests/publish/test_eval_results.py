@@ -1,7 +1,7 @@
 """The file that the hub's leaderboards read, checked by the hub's own library."""
 
 import yaml
-from huggingface_hub.repocard_data import parse_eval_result_entries
+from huggingface_hub import parse_eval_result_entries
 
 from tenner.core import recipe
 from tenner.core.records import Policy, Score
