@@ -48,12 +48,16 @@ TASKS = {
         revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
     ),
     "AIME26": Task(
-        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train"
+        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train",
+        revision="d2de22f3c656b4f56cf8981212186377d1e23bc3",
     ),
     "HMMT Feb 2026": Task(
         "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train"
     ),
-    "AMC23": Task("integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer")),
+    "AMC23": Task(
+        "integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer"),
+        revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
+    ),
     "MATH500": Task(
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
@@ -70,7 +74,7 @@ TASKS = {
             question="Question", origin="High-level domain",
             choices=["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"],
         ),
-        configs=("gpqa_diamond",), split="train",
+        configs=("gpqa_diamond",), split="train", revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd",
     ),
 }  # fmt: skip
 
