@@ -192,8 +192,8 @@ def test_retry_after_is_seconds_or_a_date_or_nothing():
     assert retry_after_seconds({}) is None
     for none in ("soon", "inf", "nan", "1e3", "0x10", "9" * 40, "30, 60", ""):
         assert retry_after_seconds({"retry-after": none}) is None
-    for said, seconds in {"30s": 30, "1m30s": 90, "2 minutes": 120, "500ms": 0.5, "1 hour": 3600}.items():
-        assert retry_after_seconds({"retry-after": said}) == seconds
+    for said, asked in {"30s": 30, "1m30s": 90, "2 minutes": 120, "500ms": 0.5, "1 hour": 3600}.items():
+        assert retry_after_seconds({"retry-after": said}) == asked
     assert retry_after_seconds({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
     assert retry_after_seconds({"retry-after-ms": "", "retry-after": "9"}) == 9
     assert retry_after_seconds({"retry-after": "Mon, 01 Jan 2026 00:00:00 +" + "9" * 30}) is None
