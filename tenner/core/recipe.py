@@ -169,6 +169,10 @@ class Recipe(Experiment):
                 f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "
                 f"{self.gather.questions}"
             )
+        held_out, per_question = self.train.validation_samples, self.trace.samples_per_question
+        if held_out is not None and held_out >= self.select.samples * per_question:
+            selected = f"select.samples = {self.select.samples}"
+            raise ValueError(f"train.validation_samples = {held_out} leaves none of {selected} to train on")
         return self
 
     @model_validator(mode="after")

@@ -554,3 +554,5 @@ class TrainStep(Record):
     """Peak so far, of the GPU or of the process."""
     cost_usd: float
     """Cost of the whole run so far."""
+    validation_loss: float | None = None
+    """Of the samples that are held out of training, before the step, as `loss`; None where it was not measured."""

@@ -627,6 +627,9 @@ class Train(Section):
     """Longest sample that is accepted, in tokens; samples are never truncated."""
     longer: Literal["stop", "drop"] = "stop"
     """What happens to a longer sample: it stops the run before training, or is dropped and reported."""
+    validation_samples: Positive | None = None
+    """So many samples are not trained on: their loss is measured eleven times, evenly over the training, which takes
+    the time of training on each of them four times. Default: all samples are trained on."""
     tokens_per_row: Annotated[Positive, Resume.FREE] = 1024
     """Tokens per forward pass on one device (a longer sample gets a row of its own); more takes more memory."""
     precision: TrainPrecision = "auto"
@@ -649,6 +652,8 @@ class Train(Section):
             raise ValueError('train.tinker and train.backend = "tinker" belong together')
         if self.tinker is None:
             return self
+        if self.validation_samples is not None:
+            raise ValueError('train.validation_samples is for training on a machine: backend "tinker" measures no loss')
         if self.method != "lora":
             raise ValueError('backend "tinker" trains adapters: set train.method = "lora"')
         for name in DECIDED_BY_SERVICE:

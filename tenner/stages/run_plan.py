@@ -1,6 +1,7 @@
 """What a run will take, stage by stage, before anything starts: questions, tokens, seconds and dollars."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -11,16 +12,19 @@ from tenner.budget.prices import MICROUSD_PER_USD
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import StagePlan, Usage
-from tenner.core.sections import PaidModel, TraceSection
+from tenner.core.sections import PaidModel, Table, TraceSection
 from tenner.core.stage_names import CONTROL, TEACHERS
-from tenner.data import puzzles
+from tenner.data import puzzles, rows
 from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
 from tenner.stages.time_estimate import Lengths, sweep_context, sweep_seconds, sweep_tokens
+from tenner.training import held_out
 
 PUZZLES_READ = 200
 """So many generated puzzles are measured."""
+COUNTED = (".jsonl", ".csv")
+"""The files on this machine whose rows are counted."""
 
 
 class Tokens(NamedTuple):
@@ -103,7 +107,7 @@ def total_seconds(stages: Sequence[StagePlan]) -> Estimate:
 
 def pool_size(recipe: Recipe) -> int | None:
     """Questions before cleaning, None where a source does not tell how many it has."""
-    counts = [source.expect or source.sample or source.published for source in recipe.gather.sources]
+    counts = [s.expect or s.sample or s.published or _rows_here(s) for s in recipe.gather.sources]
     # A source that is split over several entries may say the whole number once.
     if not any(counts) and recipe.gather.sources:
         return None
@@ -115,11 +119,20 @@ def benchmark_size(recipe: Recipe) -> int | None:
     counts = [recipe.evaluate.questions]
     for benchmark in recipe.evaluate.benchmarks:
         task = benchmarks.TASKS.get(benchmark.task or "")
-        found = benchmark.expect or benchmark.sample or benchmark.published or (task.questions if task else None)
+        found = benchmark.expect or benchmark.sample or benchmark.published or _rows_here(benchmark)
+        found = found or (task.questions if task else None)
         if found is None:
             return None
         counts.append(found)
     return sum(counts)
+
+
+def _rows_here(table: Table) -> int | None:
+    """The rows of a text file on this machine, all of which are asked; None for other tables."""
+    file = table.file
+    if file is None or rows.is_url(file) or Path(file).suffix not in COUNTED or table.where or table.without:
+        return None
+    return sum(1 for _ in rows.read(table)) if Path(file).is_file() else None
 
 
 def token_lengths(recipe: Recipe) -> Tokens:
@@ -276,7 +289,7 @@ def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) ->
         )
         usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
         return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
-    seconds = machine.train_seconds(size, train, tokens, of_sample)
+    seconds = machine.train_seconds(size, train, of_sample.times(held_out.passes(samples, train)), of_sample)
     what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
     seconds = Estimate.total([seconds, machine.loading_seconds(size)])
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)

@@ -15,6 +15,7 @@ from tenner.core.sections import PromptForm
 from tenner.core.stage_names import CONTROL
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
+from tenner.training import held_out
 
 if TYPE_CHECKING:
     from tenner.training.speed_probe import TrainingSpeed
@@ -172,7 +173,7 @@ def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> fl
     if found is None:
         return None
     speed, mean_tokens = found
-    tokens = mean_tokens * run.recipe.select.samples * run.recipe.train.epochs
+    tokens = mean_tokens * held_out.passes(run.recipe.select.samples, run.recipe.train)
     return speed.loading_seconds + tokens * speed.token_seconds
 
 

@@ -114,6 +114,13 @@ def test_what_is_not_known_is_said():
     assert "does not say its number of questions" in stages["evaluate"].what
 
 
+def test_the_rows_of_a_file_on_this_machine_are_counted(tmp_path):
+    mine = tmp_path / "mine.csv"
+    mine.write_text("\ufeffquestion,answer\n1 + 1?,2\n2 + 2?,4\n", "utf-8")
+    stages = plan_of("demo", f"evaluate.benchmarks=[{{name='mine', file='{mine}'}}]", "evaluate.questions=0")
+    assert stages["evaluate"].questions == 2
+
+
 def test_machines_and_changes_are_compared(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(QWEN_32B))

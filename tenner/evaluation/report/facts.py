@@ -220,7 +220,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         spend=spend,
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
-        samples_count=len(folder.read("samples", Sample)),
+        samples_count=len(folder.read("samples", Sample)) - len(folder.read("dropped-train", Drop)),
         benchmarks=benchmarks,
         published=published.beside(
             folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples, machine_usd=machine_usd
