@@ -153,7 +153,7 @@ class RunFacts(NamedTuple):
     question: str | None = None
     """A question of a benchmark that may be shown in public; None where no licence says so."""
     questions_count: int = 0
-    """Different questions of the samples."""
+    """Different questions that the student is trained on."""
     control: ControlArm | None = None
     """None without a control arm."""
     teacher_probes: Sequence[TeacherProbe] = ()
@@ -200,7 +200,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         )
         for task in dict.fromkeys(s.task for s in scores)
     ]
-    decoder, trained = Decoder(tokenizer, fmt), {s.question_id for s in folder.stream("samples", Sample)}
+    decoder, trained = Decoder(tokenizer, fmt), _trained_on(folder)
     return RunFacts(
         title=recipe.name,
         folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
@@ -244,8 +244,14 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
 
 
 def _control_arm(folder: RunFolder, trained: Set[str]) -> ControlArm:
-    random = {s.question_id for s in folder.stream(f"{CONTROL}/samples", Sample)}
+    random = _trained_on(folder, f"{CONTROL}/")
     return ControlArm(len(random), len(random & trained))
+
+
+def _trained_on(folder: RunFolder, part: str = "") -> set[str]:
+    """The ids of the questions that a student is trained on; `part` is the folder of the control arm's."""
+    dropped = {d.id for d in folder.stream(f"{part}dropped-train", Drop)}
+    return {s.question_id for s in folder.stream(f"{part}samples", Sample) if s.id not in dropped}
 
 
 def _open_question(folder: RunFolder) -> str | None:
