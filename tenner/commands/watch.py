@@ -26,7 +26,7 @@ IDLE_SECONDS = 60.0
 """A run whose files have not changed for so long is not called at work."""
 OUTPUTS = {
     "gather": "questions", "clean": "clean", "attempt": "attempts", "select": "selected", "trace": "traces",
-    "verify": "samples", "train": "training", "evaluate": "completions",
+    "verify": "samples", "train": "training", "control": "control/training", "evaluate": "completions",
 }  # fmt: skip
 """The file that each stage fills."""
 STEPS_KEPT, SAMPLES_SHOWN, SAMPLE_CHARACTERS = 4000, 3, 240

@@ -54,13 +54,17 @@ TASKS = {
     ),
     "AIME26": Task(
         "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train",
-        license="cc-by-nc-sa-4.0", leaderboard="MathArena/aime_2026",
+        revision="d2de22f3c656b4f56cf8981212186377d1e23bc3", license="cc-by-nc-sa-4.0",
+        leaderboard="MathArena/aime_2026",
     ),
     "HMMT Feb 2026": Task(
         "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train",
         license="cc-by-nc-sa-4.0", leaderboard="MathArena/hmmt_feb_2026",
     ),
-    "AMC23": Task("integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer")),
+    "AMC23": Task(
+        "integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer"),
+        revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
+    ),
     "MATH500": Task(
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
@@ -78,7 +82,8 @@ TASKS = {
             question="Question", origin="High-level domain",
             choices=["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"],
         ),
-        configs=("gpqa_diamond",), split="train", license="cc-by-4.0", leaderboard="gpqa_diamond",
+        configs=("gpqa_diamond",), split="train", revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd",
+        license="cc-by-4.0", leaderboard="gpqa_diamond",
     ),
 }  # fmt: skip
 

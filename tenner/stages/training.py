@@ -27,15 +27,16 @@ def learn(run: Run) -> tuple[int, int]:
     optional_libraries.check(recipe.train)
     base, encoded, dropped, validation = prepare(run)
     workdir = folder.path / FOLDER
-    precision = run.hardware("train", recipe.train.precision).precision
+    label = run.label("train")
+    precision = run.hardware(label, recipe.train.precision).precision
     settings = recipe.train.model_copy(update={"precision": precision})
     with (
         distributed.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world,
-        run.machine_time("train") as meter,
-        run.screen.bar("train", 0, expected_seconds=run.expected_seconds("train")) as bar,
+        run.machine_time(label) as meter,
+        run.screen.bar(label, 0, expected_seconds=run.expected_seconds(label)) as bar,
         tracker_of(recipe) as track,
     ):
-        if idle := distributed.idle_gpus(world):
+        if (idle := distributed.idle_gpus(world)) and run.part_of is None:
             run.screen.say(f"{idle} more GPUs are here: tenner train {folder.path} uses all, and so does tenner launch")
 
         def on_begin(found: Found) -> None:

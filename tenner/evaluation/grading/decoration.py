@@ -16,6 +16,7 @@ DECORATION = re.compile(
     rf"|\\(?:{'|'.join(SWITCHES)})(?![A-Za-z])\*?"
     rf"|\\fcolorbox\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}"
     r"|\\bbox(?:\[[^\[\]]*\])?(?=\s*\{)"
+    r"|\\text\s*\{\s*[.,;]?\s*\}\s*$"
     rf"|\\(?:{'|'.join(WITH_ARGUMENT)})\*?\s*(?:\[[^\[\]]*\]\s*)?\{{[^{{}}]*\}}"
 )
 TEXT_COMMAND = re.compile(
@@ -24,7 +25,7 @@ TEXT_COMMAND = re.compile(
 )
 QUOTED_TEXT = re.compile(rf"(?:{TEXT_COMMAND.pattern})\s*\{{([^{{}}]*)\}}")
 DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
-FULL_STOP = re.compile(r"(?<=[a-z]{3})\.\s*\}$")
+FULL_STOP = re.compile(r"(?<=[A-Za-z][a-z])\.\s*\}$")
 GROUP = re.compile(r"^\{([^{}]*)\}$")
 LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|to)(?![A-Za-z])|=)\s*)+")
 
