@@ -100,7 +100,7 @@ def _draw_losses(steps: Sequence[int], losses: Sequence[float], measured: Mappin
     if not measured:
         _draw_curve(steps, losses, heading, axes)
         return
-    _draw_curve(steps, losses, f"{heading}, and of held-out samples (◆)", axes)
+    _draw_curve(steps, losses, f"{heading}; ◆ held-out samples", axes)
     axes.plot(
         [*measured], [*measured.values()], color=BASE.light, linewidth=1.2, marker="D", markersize=3.5, clip_on=False
     )

@@ -106,7 +106,7 @@ def test_the_training_curve_has_the_loss_of_held_out_samples_where_it_was_measur
     training = list(run_facts().training)
     training[0] = training[0].model_copy(update={"validation_loss": 2.625})
     svg = training_chart(training)
-    assert "loss, nats per trained token, and of held-out samples (◆)" in _texts(svg)
+    assert "loss, nats per trained token; ◆ held-out samples" in _texts(svg)
     assert f"Of held-out samples: 2.625 at step {training[0].step}." in svg
 
 
