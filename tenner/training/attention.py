@@ -225,7 +225,7 @@ def packed_attention(
     """What transformers calls for every layer of a model loaded with `attention=NAME`. Returns (1, T, H, E).
 
     `softcap` and `s_aux` (sinks, a logit for each head) are transformers' names. Other arguments that would change what
-    is computed are found by the comparison before training (`packed_loss.check_packing`).
+    is computed are found by the comparison before training (`packing_check.choose_packing`).
     """
     heads, tokens, size = query_1HTD.shape[1:]
     special = softcap is not None or s_aux is not None or value_1KTE.shape[-1] != size

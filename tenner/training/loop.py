@@ -25,6 +25,7 @@ from tenner.training.allocator import freed_memory_kept, give_back_freed_memory
 from tenner.training.checkpoint import Part
 from tenner.training.distributed import World, here
 from tenner.training.flops import Work, peak_tflops
+from tenner.training.layer_trace import expert_weights
 from tenner.training.loss_mask import Encoded
 from tenner.training.model_loading import Learner, compute_dtype
 from tenner.training.optimizer import ROWS, Optimizer, optimizer_of
@@ -139,6 +140,9 @@ def train(
                 began = time.monotonic()
                 with learner.weights.in_model():
                     loss = _forward_backward(doing, encoded, lengths, learner, settings, world)
+                without = learner.weights.collect()
+                if without and step == first_step:
+                    say(f"{len(without)} weights have no gradient and stay as they are, such as {without[0]}")
                 norm = _grad_norm(doing, encoded, learner, world)
                 lr = learning_rate(step, len(plan), settings)
                 with interrupts_held():  # a step that is done is reported: the checkpoint will not do it again
@@ -179,6 +183,9 @@ def _load(
     why = choose_packing(learner.loss, encoded, device=world.device, dtype=dtype, alone=world.size == 1)
     if why is not None:
         say(f"each sample has a row of its own, which takes longer: {why}")
+    if settings.method == "lora" and (experts := sum(w.numel() for w in expert_weights(learner.model))):
+        unquantized = " and are not in 4 bits" if settings.quantization else ""
+        say(f"the {experts:,} weights of the experts have no adapters{unquantized}: they stay as they are")
     give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
     return learner
 
@@ -310,7 +317,6 @@ def _mean_loss(samples: Sequence[Encoded], learner: Learner, settings: Train, wo
 
 
 def _grad_norm(doing: _Step, encoded: Sequence[Encoded], learner: Learner, world: World) -> float:
-    learner.weights.collect()
     grads = [tensor.grad for tensor in learner.weights.moved.values() if tensor.grad is not None and tensor.numel()]
     own = float(torch.nn.utils.get_total_norm(grads).item())
     norm = own if world.size == 1 else math.sqrt(world.sum(own**2)[0] / world.replicas)
