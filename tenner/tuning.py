@@ -15,7 +15,7 @@ from tenner.core.records import Completion, EarlyExit, Grace, Policy, Question, 
 from tenner.core.run import Run, open_run
 from tenner.core.run_folder import MODEL_CARD
 from tenner.core.sections import Device, Evaluate
-from tenner.data import held_out
+from tenner.data import tuning_questions
 from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.report.facts import TUNING, TUNING_QUESTIONS
 from tenner.evaluation.statistics import policy_choice
@@ -148,7 +148,7 @@ def margin_of(options: TuneOptions) -> float:
 def _questions(run: Run, count: int) -> list[Question]:
     """The held-out questions, written down."""
     folder = run.folder
-    found = held_out.draw(
+    found = tuning_questions.draw(
         count, pool=folder.read("clean", Question), benchmark=folder.read("benchmark", Question), recipe=run.recipe,
         trained_on={s.question_id for s in folder.stream("samples", Sample)},
     )  # fmt: skip

@@ -5,7 +5,8 @@ import re
 END_TOKENS = re.compile(
     r"""
     <\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|eot|end|return|call|end_of_sentence|eod|end_of_turn|endofturn)\|>
-    | <\|(?:END_OF_TURN_TOKEN|END_RESPONSE|END_TEXT|endofresponse|observation|user|im_sep|separator|eop)\|>
+    | <\|(?:END_OF_TURN_TOKEN|END_RESPONSE|END_TEXT|endofresponse|observation|user|im_sep|separator|eop|EOT)\|>
+    | <\|role_end\|> | \[END\ FINAL\ RESPONSE\]
     | <\uff5c[^\uff5c<>\n]{0,12}end[^\uff5c<>\n]{0,16}\uff5c>  # DeepSeek's end of sentence
     | <\|end\u2581of\u2581sentence\|> | <\uff5chy_(?:eos|EOT)\uff5c> | <\uff5cUser\uff5c>
     | <end_of_turn> | <turn\|> | <eos> | </s> | <seed:eos> | \[EOS\] | \[e~\[ | <\[?EOS\]?> | <end_of_utterance>
@@ -14,7 +15,8 @@ END_TOKENS = re.compile(
     re.VERBOSE,
 )
 """Tokens that end a turn or a text, of all known families."""
-THINK_NAMES = r"(?:ant)?think(?:ing)?|thoughts?|reasoning|seed:think|seed:cot_budget_reflect"
+THINK_NAMES = r"(?:ant|\w{1,16}[:_])?think(?:ing)?(?::[a-z]{1,16})?|thoughts?|reasoning|seed:cot_budget_reflect"
+"""With a prefix as MiniMax's `mm:think`, Seed's and LongCat's, or a suffix as Hunyuan's `think:opensource`."""
 THINK_TAG = re.compile(
     rf"</?(?:{THINK_NAMES})(?:\s[a-z]+=[^<>\n]{{0,80}})?> | \[/?THINK\] | ◁/?think▷ | <\|(?:begin|end)_of_thought\|>"
     r"| <\|(?:START|END)_THINKING\|> | <\|?channel\|?> | <\|(?:message|start)\|>",
@@ -25,7 +27,8 @@ OPENING_TAG = (
     rf"(?:<(?:{THINK_NAMES})(?:\s[^<>\n]{{0,80}})?>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>)"
 )
 LEADING_CLOSE = re.compile(rf"\A\s*{CLOSING_TAG}\s*", re.IGNORECASE)
-LEADING_OPEN = re.compile(rf"\A\s*{OPENING_TAG}\s*", re.IGNORECASE)
+LEADING_OPEN = re.compile(rf"\A\s*(?:(?:{OPENING_TAG}|think>)\s*)+", re.IGNORECASE)
+"""Also one that lost its first character with the token before it, and several."""
 LEADING_BLOCK = re.compile(rf"\A\s*{OPENING_TAG}(.*?){CLOSING_TAG}\s*", re.IGNORECASE | re.DOTALL)
 CONTROL_TOKEN = re.compile(
     rf"""
@@ -33,8 +36,9 @@ CONTROL_TOKEN = re.compile(
     | <\|[A-Za-z0-9]+(?:_[A-Za-z0-9]+)+\|>      # <|im_start|>, <|start_header_id|>, …
     | <\|(?:system|assistant|tool|begin|bos|eos|pad|python_tag|thinking|think|channel|message|start|constrain)\|>
     | <\|(?:turn|channel|think)> | <channel\|>
-    | <\uff5c[^\uff5c<>\n]{{1,40}}\uff5c>                       # DeepSeek, Hunyuan
-    | <(?:start_of_turn|bos|seed:bos|seed:tool_call|tool_call|start_of_image)> | </tool_call>
+    | </?\uff5c[^\uff5c<>\n]{{1,40}}\uff5c[^<>\n]{{0,60}}>         # DeepSeek and its markup of calls, Hunyuan
+    | <\|[A-Z]{{3,}}\|>
+    | <(?:start_of_turn|bos|seed:bos|start_of_image)> | </?(?:\w{{1,16}}:)?tool_calls?> | <invoke\ name=
     | <unk> | <function=\w+> | \[TOOL_CALLS\] | (?<=[^\sA-Za-z-])assistant\n  # a header in words
     | \[/?INST\] | \[/?SYSTEM_PROMPT\] | \]~b\] | \]~!b\[ | <<SYS>> | <\[?BOS\]?> | <\|turn>
     """,

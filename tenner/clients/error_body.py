@@ -16,6 +16,7 @@ MONEY_CODES = {
     "credit_balance_too_low", "allocationquota.freetieronly", "billing_disabled", "quota_exceeded",
     "account_balance_not_enough", "budget_exceeded", "pre_consume_token_quota_failed",  # LiteLLM, new-api
     "1309",  # GLM: the plan has expired
+    "insufficientbalance", "insufficient_balance_error", "setlimitexceeded",  # Volcano: a limit that the user set
 }  # fmt: skip
 MONEY_WORDS = re.compile(
     r"insufficient[ _-](account |user |remaining )?(balance|credits?|funds?|quota)\b"
@@ -29,9 +30,12 @@ MONEY_WORDS = re.compile(
     r"|api usage limits?)\b|budget has been exceeded|free allocated quota exceeded"
     r"|(exceeded|reached|used)( \S+){0,2} (your|monthly|included|available|remaining|free) (\S+ )?credits?\b"
     r"|exceeded your current (token )?quota|check your (account )?balance|payment required|top[ -]up your"
+    r"|exceeded\w*budget\b|max budget for|\bunpaid (invoice|bill|balance)|\bpast[ -]due\b|pay past invoices"
     r"|\barrear|\boverdue\b|\brecharge\b|account .{0,40}good standing|余额不足|欠费|充值|额度(不足|已?用尽|已?用完)",
     re.IGNORECASE,
 )
+IN_FLIGHT = re.compile(r"\bin-flight requests\b", re.IGNORECASE)
+"""OpenRouter: what the running calls may cost is more than what the account has, until they end."""
 MESSAGE_CHARS = 300
 """How much of a message is searched for words: behind it some servers repeat the request."""
 LINE_CHARS = 4000
@@ -41,11 +45,21 @@ EXHAUSTED_CODES = {"resource_exhausted"}
 NO_QUOTA = re.compile(r"credits are depleted|\blimit: 0\b", re.IGNORECASE)  # a model that this account may not use
 PLAN_CODES = {"1304", "1308", "1310"}
 """GLM's: what may be used in a day, in some hours or in a week is used up."""
-DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b|free-models-per-day|for today|每日|今日", re.IGNORECASE)
+DAILY = re.compile(
+    r"per[ _-]?(day|week|month)|\b(daily|weekly|monthly)\b|\b[RT]PD\b|free-models-per-day|for today|每日|今日"
+    r"|\bsession usage limit",
+    re.IGNORECASE,
+)
+"""A limit by the day or a longer time."""
 KEY_CODES = {
-    "invalid_api_key", "invalidapikey", "authentication_error", "invalid_authentication_error", "unauthenticated",
+    "invalid_api_key", "invalidapikey", "api_key_invalid", "authentication_error", "invalid_authentication_error",
+    "unauthenticated",
 }  # fmt: skip
-MODEL_CODES = {"model_not_found", "model_not_exist", "modelnotfound", "invalid_model"}
+MODEL_CODES = {"model_not_found", "model_not_exist", "modelnotfound", "invalid_model", "model_decommissioned"}
+NO_MODEL = re.compile(
+    r"\bis not a valid model\b|\bmodel:? \S+ (has been decommissioned|does not exist|is not found|was not found)",
+    re.IGNORECASE,
+)
 BATCH_LIMIT = re.compile(
     r"enqueued token|too many .{0,20}\bbatch|\bbatch.{0,30} (limit|quota)\b|(concurrent|pending|active) batch"
     r"|quota of batch|\bbatch\b.{0,40}(more than the max|too (many|large)|exceeds)",
@@ -58,9 +72,16 @@ MISSING_FILE = re.compile(
     re.IGNORECASE,
 )
 TIMEOUT = re.compile(r"time[d -]?\s?out|prematurely closed|upstream .*(closed|reset)|connection (was )?reset", re.I)
-WAIT = re.compile(
-    r"(?:try|retry)(?: again)? (?:in|after) (?:(\d+)h)?\s?(?:(\d+)m(?!s))?\s?(?:(\d+(?:\.\d+)?)\s?s)?", re.I
+DURATION = re.compile(
+    r"(?:(\d{1,6}) ?d(?:ays?)?\b)? ?(?:(\d{1,6}) ?h(?:ours?)?(?![a-z]))? ?(?:(\d{1,6}) ?m(?:in(?:ute)?s?)?(?![a-z]))?"
+    r" ?(?:(\d{1,9}(?:\.\d{1,9})?) ?s(?:ec(?:ond)?s?)?(?![a-z]))? ?(?:(\d{1,9}(?:\.\d{1,9})?) ?ms\b)?",
+    re.IGNORECASE | re.ASCII,
 )
+"""Days, hours, minutes, seconds and milliseconds; also nothing at all."""
+UNIT_SECONDS = (86400.0, 3600.0, 60.0, 1.0, 1e-3)
+WAIT = re.compile(rf"\b(?:try|retry|wait)(?: again)?(?: in| after| for)? {DURATION.pattern}", re.IGNORECASE)
+WAIT_FIELDS = {"retryDelay": 1.0, "retry_after": 1.0, "retry_after_seconds": 1.0, "retry_after_ms": 1e-3}
+"""Where errors hold the wait that they ask for, as a number or a duration, and in what unit, in seconds."""
 
 STATUS_NAMES = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "rate_limited": 429, "too_many_requests": 429,
@@ -92,6 +113,8 @@ class ErrorBody(NamedTuple):
     """It reports output tokens, so something was generated."""
     quotas: str = ""
     """The names of Google's quotas that are used up."""
+    wait_seconds: float | None = None
+    """The wait that a field of it asks for."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -101,6 +124,8 @@ class ErrorBody(NamedTuple):
     @property
     def is_about_money(self) -> bool:
         """The account has no money, or the key may spend no more."""
+        if IN_FLIGHT.search(self.message):
+            return False
         if self.is_exhausted:
             return bool(NO_QUOTA.search(self.message))
         return bool(self.codes & MONEY_CODES or MONEY_WORDS.search(self.message[:MESSAGE_CHARS]))
@@ -113,7 +138,7 @@ class ErrorBody(NamedTuple):
     @property
     def is_about_model(self) -> bool:
         """There is no such model."""
-        return bool(self.codes & MODEL_CODES)
+        return bool(self.codes & MODEL_CODES or NO_MODEL.search(self.message[:MESSAGE_CHARS]))
 
     @property
     def is_about_batch_limit(self) -> bool:
@@ -131,8 +156,13 @@ class ErrorBody(NamedTuple):
         return bool(DAILY.search(self.quotas) or self.codes & PLAN_CODES)
 
     @property
+    def is_about_calls_in_flight(self) -> bool:
+        """The account has too little for all calls that are running at once."""
+        return bool(IN_FLIGHT.search(self.message))
+
+    @property
     def says_daily(self) -> bool:
-        """The message speaks of a limit by the day."""
+        """The message speaks of a limit by the day, or by a longer time."""
         return bool(DAILY.search(self.message))
 
     @property
@@ -142,12 +172,9 @@ class ErrorBody(NamedTuple):
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """The wait that the message asks for, as "try again in 1m2.5s"; None without one."""
-        found = WAIT.search(self.message)
-        if found is None or not any(found.groups()):
-            return None
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        return 3600 * hours + 60 * minutes + seconds
+        """The wait that a field or the message asks for, as "try again in 1m2.5s"; None without one."""
+        waits = (self.wait_seconds, *map(_seconds, WAIT.finditer(self.message)))
+        return next((seconds for seconds in waits if seconds is not None), None)
 
 
 def read_error(body: str) -> ErrorBody:
@@ -168,7 +195,7 @@ def error_in_place_of_completion(fields: object) -> ErrorBody | None:
         return None
     base_status = mapping(fields.get("base_resp")).get("status_code")
     is_error = (
-        bool(fields.get("error") or fields.get("errors") or base_status)
+        bool(_said(fields.get("error")) or fields.get("errors") or base_status)
         or fields.get("object") == "error"
         or fields.get("type") == "error"
         or fields.get("success") is False
@@ -186,12 +213,17 @@ def failure_of_completion(fields: object) -> str | None:
     if not choices:
         return None
     for error in (mapping(fields).get("error"), choices[0].get("error")):
-        if error:
+        if _said(error):
             return _read({"error": error}, whole=str(error)).message
     if mapping(fields).get(STREAM_ENDED) is False:
         return "the stream broke off"
     finish_reason = text(choices[0].get("finish_reason"))
     return f"finish_reason is {finish_reason}" if ending_of(finish_reason or None) == "failed" else None
+
+
+def _said(error: object) -> object:
+    """An error; an object without a value is none: gateways in Go write one of empty fields beside a completion."""
+    return any(error.values()) if isinstance(error, dict) else error
 
 
 def _read(fields: object, *, whole: str) -> ErrorBody:
@@ -221,7 +253,34 @@ def _read(fields: object, *, whole: str) -> ErrorBody:
         _status(outer, codes),
         has_output=any(count(mapping(outer.get("usage")).get(n)) for n in ("completion_tokens", "output_tokens")),
         quotas=" ".join(f"{text(v.get('quotaId'))} {text(v.get('quotaMetric'))}" for v in violations),
+        wait_seconds=_asked_seconds(*levels, mapping(error.get("metadata"))),
     )
+
+
+def _asked_seconds(*levels: Mapping[str, Any]) -> float | None:
+    """The first wait that a field of the error asks for; None without one."""
+    for level in levels:
+        for name, unit_seconds in WAIT_FIELDS.items():
+            value = level.get(name)
+            said = duration_seconds(str(value)) if isinstance(value, str | int | float) else None
+            if said is not None:
+                return said * unit_seconds
+    return None
+
+
+def duration_seconds(text: str) -> float | None:
+    """The seconds of "12", "1.5s", "1m30s" or "2 minutes"; None for anything else."""
+    found = DURATION.fullmatch(text.strip())
+    if found is not None:
+        return _seconds(found)
+    return float(text) if re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*", text, re.ASCII) else None
+
+
+def _seconds(duration: re.Match[str]) -> float | None:
+    """The seconds that a match of `DURATION` stands for; None for an empty one."""
+    if not any(duration.groups()):
+        return None
+    return sum(float(part or 0) * unit for part, unit in zip(duration.groups(), UNIT_SECONDS, strict=True))
 
 
 def _messages(*levels: Mapping[str, Any]) -> Iterator[str]:

@@ -157,12 +157,15 @@ def message_of(body: str) -> str:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """The wait that the server asks for, given in seconds or as a date (RFC 9110, 10.2.3); None without one."""
+    """The wait that the server asks for, in milliseconds (`retry-after-ms`, as OpenAI and Azure send it), in seconds,
+    with a unit, or as a date (RFC 9110, 10.2.3); None without one.
+    """
+    milliseconds = error_body.duration_seconds(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1e3
     value = headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    if (seconds := error_body.duration_seconds(value.removeprefix("-"))) is not None:
+        return 0.0 if value.startswith("-") else seconds
     try:
         until = email.utils.parsedate_to_datetime(value)
     except (ValueError, OverflowError):
@@ -182,6 +185,8 @@ def _fault(status: int, error: ErrorBody, asked_seconds: float | None, *, eviden
 
 def _kind(status: int, error: ErrorBody, asked_seconds: float | None) -> str:
     """The most telling first: providers give many statuses to one thing, above all to an empty account."""
+    if error.is_about_calls_in_flight:
+        return "rate_limited"
     if status == 402 or error.is_about_money:
         return "billing"
     if status == 401 or (status < 500 and error.is_about_key):

@@ -17,7 +17,7 @@ def mappings(value: object) -> list[Mapping[str, Any]]:
 
 
 def text(value: object) -> str:
-    """Text, or content parts joined, as valid UTF-8: a JSON string may hold half a surrogate pair.
+    """Text, or texts and content parts joined, as valid UTF-8: a JSON string may hold half a surrogate pair.
 
     Parts may hold parts, nested as deeply as JSON is read.
     """
@@ -27,10 +27,12 @@ def text(value: object) -> str:
         if isinstance(value, str):
             found.append(value)
         elif isinstance(value, list):
-            left += [part.get("text") for part in reversed(mappings(value))]
+            left += [part.get("text") if isinstance(part, dict) else part for part in reversed(value)]
     return "".join(found).encode(errors="replace").decode()
 
 
 def count(value: object) -> int | None:
-    """A number of tokens; None for any other value."""
+    """A number of tokens, also one that is written as 20.0; None for any other value."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < COUNT_BELOW else None

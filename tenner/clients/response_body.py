@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from tenner.clients.json_fields import mapping, mappings
+from tenner.clients.json_fields import count, mapping, mappings
+from tenner.core.finish_reasons import ending_of
 
 STREAM_ENDED = "stream_ended"
 """The key under which a completion that came as a stream says whether its last event came."""
@@ -66,9 +67,11 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
         if chunk is None:
             whole[STREAM_ENDED] = True
             break
-        for name in ("error", "usage", "base_resp"):
+        for name in ("error", "base_resp"):
             if chunk.get(name):
                 whole[name] = chunk[name]
+        if any(map(count, mapping(chunk.get("usage")).values())):  # some streams end with one of zeros
+            whole["usage"] = chunk["usage"]
         usage_is_final |= bool(chunk.get("usage")) and not chunk.get("choices")
         if "choices" not in chunk and isinstance(chunk.get("message"), str):  # an event of the kind "error"
             whole["error"] = chunk
@@ -76,10 +79,16 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
             if part.get("index") not in (0, None):
                 continue
             whole["choices"] = [choice]
-            _add(message, mapping(part.get("delta") or part.get("message")))
+            if isinstance(part.get("message"), dict) and not part.get("delta"):  # all of it, whatever came before
+                message.clear()
+                message |= part["message"]
+            _add(message, mapping(part.get("delta")))
             if part.get("usage"):  # as Kimi sends it
                 whole["usage"] = part["usage"]
-            choice |= {name: part[name] for name in ("finish_reason", "error") if part.get(name)}
+            if part.get("error"):
+                choice["error"] = part["error"]
+            if part.get("finish_reason") and _may_change(choice["finish_reason"]):
+                choice["finish_reason"] = part["finish_reason"]
     whole[STREAM_ENDED] |= choice["finish_reason"] is not None
     if not whole[STREAM_ENDED] and not usage_is_final:
         whole.pop("usage", None)  # a count on the way, below what is charged
@@ -88,8 +97,13 @@ def _completion_of(lines: list[str]) -> dict[str, Any]:
     return whole
 
 
+def _may_change(finish_reason: object) -> bool:
+    """Whether another finish reason may follow: some gateways end every stream with "stop", also one that was cut."""
+    return not isinstance(finish_reason, str) or ending_of(finish_reason) in ("complete", "unknown")
+
+
 def _chunks(lines: list[str]) -> Iterator[dict[str, Any] | None]:
-    """The JSON of each event up to the first that is none; None for the end of the stream."""
+    """The JSON of each event up to the first that is damaged; None for the end of the stream."""
     for line in lines:
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:") or not data:
@@ -99,8 +113,10 @@ def _chunks(lines: list[str]) -> Iterator[dict[str, Any] | None]:
             return
         try:
             chunk = DECODER.decode(data)
-        except ValueError:  # cut off
-            return
+        except ValueError:
+            if data[0] in "{[":  # cut off
+                return
+            continue  # as "ping"
         if isinstance(chunk, dict):
             yield chunk
 

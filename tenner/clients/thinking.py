@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tenner.clients.control_tokens import CLOSING_TAG, OPENING_TAG, clean_answer, clean_thinking, without_end_tokens
+from tenner.clients.control_tokens import (
+    CLOSING_TAG,
+    LEADING_OPEN,
+    OPENING_TAG,
+    clean_answer,
+    clean_thinking,
+    without_end_tokens,
+)
 from tenner.clients.json_fields import mapping, mappings, text
 
 RAW_FIELDS = (
@@ -22,12 +29,12 @@ CLOSING = re.compile(CLOSING_TAG, re.IGNORECASE)
 WRAPPED_ANSWER = re.compile(
     r"\A\s*(?:<\|(?:begin_of_solution|START_RESPONSE|START_TEXT)\|>(?P<marked>.*?)"
     r"(?:<\|(?:end_of_solution|END_RESPONSE|END_TEXT)\|>\s*)?"
-    r"|<(?P<tag>answer|response|solution)>(?P<tagged>(?:(?!</?(?P=tag)>).)*)</(?P=tag)>\s*)\Z",
+    r"|<(?P<tag>answer|response|solution|final|final_answer|output)>(?P<tagged>(?:(?!</?(?P=tag)>).)*)</(?P=tag)>\s*)\Z",
     re.DOTALL | re.IGNORECASE,
 )
 """The answer as Sky-T1 and Command A mark it, or Hunyuan, ERNIE and Granite, beside the thinking."""
 HARMONY_MESSAGE = re.compile(
-    r"<\|channel\|>\s*(?P<channel>\w+)\s*<\|message\|>(?P<text>.*?)"
+    r"<\|channel\|>\s*(?P<channel>\w+)\s*(?:<\|constrain\|>\s*\w+\s*)?<\|message\|>(?P<text>.*?)"
     r"(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.DOTALL,
 )
@@ -46,7 +53,18 @@ OTHER_BLOCK = re.compile(
 """Blocks that mark thinking at the beginning of a reply, and ordinary text elsewhere: those that prompts ask for,
 MedGemma's, Apertus', Open WebUI's.
 """
-GRANITE = re.compile(r"\A\s*Here is my thought process:(.*?)Here is my response:(.*)\Z", re.DOTALL)
+WORDED = re.compile(
+    r"\A\s*(?:Here is my thought process:(?P<a>.*?)Here is my response:"
+    r"|Here are my reasoning steps:(?P<b>.*?)\[BEGIN FINAL RESPONSE\]"
+    r"|<\|im_start\|>think\n(?P<c>.*?)<\|im_start\|>answer\n)(?P<answer>.*)\Z",
+    re.DOTALL,
+)
+"""Granite's, Apriel's and s1's ways to part the two."""
+LEADING_ROLE = re.compile(
+    r"[\s\u200b\ufeff]*(?:<\|im_start\|>\s*assistant\n|<\uff5cAssistant\uff5c>|<\|assistant\|>"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|Assistant\|>|<start_of_turn>model\n)?[\s\u200b\ufeff]*"
+)
+"""What may stand before an opening tag: invisible characters, and the header of the turn."""
 
 
 class Thought(NamedTuple):
@@ -83,6 +101,8 @@ def find_thinking(message: Mapping[str, Any], beside: Mapping[str, Any] | None =
 
 def _separate(thinking: str, content: str, *, is_summary: bool = False) -> Thought:
     """Thinking from a field of its own, cleaned. A server that did not part the two has put all of it into the one."""
+    if (channel := _in_channels(thinking)) is not None and not channel.answer:
+        thinking = channel.thinking
     thinking = clean_thinking(thinking).strip()
     if not content.strip() and (close := CLOSING.search(thinking)):
         return Thought(thinking[: close.start()].strip(), _cleaned(thinking[close.end() :], thinking), is_summary)
@@ -108,7 +128,7 @@ def _raw_in(fields: Mapping[str, Any]) -> str:
     for name in RAW_FIELDS:
         value = fields.get(name)
         thinking = text(value) or text(mapping(value).get("text")) or text(mapping(value).get("content"))
-        if thinking.strip() or (thinking := _thinking_in_parts(value)).strip():
+        if thinking.strip() or (thinking := _thinking_in_parts([value] if isinstance(value, dict) else value)).strip():
             return thinking
     return _thinking_in_parts(fields.get("thinking_blocks"))
 
@@ -142,7 +162,7 @@ def _part_text(part: Mapping[str, Any]) -> str:
 def _answer_in(content: object) -> str:
     """The content but for the parts that are thinking."""
     if isinstance(content, list):
-        content = [part for part in mappings(content) if not _is_thinking(part)]
+        content = [part for part in content if not _is_thinking(mapping(part))]
     return text(content)
 
 
@@ -155,20 +175,18 @@ def _marked(content: str) -> Thought:
     """
     if (channels := _in_channels(content)) is not None:
         return channels
-    if found := GRANITE.match(content):
-        return Thought(found[1].strip(), _cleaned(found[2], found[1]))
-    if block := OTHER_BLOCK.match(content):
-        thinking = next(text for text in block.group("a", "b", "c", "d") if text is not None).strip()
+    if block := WORDED.match(content) or OTHER_BLOCK.match(content):
+        thinking = next(said for name, said in block.groupdict().items() if len(name) == 1 and said is not None).strip()
         return Thought(thinking, _cleaned(block["answer"], thinking))
     opening, closing = OPENING.search(content), CLOSING.search(content)
-    if opening and not content[: opening.start()].strip():
+    if opening and LEADING_ROLE.fullmatch(content[: opening.start()]):
         closing = CLOSING.search(content, opening.end())
         if closing is None:
             return Thought(without_end_tokens(content[opening.end() :]).strip(), "")
     elif opening or not closing:
         return Thought("", _cleaned(content, ""))
     begin = opening.end() if opening else 0
-    thinking = content[begin : closing.start()].strip()
+    thinking = LEADING_OPEN.sub("", content[begin : closing.start()]).strip()
     return Thought(thinking, _cleaned(content[closing.end() :], thinking))
 
 

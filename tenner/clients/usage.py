@@ -11,8 +11,9 @@ CHARS_PER_TOKEN_MAX = 16
 CHARGED_USD_MAX = 1e6
 UNMETERED = Usage()
 
-INPUT_NAMES = ("prompt_tokens", "input_tokens", "inputTokens")
-OUTPUT_NAMES = ("completion_tokens", "output_tokens", "outputTokens")
+INPUT_NAMES = ("prompt_tokens", "input_tokens", "inputTokens", "promptTokens")
+OUTPUT_NAMES = ("completion_tokens", "output_tokens", "outputTokens", "completionTokens")
+REASONING_NAMES = ("reasoning_tokens", "thinking_tokens", "reasoningTokens")
 TOTAL_NAMES = ("total_tokens", "totalTokens")
 CACHED_NAMES = ("prompt_cache_hit_tokens", "cached_tokens", "cacheReadInputTokens")
 INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
@@ -38,8 +39,8 @@ def chat_usage(fields: Mapping[str, Any], *, text_chars: int) -> Usage:
     `reasoning_tokens` either. See `billed_output`.
     """
     counts, misses = _counts(fields), count(fields.get("prompt_cache_miss_tokens"))
-    if count(fields.get("cache_creation_input_tokens")):
-        return UNMETERED  # writing to Anthropic's cache has a price of its own
+    if _writes_cache(fields):
+        return UNMETERED
     if misses is not None and (counts.cached or 0) + misses > (counts.prompt or 0):
         return UNMETERED
     output = billed_output(counts.prompt, counts.completion, counts.reasoning, counts.total)
@@ -60,10 +61,9 @@ def _counts(fields: Mapping[str, Any]) -> Counts:
     if cached is None:
         cached = next((count(mapping(fields.get(name)).get("cached_tokens")) for name in INPUT_DETAILS
                        if isinstance(fields.get(name), dict)), None)  # fmt: skip
-    reasoning = _largest(fields, ("reasoning_tokens",))
-    for name in OUTPUT_DETAILS:
-        detail = count(mapping(fields.get(name)).get("reasoning_tokens"))
-        reasoning = detail if reasoning is None else max(reasoning, detail or 0)
+    places = (fields, *(mapping(fields.get(name)) for name in OUTPUT_DETAILS))
+    found = (_largest(place, REASONING_NAMES) for place in places)
+    reasoning = max((thought for thought in found if thought is not None), default=None)
     if prompt is not None and count(fields.get("prompt_tokens")) is None:
         # Anthropic's names: what was read from its cache is not part of `input_tokens`.
         read = count(fields.get("cache_read_input_tokens"))
@@ -106,6 +106,17 @@ def charged_usd(fields: Mapping[str, Any]) -> float | None:
     if not isinstance(cost, int | float) or isinstance(cost, bool):
         return None
     return float(cost) if 0 <= cost <= CHARGED_USD_MAX else None
+
+
+def _writes_cache(fields: Mapping[str, Any]) -> bool:
+    """Whether a part of the prompt was written to a cache, which has a price of its own.
+
+    Anthropic and routers tell so. OpenRouter tells the whole cost as well, which is enough.
+    """
+    writes = [fields.get("cache_creation_input_tokens"), *mapping(fields.get("cache_creation")).values()]
+    if charged_usd(fields) is None:
+        writes += [mapping(fields.get(name)).get("cache_write_tokens") for name in INPUT_DETAILS]
+    return any(map(count, writes))
 
 
 def _largest(fields: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

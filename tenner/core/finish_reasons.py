@@ -15,6 +15,7 @@ _WORDS: dict[Ending, tuple[str, ...]] = {
         "complete", "completed",  # Cohere, the responses protocol
         "eosfound", "stopstringfound",  # LM Studio
         "normal",  # Qianfan
+        "end", "done", "word", "end_of_text", "end_of_turn", "stop_token", "stop_string",  # llama.cpp, gateways
     ),
     "cut": (
         "length",  # OpenAI
@@ -24,6 +25,8 @@ _WORDS: dict[Ending, tuple[str, ...]] = {
         "model_length", "context_length", "context_length_exceeded", "context_window_exceeded",  # Mistral
         "model_context_window_exceeded",  # Anthropic, GLM
         "maxpredictedtokensreached", "contextlengthreached",  # LM Studio
+        "max_tokens_reached", "token_limit_reached", "context_limit", "max_context_length",  # gateways
+        "repetition",  # vLLM ended a loop
         "continuation",  # Gemini: the limit of one request, not of the model
     ),
     "refused": (
@@ -32,13 +35,14 @@ _WORDS: dict[Ending, tuple[str, ...]] = {
         "refusal", "refused",  # Anthropic
         "safety", "recitation", "language", "blocklist", "prohibited_content", "spii", "image_safety",  # Gemini
         "image_prohibited_content", "image_recitation", "model_armor",
-        "error_toxic", "blocked", "moderation",  # Cohere
+        "error_toxic", "blocked", "moderation", "filtered", "policy_violation",  # Cohere, gateways
     ),
     "failed": (
         "error", "network_error", "server_error", "internal_error", "engine_error", "upstream_error",  # GLM, OpenRouter
         "insufficient_system_resource",  # DeepSeek
         "abort", "aborted", "cancel", "cancelled", "canceled", "user_cancel", "userstopped",  # vLLM, SGLang, Cohere
         "timeout", "time_limit", "not_finished", "incomplete", "interrupted", "failed",  # Cohere, watsonx
+        "user_stop", "preempted", "engine_overloaded",  # gateways
         "error_limit", "modelunloaded", "load", "unload",  # LM Studio, Ollama
         "other", "malformed_response", "malformed_model_output", "missing_thought_signature",  # Gemini, Bedrock
         "no_image", "image_other",

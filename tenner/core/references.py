@@ -31,6 +31,8 @@ def reference_text(value: object) -> str | None:
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, Decimal):  # of Parquet, as databases write it
+        return format(value, "f") if value.is_finite() else reference_text(float(value))
     if isinstance(value, float):
         if math.isnan(value):
             return None

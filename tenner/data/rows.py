@@ -5,6 +5,7 @@ import importlib.util
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -43,7 +44,7 @@ def check(source: Table) -> None:
             raise _error(source, f"{source.file} is not one of {', '.join(FILE_KINDS)}")
         if not is_url(source.file) and not Path(source.file).is_file():
             raise _error(source, f"{source.file} does not exist")
-    needs_datasets = source.file is None or source.file.endswith(".parquet")
+    needs_datasets = source.file is None or _suffix(source.file) == ".parquet"
     if needs_datasets and importlib.util.find_spec("datasets") is None:
         raise _error(source, "the library datasets is not installed", hint=DATA_HINT)
 
@@ -52,13 +53,17 @@ def read(source: Table) -> Iterator[Row]:
     """The rows of all its configurations and splits. Raises TennerError, in one line that names the source."""
     if source.file is not None:
         readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+        number = 0
         try:
             with _here(source, source.file) as path:
-                yield from readers[path.suffix](source, path)
+                for number, row in enumerate(readers[path.suffix.lower()](source, path), 1):  # noqa: B007
+                    yield row
         except OSError as e:
-            raise _error(source, f"{source.file} cannot be read: {e.strerror or e}") from e
+            raise _error(source, f"{source.file} cannot be read: {' '.join((e.strerror or str(e)).split())}") from e
         except UnicodeDecodeError as e:
             raise _error(source, f"{source.file} is not UTF-8 text", hint="save it as UTF-8") from e
+        if not number:
+            raise _error(source, f"{source.file} has no rows", hint="check that it is the file you mean, and whole")
         return
     configs: list[str | None] = [*source.configs] or [None]
     for config in configs:
@@ -72,7 +77,8 @@ def is_url(file: str) -> bool:
 
 
 def _suffix(file: str) -> str:
-    return PurePosixPath(urlsplit(file).path).suffix if is_url(file) else Path(file).suffix
+    """The ending of a file's name, in lower case: Windows writes .CSV, too."""
+    return (PurePosixPath(urlsplit(file).path).suffix if is_url(file) else Path(file).suffix).lower()
 
 
 @contextmanager
@@ -130,6 +136,7 @@ def _csv(source: Table, path: Path) -> Iterator[Row]:
         names = rows.fieldnames or ()
         if len(names) == 1 and (found := next((sign for sign in ";\t|" if sign in names[0]), None)):
             raise _error(source, f"{path} has {found!r} between its fields", hint="save it with commas between them")
+        _refuse_repeated_columns(source, names)
         try:
             for row in rows:
                 if None in row or None in row.values():
@@ -144,10 +151,19 @@ def _parquet(source: Table, path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+        table = pyarrow.parquet.ParquetFile(path)
+        _refuse_repeated_columns(source, table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=1000):
             yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as e:
         raise _error(source, f"{path} is not Parquet: {str(e).splitlines()[0]}") from e
+
+
+def _refuse_repeated_columns(source: Table, names: Sequence[str]) -> None:
+    """Raise TennerError for two columns of one name: only one of them would be read."""
+    counts = Counter(name for name in names if name.strip())
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise _error(source, f"{source.file} has several columns {twice[0]}", hint="rename or remove all but one")
 
 
 def _dataset(source: Table, config: str | None, split: str) -> Iterator[Row]:

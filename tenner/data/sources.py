@@ -226,7 +226,9 @@ def _as_text(source: Table, value: Any, column: str) -> str | None:
         return "\n".join(value)
     raise TennerError(
         f"source {source.name}: column {column} holds a {type(value).__name__}, which is not text",
-        hint=f"name an element of it, such as {column}.0" if isinstance(value, list | dict) else "convert it to text",
+        hint=f"name an element of it, such as {column}.{next(iter(value), 0) if isinstance(value, dict) else 0}"
+        if isinstance(value, list | dict)
+        else "convert it to text",
     )
 
 

@@ -90,7 +90,7 @@ def key_names(described: Recipe) -> list[str]:
     """The environment variables that hold the keys of the models that the recipe pays for."""
     evaluate = described.evaluate
     sections: list[PaidModel | None] = [
-        described.trace, described.domains.labeller, evaluate.referee, *evaluate.models
+        *described.trace.teachers, described.domains.labeller, evaluate.referee, *evaluate.models
     ]  # fmt: skip
     found = []
     for section in sections:

@@ -95,6 +95,18 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
             '{"detail": [{"loc": ["body"], "msg": "Field required", "input": "He ran out of funds: recharge!"}]}',
             "bad_request",
         ),
+        (402, "This would exceed your available credits given your current in-flight requests.", "rate_limited"),
+        (403, "Organization has been disabled due to unpaid invoices.", "billing"),
+        (412, "Account x is suspended, or you did not pay past invoices", "billing"),
+        (429, "ExceededTokenBudget: Current spend for token: 7.2e-05; Max Budget for Token: 2e-07", "billing"),
+        (429, '{"error": {"code": "SetLimitExceeded", "message": "the set inference limit"}}', "billing"),
+        (400, '{"error": {"message": "x/y is not a valid model ID"}}', "unknown_model"),
+        (400, '{"error": {"message": "The model `x` has been decommissioned."}}', "unknown_model"),
+        (400, "The model x does not support this parameter", "bad_request"),
+        (400, '{"error": {"message": "no", "details": [{"reason": "API_KEY_INVALID"}]}}', "bad_key"),
+        (429, "You have reached your weekly usage limit", "quota_used_up"),
+        (429, "Monthly token quota exceeded", "quota_used_up"),
+        (429, "you (user) have reached your session usage limit, upgrade for higher limits", "quota_used_up"),
         (400, "Enqueued token limit reached for m in organization o. Limit: 90,000 enqueued tokens.", "batch_limit"),
         (400, json.dumps({"error": {"code": "9" * 5000, "message": "m"}}), "bad_request"),
     ],
@@ -110,6 +122,7 @@ def test_every_status_has_a_name(status, body, kind):
         {"code": 200, "message": "ok", "data": {}},
         {"choices": [{"finish_reason": "stop", "message": {}}], "error": None},
         {"choices": [{"finish_reason": "length", "message": {}}], "base_resp": {"status_code": 0}},
+        {"choices": [{"finish_reason": "stop", "message": {}}], "error": {"message": "", "code": None}},
         {"candidates": [{"content": {}}]}, {"promptFeedback": {"blockReason": "OTHER"}},
     ],
 )  # fmt: skip
@@ -177,12 +190,32 @@ def test_retry_after_is_seconds_or_a_date_or_nothing():
     assert retry_after_seconds({"retry-after": "1.5"}) == 1.5
     assert retry_after_seconds({"retry-after": "-3"}) == 0
     assert retry_after_seconds({}) is None
-    assert retry_after_seconds({"retry-after": "soon"}) is None
+    for none in ("soon", "inf", "nan", "1e3", "0x10", "9" * 40, "30, 60", ""):
+        assert retry_after_seconds({"retry-after": none}) is None
+    for said, asked in {"30s": 30, "1m30s": 90, "2 minutes": 120, "500ms": 0.5, "1 hour": 3600}.items():
+        assert retry_after_seconds({"retry-after": said}) == asked
+    assert retry_after_seconds({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    assert retry_after_seconds({"retry-after-ms": "", "retry-after": "9"}) == 9
     assert retry_after_seconds({"retry-after": "Mon, 01 Jan 2026 00:00:00 +" + "9" * 30}) is None
     then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
     seconds = retry_after_seconds({"retry-after": email.utils.format_datetime(then, usegmt=True)})
     assert seconds is not None
     assert 28 < seconds < 31
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        ({"details": [{"retryDelay": "17s"}]}, 17), ({"metadata": {"retry_after_seconds": 12}}, 12),
+        ({"retry_after": 2.5}, 2.5), ({"retry_after_ms": 250}, 0.25), ({"retry_after": "soon"}, None),
+        ({"message": "Please retry in 34.07s."}, 34.07), ({"message": "try again in 250ms"}, 0.25),
+        ({"message": "Try again in 2 minutes"}, 120), ({"message": "wait 12 seconds"}, 12),
+        ({"message": "Please try again in 1 days"}, 86400), ({"message": "try again in 1h2m3.5s"}, 3723.5),
+        ({"message": "Retry your request: try again in 6m0s"}, 360), ({"message": "Please retry shortly"}, None),
+    ],
+)  # fmt: skip
+def test_the_wait_stands_in_a_field_or_in_the_message(error, seconds):
+    assert from_status(429, {}, json.dumps({"error": {"message": "m"} | error})).retry_after_seconds == seconds
 
 
 def test_no_fatal_fault_is_retried_and_every_retried_one_is_transient():

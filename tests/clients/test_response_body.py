@@ -55,6 +55,45 @@ def test_a_whole_message_in_a_stream_is_taken_as_it_is():
     assert whole["choices"][0]["message"] == message
 
 
+def finish(reason, **fields):
+    return (
+        b"data: "
+        + json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]} | fields).encode()
+        + b"\n\n"
+    )
+
+
+def test_the_whole_message_at_the_end_of_a_stream_is_not_a_second_copy():
+    message = {"role": "assistant", "content": "42", "reasoning_content": "6*7"}
+    last = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    body = chunk(reasoning_content="6*7") + chunk(content="42") + b"data: " + json.dumps(last).encode() + b"\n\n"
+    whole: Any = read_body(body)
+    assert whole["choices"][0]["message"] == message
+
+
+@pytest.mark.parametrize(("first", "second", "ends"), [
+    ("length", "stop", "length"), ("stop", "length", "length"), ("content_filter", "stop", "content_filter"),
+    ("stop", "", "stop"), ("stop", None, "stop"), (["?"], "stop", "stop"),
+])  # fmt: skip
+def test_a_stop_behind_another_finish_reason_does_not_make_a_reply_complete(first, second, ends):
+    whole: Any = read_body(chunk(content="42") + finish(first) + finish(second))
+    assert whole["choices"][0]["finish_reason"] == ends
+
+
+def test_usage_of_zeros_at_the_end_does_not_replace_the_counted_one():
+    counted, zeros = ({"prompt_tokens": n, "completion_tokens": n} for n in (7, 0))
+    whole: Any = read_body(chunk(content="42") + finish("stop", usage=counted) + finish(None, usage=zeros, choices=[]))
+    assert whole["usage"] == counted
+
+
+def test_words_between_the_chunks_are_passed_over_and_damaged_chunks_are_not():
+    rest = chunk(content="2") + finish("stop")
+    whole: Any = read_body(chunk(content="4") + b"data: ping\n\n" + rest)
+    assert whole["choices"][0]["message"] == {"content": "42"}
+    broken: Any = read_body(chunk(content="4") + b'data: {"choices": [{"del\n\n' + rest)
+    assert not broken["stream_ended"]
+
+
 @pytest.mark.parametrize(
     "body", [b"", b": nothing\n\n", b"data: [DONE]\n\n", b"data: no\n\n", b"Welcome", b"[" * 200_000]
 )

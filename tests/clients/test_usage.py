@@ -63,6 +63,39 @@ def test_anthropics_cache_is_not_part_of_its_input_tokens():
     assert chat_usage(litellm, text_chars=100).input_tokens == 1020
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"cache_creation_input_tokens": 100},
+        {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 100}},
+        {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 100}},
+    ],
+)
+def test_writing_to_a_cache_has_a_price_of_its_own(written):
+    usage = {"prompt_tokens": 120, "completion_tokens": 300, "total_tokens": 420}
+    assert chat_usage(usage | written, text_chars=100) == UNMETERED
+    none = {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0}}
+    assert chat_usage(usage | none, text_chars=100).input_tokens == 120
+
+
+def test_a_router_that_tells_the_cost_counts_what_it_wrote_to_a_cache():
+    usage = {"prompt_tokens": 120, "completion_tokens": 300, "cost": 0.01}
+    assert chat_usage(usage | {"prompt_tokens_details": {"cache_write_tokens": 100}}, text_chars=0).input_tokens == 120
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"promptTokens": 20, "completionTokens": 300, "totalTokens": 320},
+        {"prompt_tokens": 20.0, "completion_tokens": 300.0},
+        {"prompt_tokens": 20, "completion_tokens": 5, "completion_tokens_details": {"thinking_tokens": 295}},
+    ],
+)
+def test_other_names_and_numbers_of_the_same_usage(usage):
+    billed = chat_usage(usage, text_chars=100)
+    assert (billed.input_tokens, billed.output_tokens) == (20, 300)
+
+
 def test_hits_and_misses_that_are_more_than_the_prompt_are_unmetered():
     usage = {"prompt_tokens": 100, "completion_tokens": 50, "prompt_cache_hit_tokens": 64}
     assert chat_usage({**usage, "prompt_cache_miss_tokens": 36}, text_chars=0).cached_input_tokens == 64

@@ -7,9 +7,9 @@ from tenner.core.finish_reasons import ENDINGS, ending_of
     ("ending", "words"),
     [
         ("complete", ["stop", "STOP", "end_turn", "stop_sequence", "eos", "eos_token", "COMPLETE", "FINISH_REASON_STOP",
-                      "FinishReason.STOP", "eosFound"]),
+                      "FinishReason.STOP", "eosFound", "end", "stop_string"]),
         ("cut", ["length", "max_tokens", "MAX_TOKENS", "model_context_window_exceeded", "model_length",
-                 "max_output_tokens", "REASON_MAX_LEN"]),
+                 "max_output_tokens", "REASON_MAX_LEN", "repetition"]),
         ("refused", ["content_filter", "sensitive", "SAFETY", "RECITATION", "refusal", "guardrail_intervened"]),
         ("failed", ["error", "network_error", "insufficient_system_resource", "abort", "ERROR", "OTHER", "timeout"]),
         ("tool_call", ["tool_calls", "function_call", "tool_use", "MALFORMED_FUNCTION_CALL"]),

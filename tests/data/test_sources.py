@@ -5,11 +5,13 @@ import shutil
 import string
 import subprocess
 import sys
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 import pytest
 from hub_server import HubServer
 from paths import DATA
@@ -393,6 +395,37 @@ def test_a_long_field_of_csv_and_truth_values_are_read(tmp_path):
     columns = Columns(question="question", answer="answer")
     (q,) = gather(source(columns, file=str(tmp_path / "a.jsonl"))).questions
     assert q.answer == "true"
+
+
+UNUSABLE = {
+    "a.csv": ("question,answer,answer\n1+2?,3,4\n", "a.csv has several columns answer"),
+    "b.csv": ("", "b.csv has no rows"), "c.csv": ("question,answer\n", "c.csv has no rows"),
+    "d.csv": ("<!DOCTYPE html><html>404</html>", "d.csv has no rows"), "e.jsonl": ("\n \n", "e.jsonl has no rows"),
+    "f.jsonl": ('{"question": "a", "answer": {"value": "1"}}', "such as answer.value"),
+    "g.tsv": ("question\tanswer\n", "is not one of .jsonl, .csv, .parquet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_files_without_rows_or_with_columns_of_one_name_are_refused(name, tmp_path):
+    written, message = UNUSABLE[name]
+    (tmp_path / name).write_text(written)
+    columns = Columns(question="question", answer="answer")
+    assert message in " ".join(map(str, refusal(source(columns, file=str(tmp_path / name)))))
+
+
+def test_parquet_of_databases_and_a_damaged_one(tmp_path):
+    path, columns = tmp_path / "A.PARQUET", Columns(question="question", answer="answer")
+    table = pyarrow.table({"question": ["1+2?"], "answer": [Decimal("3.50")]})
+    pyarrow.parquet.write_table(table, path)
+    (q,) = gather(source(columns, file=str(path))).questions
+    assert q.answer == "3.50"
+    body = path.read_bytes()
+    path.write_bytes(body[:30] + b"\xff\xff" + body[32:])
+    assert "cannot be read" in refusal(source(columns, file=str(path)))[0]
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * 2, names=["question", "question"])
+    pyarrow.parquet.write_table(twice, path)
+    assert "has several columns question" in refusal(source(columns, file=str(path)))[0]
 
 
 def test_a_file_in_another_encoding_is_one_line(tmp_path):

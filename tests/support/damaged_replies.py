@@ -81,6 +81,26 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "GLM's end": {"reasoning_content": T, "content": f"{A}<|user|>"},
     "EXAONE's end": {"reasoning_content": T, "content": f"{A}[|endofturn|]"},
     "Nemotron's end": {"reasoning_content": f"{T}<SPECIAL_12>", "content": f"{A}<SPECIAL_12>\n"},
+    "a list of texts": {"reasoning": [T], "content": [A]},
+    "a part as the field": {"reasoning": {"type": "thinking", "thinking": T}, "content": A},
+    "<mm:think>": {"content": f"<mm:think>\n{T}\n</mm:think>\n{A}"},
+    "<longcat_think>": {"content": f"<longcat_think>\n{T}\n</longcat_think>\n{A}"},
+    "<think:opensource>": {"content": f"<think:opensource>{T}</think:opensource>{A}"},
+    "a doubled tag": {"content": f"<think>\n<think>\n{T}\n</think>\n</think>\n{A}"},
+    "half a tag": {"content": f"think>\n{T}\n</think>\n{A}"},
+    "a byte order mark first": {"content": f"\ufeff<think>{T}</think>{A}"},
+    "a header before the block": {"content": f"<|im_start|>assistant\n<think>{T}</think>{A}"},
+    "DeepSeek's header": {"content": f"<\uff5cAssistant\uff5c><think>{T}</think>{A}"},
+    "<final_answer>": {"content": f"<think>{T}</think><final_answer>{A}</final_answer>"},
+    "Apriel's words": {
+        "content": f"Here are my reasoning steps:\n{T}\n[BEGIN FINAL RESPONSE]\n{A}\n[END FINAL RESPONSE]\n<|end|>"},
+    "s1's marks": {"content": f"<|im_start|>think\n{T}\n<|im_start|>answer\n{A}<|im_end|>"},
+    "a format in the final channel": {
+        "content": f"<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>final <|constrain|>text"
+                   f"<|message|>{A}<|return|>"},
+    "a channel in the field": {"reasoning_content": f"<|channel|>analysis<|message|>{T}<|end|>", "content": A},
+    "Step's end": {"reasoning_content": T, "content": f"{A}<|EOT|>"},
+    "Ling's end": {"reasoning_content": T, "content": f"{A}<|role_end|>"},
     "padding": {"reasoning_content": T, "content": f"{A}<pad><pad>"},
 }  # fmt: skip
 
@@ -117,6 +137,12 @@ DAMAGED: dict[str, tuple[dict[str, Any], str | None, str]] = {
         {"content": f"analysis{T}assistantcommentaryI add.assistantfinal{A}"}, "stop", "no_reasoning"),
     "a call in words": ({"reasoning_content": T, "content": "<function=add>{}</function>"}, "stop", "damaged"),
     "Mistral's call": ({"reasoning_content": T, "content": '[TOOL_CALLS]add{"a": 7}'}, "stop", "damaged"),
+    "DeepSeek's call": (
+        {"reasoning_content": T, "content": "<\uff5cDSML\uff5cfunction_calls>"}, "stop", "damaged"),
+    "MiniMax's call": (
+        {"reasoning_content": T, "content": '<minimax:tool_call><invoke name="add">'}, "stop", "damaged"),
+    "a closing <mm:think>": ({"reasoning_content": T, "content": f"Hm </mm:think> {A}"}, "stop", "damaged"),
+    "a token in capitals": ({"reasoning_content": T, "content": f"11<|EOT|>{A}"}, "stop", "damaged"),
     "a header in words": ({"reasoning_content": T, "content": f"{A}assistant\n\nThanks"}, "stop", "damaged"),
     "an unknown token": ({"reasoning_content": T, "content": "It is <unk> 11."}, "stop", "damaged"),
     "only invisible characters": ({"reasoning_content": T, "content": "\u200b\u00a0\n"}, "stop", "empty"),

@@ -7,7 +7,7 @@ PUNCTUATION = {
     "\u3000": " ", "\uff0c": ", ", "\u3001": ", ", "\u3002": ". ", "\uff61": ". ", "\uff1b": "; ",
     "\u3010": "[", "\u3011": "]", "\u300c": '"', "\u300d": '"', "\u300e": '"', "\u300f": '"',
     "\u2010": "-", "\u2011": "-", "\u2012": "-", "\ufe63": "-", "\u2009": " ", "\u202f": " ", "\u2062": "",
-    "\u200b": "", "\ufeff": "",
+    "\u200b": "", "\ufeff": "", "\u00ad": "",
 }  # fmt: skip
 TABLE = FULL_WIDTH | {ord(character): ascii_ for character, ascii_ in PUNCTUATION.items()}
 """A full-width comma separates the items of a list: it becomes ", " so that it groups no digits."""

@@ -16,15 +16,16 @@ LETTER_LAST = re.compile(r"(?P<content>[^()]*\S)\s+\(\s*(?P<letter>[A-Z])\s*\)\.
 LONE_CAPITAL = re.compile(r"(?<![A-Za-z])[A-Z](?![A-Za-z])|\b(?:or|and|not|except|but|neither|nor)\b")
 TWICE = re.compile(r"\(?([A-Z])\)?(?:\s*(?:/|,|or|and|&)\s*\(?\1\)?)+\.?", re.IGNORECASE)
 PREFIX = re.compile(
-    r"^(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)*(?:(?:option|choice|answer)s?(?![A-Za-z])|选[项择]?|選[項擇]?)\s*"
+    r"^(?:la|el|le|die)\s+(?=\(?[A-Z]\)?\W*$)|^(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)*(?:(?:option|choice|answer)s?(?![A-Za-z])|选[项择]?|選[項擇]?)\s*"
     r"(?:is\b)?\s*(?:option\b|choice\b)?\s*:?\s*",
     re.IGNORECASE,
 )
-SUFFIX = re.compile(r"\s*(?:项|項|번)?\s*[.]?$")
+SUFFIX = re.compile(r"\s*(?:选项|選項|项|項|번)?(?:正确|正確)?\s*[.:]?$")
 ANOTHER = re.compile(r"^\s*(?:/|,|;|&|\bor\b|\band\b)\s*\(?[A-Z]\)?(?![A-Za-z])")
 MARKUP = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathsf|mathit|rm|bf|mbox|operatorname|boldsymbol|bm)"
     r"(?![A-Za-z])|\\[,!;: ()\[\]]|[{}$*`]|<[^>]{1,20}>"
+    r"|(?<!\w)\[{1,2}(?=\(?[A-Z]\)?\]{1,2})|(?<=[A-Z)])\]{1,2}"
 )
 
 
@@ -56,23 +57,44 @@ def _without_markup(text: str) -> str:
 def same_letters(a: str, b: str) -> bool:
     """Whether one text names several letters without separators, in their order, and the other lists the same ones.
 
-    "ABD" is "B, A, D" and "A and B and D". Two lists are not compared here: their order may matter.
+    "ABD" is "B, A, D" and "A and B and D". Two lists are not compared here: their order may matter; that of Roman
+    and of circled numbers, which name statements, does not: "I and III" is "III, I", and ①③ is "①, ③".
     """
     if max(len(a), len(b)) > LISTED_CHARS_MAX:
         return False
+    if (labels := _statement_labels(a)) and labels == _statement_labels(b):
+        return True
     for compact, listed in ((a, b), (b, a)):
         letters = SET.fullmatch(_without_markup(compact))
         if letters is not None and letters[0] == _without_markup(listed):
             return True
         if letters is None or "".join(sorted(set(letters[0]))) != letters[0]:
             continue
-        text = _without_markup(listed).strip("[](). \\")
+        text = FILLER.sub("", _without_markup(listed)).strip("[](). \\")
         parts = [part.strip("() ") for part in SEPARATOR.split(text)]
         if len(parts) == len(letters[0]) and sorted(parts) == list(letters[0]):
             return True
     return False
 
 
+def _statement_labels(text: str) -> frozenset[str]:
+    """The Roman or circled numbers that a text lists and nothing else; empty where it does not."""
+    plain = FILLER.sub("", _without_markup(text)).strip("[](). \\")
+    circled = CIRCLED.findall(plain)
+    if circled and not SEPARATOR.sub("", CIRCLED.sub("", plain)):
+        return frozenset(circled)
+    parts = [part.strip("() ") for part in SEPARATOR.split(plain)]
+    return frozenset(parts) if len(parts) > 1 and all(map(ROMAN.fullmatch, parts)) else frozenset()
+
+
 LISTED_CHARS_MAX = 200
+CIRCLED = re.compile(r"[\u2460-\u2473]")
+ROMAN = re.compile(r"I{1,3}|I?V|VI{1,3}")
+FILLER = re.compile(
+    r"^(?:both|(?:only\s+)?(?:options?|choices?|statements?|answers?|letters?))\s*:?\s+"
+    r"|\s+(?:only|(?:are|is)\s+(?:all\s+|both\s+)?(?:correct|true|right))\.?$",
+    re.IGNORECASE,
+)
+"""What says no more than that letters follow, or that they are the answer."""
 SET = re.compile(r"[A-J]{2,10}")
 SEPARATOR = re.compile(r"\s*(?:,\s*and\b|[,;/&+]|\band\b)\s*|\s+")

@@ -3,13 +3,14 @@
 import re
 
 ENGLISH = (
-    r"(?:\bfinal\s+)?\banswer(?:\s+to\b[^.\n]{1,60}?)?\s*"
-    r"(?:is|should be|would be|equals|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)"
+    r"(?:\bfinal\s+)?\banswers?(?:\s+to\b[^.\n]{1,60}?)?\s*"
+    r"(?:is|are|should be|would be|equals|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)"
     r"(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?",
     r"\bfinal\s+answer\b\**",
     r"\b(?:correct|right|best)\s+(?:option|choice)s?\s*(?:is|are|:)(?!\w)",
     r"^[ \t]*(?:#+[ \t]*\**|\*\*)(?:final[ \t]+)?answer\**[ \t]*$",
     r"^[ \t]*####(?!#)",
+    r"^[ \t*]*ans(?:\.[ \t]*:?|[ \t]*[:=])\**",
 )
 COLON = r"\s*\**\s*:\s*\**"
 OTHERS = (
@@ -18,6 +19,8 @@ OTHERS = (
     rf"(?:(?:應該|应该|應|应|即|就)?(?:是|为|為|等于|等於)"
     rf"|选择?|選擇?|は、?|{COLON})",
     rf"最[终終后後][结結]果(?:是|为|為|等于|等於|は|{COLON})",
+    rf"(?<![\u4e00-\u9fff])[结結]果(?:是|为|為|等于|等於|{COLON})",
+    r"^[ \t]*(?:#+[ \t]*\**|\*\*)最[终終]答案\**[ \t]*$",
     r"正[确確](?:选项|選項)(?:是|为|為|:)",
     r"\[(?:答案|答え|正解)\]",
     r"(?:故|所以|因此|应|應)?(?:选|選)(?:择|擇|项|項)?\s*:?\s*(?=\(?[A-J]{1,6}\)?(?![A-Za-z]))",
@@ -27,16 +30,19 @@ OTHERS = (
     # Russian, Ukrainian, Bulgarian
     r"(?<!\w)(?:ответ|відповідь|отговор(?:ът)?)\**\s*"
     r"(?:равен(?!\w)|[:=\u2014\u2013-]|\u0435(?!\w))\**",
+    r"(?<!\w)итого\**\s*[:=]\**",
     # Western European languages
+    r"(?<!\w)(?:die\s+lösung|das\s+ergebnis)\s+(?:ist|lautet|beträgt)(?!\w)\s*:?",
     rf"(?<!\w)(?:antwort|antwoord|svaret|svar)\**\s*(?:(?:ist|lautet|is|beträgt|är|er)(?!\w)|{COLON})",
     rf"(?<!\w)(?:réponse|respuesta|resposta|risposta)(?:\s+(?:finale?|correcta|correta|corretta))?\**\s*"
     rf"(?:(?:est|es|é|è)(?!\w)|{COLON})",
-    # Vietnamese, Indonesian, Turkish, Polish, Czech, Hindi, Arabic
+    # Vietnamese, Indonesian, Turkish, Polish, Czech, Hindi, Arabic, Thai, Finnish, Greek, Romanian, Hungarian
+    r"คำตอบ\**\s*(?:คือ|:)\s*:?\**",
     rf"(?<!\w)(?:đáp án|đáp số|câu trả lời)(?:\s+(?:cuối cùng|đúng))?\**\s*(?:là(?!\w)|{COLON})",
     rf"(?<!\w)jawaban(?:nya)?(?:\s+akhir)?\**\s*(?:adalah(?!\w)|{COLON})",
-    rf"(?<!\w)(?:cevap|yan\u0131t|odpowiedź|odpověď|उत्तर|الإجابة|الجواب){COLON}",
+    rf"(?<!\w)(?:cevap|yan\u0131t|odpowiedź|odpověď|vastaus|απάντηση|răspuns|válasz|उत्तर|الإجابة|الجواب){COLON}",
 )
-FOREIGN_ASCII = ("antwo", "svar", "respuesta", "resposta", "risposta", "jawaban", "cevap")
+FOREIGN_ASCII = ("ergebnis", "vastaus", "antwo", "svar", "respuesta", "resposta", "risposta", "jawaban", "cevap")
 ENGLISH_CUE, ANY_CUE = (
     re.compile(rf"(?:{'|'.join(phrases)})\s*:?\s*", re.IGNORECASE | re.MULTILINE)
     for phrases in (ENGLISH, (*ENGLISH, *OTHERS))

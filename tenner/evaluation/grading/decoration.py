@@ -16,6 +16,7 @@ DECORATION = re.compile(
     rf"|\\(?:{'|'.join(SWITCHES)})(?![A-Za-z])\*?"
     rf"|\\fcolorbox\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}"
     r"|\\bbox(?:\[[^\[\]]*\])?(?=\s*\{)"
+    r"|\\text\s*\{\s*[.,;]?\s*\}\s*$"
     rf"|\\(?:{'|'.join(WITH_ARGUMENT)})\*?\s*(?:\[[^\[\]]*\]\s*)?\{{[^{{}}]*\}}"
 )
 TEXT_COMMAND = re.compile(
@@ -23,8 +24,9 @@ TEXT_COMMAND = re.compile(
     r"operatorname|boldsymbol|bm|rm|bf)(?![A-Za-z])\*?"
 )
 QUOTED_TEXT = re.compile(rf"(?:{TEXT_COMMAND.pattern})\s*\{{([^{{}}]*)\}}")
+ESCAPED = re.compile(r"\\([_&%#])")
 DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
-FULL_STOP = re.compile(r"(?<=[a-z]{3})\.\s*\}$")
+FULL_STOP = re.compile(r"(?<=[A-Za-z][a-z])\.\s*\}$")
 GROUP = re.compile(r"^\{([^{}]*)\}$")
 LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Longrightarrow|to)(?![A-Za-z])|=)\s*)+")
 
@@ -48,7 +50,7 @@ def unquoted(text: str) -> str:
 
 def as_text(text: str) -> str:
     """An answer in words, without the LaTeX around it: `$\\text{Alice}$` and `\\textbf{Alice}` are Alice."""
-    without = DELIMITERS.sub(" ", TEXT_COMMAND.sub("", text))
+    without = ESCAPED.sub(r"\1", DELIMITERS.sub(" ", TEXT_COMMAND.sub("", text)))
     if without == text:
         return text
     return " ".join(without.replace("{", "").replace("}", "").split())

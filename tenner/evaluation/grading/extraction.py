@@ -35,6 +35,11 @@ ONE_TOKEN = re.compile(r"\\[A-Za-z]+|[^\W_]+")
 TEXT_LABEL = re.compile(r"\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{(?P<label>[^{}]*)\}")
 
 
+PICTURES = (
+    "".join(chr(code) for low, high in ((0x25A0, 0x27BF), (0x1F300, 0x1FAFF)) for code in range(low, high + 1))
+    + "\u220e\ufe0f"
+)
+"""Check marks and pictures behind an answer."""
 ARTICLES = re.compile(r"\s*(?:(?:so|thus|therefore|hence|the|our|my),?\s+)*", re.IGNORECASE)
 
 
@@ -148,7 +153,8 @@ class _Boxes:
 
         A box that holds a box stands for the inner one.
         """
-        boxes, breaks_off, content = self._outermost, self._breaks_off, None
+        filled = [box for box in self._outermost if self._content(box).strip()]  # "it goes into \\boxed{}"
+        boxes, breaks_off, content = filled or self._outermost, self._breaks_off, None
         while boxes and not breaks_off:
             parts = self._list(boxes)
             content = ", ".join(parts)
@@ -211,4 +217,5 @@ def _statement(text: str) -> str:
             behind = text[close:].partition("\n")[0] if begin == "\\begin{" else ""
             return " ".join((text[len(begin) * (not behind) : close] + behind).split())
     line = next((line.strip("*`_ \t") for line in text.splitlines() if line.strip("*`_:#$ \t\\[](){}")), "")
+    line = line.rstrip(f"{PICTURES}*`_ \t")
     return line[:-1] if line.endswith("}") and line.count("}") > line.count("{") else line  # \textbf{Answer: 7}

@@ -2,6 +2,8 @@
 
 import re
 
+from tenner.evaluation.grading.maths.notation import DIGIT_GROUPS
+
 NUMBER = re.compile(r"([-+]?)\s*([0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])|[0-9]+)(?:\.0*)?")
 UNIT = re.compile(r"(?:\s*(?:\\%|%|\^?\s*\\circ|\u00b0|[^\W\d_]+(?:\s*\^\s*[23])?\.?)){0,3}")
 NOT_UNITS = re.compile(
@@ -16,7 +18,7 @@ DRESSING = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|mathbf|bf|displaystyle|left|right|qquad|quad)(?![A-Za-z])|\\[,!;:()\[\] ]|[{}*`~]"
 )
 UNIT_CHARS_MAX = 80
-ENCLOSED = re.compile(r"^\(\s*([^()]*)\)\.?$")
+ENCLOSED = re.compile(r"^[(\[]\s*([^()\[\]]*)[)\]]\.?$")
 CURRENCY = re.compile(r"^(-?)\s*(?:\\?\$|€|£)\s*")
 
 
@@ -28,8 +30,9 @@ def canonical_integer(text: str) -> str | None:
     """
     stated = GROUPING.sub(",", text).rsplit("=", 1)[-1]
     stated = SPACED.sub(lambda number: number[0].replace(" ", ","), stated)
-    stated = DRESSING.sub(" ", DASH.sub("-", stated)).strip()
-    stated = CURRENCY.sub(r"\1", ENCLOSED.sub(r"\1", stated)).replace("$", " ").strip().rstrip(".").rstrip()
+    stated = DIGIT_GROUPS.sub(lambda number: number[0].replace(number["mark"], ","), stated)
+    stated = DRESSING.sub(" ", DASH.sub("-", stated)).replace("\\ ", " ").strip(" \\")
+    stated = CURRENCY.sub(r"\1", ENCLOSED.sub(r"\1", stated)).replace("$", " ").strip().rstrip(".,; ")
     match = NUMBER.match(stated)
     if match is None:
         return None

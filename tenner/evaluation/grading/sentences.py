@@ -41,7 +41,7 @@ QUALIFIER = re.compile(
     re.IGNORECASE,
 )
 BEFORE_NUMBER = re.compile(
-    rf"^\s*{TEXT}(?:exactly|approximately|about|around|roughly|approx\.?|equals?|equal\s+to|only|just|simply|i\.e\.)\s*\}}?\s*(?=[-\\$\d])",
+    rf"^\s*{TEXT}(?:exactly|approximately|about|around|roughly|approx\.?|equals?|equal\s+to|only|just|simply|i\.e\.|either|both)\s*\}}?\s*(?=[-\\$\d])",
     re.IGNORECASE,
 )
 

@@ -74,6 +74,12 @@ def _whole_number(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _limit(value: object) -> object:
+    """A whole number; -1 is llama.cpp's and LM Studio's word for none."""
+    whole = _whole_number(value)
+    return None if whole == -1 and not isinstance(whole, bool) else whole
+
+
 def _known_effort(effort: object) -> object:
     """The efforts beyond high that some models have: here there is nothing beyond the student's whole budget."""
     return "high" if effort in ("xhigh", "max") else effort
@@ -140,7 +146,8 @@ class Thinking(RequestPart):
     waits: NotNegative = 0
     early_exit: EarlyExitArgs | None = None
     grace: GraceArgs | None = None
-    type: Literal["enabled", "disabled"] = "enabled"
+    type: Literal["enabled", "adaptive", "auto", "disabled"] = "enabled"
+    """The student ends its thinking by itself, so `adaptive` (Anthropic) and `auto` (Volcano) are `enabled`."""
     budget_tokens: NotNegative | None = None
 
 
@@ -169,7 +176,10 @@ class ChatRequest(RequestPart):
 
     NO_EFFECT = frozenset(
         "user safety_identifier prompt_cache_key prompt_cache_retention metadata service_tier parallel_tool_calls "
-        "keep_alive priority request_id cache_salt session_id rid cache_prompt usage".split()
+        "keep_alive priority request_id cache_salt session_id rid cache_prompt usage return_progress timings_per_token "
+        # of methods that are off, as what would switch them on is refused
+        "repeat_last_n dynatemp_exponent xtc_threshold mirostat_tau mirostat_eta dry_base dry_allowed_length "
+        "dry_penalty_last_n dry_sequence_breakers".split()
     )
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         # OpenAI's
@@ -187,20 +197,27 @@ class ChatRequest(RequestPart):
         "return_token_ids": (False,), "return_tokens_as_token_ids": (False,), "return_hidden_states": (False,),
         "detokenize": (True,), "no_stop_trim": (False,), "safe_prompt": (False,), "num_beams": (1,), "n_predict": (-1,),
         "top_a": (0,), "tfs_z": (1,), "mirostat": (0,), "xtc_probability": (0,), "dry_multiplier": (0,),
-        "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,),
+        "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,), "repeat_penalty": (1,), "typ_p": (1,),
+        "dynatemp_range": (0,), "top_n_sigma": (-1, 0), "min_keep": (0,), "n_keep": (0,), "n_probs": (0,),
+        "id_slot": (-1,), "reasoning_format": ("auto",), "post_sampling_probs": (False,), "raw": (False,),
+        # DashScope's and GLM's
+        "enable_search": (False,), "incremental_output": (False,), "result_format": ("message",),
+        "tool_stream": (False,), "do_sample": (True,),
     }  # fmt: skip
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES_MAX)]
-    max_completion_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
+    max_completion_tokens: Annotated[Positive | None, BeforeValidator(_limit)] = None
     """The limit of all tokens after the prompt, thinking included."""
-    max_tokens: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
+    max_tokens: Annotated[Positive | None, BeforeValidator(_limit)] = None
     """The older name of max_completion_tokens."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Default: 0, which is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**SEED_BITS), lt=2**SEED_BITS)] | None = None
-    n: Positive | None = None
+    seed: Annotated[
+        Annotated[int, Field(ge=-(2**SEED_BITS), lt=2**SEED_BITS)] | None, BeforeValidator(_whole_number)
+    ] = None
+    n: Annotated[Positive | None, BeforeValidator(_whole_number)] = None
     """So many answers, each sampled with a seed of its own; the server's concurrency limits it."""
     stop: Annotated[tuple[str, ...], Field(max_length=STOP_STRINGS_MAX), BeforeValidator(_stop_strings)] = ()
     stream: bool | None = None
@@ -234,7 +251,7 @@ class ChatRequest(RequestPart):
         given: dict[str, int | Effort | None] = {
             "thinking.max_tokens": thinking.max_tokens,
             "thinking.budget_tokens": thinking.budget_tokens,
-            "thinking.type": None if thinking.type == "enabled" else 0,
+            "thinking.type": 0 if thinking.type == "disabled" else None,
             "reasoning_effort": self.reasoning_effort,
             "reasoning.effort": reasoning.effort,
             "reasoning.max_tokens": reasoning.max_tokens,

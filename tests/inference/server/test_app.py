@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -264,6 +265,11 @@ def test_models_health_and_page(engine: HFEngine, student: ServedStudent) -> Non
             assert page.headers["content-type"] == "text/html; charset=utf-8"
             assert "unsafe" not in page.headers["content-security-policy"]
             assert "default-src 'none'" in page.headers["content-security-policy"]
+            for path in re.findall(r'(?:href|src)="(web/[^"]+)"', page.text):
+                assert (await http.get(path)).status_code == 200
+            assert (await http.get("web/vendor/Temml.woff2")).headers["content-type"] == "font/woff2"
+            assert (await http.get("web/vendor/README.md")).status_code == 404
+            assert (await http.get("v1/examples")).json() == {"object": "list", "data": []}
 
     talk(engine, student, conversation)
 
@@ -336,6 +342,9 @@ WRONG_BODIES: list[tuple[bytes | dict[str, Any], int, str, str | None, str]] = [
     (GOOD | {"temperature": float("nan")}, 400, "invalid_value", "temperature", "finite"),
     (GOOD | {"top_p": 0}, 400, "invalid_value", "top_p", "greater than 0"),
     (GOOD | {"seed": 2**70}, 400, "invalid_value", "seed", "less than"),
+    (GOOD | {"max_tokens": -2}, 400, "invalid_value", "max_tokens", "greater than 0"),
+    (GOOD | {"repeat_penalty": 1.1}, 400, "unsupported_parameter", "repeat_penalty", "only 1"),
+    (GOOD | {"n": 1.5}, 400, "invalid_value", "n", "integer"),
     (GOOD | {"max_tokens": 0}, 400, "invalid_value", "max_tokens", "greater than 0"),
     (GOOD | {"max_tokens": 1.5}, 400, "invalid_value", "max_tokens", "integer"),
     (GOOD | {"max_tokens": 90, "max_completion_tokens": 80}, 400, "invalid_value", None, "differ"),
@@ -374,7 +383,25 @@ NEUTRAL_VALUES: list[dict[str, Any]] = [
     {"stop": [], "response_format": {"type": "text"}, "service_tier": "flex", "user": 7, "metadata": None},
     {"messages": [USER, {"role": "assistant", "content": "4", "tool_calls": [], "annotations": [], "id": "x"}, USER]},
     {"thinking": {"type": "enabled"}, "reasoning": {"exclude": False}, "chat_template_kwargs": {}},
-    {"xtc_probability": 0, "mirostat": 0, "num_beams": 1, "detokenize": True, "return_token_ids": False, "rid": "x"},
+    {
+        "xtc_probability": 0,
+        "mirostat": 0,
+        "num_beams": 1,
+        "detokenize": True,
+        "return_token_ids": False,
+        "rid": "x",
+        "repeat_penalty": 1.0,
+        "repeat_last_n": 64,
+        "typ_p": 1,
+        "dry_base": 1.75,
+        "id_slot": -1,
+        "timings_per_token": True,
+        "n": 1.0,
+        "seed": 7.0,
+        "max_tokens": -1,
+        "thinking": {"type": "adaptive"},
+        "result_format": "message",
+    },
     {"messages": [USER, {"role": "assistant", "content": None, "reasoning": "4?", "prefix": False}, USER]},
     {"stream_options": {"include_usage": None}, "some_new_parameter": None},
 ]

@@ -8,7 +8,7 @@ from tenner.evaluation.grading.maths.notation import Token
 
 def name_of(tokens: Sequence[Token]) -> str:
     """The name of what is asked for: letters, words, primes, calls and sums of them; "" for anything else."""
-    allowed = frozenset("()+-/_{},'|") | {"angle", "triangle", "circ", "frac", "vec", "overrightarrow"}
+    allowed = frozenset("()+-/_{},'|") | {"angle", "triangle", "circ", "frac", "vec", "overrightarrow", "degree"}
     tokens = _without_inverse(tokens)
     texts = [t.text for t in tokens]
     if "|" in texts and sum(t.kind == "symbol" for t in tokens) < 2:

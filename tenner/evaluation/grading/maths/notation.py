@@ -34,7 +34,7 @@ UNICODE = {
     "⅞": r"\frac78 ", "⁄": "/", "€": r"\euro ", "£": r"\pounds ", "∅": r"\emptyset ", "\u00a0": " ", "’": "'",
     "“": " ", "”": " ", "‘": " ", '"': " ", "Ω": r"\Omega ", "µ": r"\mu ", "¥": r"\yen ", "₹": r"\rupee ",
     "₩": r"\won ", "‒": "-", "≈": r"\approx ", "≅": r"\approx ", "′": "'", "″": "''",
-    "ℤ": r"\mathbb{Z}", "∖": r"\setminus ",
+    "ℤ": r"\mathbb{Z}", "∖": r"\setminus ", "∛": r"\sqrt[3]", "₽": r"\text{ ruble}",
 }  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -47,14 +47,14 @@ SAME_COMMAND = {
     "deg": "degree", "percent": "%", "percentage": "%", "pct": "%", "arcsin": "asin", "arccos": "acos",
     "arctan": "atan", "lbrack": "[", "rbrack": "]", "lbrace": "{s", "rbrace": "}s", "union": "cup", "plusminus": "pm",
     "abs": "abs", "colon": ":", "cosec": "csc", "isin": "in", "varnothing": "emptyset", "thickapprox": "approx",
-    "simeq": "approx", "backslash": "setminus",
+    "simeq": "approx", "backslash": "setminus", "nicefrac": "frac", "sfrac": "frac", "lor": "or", "vee": "or",
 }  # fmt: skip
 FUNCTIONS = frozenset(
     ("sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln exp sqrt abs floor ceil lg factorial cbrt").split()
 )
 PLAIN_NAMES = FUNCTIONS | frozenset(
     (
-        "pi theta alpha beta gamma lambda infinity inf oo infty arcsin arccos arctan degrees degree percent "
+        "pi theta alpha beta gamma lambda infinity inf oo infty arcsin arccos arctan degrees degree deg percent "
         "percentage pct union cup phi mu omega sigma epsilon delta gcd lcm max min"
     ).split()
 )
@@ -110,6 +110,33 @@ BETWEEN_ITEMS = re.compile(rf"(?<=[0-9A-Za-z)\]}}$])\s*{ITEM_WORDS}\s*(?=[-0-9A-
 LETTER_DEGREE = re.compile(r"(?<=[0-9])\s*\^\s*(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|o)(?![A-Za-z])")
 PAIR = re.compile(r"(?<=[(\[{])(\s*[0-9]{1,3}),(?=[0-9]{3}\s*(?:[)\]]|\\\}))")
 QUOTED, UNQUOTED = "\x01", "\x02"
+ROWLESS = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|gathered|split|align\*?|gather\*?)\}")
+OVER = re.compile(r"\{\s*([^{}\\]{1,80})\\over(?![A-Za-z])\s*([^{}\\]{1,80})\}")
+DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{1,2}(?![0-9])|[0-9]{4})|(?<=(?<![0-9.])0)\{,\}(?=[0-9])")
+"""0{,}5 is 0.5; before three digits it groups, but for a zero."""
+DIGIT_GROUPS = re.compile(r"(?<![\w.,'])[0-9]{1,3}(?P<mark>[.'_])[0-9]{3}(?:(?P=mark)[0-9]{3})+(?![\w]|[.'][0-9])")
+"""1.250.000, 1'250'000 and 1_250_000; one such group alone may be something else."""
+INDIAN_GROUPS = re.compile(
+    r"((?:\u20b9|\\rupee|(?<![A-Za-z])Rs\.?|INR)\s*)([0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9,])"
+)
+CURRENCY_CODES = {"USD": r"\$", "US": r"\$", "EUR": r"\euro ", "GBP": r"\pounds ", "Rs": r"\rupee ", "INR": r"\rupee "}
+CURRENCY_CODE = re.compile(
+    r"(?<![A-Za-z\\])(?:\\text\s*\{\s*)?(?P<code>USD|US(?=\s*\\?\$)|EUR|GBP|Rs|INR)\.?\s*\}?\s*(?:\\?\$)?\s*(?=[0-9])"
+)
+ORDINAL = re.compile(
+    r"(?<=[0-9])(?:\^\s*\{\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
+    r"|\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))"
+)
+TIMES_X = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
+SQUARE_OR_CUBIC = re.compile(r"(?<![A-Za-z\\])(sq|cu)\.?\s+(?=[a-z])")
+UNIT_RATIO = re.compile(
+    r"(?<=[0-9}])(?:\\[ ,;]|~|\s)*([A-Za-z]{1,4})\s*/\s*\(\s*([A-Za-z]{1,4})\s*(?:[·\u22c5*\s]|\\cdot)"
+    r"\s*(°?[A-Za-z]{1,4})\s*\)"
+)
+FOREIGN_INTERVAL = re.compile(r"\s*(?P<low>[\[\]])(?P<ends>[^\[\]]{1,80}[,;][^\[\]]{1,80})(?P<high>[\[\]])\s*")
+BARE_SET = re.compile(r"(^|\\in|∈)\s*\{([^{}]*,[^{}]*|)\}(?=\s*$)")
+SI_NUMBER = re.compile(r"\\num\s*\{([^{}]*)\}")
+SI_QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\(?:si|unit)\s*\{([^{}]*)\}")
 
 
 def tokens_of(text: str) -> list[Token]:
@@ -211,8 +238,42 @@ def _power_of_ten(scientific: re.Match[str]) -> str:
     return rf"{mantissa}\cdot 10^{{{int(exponent)}}}"
 
 
+def _usual(text: str) -> str:
+    """What only some write, as others do: currencies by their codes, groups of digits, siunitx, French intervals."""
+    text = SI_QUANTITY.sub(lambda m: rf"{m[1] or ''}\text{{ {_unit_in_macros(m[2] or m[3] or '')}}}", text)
+    text = SI_NUMBER.sub(r"\1", text)
+    text = INDIAN_GROUPS.sub(lambda m: m[1] + m[2].replace(",", ""), text)
+    text = CURRENCY_CODE.sub(lambda m: CURRENCY_CODES[m["code"]], text)
+    text = DIGIT_GROUPS.sub(lambda m: m[0].replace(m["mark"], ""), text)
+    text = DECIMAL_COMMA.sub(".", text)
+    text = OVER.sub(r"\\frac{\1}{\2}", text)
+    text = ORDINAL.sub("", text)
+    text = SQUARE_OR_CUBIC.sub(lambda m: {"sq": "square ", "cu": "cubic "}[m[1]], text)
+    text = UNIT_RATIO.sub(_quoted_unit, text)
+    text = text.replace("+/-", r"\pm ").replace(r"\!:", ":").replace(r":\!", ":")
+    text = BARE_SET.sub(r"\1\\{\2\\}", text)
+    if r"\\" not in text and "&" not in text:
+        text = ROWLESS.sub(" ", text)
+    if (interval := FOREIGN_INTERVAL.fullmatch(text)) and (interval["low"], interval["high"]) != ("[", "]"):
+        low, high = {"[": "[", "]": "("}[interval["low"]], {"[": ")", "]": "]"}[interval["high"]]
+        text = f"{low}{interval['ends'].replace(';', ',')}{high}"
+    return text
+
+
+def _unit_in_macros(macros: str) -> str:
+    r"""The unit that siunitx writes as \meter\per\second\squared, in words."""
+    return macros.replace(r"\per", "/").replace("\\", " ").strip()
+
+
+def _quoted_unit(ratio: re.Match[str]) -> str:
+    """J/(mol·K) as text, if its letters are the symbols of units; a degree of difference is a kelvin."""
+    names = [ratio[1], ratio[2], "K" if ratio[3] == "°C" else ratio[3]]
+    return rf"\text{{ {names[0]}/({names[1]} {names[2]})}}" if SI_SYMBOLS.keys() >= set(names) else ratio[0]
+
+
 def _plain(text: str) -> str:
     """One way of writing each thing: no delimiters, no spacing commands, text commands marked as quoted."""
+    text = _usual(text)
     text = FEET_AND_INCHES.sub(lambda m: rf"{12 * int(m[1]) + int(m[2])}\text{{ inches}}", text)
     text = BETWEEN_ITEMS.sub(lambda m: " or " if m["or"] else " and ", text)
     if len({(m["name"] or m["bare"])[0] for m in UNIT_VECTOR.finditer(text)}) > 1:  # one alone may be imaginary
@@ -225,6 +286,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<![\w}.])([0-9]{1,4})\s*\\choose\s*([0-9]{1,4})(?!\w)", r"\\binom{\1}{\2}", text)
     text = CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
+    text = TIMES_X.sub(r"\\cdot ", text)
     text = CLOCK.sub(lambda m: rf"\text{{{m[1] or m[2]}m}}", text)
     text = MICRO.sub(r"\\text{ μ\1}", text)
     text = OHM.sub(lambda m: rf"\text{{ {m['prefix'] or m['quoted'] or ''}Ω}}", text)
@@ -238,7 +300,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<!\\)\$", " ", text)
     text = GROUPING.sub("", text)
     text = PAIR.sub(r"\1, ", text)  # (12,102) is two numbers
-    text = re.sub(r"\\\\(?=\s*$)", "", text)
+    text = re.sub(r"\\+\s*$", "", text)
     # A row's end is two backslashes: what comes after it is no command of spacing.
     text = r"\\".join(DROPPED.sub(" ", part) for part in text.split(r"\\"))
     for _ in range(3):

@@ -13,15 +13,18 @@ NOUN = (
     "intersections?|points?|primes?|[a-z]"
 )
 NO_SOLUTION = re.compile(
-    r"(?:there (?:is|are|exists?) |it has |has |the equation has )?no"
+    r"(?:there (?:is|are|exists?) |it has |has |(?:equation|system|inequality) has )?no"
     r"(?: (?:real|integral|rational|complex|valid|possible|such|positive|natural|integer|finite|common))*"
     rf"(?: (?:{NOUN}))+(?: (?:exists?|satisfy|satisfies|works?))?"
-    r"|empty set|null set|none|无解|無解|无实数解|无实根|空集|方程无解|解なし|解は存在しない|空集合"
+    r"|empty set|null set|(?:there (?:is|are) )?none|impossible|not possible"
+    r"|无解|無解|无实数解|无实根|空集|方程无解|解なし|解は存在しない|空集合"
     r"|해가 없다|해가 없음|해 없음|해는 없다|공집합|нет решений|решений нет|пустое множество|keine lösung|leere menge"
-    r"|pas de solution|ensemble vide|sin solución|conjunto vacío|sem solução|nessuna soluzione|insieme vuoto"
+    r"|pas de solution|aucune solution|ensemble vide|sin solución|conjunto vacío|sem solução|nessuna soluzione"
+    r"|insieme vuoto"
 )
 NONEXISTENT = re.compile(
-    r"(?:(?:limit|it|value) )?(?:does not exist|dne)|no limit(?: exists)?|不存在|存在しない|не существует"
+    r"(?:(?:limit|it|value) )?(?:does not exist|dne|is undefined)|undefined|no limit(?: exists)?"
+    r"|不存在|存在しない|не существует"
 )
 INFINITELY_MANY = re.compile(
     r"(?:there are )?(?:infinitely many|infinite(?: number of| many)?|uncountably many)"

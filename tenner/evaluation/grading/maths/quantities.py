@@ -12,9 +12,10 @@ from tenner.evaluation.grading.maths.units import DEGREE, PERCENT, TABLE, Unit, 
 MARKS = frozenset(("circ", "degree"))
 SIGNS = frozenset(("cdot", "*", "^", "{", "}", "-", "+", ".", "frac", "/"))
 """Of a plain number before a unit."""
+MONEY = frozenset(("dollar", "euro", "pound sterling", "rupee", "ruble"))
 CURRENCIES = (("yen", "yen"), ("rupee", "rupee"), ("won", "원"))
-SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "\u842c": 10**4} | {
-    "万": 10**4, "亿": 10**8, "億": 10**8
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12} | {
+    "\u842c": 10**4, "万": 10**4, "亿": 10**8, "億": 10**8
 }  # fmt: skip
 TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 
@@ -34,7 +35,7 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
     tokens = list(tokens)
     if len(tokens) > 1 and tokens[-1].text == "min" and tokens[-2].kind == "number":
         tokens[-1] = Token("word", "minute")  # the function would have arguments
-    if (mixed := _mixed_units(tokens)) is not None:
+    if (mixed := mixed_units(tokens)) is not None:
         return mixed
     unit, tokens = _unit(tokens)
     if not tokens:
@@ -49,8 +50,10 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
     return Quantity(parse(tokens), unit, decimal, _italic_unit(tokens) if unit is None else None)
 
 
-def _mixed_units(tokens: list[Token]) -> Quantity | None:
-    """1 hour 30 minutes, 1 h 30 min, 5 feet 10 inches: the sum, in the last unit; None for anything else."""
+def mixed_units(tokens: list[Token]) -> Quantity | None:
+    """1 hour 30 minutes, 1 h 30 min, 5 feet 10 inches: the sum, in the last unit, money in the first; None for anything
+    else.
+    """
     pairs = list(zip(tokens[::2], tokens[1::2], strict=False))
     if len(tokens) % 2 or not 2 <= len(pairs) <= 3:
         return None
@@ -62,7 +65,8 @@ def _mixed_units(tokens: list[Token]) -> Quantity | None:
     if not falls or len({unit.dimension for unit in units}) > 1:
         return None
     total = sum(Fraction(n.text) * unit.size for (n, _), unit in zip(pairs, units, strict=True))
-    return Quantity(number(total / units[-1].size), units[-1])
+    unit = units[0] if units[0].dimension in MONEY else units[-1]
+    return Quantity(number(total / unit.size), unit)
 
 
 def _without_degree_marks(tokens: list[Token]) -> list[Token]:

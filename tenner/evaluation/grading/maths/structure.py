@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, are_one_pair, split
-from tenner.evaluation.grading.maths.expressions import Node, parse
+from tenner.evaluation.grading.maths.expressions import Node, parse, symbols_in
 from tenner.evaluation.grading.maths.inequalities import inequality_of, line_without
 from tenner.evaluation.grading.maths.matrices import environment_of, vector_of
 from tenner.evaluation.grading.maths.names import name_of
 from tenner.evaluation.grading.maths.notation import CONNECTIVES, Token, Unreadable
 from tenner.evaluation.grading.maths.phrases import ONES, meaning_of
-from tenner.evaluation.grading.maths.quantities import Quantity, quantity_of
+from tenner.evaluation.grading.maths.quantities import Quantity, mixed_units, quantity_of
 from tenner.evaluation.grading.maths.shapes import (
     REALS,
     Approximation,
@@ -26,12 +26,13 @@ from tenner.evaluation.grading.maths.shapes import (
     Words,
     as_set,
 )
-from tenner.evaluation.grading.maths.values import is_near
+from tenner.evaluation.grading.maths.values import compare, is_near
 
 ITEMS_MAX = 40
 PLUS_MINUS_MAX = 3
 APPROXIMATELY = frozenset(("approx", "sim", "doteq"))
 RELATIONS = frozenset(("=", "<", ">", "le", "ge", "ne", "in"))
+HEXADECIMAL = frozenset("0123456789ABCDEF")
 ARTICLES = frozenset(("a", "an", "the"))
 
 
@@ -118,6 +119,9 @@ def _list(tokens: list[Token]) -> Shape:
         ranges = [s for s in map(_relation, alternatives) if isinstance(s, Equation) and isinstance(s.right, Interval)]
         if len(ranges) == len(alternatives) and len({s.name for s in ranges}) == 1:
             return Equation(ranges[0].name, None, Union(tuple(s.right for s in ranges)))
+    joined = [t for t in tokens if t.text not in ("and", ",")]  # 2 hours and 30 minutes
+    if len(joined) < len(tokens) and (mixed := mixed_units(joined)) is not None:
+        return mixed
     parts = split(tokens, frozenset((",", ";", "and", "or")))
     parts = [part for i, part in enumerate(parts) if part or not 0 < i < len(parts) - 1]  # "1, 2, and 3"
     if len(parts) > ITEMS_MAX:
@@ -220,9 +224,14 @@ def _equation(sides: list[list[Token]]) -> Shape:
     if name := name_of(sides[0]):
         left = _try_parse(sides[0])
         return Equation(name, left, right)
+    if len(sides) == 2 and (name := name_of(sides[1])) and not symbols_in(parse(sides[0])):
+        return Equation(name, _try_parse(sides[1]), _single(sides[0]))  # 3 = x
     left = parse(sides[-2])
     if not isinstance(right, Quantity) or right.unit is not None:
         raise Unreadable("an equation of something else than numbers")
+    numbers = [left, right.node]
+    if not any(map(symbols_in, numbers)) and compare(*numbers) == "same":
+        return right  # \\frac{1}{2} = 0.5
     return Equation("", left, right)
 
 
@@ -277,6 +286,8 @@ def _based(tokens: list[Token]) -> Shape | None:
     if sum((t.text in OPEN) - (t.text in CLOSE) for t in tokens):
         return None
     texts = [t.text for t in tokens if t.text not in ("{", "}", "(", ")")]
+    if "_" in texts and texts[texts.index("_") + 1 :][:1] == ["base"]:
+        texts.remove("base")
     for mark in ("_", "base"):
         if texts.count(mark) == 1:
             digits, (base, *more) = texts[: texts.index(mark)], [*texts[texts.index(mark) + 1 :], ""]
@@ -284,7 +295,9 @@ def _based(tokens: list[Token]) -> Shape | None:
             text = "".join(digits).upper()
             value = int(base) if base.isascii() and base.isdigit() and len(base) < 3 else 0
             value = ONES.index(base) if base in ONES else value
-            if text.isalnum() and text.isascii() and text[0].isdigit() and value > 1 and more in ([], [""]):
+            is_hexadecimal = value == 16 and len(text) > 1 and HEXADECIMAL.issuperset(text)
+            is_digits = text.isalnum() and text.isascii() and (text[0].isdigit() or is_hexadecimal)
+            if is_digits and value > 1 and more in ([], [""]):
                 return Based(text.lstrip("0") or "0", value)
     return None
 
@@ -303,8 +316,9 @@ def _enclosed(tokens: list[Token]) -> Shape | None:
         if last != "}s":
             return None
         builder = split(inside, frozenset((":", "|")))
-        if len(builder) == 2 and name_of(builder[0]) and isinstance(described := _relation(builder[1]), Equation):
-            return described.right if name_of(builder[0]) == described.name else Listing("{", _inner(inside))
+        name = name_of(_without_reals(builder[0]))
+        if len(builder) == 2 and name and isinstance(described := _relation(builder[1]), Equation):
+            return described.right if name == described.name else Listing("{", _inner(inside))
         return Listing("{", _inner(inside) if inside else ())
     parts = split(inside, frozenset((",", ";")))
     if len(parts) == 1:
@@ -323,6 +337,12 @@ def _enclosed(tokens: list[Token]) -> Shape | None:
     if any(isinstance(item, Ellipsis) for item in items):
         return Tokens(first, items)
     return Listing("(" if first == "langle" else first, items)
+
+
+def _without_reals(tokens: list[Token]) -> list[Token]:
+    """x of x \\in \\mathbb{R}."""
+    parts = split(tokens, frozenset(("in",)))
+    return parts[0] if len(parts) == 2 and [t.text for t in parts[1]] == ["reals"] else tokens
 
 
 def _only_words(tokens: Sequence[Token]) -> bool:

@@ -45,7 +45,8 @@ EVERYDAY = {
     "dollar": {"cent": "1/100", "$": "1", "dollar": "1", "usd": "1", "buck": "1", "penny": "1/100", "pennie": "1/100"},
     "euro": {"euro": "1", "eur": "1"},
     "pound sterling": {"pounds": "1", "gbp": "1"},
-    "yen": {"yen": "1"}, "yuan": {"元": "1", "yuan": "1", "rmb": "1"}, "rupee": {"rupee": "1"}, "won": {"원": "1"},
+    "yen": {"yen": "1"}, "yuan": {"元": "1", "yuan": "1", "rmb": "1"}, "rupee": {"rupee": "1", "paise": "1/100"},
+    "ruble": {"ruble": "1", "рубль": "1", "рублей": "1", "рубля": "1"}, "won": {"원": "1"},
 }  # fmt: skip
 NAMED = {
     "liter": "l", "milliliter": "mL", "newton": "N", "joule": "J", "kilojoule": "kJ", "megajoule": "MJ", "watt": "W",
@@ -76,6 +77,12 @@ TABLE = (
     | {name: SYMBOLS[symbol] for name, symbol in NAMED.items()}
     | SYMBOLS
 )
+TABLE |= {name: Unit("length*time^-1", Fraction(5, 18)) for name in ("kmph", "kmh")}
+TABLE |= {
+    name: Unit("length^3", Fraction(size) * Fraction("0.003785411784"))
+    for name, size in {"gallon": "1", "gal": "1", "quart": "1/4", "pint": "1/8"}.items()
+}
+TABLE |= {name: SYMBOLS["atm"]._replace(size=SYMBOLS["atm"].size / 760) for name in ("torr", "mmhg")}
 TABLE |= {"mph": Unit("length*time^-1", Fraction("1609.344") / 3600), "kph": Unit("length*time^-1", Fraction(5, 18))}
 SQUARES, CUBES = frozenset(("square", "sq", "squared", "平方")), frozenset(("cubic", "cu", "cubed", "立方"))
 NOT_UNITS = frozenset(
