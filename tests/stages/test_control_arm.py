@@ -149,6 +149,8 @@ def test_random_questions_are_those_that_could_be_selected_in_an_order_of_their_
         whole = replace(run, recipe=settings.model_copy(update={"select": fewer}))
         with pytest.raises(TennerError, match="no more than"):
             selection.random_order(whole)
+        with pytest.raises(TennerError, match="trained by one process"):
+            pipeline.check_ready(run, settings.stages, processes=2)
 
 
 def test_a_run_without_a_control_arm_says_how_to_get_one(tiny_recipe, tmp_path):
