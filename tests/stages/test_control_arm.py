@@ -8,6 +8,7 @@ from chat_server import ChatServer
 
 from tenner import pipeline
 from tenner.budget.ledger_database import read_spend
+from tenner.commands import export
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.fork import fork
@@ -96,6 +97,8 @@ def _check_students(folder):
     students = Counter((c.student, c.policy) for c in folder.read("completions", Completion))
     assert {student for student, _ in students} == {"base", "distilled", "distilled-random"}
     assert set(students.values()) == {4}, "the same questions under the same policies"
+    exported = export.run(folder.path, folder.path.with_name("lm-eval")).splitlines()
+    assert len(exported) == len(set(exported)) == 3 * 3, "a file for each student and policy"
     for name in ("report.md", "report.html", "student/README.md"):
         text = (folder.path / name).read_text("utf-8")
         assert "What selection was worth: " in text
