@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from families import FAMILIES, VOCABULARY, Family, model_of
+from families import FAMILIES, MORE_FAMILIES, VOCABULARY, Family, model_of
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat
@@ -40,22 +40,6 @@ POLICIES = [Policy(thinking_tokens_max=b) for b in (0, 6, 24)] + [Policy(thinkin
 ANSWER_TOKENS_MAX = 8
 END_GAIN = 2.0
 """How many times as large the logits of the two ends are."""
-MORE_FAMILIES = [
-    Family("llama4_text", "chunked", {"head_dim": 16, "attention_chunk_size": 16, "num_local_experts": 4,
-           "intermediate_size_mlp": 96, "num_hidden_layers": 4, "interleave_moe_layer_step": 2}),
-    Family("gemma4_text", "shared keys", {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 6,
-           "sliding_window": 24, "num_kv_shared_layers": 2, "vocab_size_per_layer_input": VOCABULARY,
-           "hidden_size_per_layer_input": 8, "layer_types": ["sliding_attention", "full_attention"] * 3},
-           variant=" with shared keys"),
-    Family("mamba2", "state space", {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1,
-           "chunk_size": 16, "expand": 2}),
-    Family("granitemoehybrid", "state space", {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8,
-           "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16, "mamba_chunk_size": 16,
-           "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 64}),
-    Family("stablelm", "dense"),
-    Family("gpt_neox", "dense"),
-]  # fmt: skip
-"""Beside those that the training is measured with."""
 
 
 class Outcome(NamedTuple):

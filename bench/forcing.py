@@ -37,7 +37,7 @@ from typing import Any, Literal
 from tenner.core.formats import FORMATS
 from tenner.core.records import Policy, Sampling
 from tenner.inference.defaults import WAIT_TEXT
-from tenner.inference.forcing import FormatIds
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.job import Prompt
 
 Dtype = Literal["bfloat16", "float32"]

@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 
 from tenner import __version__
 from tenner.core.errors import TennerError
-from tenner.core.stage_names import SELECT_FIRST
+from tenner.core.stage_names import CONTROL, SELECT_FIRST
 from tenner.core.terminal import one_line, say
 
 INTERRUPTED = 130
@@ -32,6 +32,7 @@ COMMANDS = {
     "launch": Command("launch", "run a recipe by a process for each GPU, here, on Slurm or by SkyPilot, under one cap"),
     "fork": Command("fork", "another run with other settings that takes over what was bought and is unchanged"),
     **{stage: Command("stage", f"do the stage `{stage}` of a run") for stage in SELECT_FIRST},
+    CONTROL: Command("stage", f"do the stage `{CONTROL}` of a run: a second student, of random questions"),
     "trace": Command("trace", "buy traces: for the selected questions of a run, or for a file of questions"),
     "plan": Command("plan", "what a recipe takes in hours, dollars and memory, and where it fits"),
     "prices": Command("prices", "what models and machines cost, from when and from where"),

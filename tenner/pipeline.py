@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from tenner.clients import registry, tinker
+from tenner.core import teacher
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe
@@ -24,6 +25,7 @@ from tenner.core.records import (
 )
 from tenner.core.run import Run, Stage
 from tenner.core.sections import PromptForm
+from tenner.core.stage_names import CONTROL
 from tenner.core.suggest import did_you_mean
 from tenner.data import domains, overlap, puzzles, quality_filters, samplers, sources
 from tenner.data.selection import difficulties_of
@@ -39,6 +41,7 @@ from tenner.stages import (
     run_plan,
     selection,
     service_comparison,
+    teacher_choice,
     time_estimate,
 )
 from tenner.training import optional_libraries
@@ -122,6 +125,8 @@ def select(run: Run) -> tuple[int, int]:
         if recipe.order == "select-first":
             raise TennerError(shortage, hint="gather more questions or lower select.samples")
         run.screen.say(shortage)
+    if recipe.select.control is not None:
+        selection.random_order(run)  # refuses a pool that leaves it no choice, before anything is paid
     if recipe.order == "trace-first":
         ids = {q.id for q in picked}
         run.folder.write("samples", [s for s in run.folder.read("verified", Sample) if s.question_id in ids])
@@ -132,6 +137,7 @@ def trace(run: Run) -> tuple[int, int]:
     """Buy the teacher's traces of the questions; each response is bought once."""
     trace_first = run.recipe.order == "trace-first"
     questions = selection.candidates(run) if trace_first else run.folder.read("selected", Question)
+    teacher_choice.choose(run, questions)
     selection.buy_traces(run, questions)
     return len(questions), len(run.folder.read("traces", Trace))
 
@@ -163,9 +169,18 @@ def train(run: Run) -> tuple[int, int]:
     return training.learn(run) if run.recipe.train.backend is None else managed_training.learn(run)
 
 
+def control(run: Run) -> tuple[int, int]:
+    """Where the recipe has a control arm: train a second student, on random questions."""
+    from tenner.stages import control_arm
+
+    return control_arm.learn(run)
+
+
 def evaluate(run: Run) -> tuple[int, int]:
-    """Answer the benchmarks with both students, under every policy, and with the models behind APIs."""
+    """Answer the benchmarks with all students, under every policy, and with the models behind APIs."""
     forms: dict[StudentName, PromptForm] = {"base": best_prompt(run), "distilled": run.recipe.student.form}
+    if run.recipe.select.control is not None:
+        forms["distilled-random"] = run.recipe.student.form
     students = [
         EvaluatedStudent(name, _model_of(run, name), form, partial(engine_for, run, name, "evaluate"))
         for name, form in forms.items()
@@ -193,6 +208,8 @@ def write_report(run: Run) -> tuple[int, int]:
     return len(run_facts.scores), len(files)
 
 
+TRAINED: dict[StudentName, str] = {"distilled": "student", "distilled-random": f"{CONTROL}/student"}
+"""The students that a run trains, and their folders in it."""
 STAGES: dict[str, Stage[Recipe]] = {
     "gather": gather,
     "clean": clean,
@@ -244,7 +261,7 @@ def foresee(recipe: Recipe, path: Path, *, cap_usd: float | None, screen: Screen
 def run_stages(run: Run, names: Iterable[str]) -> None:
     """Run those of the named stages that are not done, in order. Raises TennerError if an earlier one is missing."""
     names = check_ready(run, names)
-    run.go_through(names, STAGES)
+    run.go_through(names, {**STAGES, CONTROL: control})
 
 
 def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[str]:
@@ -253,11 +270,22 @@ def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[s
     `processes` train. Raises TennerError where something is missing, an earlier stage too.
     """
     ask_for_huge_pages()  # before anything makes a tensor
+    if CONTROL in (names := list(names)) and run.recipe.select.control is None:
+        raise TennerError(
+            f"{run.folder.path} has no control arm", hint=f"tenner fork {run.folder.path} --set select.control=random"
+        )
+    if processes > 1 and run.recipe.select.control is not None and not run.folder.done(CONTROL):
+        raise TennerError(
+            f"the second student of select.control is trained by one process, and {processes} would train the first",
+            hint="give --processes 1, or leave select.control out",
+        )
     names = sorted(names, key=list(run.recipe.stages).index)
     if not_done := [name for name in names if not run.folder.done(name)]:
         run.check_turn(not_done[0])
-    if "trace" in names and not run.folder.done("trace"):
-        registry.check(run.recipe.trace, run.screen)
+    buying = ("trace",) if run.recipe.order == "trace-first" else ("trace", CONTROL)
+    if any(stage in names and not run.folder.done(stage) for stage in buying):
+        for section in teacher.possible(run.folder, run.recipe.trace):
+            registry.check(section, run.screen)
     if "select" in names and not run.folder.done("select") and run.recipe.domains.labeller is not None:
         registry.check(run.recipe.domains.labeller, run.screen)
     if "evaluate" in names and not run.folder.done("evaluate"):
@@ -297,14 +325,14 @@ def engine_for(run: Run, student_name: StudentName, stage: str) -> LocalEngine:
     """The recipe's engine, loaded with one of the students."""
     from tenner.training import student_address
 
-    if student_name == "distilled":
-        run.folder.verify_folder("student")
+    if student_name in TRAINED:
+        run.folder.verify_folder(TRAINED[student_name])
     folder = student_address.resolve(_model_of(run, student_name))
     return evaluation.load_engine(run, stage, folder, own_template=student_name == "second")
 
 
 def _model_of(run: Run, name: StudentName) -> str:
-    if name == "distilled":
-        return str(run.folder.path / "student")
+    if name in TRAINED:
+        return str(run.folder.path / TRAINED[name])
     second = run.recipe.attempt.second_model if name == "second" else None
     return second or run.recipe.student.model

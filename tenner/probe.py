@@ -53,6 +53,8 @@ def probe(recipe: Recipe, path: Path, *, questions: int, budget_usd: float | Non
             raise TennerError(f"the run in {path} has attempted already", hint="a probe comes before that")
         if recipe.trace.client in PAYING:
             registry.check(recipe.trace, screen)
+        if recipe.trace.candidates is not None:
+            screen.say("of the teachers that of trace alone is asked now; the run asks its candidates, too")
         pipeline.run_stages(run, ["gather", "clean"])
         asked = [q for q in run.folder.read("clean", Question) if q.answer is not None][:questions]
         if len(asked) < questions:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -92,16 +91,12 @@ def lively_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFact
     """The tiny model with weights so large that its output wanders, and with delimiters made likely."""
     import torch
     from short_format import SHORT
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+    from wandering_model import wandering_copy
 
     folder = tmp_path_factory.mktemp("lively") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(1)
+    model = wandering_copy(tiny_model_dir, folder)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(0.35 * torch.randn(parameter.shape, generator=generator))
         close = AutoTokenizer.from_pretrained(tiny_model_dir).encode(SHORT.close, add_special_tokens=False)
         model.get_output_embeddings().weight[[*close, 2]] *= 2.0
     model.save_pretrained(folder)

@@ -47,9 +47,10 @@ one graph."""
 DECODING_MFU = Estimate(0.5, 0.3, 0.15)
 """Of a card's best, the products of prefilling and of full batches reach so much, the fast case first."""
 
-CPU_SHARE = {"bf16": Estimate(0.8, 0.35, 0.15), "fp32": Estimate(0.9, 0.6, 0.25)}
+CPU_SHARE = {"bf16": Estimate(0.4, 0.18, 0.08), "fp32": Estimate(0.9, 0.6, 0.25)}
 """Of the product that `hardware.speeds` times, training reaches so much on a CPU, the fast case first
-(bench/results/train_cpu_bf16.txt: 438 to 693 tokens/s of SmolLM2-135M; in float32 the demo's training 215 to 243)."""
+(bench/results/train_cpu_bf16.txt: 438 to 693 tokens/s of SmolLM2-135M; the demo's training, whose steps are small, 400
+to 500, and in float32 215 to 243)."""
 CPU_DECODING_SHARE = {"bf16": Estimate(0.5, 0.15, 0.06), "fp32": Estimate(0.8, 0.45, 0.18)}
 """The same of decoding (bench/results/forcing_bf16.txt: 496 tokens/s of 30 rows of the same model; in float32 the
 demo's evaluation took 3.4 minutes)."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from tenner.core.errors import Incomplete
 from tenner.core.records import FailedCall
 from tenner.core.run_folder import RunFolder
+from tenner.core.stage_names import CONTROL
 
-FILES = {"trace": "failed", "select": "failed-select", "evaluate": "failed-evaluate"}
-"""The file of each stage that makes paid calls."""
+FILES = {"trace": "failed", "select": "failed-select", CONTROL: f"{CONTROL}/failed", "evaluate": "failed-evaluate"}
+"""The file of each stage that makes paid calls. Those of the control arm are traces, in a folder of its own."""
 
 
 def record(folder: RunFolder, stage: str, failures: Iterable[FailedCall]) -> None:

@@ -10,6 +10,7 @@ from tenner.commands import options
 from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
 from tenner.core.recipe import parse_cap
+from tenner.core.sections import PriceSection
 from tenner.core.terminal import say
 from tenner.stages import first_recipe
 from tenner.stages.first_recipe import FirstRecipe, FirstRecipeOptions
@@ -35,18 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="NAME|URL", help=ASKED["teacher"])
     parser.add_argument("--teacher-model", metavar="NAME", help=ASKED["teacher_model"])
     parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable of its key (default: the usual)")
-    parser.add_argument(
-        "--price-in",
-        metavar="X",
-        type=options.up_to(options.USD_MAX),
-        help="dollars per million input tokens, if not known",
-    )
-    parser.add_argument(
-        "--price-out",
-        metavar="X",
-        type=options.up_to(options.USD_MAX),
-        help="dollars per million output tokens, if not known",
-    )
+    options.add_field(parser, "--price-in", PriceSection, "input_usd_per_mtok", default="its known price")
+    options.add_field(parser, "--price-out", PriceSection, "output_usd_per_mtok", default="its known price")
     parser.add_argument(
         "--student", metavar="MODEL", help="hf:org/name@revision or a folder (default: the demo's, which needs no hub)"
     )
@@ -104,6 +95,8 @@ def _tell(made: FirstRecipe, out: Path) -> None:
         text = " ".join(q.question.split())
         shown = f"{text[:80]}…" if len(text) > 80 else text
         lines.append(f"  {q.id}: {shown} -> {q.answer or 'no answer, so no verdict on its traces'}")
+    if made.without_answer == made.questions:
+        lines.append(f"if one of the columns {', '.join(made.columns)} holds the answers, name it with --answer")
     lines.append(made.price)
     if made.key is not None:
         is_set = bool(os.environ.get(made.key, "").strip())

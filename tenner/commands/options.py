@@ -11,6 +11,7 @@ from tenner.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
     from tenner.stages.resolve_student import StudentOptions
 
@@ -19,6 +20,7 @@ COUNT_MAX = 10**9
 PROCESSES_MAX = 10**6
 USD_MAX = 1e9
 SECONDS_MAX = 1e10
+INTEGER_MAX = 2**63 - 1
 
 
 def add_field(
@@ -48,7 +50,8 @@ def add_field(
         parser.add_argument(option, choices=values, help=help_)
     else:
         shown = metavar or {int: "N", float: "X"}.get(type_, "TEXT")
-        parser.add_argument(option, type=str if metavar == "N,…" else type_, metavar=shown, help=help_)
+        read = up_to(type_(_most(found))) if type_ in (int, float) and metavar != "N,…" else str
+        parser.add_argument(option, type=read, metavar=shown, help=help_)
 
 
 def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
@@ -62,6 +65,14 @@ def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
         found = [_plain(part) for part in get_args(annotation) if part is not NoneType]
         return found[0][0], tuple(choice for _, choices in found for choice in choices)
     return annotation if annotation in (bool, int, float) else str, ()
+
+
+def _most(field: "FieldInfo") -> float:
+    """The largest number that a field takes, by its own bounds and by those within its annotation."""
+    inner = [part for a in get_args(field.annotation) if get_origin(a) is Annotated for part in get_args(a)[1:]]
+    bounds = [*field.metadata, *(bound for part in inner for bound in getattr(part, "metadata", ()))]
+    most = [getattr(bound, "le", None) or getattr(bound, "lt", None) for bound in bounds]
+    return min((m for m in most if m), default=INTEGER_MAX)
 
 
 Number = TypeVar("Number", int, float)

@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     folder, recipe = contents.finished_run(args.run)
     contents.check_include(folder, args.include)
     planned: dict[hub.Kind, tuple[str, Contents]] = {
-        "model": (args.model, contents.model_contents(folder, args.model, args.include))
+        "model": (args.model, contents.model_contents(folder, recipe, args.model, args.include))
     }
     if args.dataset is not None:
         planned["dataset"] = args.dataset, contents.dataset_contents(folder, recipe, args.include)

@@ -4,10 +4,12 @@ import argparse
 import asyncio
 import signal
 import sys
+from pathlib import Path
 
 from tenner.clients.api_keys import key_in_environment
 from tenner.commands import options
 from tenner.core.errors import TennerError
+from tenner.core.run_folder import RunFolder
 from tenner.core.sections import LocalEngineName
 from tenner.core.terminal import say
 from tenner.inference.defaults import CONCURRENCY_MAX, REQUEST_BYTES_MAX
@@ -78,7 +80,10 @@ def run(
     check_exposure(host, api_key)
     student, price_usd_per_hour = resolve_student.resolve_student(address, options)
     from tenner.inference.server.app import Settings, serve  # imports torch, which a refused option need not wait for
+    from tenner.stages.page_examples import page_examples
 
+    if resolve_student.is_run(address):
+        student = student._replace(examples=page_examples(RunFolder(Path(address))))
     settings = Settings(host, port, api_key, concurrency_max, request_bytes_max, price_usd_per_hour)
     engine = resolve_student.load(student, options, rows=concurrency_max, engine=engine_name)
     info = engine.info

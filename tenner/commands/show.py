@@ -16,6 +16,7 @@ from tenner.core.recipe import Recipe, TraceJob, stored
 from tenner.core.records import Difficulty, Drop, Pick, Question, Sample, Score, Trace
 from tenner.core.run import chat_template_of, stored_recipe
 from tenner.core.run_folder import LARGE_BYTES, RunFolder
+from tenner.core.stage_names import CONTROL
 from tenner.core.terminal import say, visible, write_rendered
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import limit, mean_tokens
@@ -126,6 +127,8 @@ def _told_of(path: Path, question_id: str) -> tuple[list[str], list[str]]:
                 rank = "without a draw" if p.rank is None else f"at rank {p.rank} of {p.domain_size:,}"
                 domain = f"domain {p.domain}" if p.domain else "without a domain"
                 told.append(f"select: picked as number {p.place + 1:,}, {p.step}, {domain}, {rank}")
+        if stage == CONTROL and any(s.question_id == question_id for s in folder.stream(f"{CONTROL}/samples", Sample)):
+            told.append("control: drawn at random, and trained on by the second student")
         for drop in folder.stream(f"dropped-{stage}", Drop):
             if drop.id == question_id or drop.id in trace_ids:
                 told.append(f"{stage}: dropped, {drop.reason}: {drop.evidence}")

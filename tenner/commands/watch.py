@@ -26,7 +26,7 @@ IDLE_SECONDS = 60.0
 """A run whose files have not changed for so long is not called at work."""
 OUTPUTS = {
     "gather": "questions", "clean": "clean", "attempt": "attempts", "select": "selected", "trace": "traces",
-    "verify": "samples", "train": "training", "evaluate": "completions",
+    "verify": "samples", "train": "training", "control": "control/training", "evaluate": "completions",
 }  # fmt: skip
 """The file that each stage fills."""
 STEPS_KEPT, SAMPLES_SHOWN, SAMPLE_CHARACTERS = 4000, 3, 240
@@ -139,6 +139,9 @@ def training_line(steps: Sequence[dict[str, Any]]) -> Text:
     last = steps[-1]
     text = Text(f"step {last['step'] + 1:,} of {last['steps']:,}  loss {last['loss']:.3f}  ")
     text.append(curve([row["loss"] for row in steps]), style="cyan")
+    measured = [loss for row in steps if (loss := row.get("validation_loss")) is not None]
+    if measured:
+        text.append(f"  of held-out samples {measured[-1]:.3f}, lowest {min(measured):.3f}")
     if speed := last.get("tokens_per_second"):
         text.append(f"  {speed:,.0f} tokens/s")
         if left := last.get("tokens_left"):

@@ -12,19 +12,22 @@ from tenner.core.recipe import Recipe
 from tenner.core.records import StageHardware
 from tenner.core.run import RUN_TEMPLATE, changed_settings, start, stored_recipe
 from tenner.core.run_folder import RunFolder
+from tenner.core.stage_names import CONTROL
 
 FILES = {
     "gather": ("questions.jsonl", "dropped-gather.jsonl", "sources.jsonl", "benchmark.jsonl"),
     "clean": ("clean.jsonl", "dropped-clean.jsonl", "hits.jsonl"),
     "attempt": ("attempts.jsonl", "difficulties.jsonl", "forecast.jsonl"),
     "select": ("selected.jsonl", "dropped-select.jsonl", "picks.jsonl", "select-steps.jsonl", "labels.jsonl"),
-    "trace": ("traces.jsonl", "failed.jsonl"),
+    "trace": ("traces.jsonl", "failed.jsonl", "teachers.jsonl"),
     "verify": ("verified.jsonl", "dropped-verify.jsonl", "counterfactual.jsonl"),
     "train": ("training.jsonl", "dropped-train.jsonl", RUN_TEMPLATE, "student", "adapter"),
+    CONTROL: (CONTROL,),
     "evaluate": ("completions.jsonl", "scores.jsonl", "settings.jsonl"),
     "report": (),
 }
-"""What each stage leaves in the run folder; `samples.jsonl` belongs to the last stage before training."""
+"""What each stage leaves in the run folder, but for the traces by which a teacher was chosen; `samples.jsonl` belongs
+to the last stage before training."""
 SAMPLES = "samples.jsonl"
 FIRST_STAGES = (
     ("evaluate.benchmarks", "gather"),
@@ -41,6 +44,7 @@ FIRST_STAGES = (
     ("student", "attempt"),
     ("attempt", "attempt"),
     ("domains", "select"),
+    ("select.control", CONTROL),
     ("select", "select"),
     ("trace.filters", "verify"),
     ("trace.truncated", "verify"),
@@ -104,7 +108,8 @@ def fork(source: Path, recipe: Recipe, target: Path) -> Forked:
 def _first_stage(key: str, order: Sequence[str]) -> str:
     if key == "order":
         return order[order.index("attempt") + 1]
-    return next(stage for prefix, stage in FIRST_STAGES if key == prefix or key.startswith(f"{prefix}."))
+    stage = next(stage for prefix, stage in FIRST_STAGES if key == prefix or key.startswith(f"{prefix}."))
+    return stage if stage in order else "evaluate"  # a fork without the control arm of its run
 
 
 def _copy_files(source: RunFolder, target: RunFolder, kept: Sequence[str], order: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from tenner.core import teacher
 from tenner.core.errors import TennerError
 from tenner.core.run_folder import RunFolder
 from tenner.core.secrets import KeyInSettings
@@ -31,7 +32,7 @@ from tenner.core.sections import (
     TraceSection,
     Train,
 )
-from tenner.core.stage_names import MEASURED, ORDERS
+from tenner.core.stage_names import MEASURED, ORDERS, with_control
 from tenner.core.suggest import did_you_mean, right_key
 from tenner.core.terminal import CONTROL
 from tenner.core.toml_text import named_value, tables
@@ -148,7 +149,8 @@ class Recipe(Experiment):
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages in their order."""
-        return ORDERS[self.order]
+        order = ORDERS[self.order]
+        return order if self.select.control is None else with_control(order)
 
     @model_validator(mode="after")
     def _students_are_decoded_here(self) -> "Recipe":
@@ -166,6 +168,35 @@ class Recipe(Experiment):
             raise ValueError(
                 f"select.samples = {self.select.samples} cannot be picked out of gather.questions = "
                 f"{self.gather.questions}"
+            )
+        held_out, per_question = self.train.validation_samples, self.trace.samples_per_question
+        if held_out is not None and held_out >= self.select.samples * per_question:
+            selected = f"select.samples = {self.select.samples}"
+            raise ValueError(f"train.validation_samples = {held_out} leaves none of {selected} to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_have_questions(self) -> "Recipe":
+        asked = self.trace.candidate_questions
+        if self.order == "select-first" and asked is not None and asked > self.select.samples:
+            raise ValueError(
+                f"trace.candidate_questions = {asked} is above select.samples = {self.select.samples}: teachers are "
+                "asked questions that are traced"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_is_possible(self) -> "Recipe":
+        if self.select.control is None:
+            return self
+        if self.train.backend is not None:
+            raise ValueError(
+                f'select.control has no effect with train.backend = "{self.train.backend}": its student is trained on '
+                "this machine"
+            )
+        if not self.gather.sources and self.select.samples == self.gather.questions:
+            raise ValueError(
+                f"select.control has no effect where all of gather.questions = {self.gather.questions} are selected"
             )
         return self
 
@@ -228,9 +259,14 @@ def validate(kind: type[D], data: dict[str, Any], *, text: str, where: str, over
 
 
 def stored_trace_section(folder: Path) -> TraceSection | None:
-    """The trace section of the run or trace job in a folder; None where there is none. Raises as `stored` does."""
+    """How the traces in the folder of a run or trace job were bought; None where there are none.
+
+    Raises as `stored` does.
+    """
     described = stored(RunFolder(folder))
-    return described.trace if isinstance(described, Recipe | TraceJob) else None
+    if not isinstance(described, Recipe | TraceJob):
+        return None
+    return teacher.chosen(RunFolder(folder), described.trace)
 
 
 def stored(folder: RunFolder) -> Description | None:

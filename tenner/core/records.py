@@ -6,9 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from tenner.budget.estimate import Estimate
 
-StudentName = Literal["base", "second", "distilled"]
-"""The models of a run: the untrained student, an optional second untrained model that attempts the questions too, and
-the trained student. Models that are only measured, or asked through an API, have names of their own."""
+StudentName = Literal["base", "second", "distilled", "distilled-random"]
+"""The models of a run: the untrained student, an optional second untrained model that attempts the questions too, the
+trained student, and the one that an optional control arm trains on random questions. Models that are only measured, or
+asked through an API, have names of their own."""
 AnswerKind = Literal["integer", "choice", "maths", "text"]
 """How an answer is graded (see `evaluation/grading/grader.py`)."""
 NamedPrecision = Literal["bf16", "fp32", "pure-bf16"]
@@ -200,6 +201,31 @@ class Trace(Record):
     cost_usd: float
     metered: bool
     """False: the provider did not say how many tokens it was, and `cost_usd` is the worst case."""
+
+
+class TeacherProbe(Record):
+    """What one of several teachers made of the questions that all of them were asked before one was chosen."""
+
+    place: int
+    """In `TraceSection.teachers`."""
+    teacher: str
+    """provider/model."""
+    questions: int
+    verified: int
+    """Traces that are complete, right and pass the recipe's filters."""
+    failed: int
+    """Calls that failed for good."""
+    output_tokens_mean: float | None
+    """Of a trace; None where the provider does not tell."""
+    cost_usd: float
+    p_value: float
+    """Of the exact McNemar test against the teacher with the most verified traces."""
+    is_chosen: bool
+
+    @property
+    def usd_per_verified(self) -> float | None:
+        """None where no trace is verified."""
+        return self.cost_usd / self.verified if self.verified else None
 
 
 class FailedCall(Record):
@@ -528,3 +554,5 @@ class TrainStep(Record):
     """Peak so far, of the GPU or of the process."""
     cost_usd: float
     """Cost of the whole run so far."""
+    validation_loss: float | None = None
+    """Of the samples that are held out of training, before the step, as `loss`; None where it was not measured."""

@@ -48,6 +48,12 @@ class Run(Generic[Described]):
     recipe: Described
     ledger: Ledger
     screen: Screen
+    part_of: str | None = None
+    """The stage of another run that all of this belongs to: it is booked and shown under that name."""
+
+    def label(self, stage: str) -> str:
+        """The name under which the work of a stage is booked and shown."""
+        return self.part_of or stage
 
     def go_through(self, names: Sequence[str], stages: Mapping[str, "Stage[Described]"]) -> None:
         """Run the stages that are not done. Raises TennerError if one that comes before is missing."""

@@ -9,6 +9,7 @@ stages/NAME.json    a stage's marker, written last: the stage is done, and its f
 run.db              money and calls (see `budget/ledger.py`)
 chat_template.jinja  what the student is asked with in the run; the one in student/ says all of it by itself
 student/            the distilled model
+control/            the same of the control arm: records, and its student
 report.html, …      for people
 """
 
@@ -171,9 +172,10 @@ class RunFolder:
                 A last line without its newline is what a kill leaves behind: it was never acknowledged and is
                 passed over.
         """
-        path = self.path / f"{name}.jsonl"
-        self.verify(path.name)
-        self._touched.setdefault(path.name, "read")
+        file = f"{name}.jsonl"
+        path = self.path / file
+        self.verify(file)
+        self._touched.setdefault(file, "read")
         if not path.exists():
             return
         try:
@@ -302,8 +304,8 @@ class RunFolder:
             (self.path / "stages" / f"{name}.seconds").unlink(missing_ok=True)
 
     def _mend_tails(self) -> None:
-        """Cut what a killed writer left after the last newline of a JSONL file."""
-        for path in self.path.glob("*.jsonl"):
+        """Cut what a killed writer left after the last newline of a JSONL file, here or in a folder below."""
+        for path in [*self.path.glob("*.jsonl"), *self.path.glob("*/*.jsonl")]:
             data = path.read_bytes()
             if data and not data.endswith(b"\n"):
                 os.truncate(path, data.rfind(b"\n") + 1)

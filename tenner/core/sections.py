@@ -6,7 +6,7 @@ from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tenner.budget import machines, prices
 from tenner.core.errors import TennerError
@@ -357,6 +357,10 @@ class Select(Section):
     """For s1's samplers: the sources that stand in for MATH."""
     top_up: bool = True
     """Select and buy more until `samples` are left after verification."""
+    control: Literal["random"] | None = None
+    """`random`: a second student is trained on as many questions, drawn at random from all that could be selected, and
+    evaluated beside the first, so that the report can say what selection was worth. Their traces, its training and its
+    evaluation are paid as well. Default: none."""
 
 
 class PriceSection(Section):
@@ -434,6 +438,26 @@ class PaidModel(Section):
         return self
 
 
+class TeacherCandidate(Section):
+    """A further teacher that may write the traces. All that is not said here is as in `trace`."""
+
+    client: Literal["openai", "gemini"] = "openai"
+    preset: str | None = None
+    base_url: BaseURL | None = None
+    further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
+    api_key_env: KeyVariable | None = None
+    model: str
+    price: Annotated[PriceSection | None, Resume.FREE] = None
+    parameters: Parameters = {}
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
+    requests_per_minute: Annotated[Positive | None, Resume.FREE] = None
+    tokens_per_minute: Annotated[Positive | None, Resume.FREE] = None
+    output_tokens_max: TokenLimit | None = None
+    """Default: that of `trace`."""
+    concurrency: Annotated[Positive | None, Resume.FREE] = None
+    """Default: that of `trace`."""
+
+
 class TraceSection(PaidModel):
     """The teacher, and which of its traces are used for training."""
 
@@ -450,6 +474,40 @@ class TraceSection(PaidModel):
     """Whether truncated traces are used."""
     filters: list[str] = []
     """Filters that a trace must pass, in this order (see `data/quality_filters.py`)."""
+    candidates: Annotated[list[TeacherCandidate], Field(min_length=1)] | None = None
+    """Further teachers: before traces are bought, each of them and that of `trace` is asked `candidate_questions`. Of
+    those whose verified traces are not fewer than the best one's by a paired test, the one with the cheapest verified
+    trace is chosen."""
+    candidate_questions: Positive | None = None
+    """Number of questions that each teacher is asked before one is chosen, the first ones with a reference answer."""
+
+    @property
+    def teachers(self) -> list["TraceSection"]:
+        """The sections of all teachers, that of `trace` first; each names a single one."""
+        own = {name: value for name, value in self if name not in ("candidates", "candidate_questions")}
+        inherited = ("output_tokens_max", "concurrency")
+        said = [
+            {name: value for name, value in candidate if name not in inherited or value is not None}
+            for candidate in self.candidates or []
+        ]
+        return [TraceSection(**own | changes) for changes in ({}, *said)]
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> "TraceSection":
+        if (self.candidates is None) != (self.candidate_questions is None):
+            raise ValueError("candidates and candidate_questions belong together")
+        if self.candidates is None:
+            return self
+        if self.client not in ("openai", "gemini"):
+            raise ValueError(f"candidates are compared with the teacher of trace itself, and {self.client} is free")
+        try:
+            teachers = self.teachers
+        except ValidationError as e:
+            raise ValueError(f"candidates: {e.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        known = [(t.client, t.preset, t.base_url, t.model, json.dumps(t.parameters)) for t in teachers]
+        if len(set(known)) < len(known):
+            raise ValueError("candidates: two of the teachers are the same, that of trace included")
+        return self
 
     @model_validator(mode="after")
     def _buys_longer_ones_only(self) -> "TraceSection":
@@ -569,6 +627,9 @@ class Train(Section):
     """Longest sample that is accepted, in tokens; samples are never truncated."""
     longer: Literal["stop", "drop"] = "stop"
     """What happens to a longer sample: it stops the run before training, or is dropped and reported."""
+    validation_samples: Positive | None = None
+    """So many samples are not trained on: their loss is measured eleven times, evenly over the training, which takes
+    the time of training on each of them four times. Default: all samples are trained on."""
     tokens_per_row: Annotated[Positive, Resume.FREE] = 1024
     """Tokens per forward pass on one device (a longer sample gets a row of its own); more takes more memory."""
     precision: TrainPrecision = "auto"
@@ -591,6 +652,8 @@ class Train(Section):
             raise ValueError('train.tinker and train.backend = "tinker" belong together')
         if self.tinker is None:
             return self
+        if self.validation_samples is not None:
+            raise ValueError('train.validation_samples is for training on a machine: backend "tinker" measures no loss')
         if self.method != "lora":
             raise ValueError('backend "tinker" trains adapters: set train.method = "lora"')
         for name in DECIDED_BY_SERVICE:

@@ -38,6 +38,11 @@ def stratified(questions: Sequence[Question], count: int, seed: int) -> list[Que
     return list(islice((q for in_turn in rounds for q in in_turn if q), count))
 
 
+def random_order(questions: Sequence[Question], seed: int) -> list[Question]:
+    """The questions in an order by seeded hash that has nothing to do with domains, ranks and any other draw."""
+    return sorted(questions, key=lambda q: digest(seed, "select/control", q.id))
+
+
 def seeded(seeds: Sequence[Question]) -> Iterator[Draw]:
     """The seed set, which is taken without a draw."""
     sizes = Counter(q.domain or "" for q in seeds)

@@ -17,6 +17,10 @@ from tenner.data.quality_filters import s1_patterns
 SEED_THINKING_TOKENS_MIN = 5600  # above it, a solved question of MATH is in the seed set of s1's selection
 
 
+NOT_DRAWN = "not drawn"
+"""Why a question was dropped that could have been selected."""
+
+
 class TraceFacts(NamedTuple):
     """What s1's samplers use of the trace of a question."""
 
@@ -58,7 +62,7 @@ def select(
         draws = _as_s1(steps, {d.question_id: d for d in difficulties}, traced, rules, seed)
     drawn = list(islice(draws, count))
     taken = {d.question.id for d in drawn}
-    steps.drop("not drawn", lambda q: None if q.id in taken else f"domain {q.domain}")
+    steps.drop(NOT_DRAWN, lambda q: None if q.id in taken else f"domain {q.domain}")
     return Selection([d.question for d in drawn], steps.dropped, samplers.picks(drawn), steps.steps)
 
 

@@ -25,7 +25,9 @@ LETTER_IN_A_BOX = "\n\nPut the letter of your choice in \\boxed{}."
 class Task(NamedTuple):
     """A known benchmark. `questions` is the number it has; a table of another length is refused.
 
-    `revision` None: no revision of its dataset is pinned here; the recipe may name one.
+    `revision` None: no revision of its dataset is pinned here; the recipe may name one. `license` None: its dataset's
+    page states none. `leaderboard` is the task's id in its dataset's eval.yaml, for results on the hub; None: the
+    dataset has no leaderboard there.
     """
 
     kind: AnswerKind
@@ -36,8 +38,11 @@ class Task(NamedTuple):
     configs: tuple[str, ...] = ()
     split: str = "test"
     revision: str | None = None
+    license: str | None = None
+    leaderboard: str | None = None
 
 
+# Licences and eval.yaml as the datasets' pages and https://huggingface.co/docs/hub/eval-results had them in 2026.
 TASKS = {
     "AIME24": Task(
         "integer", IN_A_BOX, 30, "HuggingFaceH4/aime_2024", Columns(question="problem", answer="answer"),
@@ -49,10 +54,12 @@ TASKS = {
     ),
     "AIME26": Task(
         "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train",
-        revision="d2de22f3c656b4f56cf8981212186377d1e23bc3",
+        revision="d2de22f3c656b4f56cf8981212186377d1e23bc3", license="cc-by-nc-sa-4.0",
+        leaderboard="MathArena/aime_2026",
     ),
     "HMMT Feb 2026": Task(
-        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train"
+        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train",
+        license="cc-by-nc-sa-4.0", leaderboard="MathArena/hmmt_feb_2026",
     ),
     "AMC23": Task(
         "integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer"),
@@ -62,11 +69,12 @@ TASKS = {
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
         revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        license="mit",  # the page states none, and names its source: github.com/openai/prm800k, whose LICENSE is MIT
     ),
     "GSM8K": Task(
         "integer", IN_A_BOX, 1_319, "openai/gsm8k",
         Columns(question="question", answer="answer", answer_after="####"), configs=("main",),
-        revision="740312add88f781978c0658806c59bc2815b9866",
+        revision="740312add88f781978c0658806c59bc2815b9866", license="mit", leaderboard="gsm8k",
     ),
     "GPQA Diamond": Task(
         "choice", LETTER_IN_A_BOX, 198, "Idavidrein/gpqa",
@@ -75,6 +83,7 @@ TASKS = {
             choices=["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"],
         ),
         configs=("gpqa_diamond",), split="train", revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd",
+        license="cc-by-4.0", leaderboard="gpqa_diamond",
     ),
 }  # fmt: skip
 
@@ -108,9 +117,20 @@ def resolve(benchmark: Benchmark) -> Benchmark:
     if benchmark.file is None and benchmark.dataset is None:
         known |= {"dataset": task.dataset, "configs": list(task.configs), "splits": [task.split]}
         known |= {"columns": task.columns, "revision": benchmark.revision or task.revision}
+        known["license"] = benchmark.license or task.license
     if not (benchmark.expect or benchmark.sample or benchmark.where or benchmark.without):
         known["expect"] = task.questions
     return benchmark.model_copy(update=known)
+
+
+def leaderboard_task(benchmark: Benchmark) -> str | None:
+    """The id under which the hub's leaderboards have a benchmark; None where it has none, or is asked in part or from
+    another table than the leaderboard's.
+    """
+    own_table = benchmark.file is not None or benchmark.dataset is not None
+    if benchmark.task is None or own_table or benchmark.sample or benchmark.where or benchmark.without:
+        return None
+    return TASKS[benchmark.task].leaderboard
 
 
 def load_questions(

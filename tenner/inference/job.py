@@ -7,7 +7,8 @@ from tenner.core.chat_template import PromptText, Span, encode_prompt
 from tenner.core.errors import NoRoom
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import Policy, Sampling
-from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.forcing import ForcingMachine, Phase
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.rng import PositionalRNG
 from tenner.inference.sentence_ends import sentence_ends
 

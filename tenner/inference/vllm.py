@@ -36,7 +36,8 @@ from tenner.core.records import Grace, Policy, Sampling
 from tenner.inference.defaults import ANSWER_TOKENS_MAX, ROWS, WAIT_TEXT
 from tenner.inference.engine import EngineInfo, LocalEngine, vllm_not_installed
 from tenner.inference.forced_tokens import ForcedRow
-from tenner.inference.forcing import ForcingMachine, FormatIds, Measured, Phase
+from tenner.inference.forcing import ForcingMachine, Measured, Phase
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.job import Job, Prompt
 from tenner.inference.rng import PositionalRNG
 from tenner.inference.sampling import draw, measure

@@ -88,7 +88,11 @@ def as_yaml(found: dict[str, Any]) -> str:
 
 def key_names(described: Recipe) -> list[str]:
     """The environment variables that hold the keys of the models that the recipe pays for."""
-    sections: list[PaidModel | None] = [described.trace, described.domains.labeller, *described.evaluate.models]
+    sections: list[PaidModel | None] = [
+        *described.trace.teachers,
+        described.domains.labeller,
+        *described.evaluate.models,
+    ]
     found = []
     for section in sections:
         if section is None:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe
-from tenner.core.records import Question, Sample, SourceCount, Trace
+from tenner.core.records import Question, Sample, Score, SourceCount, Trace
 from tenner.core.run import stored_recipe
 from tenner.core.run_folder import MODEL_CARD, RunFolder
 from tenner.core.suggest import did_you_mean
 from tenner.distill import sft_chats
 from tenner.evaluation.benchmarks import benchmark_of
-from tenner.publish import dataset_card
+from tenner.publish import dataset_card, eval_results
 from tenner.publish.licenses import Withheld, reason_to_withhold
 
 REPORT = ("report.html", "report.md", "accuracy.svg")
@@ -44,8 +44,8 @@ def finished_run(path: Path) -> tuple[RunFolder, Recipe]:
     return folder, recipe
 
 
-def model_contents(folder: RunFolder, repository: str, include: Collection[str]) -> Contents:
-    """The student, its adapters where it has any, its card, recipe and provenance, and the report.
+def model_contents(folder: RunFolder, recipe: Recipe, repository: str, include: Collection[str]) -> Contents:
+    """The student, its adapters where it has any, its card and results, recipe and provenance, and the report.
 
     The report shows questions of the benchmarks: it is held back where one of them may not be published.
     Raises TennerError for files that are not as the run wrote them.
@@ -58,6 +58,8 @@ def model_contents(folder: RunFolder, repository: str, include: Collection[str])
     card = folder.path / "student" / MODEL_CARD
     if card.is_file():
         files[MODEL_CARD] = card.read_text("utf-8").replace('("student")', f'("{repository}")').encode()
+    if (results := eval_results.eval_results(recipe, folder.read("scores", Score))) is not None:
+        files[eval_results.FILE] = results
     files |= {name: folder.path / name for name in ("recipe.toml", "provenance.json")}
     withheld = _withheld_benchmarks(folder, include)
     if not withheld:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,9 @@ from tenner.evaluation import benchmarks
 from tenner.evaluation.benchmarks import TASKS
 
 QUESTION_COLUMNS = ("question", "problem", "prompt", "query", "instruction", "input")
-ANSWER_COLUMNS = ("answer", "final_answer", "target", "label", "solution", "output")
+ANSWER_COLUMNS = (
+    "answer", "final_answer", "target", "label", "solution", "output", "result", "expected_answer", "correct_answer",
+)  # fmt: skip
 SAMPLES_MAX = 1000
 SHARE_SELECTED = 0.8
 """Of the questions; the others make up for traces that are wrong, and for duplicates."""
@@ -43,7 +45,7 @@ class FirstRecipeOptions(NamedTuple):
     """A known task, or a file of questions with answers."""
     budget_usd: float
     question: str | None = None
-    """The columns of the file; the benchmark's file has the same, or `question` and `answer`."""
+    """The columns of the file; the benchmark's file has the same, or others that are usually called so."""
     answer: str | None = None
     student: str | None = None
     license: str | None = None
@@ -62,6 +64,8 @@ class FirstRecipe(NamedTuple):
     """The first questions of the file, as tenner understands them."""
     questions: int
     without_answer: int
+    columns: Sequence[str]
+    """Those of the file."""
     price: str
     """What the traces cost at most."""
     key: str | None
@@ -111,16 +115,12 @@ def compose(options: FirstRecipeOptions, out: Path) -> FirstRecipe:
     here = [b.model_copy(update={"file": str(out.parent / str(b.file))}) for b in own]
     benchmarks.load_questions(here, partial(sources.gather, seed=0))
     without = sum(q.answer is None for q in pool)
-    return FirstRecipe(text, pool[:3], len(pool), without, price, key)
+    return FirstRecipe(text, pool[:3], len(pool), without, [*_first_row(options.file)], price, key)
 
 
 def _columns(file: Path, question: str | None, answer: str | None) -> Columns:
     """The columns that are named, or that are usually called so. Raises TennerError where there are none."""
-    table = Source(name=file.name, file=str(file), columns=Columns(question="question"))
-    rows.check(table)
-    first = next(iter(rows.read(table)), None)
-    if first is None:
-        raise TennerError(f"{file} holds no rows")
+    first = _first_row(file)
     found: dict[str, str | None] = {}
     for what, named, usual in (("question", question, QUESTION_COLUMNS), ("answer", answer, ANSWER_COLUMNS)):
         found[what] = named or next((name for name in usual if name in first), None)
@@ -132,6 +132,16 @@ def _columns(file: Path, question: str | None, answer: str | None) -> Columns:
         if named is not None and named not in first:
             raise TennerError(f"{file} has no column {named}", hint=did_you_mean(named, map(str, first)))
     return Columns(question=found["question"], answer=found["answer"])
+
+
+def _first_row(file: Path) -> Mapping[str, Any]:
+    """Raises TennerError for a file that cannot be read, or holds none."""
+    table = Source(name=file.name, file=str(file), columns=Columns(question="question"))
+    rows.check(table)
+    first = next(iter(rows.read(table)), None)
+    if first is None:
+        raise TennerError(f"{file} holds no rows")
+    return first
 
 
 def _teacher(options: FirstRecipeOptions, samples: int) -> tuple[str, str, str | None]:
@@ -186,8 +196,14 @@ def _benchmark(options: FirstRecipeOptions, columns: Columns, out: Path) -> str:
     if not path.is_file():
         hint = did_you_mean(options.benchmark, TASKS, f"there are {', '.join(TASKS)}; or give a file")
         raise TennerError(f"{options.benchmark} is neither a known benchmark nor a file", hint=hint)
-    found = _columns(path, None, None)
-    asked = {"question": found.question or columns.question, "answer": found.answer or columns.answer}
+    has = _first_row(path)
+    found = _columns(path, *(name if name in has else None for name in (columns.question, columns.answer)))
+    if found.answer is None:
+        raise TennerError(
+            f"{path} has no column that is called {', '.join(ANSWER_COLUMNS[:-1])} or {ANSWER_COLUMNS[-1]}",
+            hint=f"a benchmark needs answers: name their column with --answer: there are {', '.join(has)}",
+        )
+    asked = {"question": found.question, "answer": found.answer}
     fields = {"name": _slug(path.stem), "file": _beside(path, out)}
     return f"{_table(fields)}\ncolumns = {_inline(asked)}"
 

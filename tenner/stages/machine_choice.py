@@ -1,7 +1,8 @@
 """On which machines or services a recipe's training fits, and what it takes there."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import product
+from typing import NamedTuple, get_args
 
 from tenner.budget import machines, price_files, prices
 from tenner.budget.estimate import Estimate
@@ -42,9 +43,9 @@ def options(recipe: Recipe, size: Size, own: Machine, lengths: run_plan.Tokens) 
         assert seconds is not None
         usd = seconds.times(recipe.machine.price_usd_per_hour / 3600)
         found.append(Option("this machine", seconds, usd, "the recipe's price"))
-    for name in machines.cards():
+    for name, terms in product(machines.cards(), get_args(machines.Terms)):
         try:
-            offer = machines.charged(name)
+            offer = machines.charged(name, terms=terms)
         except TennerError:  # nobody's price is known today
             continue
         found += _of_card(recipe, size, offer, lengths)
@@ -78,8 +79,9 @@ def _of_card(recipe: Recipe, size: Size, offer: machines.Offer, lengths: run_pla
             hours * (offer.low_usd_per_hour + offer.high_usd_per_hour) / 2,
             hours * offer.high_usd_per_hour,
         )
+        spot = ", spot" if offer.terms == "spot" else ""
         name = machines.card(offer.card).name
-        yield Option(f"{count} {name}{label}", seconds, usd, f"{offer.provider}, {offer.checked}")
+        yield Option(f"{count} {name}{spot}{label}", seconds, usd, f"{offer.provider}, {offer.checked}")
 
 
 def _fewest(train: Train, size: Size, card: str, counts: tuple[int, ...]) -> int | None:

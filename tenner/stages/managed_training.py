@@ -31,10 +31,13 @@ SKYRL_METRICS = "skyrl.ai/"
 
 
 class AtService(NamedTuple):
-    """The models that the service made for a run, the last one being trained, and where the adapters are stored."""
+    """The models that the service made for a run, the last one being trained, and what it stores of the trained one."""
 
     models: list[str]
     adapter: str | None = None
+    """The path of the adapters."""
+    state: str | None = None
+    """The path of what training would go on from."""
 
     @classmethod
     def of(cls, run: Run) -> "AtService":
@@ -90,7 +93,7 @@ def learn(run: Run) -> tuple[int, int]:
     """Let the service fine-tune the student on the samples, download the adapters, and merge them into it."""
     recipe, service = run.recipe, run.recipe.train.tinker
     assert service is not None, "the recipe's check"
-    base, encoded, too_long = training.prepare(run)
+    base, encoded, dropped, _validation = training.prepare(run)
     lengths = [len(e.ids) for e in encoded]
     steps = packing.plan(lengths, recipe.train.tokens_per_step, epochs=recipe.train.epochs, seed=recipe.seed)
     schedule = Schedule(encoded, steps, recipe.train)
@@ -103,7 +106,8 @@ def learn(run: Run) -> tuple[int, int]:
         if first < len(steps):
             _buy_steps(run, meter, client, paid, schedule, model_id, first)
         path = client.save_for_sampler(model_id, run.recipe.name)
-        AtService.of(run)._replace(adapter=path).write(run)
+        trained = paid.bought(len(steps) - 1)
+        AtService.of(run)._replace(adapter=path, state=trained and trained.state_path).write(run)
         adapter = run.folder.path / ADAPTER
         client.download(path, adapter)
         lora.complete_config(adapter, base_model=recipe.student.base_model)
@@ -115,7 +119,7 @@ def learn(run: Run) -> tuple[int, int]:
             delete_all(run, client)
         elif not service.delete:
             run.screen.say(f"train: the service stores the adapters, which it may bill: {path}")
-    return len(encoded) + len(too_long), len(encoded)
+    return len(encoded) + len(dropped), len(encoded)
 
 
 def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded]) -> str:
@@ -128,8 +132,7 @@ def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded]) -> str:
 
 def _continue(run: Run, client: TinkerClient, paid: PaidSteps, schedule: Schedule) -> tuple[str, int]:
     """A model with the state after all steps that were bought, and the number of the next."""
-    service, models = run.recipe.train.tinker, AtService.of(run).models
-    assert service is not None
+    models = AtService.of(run).models
     if models:
         paid.recover(schedule.step, models[-1])
     found: list[BoughtStep] = []
@@ -138,13 +141,33 @@ def _continue(run: Run, client: TinkerClient, paid: PaidSteps, schedule: Schedul
     _mend_curve(run, schedule, found)
     if models:
         client.unload(models[-1])
-    seed = derived(run.recipe.seed, "tinker") % 2**31
-    model_id = client.create_model(service.model, rank=run.recipe.train.lora_rank, seed=seed)
-    AtService([*models, model_id]).write(run)
+    model_id = _new_model(run, client)
     if found:
         client.load_state(model_id, found[-1].state_path)
         run.screen.say(f"train: going on from step {len(found)} of {len(schedule.steps)}")
     return model_id, len(found)
+
+
+def _new_model(run: Run, client: TinkerClient) -> str:
+    """A model at the service, written down before anything is stored of it."""
+    service, at = run.recipe.train.tinker, AtService.of(run)
+    assert service is not None
+    seed = derived(run.recipe.seed, "tinker") % 2**31
+    model_id = client.create_model(service.model, rank=run.recipe.train.lora_rank, seed=seed)
+    at._replace(models=[*at.models, model_id]).write(run)
+    return model_id
+
+
+def load_trained(run: Run, client: TinkerClient) -> tuple[str, str]:
+    """The trained model once more, for a server that samples from loaded models only: its id, its adapters' path.
+
+    It comes from the state after the last step, so nothing is trained again or paid for.
+    """
+    state = AtService.of(run).state
+    assert state is not None, "the training is done"
+    model_id = _new_model(run, client)
+    client.load_state(model_id, state)
+    return model_id, client.save_for_sampler(model_id, run.recipe.name)
 
 
 def _mend_curve(run: Run, schedule: Schedule, found: Sequence[BoughtStep]) -> None:

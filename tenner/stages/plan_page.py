@@ -159,7 +159,10 @@ def student_size(recipe: Recipe, config: Path | None = None) -> tuple[Size, str]
         config = folder / "config.json"
     if config is not None:
         return Size.of(memory.read_config(config)), ""
-    note = f"not known: the config.json of {recipe.student.model} is not on this machine (give it: --config FILE)"
+    note = (
+        f"not known: the config.json of {recipe.student.base_model} is not on this machine; the run fetches it before "
+        "anything is paid, or give it: --config FILE"
+    )
     return Size.by_name(recipe.student.model, recipe.student.base_model), note
 
 

@@ -78,8 +78,12 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
         )
     if options.name == "":
         raise TennerError("--name is empty", hint="leave it out for the name of the recipe or the folder")
-    is_run = (Path(address) / "recipe.toml").is_file()
-    return _of_run(Path(address), options) if is_run else _of_model(address, options)
+    return _of_run(Path(address), options) if is_run(address) else _of_model(address, options)
+
+
+def is_run(address: str) -> bool:
+    """Whether an address is a run's folder, and no model's."""
+    return (Path(address) / "recipe.toml").is_file()
 
 
 def load(

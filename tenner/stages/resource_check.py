@@ -37,7 +37,8 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
                 f"training takes {plan.forecast.total_bytes / GB:.1f} GB, and {free_bytes / GB:.1f} GB {where} free",
                 hint=f"it would fit with {plan.remedies[0]}" if plan.remedies else "close other programs",
             )
-    needed, free = disk_bytes(architecture, recipe.train), shutil.disk_usage(_existing(folder)).free
+    students = 1 if recipe.select.control is None else 2
+    needed, free = disk_bytes(architecture, recipe.train, students=students), shutil.disk_usage(_existing(folder)).free
     if needed > free:
         raise TennerError(
             f"the run takes {needed / GB:.1f} GB on disk, and {free / GB:.1f} GB are free at {folder}",
@@ -45,11 +46,11 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
         )
 
 
-def disk_bytes(architecture: Architecture, train: Train) -> int:
-    """The student, and while it is trained two checkpoints: the newest and the one before it."""
+def disk_bytes(architecture: Architecture, train: Train, *, students: int = 1) -> int:
+    """The students, and while one is trained two checkpoints: the newest and the one before it."""
     moments_bytes = 2 if train.optimizer == "adamw-8bit" else 8
     trained = trained_parameters(architecture, train)
-    return 4 * architecture.parameters + 2 * (4 + moments_bytes) * trained + OTHER_FILES_BYTES
+    return students * 4 * architecture.parameters + 2 * (4 + moments_bytes) * trained + OTHER_FILES_BYTES
 
 
 def _existing(folder: Path) -> Path:

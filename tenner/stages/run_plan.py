@@ -1,6 +1,7 @@
 """What a run will take, stage by stage, before anything starts: questions, tokens, seconds and dollars."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -11,15 +12,19 @@ from tenner.budget.prices import MICROUSD_PER_USD
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import StagePlan, Usage
-from tenner.core.sections import PaidModel
-from tenner.data import puzzles
+from tenner.core.sections import PaidModel, Table, TraceSection
+from tenner.core.stage_names import CONTROL, TEACHERS
+from tenner.data import puzzles, rows
 from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
 from tenner.stages.time_estimate import Lengths, sweep_context, sweep_seconds, sweep_tokens
+from tenner.training import held_out
 
 PUZZLES_READ = 200
 """So many generated puzzles are measured."""
+COUNTED = (".jsonl", ".csv")
+"""The files on this machine whose rows are counted."""
 
 
 class Tokens(NamedTuple):
@@ -63,18 +68,24 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     machine = calibrated(machine, measured)
     base = (measured.base_thinking, measured.base_answer) if measured else None
     price = recipe.machine.price_usd_per_hour
+    traced = _trace(recipe, pool, lengths, measured)
+    trained = train_plan(recipe, size, machine, lengths)
     by_stage = {
         "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
         "clean": StagePlan(stage="clean", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
         "attempt": _with_trial(_attempt(recipe, size, machine, lengths.prompt, base), measured),
         "select": _select(recipe, pool),
-        "trace": _trace(recipe, pool, lengths, measured),
+        "trace": traced,
         "verify": StagePlan(stage="verify", what="not charged", usd=Estimate.exactly(0.0)),
-        "train": train_plan(recipe, size, machine, lengths),
+        "train": trained,
+        CONTROL: _control(recipe, pool, traced, trained),
         "evaluate": _evaluate(recipe, size, machine, lengths, base),
         "report": StagePlan(stage="report", what="not charged", usd=Estimate.exactly(0.0)),
     }
-    return [_with_machine_usd(by_stage[stage], price) for stage in recipe.stages]
+    stages = [_with_machine_usd(by_stage[stage], price) for stage in recipe.stages]
+    if recipe.trace.candidates is not None:
+        stages.insert(recipe.stages.index("trace"), _teachers(recipe.trace, lengths.prompt, measured))
+    return stages
 
 
 def calibrated(machine: Machine, measured: Measured | None) -> Machine:
@@ -96,7 +107,7 @@ def total_seconds(stages: Sequence[StagePlan]) -> Estimate:
 
 def pool_size(recipe: Recipe) -> int | None:
     """Questions before cleaning, None where a source does not tell how many it has."""
-    counts = [source.expect or source.sample or source.published for source in recipe.gather.sources]
+    counts = [s.expect or s.sample or s.published or _rows_here(s) for s in recipe.gather.sources]
     # A source that is split over several entries may say the whole number once.
     if not any(counts) and recipe.gather.sources:
         return None
@@ -108,11 +119,20 @@ def benchmark_size(recipe: Recipe) -> int | None:
     counts = [recipe.evaluate.questions]
     for benchmark in recipe.evaluate.benchmarks:
         task = benchmarks.TASKS.get(benchmark.task or "")
-        found = benchmark.expect or benchmark.sample or benchmark.published or (task.questions if task else None)
+        found = benchmark.expect or benchmark.sample or benchmark.published or _rows_here(benchmark)
+        found = found or (task.questions if task else None)
         if found is None:
             return None
         counts.append(found)
     return sum(counts)
+
+
+def _rows_here(table: Table) -> int | None:
+    """The rows of a text file on this machine, all of which are asked; None for other tables."""
+    file = table.file
+    if file is None or rows.is_url(file) or Path(file).suffix not in COUNTED or table.where or table.without:
+        return None
+    return sum(1 for _ in rows.read(table)) if Path(file).is_file() else None
 
 
 def token_lengths(recipe: Recipe) -> Tokens:
@@ -233,9 +253,26 @@ def _trace(recipe: Recipe, pool: int | None, lengths: Tokens, measured: Measured
     told = "a quarter of its limit"
     if measured and measured.teacher_output and measured.teacher_input:
         output, prompt, told = measured.teacher_output, measured.teacher_input, f"of {measured.questions} asked"
-    usd = paid_usd(section, calls, prompt, output)
     what = f"{section.model}, about {output.expected:,.0f} tokens a trace ({told})"
-    return StagePlan(stage="trace", what=what, questions=round(calls.expected), tokens=calls.times(output), usd=usd)
+    questions = round(calls.expected)
+    if section.candidates is None:
+        usd = paid_usd(section, calls, prompt, output)
+    else:
+        calls = Estimate(*(max(0.0, number - (section.candidate_questions or 0)) for number in calls))
+        usd = _of_any([paid_usd(each, calls, prompt, output) for each, output in _outputs(section, measured)])
+        what = f"by one of {len(section.teachers)} teachers: from the cheapest to the dearest"
+    return StagePlan(stage="trace", what=what, questions=questions, tokens=calls.times(output), usd=usd)
+
+
+def _outputs(section: TraceSection, measured: Measured | None) -> list[tuple[TraceSection, Estimate]]:
+    """Each teacher, and the tokens of one of its traces: as measured of the first, or a share of its own limit."""
+    known = measured.teacher_output if measured else None
+    return [(one, known or assumed.TRACE_SHARE.times(one.output_tokens_max)) for one in section.teachers]
+
+
+def _of_any(parts: Sequence[Estimate]) -> Estimate:
+    """One of these, nobody knows which."""
+    return Estimate(min(p.low for p in parts), fmean(p.expected for p in parts), max(p.high for p in parts))
 
 
 def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
@@ -252,10 +289,40 @@ def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) ->
         )
         usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
         return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
-    seconds = machine.train_seconds(size, train, tokens, of_sample)
+    seconds = machine.train_seconds(size, train, of_sample.times(held_out.passes(samples, train)), of_sample)
     what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
     seconds = Estimate.total([seconds, machine.loading_seconds(size)])
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
+
+
+def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:
+    """What it takes to ask every teacher some questions, by single calls, before one is chosen."""
+    questions, asked = section.candidate_questions or 0, _outputs(section, measured)
+    calls = Estimate.exactly(questions)
+    usd = [paid_usd(one.model_copy(update={"batch": False}), calls, prompt, output) for one, output in asked]
+    names = ", ".join(one.model or one.client for one, _ in asked)
+    return StagePlan(
+        stage=TEACHERS,
+        what=f"{len(asked)} teachers are asked {questions:,} questions each: {names}",
+        questions=len(asked) * questions,
+        tokens=Estimate.total([calls.times(output) for _, output in asked]),
+        usd=Estimate.total(usd),
+    )
+
+
+def _control(recipe: Recipe, pool: int | None, traced: StagePlan, trained: StagePlan) -> StagePlan:
+    """The control arm: traces of random questions, but for those that are selected as well, and the same training.
+
+    The high estimate is that none of them is.
+    """
+    if recipe.order == "trace-first" or traced.usd is None:
+        new, usd = 0.0, None
+    else:
+        new = max(0.0, 1 - recipe.select.samples / pool) if pool else 1.0
+        usd = traced.usd.times(Estimate(new, new, 1.0))
+    bought = f"traces of {new:.0%} of them, " if usd and usd.high else ""
+    what = f"as many random questions: {bought}{trained.what}"
+    return trained.model_copy(update={"stage": CONTROL, "what": what, "usd": usd})
 
 
 def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, base: BaseLengths) -> StagePlan:
@@ -268,14 +335,16 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
     if lengths.answer.expected:
         answers = list(lengths.answer.at_most(section.answer_tokens_max))
     of_distilled = [Lengths(*each) for each in zip(lengths.prompt, lengths.thinking, answers, strict=True)]
-    parts = [_sweep(recipe, size, machine, each, asked, budgets, waits) for each in (of_base, of_distilled)]
+    students = [of_base, of_distilled] + ([] if recipe.select.control is None else [of_distilled])
+    parts = [_sweep(recipe, size, machine, each, asked, budgets, waits) for each in students]
     usd = [
         paid_usd(
             model, Estimate.exactly(asked), lengths.prompt, assumed.TRACE_SHARE.times(model.output_tokens_max)
         )
         for model in section.models
     ]  # fmt: skip
-    what = f"{asked:,} answers under {len(section.policies)} policies, by both students"
+    who = "both" if len(students) == 2 else "all three"
+    what = f"{asked:,} answers under {len(section.policies)} policies, by {who} students"
     what += f" and {len(section.models)} models behind APIs" if section.models else ""
     return StagePlan(
         stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),

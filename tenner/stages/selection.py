@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from tenner.clients import failed_calls
 from tenner.clients.registry import CallContext
-from tenner.core.records import Difficulty, FailedCall, Label, Question, Sample, Trace
+from tenner.core import teacher
+from tenner.core.errors import TennerError
+from tenner.core.records import Difficulty, Drop, FailedCall, Label, Question, Sample, TeacherProbe, Trace
 from tenner.core.run import Run
-from tenner.data import counterfactual_cost, domains, quality_filters, selection
+from tenner.data import counterfactual_cost, domains, quality_filters, samplers, selection
 from tenner.distill import labels, traces, verification
 from tenner.distill.traces import TracePurchase
 from tenner.evaluation.grading.grader import grade_trace
@@ -47,6 +49,23 @@ def _with_domains(run: Run, pool: Sequence[Question]) -> list[Question]:
     ]
 
 
+def random_order(run: Run) -> list[Question]:
+    """All questions that could be selected, in a random order, for the control arm.
+
+    Raises TennerError where no more of them are there than are selected: the arm would train on the same ones.
+    """
+    could = {q.id for q in run.folder.stream("selected", Question)}
+    could |= {d.id for d in run.folder.stream("dropped-select", Drop) if d.reason == selection.NOT_DRAWN}
+    if len(could) <= run.recipe.select.samples:
+        raise TennerError(
+            f"select.control has no effect: select.samples = {run.recipe.select.samples:,}, and no more than "
+            f"{len(could):,} questions can be selected",
+            hint="gather more questions, lower select.samples, or leave select.control out",
+        )
+    questions = [q for q in run.folder.stream("clean", Question) if q.id in could]
+    return samplers.random_order(questions, run.recipe.seed)
+
+
 def top_up(run: Run, missing: int) -> bool:
     """Draw `missing` more questions and buy their traces. False if no question is left."""
     before = run.folder.read("selected", Question)
@@ -69,8 +88,11 @@ def resume_top_up(run: Run) -> None:
 
 def buy_traces(run: Run, questions: Sequence[Question]) -> None:
     """Buy the teacher's traces of these questions; those that exist are not bought again."""
-    context = CallContext(run.ledger, run.screen, stage="trace")
-    traces.buy_traces(TracePurchase(run.recipe.trace, lambda: questions, run.folder, context, grade_trace))
+    context, section = (
+        CallContext(run.ledger, run.screen, run.label("trace")),
+        teacher.chosen(run.folder, run.recipe.trace),
+    )
+    traces.buy_traces(TracePurchase(section, lambda: questions, run.folder, context, grade_trace))
 
 
 def candidates(run: Run) -> list[Question]:
@@ -98,13 +120,18 @@ def report_counterfactual(run: Run, *, verified: int) -> None:
     counterfactual = counterfactual_cost.compare(
         run.recipe.order,
         bought=len({t.question_id for t in run.folder.stream("traces", Trace)}),
-        spent_usd=sum(row.cost_usd for row in run.ledger.rows() if row.stage == "trace"),
+        spent_usd=sum(row.cost_usd for row in run.ledger.rows() if row.stage == "trace") + _paid_before(run),
         verified=verified,
         wanted=run.recipe.select.samples,
         candidates=len(candidates(run)),
     )
     run.folder.write("counterfactual", [counterfactual])
     run.screen.say(counterfactual.sentence)
+
+
+def _paid_before(run: Run) -> float:
+    """What the traces of the chosen teacher cost that it wrote before it was chosen, in dollars."""
+    return sum(row.cost_usd for row in run.folder.stream(teacher.FILE, TeacherProbe) if row.is_chosen)
 
 
 def _trace_facts(t: Trace) -> selection.TraceFacts:

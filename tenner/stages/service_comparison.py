@@ -21,6 +21,8 @@ from tenner.stages import evaluation
 from tenner.stages.paid_steps import PROVIDER
 
 FILE = "service-comparison"
+NOT_LOADED = "not loaded"
+"""Of a refusal: SkyRL's server samples from the adapters of a model only while the model is in its memory."""
 
 
 def check(recipe: Recipe) -> None:
@@ -85,6 +87,7 @@ def compare(run: Run) -> None:
             rows.append(ServiceComparison(question_id=question.id, tokens=tokens, same_tokens=same))
             meter.tick()
         run.folder.write(FILE, rows)
+        sampler.unload()
         if service.delete:
             managed_training.delete_all(run, client)
 
@@ -93,7 +96,9 @@ class _Sampler:
     """Greedy sampling of the service under the cap, each stretch paid once."""
 
     def __init__(self, run: Run, client: TinkerClient, service: TrainingService, path: str) -> None:
-        self._ledger, self._client, self._path = run.ledger, client, path
+        self._run, self._ledger, self._client, self._path = run, run.ledger, client, path
+        self._loaded: tuple[str, str] | None = None
+        """The model that was loaded for this, and where its adapters are."""
         self._price = sampling_price(service)
         self._payee = Payee("evaluate", PROVIDER, service.model, self._price.label())
 
@@ -105,12 +110,8 @@ class _Sampler:
             return list(json.loads(stored.body))
         worst = Usage(input_tokens=len(stretch.before_ids), output_tokens=len(stretch.ids))
         reservation = self._ledger.reserve(self._payee, self._price.microusd(worst))
-        end_id = tokenizer.eos_token_id
         try:
-            said = self._client.sample(
-                self._path, stretch.before_ids, max_tokens=len(stretch.ids),
-                stop_ids=[] if end_id is None else [end_id], seed=0,
-            )  # fmt: skip
+            said = self._ask(stretch, tokenizer.eos_token_id)
         except Rejected:
             self._ledger.release(reservation)
             raise
@@ -124,6 +125,26 @@ class _Sampler:
             )
             self._ledger.settle(spend_id, usage, self._price.microusd(usage))
         return said
+
+    def _ask(self, stretch: Stretch, end_id: int | None) -> list[int]:
+        path = self._loaded[1] if self._loaded else self._path
+        try:
+            return self._client.sample(
+                path, stretch.before_ids, max_tokens=len(stretch.ids), stop_ids=[] if end_id is None else [end_id],
+                seed=0,
+            )  # fmt: skip
+        except Rejected as e:
+            if self._loaded or NOT_LOADED not in str(e):
+                raise
+        from tenner.stages import managed_training
+
+        self._loaded = managed_training.load_trained(self._run, self._client)
+        return self._ask(stretch, end_id)
+
+    def unload(self) -> None:
+        """Let go of what was loaded for this."""
+        if self._loaded:
+            self._client.unload(self._loaded[0])
 
 
 def _tokenizer(run: Run) -> Tokenizer:

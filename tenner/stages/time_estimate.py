@@ -12,8 +12,10 @@ from tenner.core.formats import FORMATS
 from tenner.core.records import Question, Sample, StageForecast
 from tenner.core.run import Run, chat_template_of, render
 from tenner.core.sections import PromptForm
+from tenner.core.stage_names import CONTROL
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
+from tenner.training import held_out
 
 if TYPE_CHECKING:
     from tenner.training.speed_probe import TrainingSpeed
@@ -67,14 +69,16 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         for name in (("base", "second") if attempt.second_model else ("base",))
         for form in attempt.prompts
     ]  # fmt: skip
-    distilled = _learned_lengths(engine, examples, run)
+    distilled, has_control = _learned_lengths(engine, examples, run), recipe.select.control is not None
     if trained := _training_seconds(run, base, examples):
-        found.append(StageForecast(stage="train", part="", seconds=trained))
+        stages = ("train", CONTROL) if has_control else ("train",)
+        found += [StageForecast(stage=stage, part="", seconds=trained) for stage in stages]
     questions = len(run.folder.read("benchmark", Question)) * evaluate.samples
     budgets, waits = evaluate.thinking_tokens_max, evaluate.waits
     for name, lengths in (
         ("base", of_base(attempt.prompts[0], budgets[-1], evaluate.answer_tokens_max)),
         ("distilled", distilled),
+        ("distilled-random", distilled if has_control else None),
     ):
         if lengths is not None:
             seconds = sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
@@ -169,7 +173,7 @@ def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> fl
     if found is None:
         return None
     speed, mean_tokens = found
-    tokens = mean_tokens * run.recipe.select.samples * run.recipe.train.epochs
+    tokens = mean_tokens * held_out.passes(run.recipe.select.samples, run.recipe.train)
     return speed.loading_seconds + tokens * speed.token_seconds
 
 

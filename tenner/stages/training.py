@@ -13,7 +13,7 @@ from tenner.core.run import RUN_TEMPLATE, Run, chat_template_of, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.core.saved_template import trained_template
 from tenner.core.sections import Device
-from tenner.training import distributed, loop, loss_mask, optional_libraries, plan, student, student_address
+from tenner.training import distributed, held_out, loop, loss_mask, optional_libraries, plan, student, student_address
 from tenner.training.checkpoint import Found
 from tenner.training.loss_mask import Encoded
 from tenner.training.trackers import tracker_of
@@ -25,17 +25,18 @@ def learn(run: Run) -> tuple[int, int]:
     """Fine-tune the student on the samples; machine time is charged step by step."""
     recipe, folder = run.recipe, run.folder
     optional_libraries.check(recipe.train)
-    base, encoded, too_long = prepare(run)
+    base, encoded, dropped, validation = prepare(run)
     workdir = folder.path / FOLDER
-    precision = run.hardware("train", recipe.train.precision).precision
+    label = run.label("train")
+    precision = run.hardware(label, recipe.train.precision).precision
     settings = recipe.train.model_copy(update={"precision": precision})
     with (
         distributed.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world,
-        run.machine_time("train") as meter,
-        run.screen.bar("train", 0, expected_seconds=run.expected_seconds("train")) as bar,
+        run.machine_time(label) as meter,
+        run.screen.bar(label, 0, expected_seconds=run.expected_seconds(label)) as bar,
         tracker_of(recipe) as track,
     ):
-        if idle := distributed.idle_gpus(world):
+        if (idle := distributed.idle_gpus(world)) and run.part_of is None:
             run.screen.say(f"{idle} more GPUs are here: tenner train {folder.path} uses all, and so does tenner launch")
 
         def on_begin(found: Found) -> None:
@@ -55,8 +56,8 @@ def learn(run: Run) -> tuple[int, int]:
             meter.check()
 
         result = loop.train(
-            base, encoded, settings, seed=recipe.seed, workdir=workdir, on_step=on_step, on_begin=on_begin,
-            say=run.screen.say, world=world, device_tflops=recipe.machine.peak_tflops,
+            base, encoded, settings, seed=recipe.seed, workdir=workdir, validation=validation, on_step=on_step,
+            on_begin=on_begin, say=run.screen.say, world=world, device_tflops=recipe.machine.peak_tflops,
         )  # fmt: skip
         loop.finish(
             result, base, folder.path / "student", workdir, base_model=recipe.student.base_model,
@@ -64,16 +65,33 @@ def learn(run: Run) -> tuple[int, int]:
         )  # fmt: skip
         for name in ("student", "adapter"):
             folder.wrote_folder(name)
-    return len(encoded) + len(too_long), len(encoded)
+    return len(encoded) + len(dropped), len(encoded)
 
 
-def prepare(run: Run) -> tuple[Path, list[Encoded], list[Drop]]:
-    """The untrained student, the samples as it reads them, and those that are too long, which are reported."""
-    base, encoded, too_long = _prepared(run.folder, run.recipe)
-    run.folder.write("dropped-train", too_long)
-    if too_long:
-        run.screen.say(f"{len(too_long):,} samples are longer than train.tokens_max and left out")
-    return base, encoded, too_long
+class Prepared(NamedTuple):
+    """What a training is given."""
+
+    base: Path
+    """The folder of the untrained student."""
+    encoded: list[Encoded]
+    """The samples that it is trained on, as it reads them."""
+    dropped: list[Drop]
+    """Why each of the others is not among them."""
+    validation: list[Encoded]
+    """Of the others, those that are held out."""
+
+
+def prepare(run: Run) -> Prepared:
+    """The untrained student and the samples; those that are not trained on are reported."""
+    found = _prepared(run.folder, run.recipe)
+    run.folder.write("dropped-train", found.dropped)
+    if too_long := len(found.dropped) - len(found.validation):
+        run.screen.say(f"{too_long:,} samples are longer than train.tokens_max and left out")
+    if found.validation:
+        run.screen.say(
+            f"{len(found.validation):,} samples are held out: their loss is measured as the training goes on"
+        )
+    return found
 
 
 def follow(path: Path, *, device: Device | None = None) -> None:
@@ -84,11 +102,11 @@ def follow(path: Path, *, device: Device | None = None) -> None:
     if folder.done("train"):
         return
     plan.check_trains_here(recipe.train)
-    base, encoded, _too_long = _prepared(folder, recipe)
+    base, encoded, _dropped, validation = _prepared(folder, recipe)
     with distributed.join(device=device or recipe.machine.device, shard_over=recipe.train.shard_over) as world:
         loop.train(
-            base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, on_step=lambda _: None,
-            world=world,
+            base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, validation=validation,
+            on_step=lambda _: None, world=world,
         )  # fmt: skip
 
 
@@ -105,14 +123,14 @@ def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> 
     before = recipe.stages[recipe.stages.index("train") - 1]
     if not folder.done(before):
         raise TennerError(f"train needs {before}, which is not done", hint=f"tenner {before} {path}")
-    base, encoded, _too_long = _prepared(folder, recipe)
+    base, encoded, _dropped, validation = _prepared(folder, recipe)
     own = distributed.here(device or recipe.machine.device).device
     machine = plan.Machine(
         max(processes, distributed.launched_size()),
         on_gpu=own.type != "cpu",
         memory_gb=distributed.device_bytes(own, processes=processes) / plan.GB,
     )
-    longest_tokens = max(len(e.ids) for e in encoded)
+    longest_tokens = max(len(e.ids) for e in (*encoded, *validation))
     return plan.plan(
         plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens, run_exists=True
     )
@@ -147,8 +165,8 @@ def _saved_template(run: Run, base: Path) -> str | None:
     return saved
 
 
-def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], list[Drop]]:
-    """The untrained student, the samples as it reads them, and those that are too long for the recipe."""
+def _prepared(folder: RunFolder, recipe: Recipe) -> Prepared:
+    """Raises TennerError where a sample is too long for the recipe, or none is left to train on."""
     base = student_address.resolve(recipe.student.model)
     template, fmt, end_id = _asked(base, recipe)
     samples = folder.read("samples", Sample)
@@ -163,7 +181,13 @@ def _prepared(folder: RunFolder, recipe: Recipe) -> tuple[Path, list[Encoded], l
         for e in encoded
         if len(e.ids) > tokens_max
     ]
-    return base, kept, drops
+    if (count := recipe.train.validation_samples) is None:
+        return Prepared(base, kept, drops, [])
+    fitting = {e.sample_id for e in kept}
+    chosen = held_out.choose([s for s in samples if s.id in fitting], count, seed=recipe.seed)
+    validation = [e for e in kept if e.sample_id in chosen]
+    drops += [Drop(id=e.sample_id, reason="held_out", evidence="its loss is measured instead") for e in validation]
+    return Prepared(base, [e for e in kept if e.sample_id not in chosen], drops, validation)
 
 
 def _note(step: TrainStep, recipe: Recipe) -> str:

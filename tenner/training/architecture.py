@@ -84,6 +84,20 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
     raise TennerError(f"the layers of a {type(model).__name__} are not found", hint="choose another student")
 
 
+def backbone(model: PreTrainedModel) -> PreTrainedModel:
+    """The part of a causal language model that goes from ids to hidden states, without the head.
+
+    Raises TennerError where there is none.
+    """
+    if model.base_model is not model:
+        return model.base_model
+    # Some classes name a part as their base that they do not have.
+    for child in model.children():
+        if isinstance(child, PreTrainedModel):
+            return child
+    raise TennerError(f"the backbone of a {type(model).__name__} is not found", hint="choose another student")
+
+
 @lru_cache(maxsize=32)
 def _described(text: str) -> Architecture:
     config = _config(json.loads(text))
@@ -175,9 +189,14 @@ def _unusable(error: Exception) -> TennerError:
 
 
 def attentions(config: PreTrainedConfig, layers: int) -> list[Attention | None]:
-    """As the numbers of the config say, the same in all layers."""
+    """As the numbers of the config say, layer by layer where they differ."""
     text = config.get_text_config(decoder=True)
-    if not (heads := getattr(text, "num_attention_heads", None)):
-        return [None] * layers
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return [Attention(heads, getattr(text, "num_key_value_heads", None) or heads, size, size)] * layers
+    configs: Any = getattr(text, "per_layer_config", None)
+    return [_attention(configs[i] if configs is not None else text) for i in range(layers)]
+
+
+def _attention(config: PreTrainedConfig) -> Attention | None:
+    if not (heads := getattr(config, "num_attention_heads", None)):
+        return None
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return Attention(heads, getattr(config, "num_key_value_heads", None) or heads, size, size)

@@ -37,13 +37,8 @@ class _ShortAttention(torch.autograd.Function):
         ctx: Any, query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
     ) -> Tensor:
         length, size = docs.longest, query_TH_D.shape[-1]
-        key_BK_LD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(-1, length, size)
-        value_BK_LD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(
-            -1, length, size
-        )
-        query_BK_GLD = query_TH_D.index_select(0, docs.slots_BHL(query_TH_D.shape[0] // docs.tokens)).view(
-            key_BK_LD.shape[0], -1, size
-        )
+        key_BK_LD, value_BK_LD = docs.padded(key_TK_D), docs.padded(value_TK_D)
+        query_BK_GLD = docs.padded(query_TH_D).view(key_BK_LD.shape[0], -1, size)
         causal_GL_L = docs.causal_LL.repeat(query_BK_GLD.shape[1] // length, 1)
         scores_BK_GL_L = torch.baddbmm(causal_GL_L, query_BK_GLD, key_BK_LD.mT, alpha=scaling)
         seen_BK_GL_L = functional.softmax(scores_BK_GL_L, dim=-1)
@@ -87,13 +82,8 @@ class _BlockAttention(torch.autograd.Function):
         ctx: Any, query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
     ) -> Tensor:
         length, size = docs.longest, query_TH_D.shape[-1]
-        key_N_LD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(-1, length, size)
-        value_N_LD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(
-            -1, length, size
-        )
-        query_N_GLD = query_TH_D.index_select(0, docs.slots_BHL(query_TH_D.shape[0] // docs.tokens)).view(
-            key_N_LD.shape[0], -1, length, size
-        )
+        key_N_LD, value_N_LD = docs.padded(key_TK_D), docs.padded(value_TK_D)
+        query_N_GLD = docs.padded(query_TH_D).view(key_N_LD.shape[0], -1, length, size)
         out_N_GLD = torch.empty_like(query_N_GLD)
         for start in range(0, length, BLOCK):
             end = min(length, start + BLOCK)
@@ -149,15 +139,14 @@ def _fused_attention(
 ) -> Tensor:
     """The same by PyTorch's fused kernel, for GPUs without a kernel for packed rows."""
     shape = (docs.count, -1, docs.longest, query_TH_D.shape[-1])
-    key_BKLD = key_TK_D.index_select(0, docs.slots_BHL(key_TK_D.shape[0] // docs.tokens)).view(shape)
-    value_BKLD = value_TK_D.index_select(0, docs.slots_BHL(value_TK_D.shape[0] // docs.tokens)).view(shape)
+    key_BKLD, value_BKLD = docs.padded(key_TK_D).view(shape), docs.padded(value_TK_D).view(shape)
     heads = query_TH_D.shape[0] // docs.tokens
     shares_keys = _can_share_keys(query_TH_D.device)
     if not shares_keys:
         groups = query_TH_D.shape[0] // key_TK_D.shape[0]
         key_BKLD, value_BKLD = (x.repeat_interleave(groups, dim=1) for x in (key_BKLD, value_BKLD))
     out_BHLD = functional.scaled_dot_product_attention(
-        query_TH_D.index_select(0, docs.slots_BHL(heads)).view(shape),
+        docs.padded(query_TH_D).view(shape),
         key_BKLD,
         value_BKLD,
         is_causal=True,
@@ -236,7 +225,7 @@ def packed_attention(
     """What transformers calls for every layer of a model loaded with `attention=NAME`. Returns (1, T, H, E).
 
     `softcap` and `s_aux` (sinks, a logit for each head) are transformers' names. Other arguments that would change what
-    is computed are found by the comparison before training (`packed_loss.check_packing`).
+    is computed are found by the comparison before training (`packing_check.choose_packing`).
     """
     heads, tokens, size = query_1HTD.shape[1:]
     special = softcap is not None or s_aux is not None or value_1KTE.shape[-1] != size

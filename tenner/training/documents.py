@@ -64,11 +64,12 @@ class Documents:
         square = torch.full((self.longest, self.longest), -torch.inf, dtype=self.dtype)
         return square.triu(1).to(self.device)
 
-    def slots_BHL(self, heads: int) -> Tensor:
-        """Which of the row's vectors (T H) lies in each slot of the padded batch."""
+    def padded(self, row_TH_D: Tensor) -> Tensor:
+        """The row's vectors as a padded batch (B H, L, D), head by head within each document."""
+        heads = row_TH_D.shape[0] // self.tokens
         if ("slots", heads) not in self._indices:
             self._indices["slots", heads] = self._slots(heads)
-        return self._indices["slots", heads]
+        return row_TH_D.index_select(0, self._indices["slots", heads]).view(-1, self.longest, row_TH_D.shape[-1])
 
     def places_TH(self, heads: int) -> Tensor:
         """In which slot of the padded batch each of the row's vectors lies."""

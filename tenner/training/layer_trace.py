@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -62,6 +63,8 @@ class Layer:
     widest_numbers: float
     """The largest tensor among them, of a token."""
     attention: Attention | None
+    experts: int = 0
+    """Of a mixture, see `expert_weights`."""
 
     @property
     def linear_parameters(self) -> int:
@@ -119,7 +122,14 @@ def _sizes(layer: nn.Module) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in layer.parameters()),
         "linears": tuple((m.in_features, m.out_features) for m in linears),
+        "experts": max((len(weight) for weight in expert_weights(layer)), default=0),
     }
+
+
+def expert_weights(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of mixtures of experts in a module, which hold a matrix for each expert."""
+    modules = (m for m in module.modules() if not isinstance(m, _ConvNd))
+    return [p for m in modules for p in m.parameters(recurse=False) if p.ndim == 3 and len(p) > 1]
 
 
 class _Cost(NamedTuple):
@@ -133,7 +143,7 @@ class _Cost(NamedTuple):
 
 
 def _costs(model: PreTrainedModel, layers: Sequence[nn.Module]) -> list[_Cost]:
-    """Of each layer; those of one kind (the same parameters, window and class) share one and run once."""
+    """Of each layer; those of one kind (the same class, parameters, windows and flags) share one and run once."""
     kinds: dict[Any, tuple[_Cost, Any]] = {}
     own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     order = []
@@ -160,7 +170,11 @@ def _costs(model: PreTrainedModel, layers: Sequence[nn.Module]) -> list[_Cost]:
 def _kind(layer: nn.Module) -> Any:
     shapes = tuple((name, *p.shape) for name, p in layer.named_parameters())
     windows = tuple(getattr(m, "sliding_window", None) for m in layer.modules())
-    return type(layer), shapes, windows
+    # Such as whether a layer hands its keys on to later ones, or reads those of an earlier one.
+    flags = tuple(
+        (name, value) for m in layer.modules() for name, value in sorted(vars(m).items()) if isinstance(value, bool)
+    )
+    return type(layer), shapes, windows, flags
 
 
 def _run(

@@ -19,12 +19,13 @@ from tenner.core.errors import Preempted, TennerError
 from tenner.core.records import NamedPrecision
 from tenner.core.sections import Train
 from tenner.core.seeds import digest
-from tenner.training import checkpoint, lora, model_loading, packing, student
+from tenner.training import checkpoint, held_out, lora, model_loading, packing, student
 from tenner.training.activation_checkpointing import offloaded
 from tenner.training.allocator import freed_memory_kept, give_back_freed_memory
 from tenner.training.checkpoint import Part
 from tenner.training.distributed import World, here
 from tenner.training.flops import Work, peak_tflops
+from tenner.training.layer_trace import expert_weights
 from tenner.training.loss_mask import Encoded
 from tenner.training.model_loading import Learner, compute_dtype
 from tenner.training.optimizer import ROWS, Optimizer, optimizer_of
@@ -56,6 +57,8 @@ class StepReport(NamedTuple):
     """The most that was in use so far: of the device, or of this process where the device is the CPU."""
     seconds: float
     """Machine time since the last report of this process (the first one: since `train` began)."""
+    validation_loss: float | None = None
+    """Of the held-out samples, before the step, as `loss`; None where it was not measured."""
 
 
 class TrainResult(NamedTuple):
@@ -88,6 +91,7 @@ def train(
     *,
     seed: int,
     workdir: Path,
+    validation: Sequence[Encoded] = (),
     on_step: Callable[[StepReport], None],
     on_begin: Callable[[checkpoint.Found], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
@@ -96,11 +100,12 @@ def train(
 ) -> TrainResult:
     """Train the student in the folder `base`, or go on where the newest checkpoint in `workdir` left off.
 
-    A process alone may also hand over a loaded model, on any device; it is changed in place. `on_begin` is told where
-    it begins, before the first step; `say` gets a line about what is done otherwise than people expect; `on_step` is
-    called after every step. When it raises TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a
-    checkpoint is written, so that nothing is lost; what came after the last one of a killed run is done again.
-    `device_tflops` is the best of one device, for MFU; None: what is known of it. `finish` saves the result.
+    A process alone may also hand over a loaded model, on any device; it is changed in place. The loss of `validation`
+    is measured at intervals (`held_out.is_due`). `on_begin` is told where it begins, before the first step; `say` gets
+    a line about what is done otherwise than people expect; `on_step` is called after every step. When it raises
+    TennerError (the budget's cap) in any process, on Ctrl-C and on SIGTERM, a checkpoint is written, so that nothing is
+    lost; what came after the last one of a killed run is done again. `device_tflops` is the best of one device, for
+    MFU; None: what is known of it. `finish` saves the result.
 
     Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
     whose loss is not what transformers computes, and on a checkpoint that does not fit; Preempted on SIGTERM.
@@ -130,9 +135,14 @@ def train(
         try:
             while step < len(plan):
                 doing = _plan_step(plan[step], encoded, lengths, learner, settings, world)
+                measures = validation and held_out.is_due(step, len(plan))
+                validation_loss = _mean_loss(validation, learner, settings, world) if measures else None
                 began = time.monotonic()
                 with learner.weights.in_model():
                     loss = _forward_backward(doing, encoded, lengths, learner, settings, world)
+                without = learner.weights.collect()
+                if without and step == first_step:
+                    say(f"{len(without)} weights have no gradient and stay as they are, such as {without[0]}")
                 norm = _grad_norm(doing, encoded, learner, world)
                 lr = learning_rate(step, len(plan), settings)
                 with interrupts_held():  # a step that is done is reported: the checkpoint will not do it again
@@ -145,6 +155,7 @@ def train(
                     report = StepReport(
                         step - 1, len(plan), loss, norm, lr, doing.tokens, doing.trained, tokens_left,
                         doing.tokens / (now - began), used, non_causal, _memory_bytes(world), now - reported,
+                        validation_loss,
                     )  # fmt: skip
                     reported = now
                     wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
@@ -172,6 +183,9 @@ def _load(
     why = choose_packing(learner.loss, encoded, device=world.device, dtype=dtype, alone=world.size == 1)
     if why is not None:
         say(f"each sample has a row of its own, which takes longer: {why}")
+    if settings.method == "lora" and (experts := sum(w.numel() for w in expert_weights(learner.model))):
+        unquantized = " and are not in 4 bits" if settings.quantization else ""
+        say(f"the {experts:,} weights of the experts have no adapters{unquantized}: they stay as they are")
     give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
     return learner
 
@@ -285,8 +299,24 @@ def _forward_backward(
     return total
 
 
+@torch.no_grad()
+def _mean_loss(samples: Sequence[Encoded], learner: Learner, settings: Train, world: World) -> float:
+    """The mean loss over the trained tokens of samples that are not trained on; all processes measure it together."""
+    lengths = [len(e.ids) for e in samples]
+    doing = _plan_step(range(len(samples)), samples, lengths, learner, settings, world)
+    idle = min(range(len(samples)), key=lambda i: lengths[i])
+    total = 0.0
+    with learner.weights.in_model():
+        for row in doing.rows[world.rank]:
+            packed = packing.pack([samples[i] for i in row or (idle,)])
+            weight = 1 / doing.trained if row else 0.0
+            batch = Batch.of(packed, device=world.device, dtype=compute_dtype(settings), weight=weight)
+            total += float(learner.loss(batch))
+        world.forget_gathered(learner.loss)
+    return world.sum(total)[0]
+
+
 def _grad_norm(doing: _Step, encoded: Sequence[Encoded], learner: Learner, world: World) -> float:
-    learner.weights.collect()
     grads = [tensor.grad for tensor in learner.weights.moved.values() if tensor.grad is not None and tensor.numel()]
     own = float(torch.nn.utils.get_total_norm(grads).item())
     norm = own if world.size == 1 else math.sqrt(world.sum(own**2)[0] / world.replicas)

@@ -31,6 +31,15 @@ class Visibility:
         self._mask_function = mask_function
         self._causal: dict[tuple[int, ...], bool] = {}
 
+    def __getitem__(self, parts: tuple[object, ...]) -> "Visibility":
+        """All of it: transformers cuts the mask of some families to the queries whose logits it keeps.
+
+        Raises NotImplementedError for anything else than all of it.
+        """
+        if not all(isinstance(part, slice) and not part.start and part.stop is None for part in parts):
+            raise NotImplementedError("its layers read a part of the mask, and a packed row has none")
+        return self
+
     def seen(self, queries: range, keys: range, device: torch.device) -> Tensor:
         """Of each query (row) whether it sees each key (column)."""
         zero = torch.zeros((), dtype=torch.long, device=device)

@@ -12,8 +12,7 @@ output (I). Rotations and sums keep nothing. LoRA adds r numbers for each linear
 documents on a CPU add their scores, b H for each token of the longest.
 
 A vision tower is counted as loaded and not trained. Recurrent layers are counted as transformers' reference
-implementation computes them; kernels of their own libraries keep less. A mixture of experts took up to 1.4 times
-what is said here on a CPU; dense models are within 15 % (`tests/training/test_memory_plan.py`).
+implementation computes them; kernels of their own libraries keep less.
 """
 
 from collections.abc import Mapping
@@ -34,6 +33,9 @@ LIBRARY_BYTES = 70_000_000
 """Of peft, or of bitsandbytes, likewise."""
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight in 4 bits: itself, a scale of 8 bits for each 64, and one of 32 for each 256 of these."""
+KERNELS_BYTES = 640_000_000
+"""Of oneDNN on a CPU, which computes products in bfloat16: it keeps the last 1,024 kernels that it has made, 0.6 MB
+each. It makes one for each shape, and every number of tokens that is sent to an expert is another shape."""
 HEAP_SLACK = 0.75
 """Of what a step allocates and frees on a CPU, this share comes on top: the heap gives nothing back while training
 (`training/allocator.py`), and not every hole fits the next block. The one number that is fitted, on nine small
@@ -120,6 +122,8 @@ def forecast(
         moments_of_a_step["when adapters are merged"] = {"the base as it was": b * a.parameters}
     moment, moving = max(moments_of_a_step.items(), key=lambda item: sum(item[1].values()))
     if not on_gpu:
+        if b == 2 and any(layer.experts for layer in a.layers):
+            moving = moving | {"kernels": KERNELS_BYTES}
         moving = moving | {"heap not given back": round(HEAP_SLACK * sum(moving.values()))}
     return Forecast(moment, {name: n for name, n in (standing | moving).items() if n})
 

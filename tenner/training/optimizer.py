@@ -153,7 +153,8 @@ class KahanAdamW:
     def step(self, *, lr: float, divisor: float) -> None:
         self._steps += 1
         for name, weight in self._moved.items():
-            assert weight.grad is not None
+            if weight.grad is None:
+                continue
             decay = self._settings.weight_decay if weight.ndim > 1 else 0.0
             whole = (weight, weight.grad, *(self._state[kind][name] for kind in ROWS))
             blocks = zip(*(torch.split(tensor.view(-1), BLOCK_NUMBERS) for tensor in whole), strict=True)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tenner.core.errors import TennerError
+from tenner.training.architecture import backbone
 from tenner.training.cross_entropy import CHUNK_LOGITS
 
 PROBED_ROWS = 4
@@ -35,7 +36,7 @@ class _Hidden:
 
 def own_logits(model: PreTrainedModel, hidden_PD: Tensor) -> Tensor:
     """The logits of hidden states by the model's own forward pass, its decoder left out: (P, V)."""
-    decoder: Any = model.base_model
+    decoder: Any = backbone(model)
     usual = decoder.__dict__.get("forward")
     decoder.forward = lambda *_, **__: _Hidden(hidden_PD[None])
     try:

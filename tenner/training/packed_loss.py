@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tenner.training import packing
+from tenner.training.architecture import backbone
 from tenner.training.cross_entropy import summed_cross_entropy
 from tenner.training.documents import Documents
 from tenner.training.own_head import PROBED_ROWS, head_is_linear, own_cross_entropy
@@ -81,13 +82,13 @@ class PackedLoss(nn.Module):
         """The hidden states (T, D) of a row, and the auxiliary loss of a row of one document, if the model has one."""
         model = self.model
         if self.packed:
-            out = model.base_model(
+            out = backbone(model)(
                 input_ids=batch.ids_1T, use_cache=False, position_ids=batch.positions_1T, documents=batch.documents
             )
             return out.last_hidden_state[0], None
         assert batch.documents.count == 1
         if not has_auxiliary_loss(model):
-            return model.base_model(input_ids=batch.ids_1T, use_cache=False).last_hidden_state[0], None
+            return backbone(model)(input_ids=batch.ids_1T, use_cache=False).last_hidden_state[0], None
         with _last_hidden_state(model) as states:
             auxiliary = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=1).aux_loss
         return states[0], auxiliary
@@ -117,7 +118,7 @@ def _weighed(auxiliary: Tensor, batch: Batch, model: PreTrainedModel) -> Tensor:
 def _last_hidden_state(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     """Filled by the next forward pass: its hidden states (T, D)."""
     states: list[Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda _m, _i, out: states.append(out.last_hidden_state[0]))
+    handle = backbone(model).register_forward_hook(lambda _m, _i, out: states.append(out.last_hidden_state[0]))
     try:
         yield states
     finally:

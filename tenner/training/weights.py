@@ -25,8 +25,10 @@ class Weights(Protocol):
     @property
     def moved(self) -> dict[str, Tensor]: ...
 
-    def collect(self) -> None:
-        """Make the gradients of what went backward those of `moved`; every weight must have one."""
+    def collect(self) -> list[str]:
+        """Make the gradients of what went backward those of `moved`. Returns the names of the weights that no gradient
+        came to, which have none then, and which the optimizer leaves as they are.
+        """
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -62,10 +64,10 @@ class OwnWeights:
         """Not before the model first went forward: only then does FSDP give each parameter the memory it keeps."""
         return {name: local_part(p.detach()) for name, p in self._trained.items()}
 
-    def collect(self) -> None:
+    def collect(self) -> list[str]:
         for name, p in self._trained.items():
-            assert p.grad is not None, f"{name} took no part in the step"
-            self.moved[name].grad = local_part(p.grad)
+            self.moved[name].grad = None if p.grad is None else local_part(p.grad)
+        return [name for name, p in self._trained.items() if p.grad is None]
 
     def clear(self) -> None:
         for name, p in self._trained.items():
@@ -122,7 +124,8 @@ class Masters:
 
         def collect(weight: Tensor) -> None:
             assert weight.grad is not None
-            assert master.grad is not None
+            if master.grad is None:  # there was none in the last step
+                master.grad = torch.empty_like(master)
             if name in self._collected:
                 master.grad.add_(weight.grad)
             else:
@@ -132,8 +135,11 @@ class Masters:
 
         return collect
 
-    def collect(self) -> None:
-        assert len(self._collected) == len(self.moved), "every weight takes part in every step"
+    def collect(self) -> list[str]:
+        without = [name for name in self.moved if name not in self._collected]
+        for name in without:
+            self.moved[name].grad = None
+        return without
 
     def clear(self) -> None:
         self._collected.clear()  # the memory of the gradients stays: it is needed again at once

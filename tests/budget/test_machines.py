@@ -35,6 +35,7 @@ def test_an_offer_ends_at_midnight_utc():
         (["machine.provider=nebius"], 72.0),
         (["machine.card=rtx-pro-6000", "machine.count=1"], 2.04),  # RunPod's is not known: the dearest
         (["machine.price_usd_per_hour=7.5"], 7.5),
+        (["machine.terms=spot", "machine.count=1"], 6.58),
     ],
 )
 def test_a_recipe_names_a_card_or_dollars(overrides, price_usd_per_hour):
@@ -46,7 +47,7 @@ def test_a_recipe_names_a_card_or_dollars(overrides, price_usd_per_hour):
     [
         ("s1", "machine.card=h10", r"no card is called h10 \(did you mean h100\?\)"),
         ("s1", "machine.provider=Nebus", r"what Nebus asks for h100, on-demand, is not known \(did you mean Nebius"),
-        ("s1", "machine.terms=spot", "the price of h100, spot, is not known .give machine.price_usd_per_hour"),
+        ("gsm8k-small", "machine.terms=spot", "the price of rtx-4090, spot, is not known"),
         ("s1", "machine.count=0", "machine.count: Input should be greater than 0"),
         ("demo", "machine.count=2", "machine.count has no effect without machine.card"),
     ],

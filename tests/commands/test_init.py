@@ -48,6 +48,19 @@ def test_a_file_and_four_facts_are_a_recipe_that_is_read(mine):
     assert "is there already" in refused("mine.csv", *PAID, "--benchmark", "bench.jsonl")
 
 
+def test_an_answer_column_that_is_not_found_can_be_named_for_both_files(mine):
+    (mine / "points.csv").write_text("problem,points\nWhat is 1+1?,2\n")
+    (mine / "other.csv").write_text("problem,points\nWhat is 2+2?,4\n")
+    options = (*PAID, "--benchmark", "other.csv", "--samples", "1")
+    assert "name their column with --answer: there are problem, points" in refused("points.csv", *options)
+    done = tenner_here("init", "points.csv", *options, "--answer", "points")
+    assert done.returncode == 0, done.stderr
+    assert recipe.load("points.toml").evaluate.benchmarks[0].columns.answer == "points"
+    (mine / "points.toml").unlink()
+    done = tenner_here("init", "points.csv", *PAID, "--benchmark", "bench.jsonl", "--samples", "1")
+    assert "if one of the columns problem, points holds the answers, name it with --answer" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -133,7 +133,7 @@ def test_compare_export_and_grade_read_it(sampled, tmp_path, capsys):
         (["--data", "DATA", "--price-usd-per-hour", "inf", "--budget-usd", "1"], "inf"),
         (
             ["--data", "DATA", "--temperature", "nan", "--samples", "2"],
-            "evaluate.sampling.temperature: ",
+            "--temperature: nan is not a number up to",
         ),
         (["--data", "DATA", "--thinking", "much"], "--thinking much is no list of numbers"),
         (["--data", "DATA", "--thinking", "4,0"], "thinking_tokens_max must ascend"),

@@ -16,7 +16,8 @@ from tenner.core.formats import FORMATS
 from tenner.core.records import Completion, Score, Setting
 from tenner.core.run_folder import RunFolder
 from tenner.core.seeds import digest
-from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.forcing import ForcingMachine, Phase
+from tenner.inference.format_ids import FormatIds
 
 QUESTIONS = 5
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from tenner.commands.watch import CURVE_CHARACTERS, curve, sample_line, training_line
@@ -11,9 +13,11 @@ def test_a_curve_begins_at_nought(values, drawn):
 
 
 def test_a_step_is_told_with_speed_and_time_left_where_they_are_known():
-    step = {"step": 9, "steps": 20, "loss": 0.5, "tokens_per_second": 100.0, "tokens_left": 6000}
+    step: dict[str, Any] = {"step": 9, "steps": 20, "loss": 0.5, "tokens_per_second": 100.0, "tokens_left": 6000}
     assert training_line([step]).plain == "step 10 of 20  loss 0.500  █  100 tokens/s  1.0 min left"
     assert training_line([step | {"tokens_per_second": None}]).plain == "step 10 of 20  loss 0.500  █"
+    measured = [step | {"tokens_per_second": None, "validation_loss": loss} for loss in (0.7, 0.8, None)]
+    assert training_line(measured).plain == "step 10 of 20  loss 0.500  ███  of held-out samples 0.800, lowest 0.700"
 
 
 def test_an_answer_is_told_by_its_end_and_cannot_steer_the_terminal():

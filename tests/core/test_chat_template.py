@@ -85,6 +85,19 @@ def test_training_and_inference_see_what_the_models_own_server_sees(name, tmp_pa
     assert [*job.prompt_ids, *machine.ids, end] == list(encoded.ids)
 
 
+@pytest.mark.parametrize("name", ["qwen3", "qwen3.5", "gemma 4", "glm", "smollm3"])
+def test_a_student_that_is_asked_not_to_think_is_trained_so(name, tmp_path):
+    tokenizer, kwargs = tokenizer_of(name), {"enable_thinking": False}
+    template, ends = ChatTemplate(tokenizer, system_prompt="Be brief.", kwargs=kwargs), ends_of(name, tmp_path)
+    template.check(FORMATS["plain"])
+    turns = [Message(role="system", content="Be brief."), Message(role="user", content=QUESTION)]
+    prompt = own_ids(tokenizer, turns, kwargs)
+    encoded = loss_mask.encode(template, SAMPLE, FORMATS["plain"], end_id=template.turn_end_id(ends))
+    assert list(encoded.ids[: len(prompt)]) == prompt
+    assert encoded.loss_mask == (False,) * len(prompt) + (True,) * (len(encoded.ids) - len(prompt))
+    assert text_of(tokenizer, encoded.ids[len(prompt) : -1]) == f"{THINKING}\n\nAnswer: {ANSWER}"
+
+
 def test_every_end_of_a_turn_ends_it(name, tmp_path):
     family, tokenizer = FAMILIES[name], tokenizer_of(name)
     ends, template = ends_of(name, tmp_path), ChatTemplate(tokenizer, kwargs=family.kwargs)

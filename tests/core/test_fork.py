@@ -18,7 +18,7 @@ from tenner.core.recipe import Recipe
 from tenner.core.records import Sample, Trace
 from tenner.core.run import _fixed, open_run
 from tenner.core.run_folder import RunFolder
-from tenner.core.stage_names import SELECT_FIRST
+from tenner.core.stage_names import CONTROL, SELECT_FIRST, with_control
 
 
 @pytest.fixture(scope="module")
@@ -120,4 +120,9 @@ def test_every_setting_has_a_first_stage():
     stages = {key: _first_stage(key, SELECT_FIRST) for key in described if key not in free}
     assert stages["evaluate.benchmarks.0.task"] == "gather"
     assert (stages["train.lr"], stages["select.samples"], stages["order"]) == ("train", "select", "select")
-    assert {stage for _, stage in FIRST_STAGES} <= set(SELECT_FIRST)
+    assert {stage for _, stage in FIRST_STAGES} <= {*SELECT_FIRST, CONTROL}
+
+
+def test_a_control_arm_comes_and_goes_without_another_training():
+    assert _first_stage("select.control", with_control(SELECT_FIRST)) == CONTROL
+    assert _first_stage("select.control", SELECT_FIRST) == "evaluate"

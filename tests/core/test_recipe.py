@@ -70,6 +70,39 @@ def test_a_misspelt_section():
             "price_usd_per_hour = inf",
             "machine.price_usd_per_hour: Input should be a",
         ),
+        (
+            "samples = 1000",
+            'samples = 3200\ncontrol = "random"',
+            "select.control has no effect where all of gather.questions = 3200 are selected",
+        ),
+        (
+            'client = "reference-solution"',
+            'client = "reference-solution"\ncandidate_questions = 4\ncandidates = [{preset = "deepseek", model = "m"}]',
+            "trace: candidates are compared with the teacher of trace itself, and reference-solution is free",
+        ),
+        (
+            'client = "reference-solution"',
+            'client = "reference-solution"\ncandidate_questions = 4',
+            "trace: candidates and candidate_questions belong together",
+        ),
+        (
+            'client = "reference-solution"',
+            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 4\n'
+            'candidates = [{preset = "deepseek", model = "m"}]',
+            "candidates: two of the teachers are the same",
+        ),
+        (
+            'client = "reference-solution"',
+            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 4\n'
+            'candidates = [{model = "n"}]',
+            "candidates: the openai client needs preset or base_url",
+        ),
+        (
+            'client = "reference-solution"',
+            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 1001\n'
+            'candidates = [{preset = "deepseek", model = "n"}]',
+            "trace.candidate_questions = 1001 is above select.samples = 1000",
+        ),
         ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min must be below the largest"),
     ],
 )
@@ -169,3 +202,25 @@ def test_files_beside_a_recipe_are_found_wherever_the_command_is_given(tmp_path,
     assert (a.file, b.file) == (str(tmp_path / "mine" / "questions.jsonl"), "elsewhere.jsonl")
     monkeypatch.chdir(tmp_path / "mine")
     assert load("my.toml").gather.sources[0].file == "questions.jsonl"  # as runs from before have it
+
+
+def test_a_candidate_takes_from_trace_what_it_does_not_say():
+    text = DEMO.replace(
+        'client = "reference-solution"',
+        'client = "openai"\npreset = "deepseek"\nmodel = "m"\noutput_tokens_max = 900\nsuffix = "!"\n'
+        "parameters = {temperature = 0.6}\ncandidate_questions = 4\n"
+        'candidates = [{base_url = "http://localhost:1/v1", model = "n"}, {client = "gemini", model = "g", '
+        "output_tokens_max = 50}]",
+    )
+    section = parse(text, where="my.toml").trace
+    own, second, third = section.teachers
+    assert own == section.model_copy(update={"candidates": None, "candidate_questions": None})
+    assert (second.preset, second.base_url, second.model) == (None, "http://localhost:1/v1", "n")
+    assert (second.output_tokens_max, second.suffix, second.parameters) == (900, "!", {})
+    assert (third.client, third.output_tokens_max) == ("gemini", 50)
+    assert parse(parse(text, where="my.toml").to_toml(), where="copy").trace.teachers == section.teachers
+
+
+def test_a_control_arm_is_not_trained_by_a_service():
+    with pytest.raises(TennerError, match=r'select\.control has no effect with train\.backend = "tinker"'):
+        load("s1k-tinker", overrides=['select.control="random"'])

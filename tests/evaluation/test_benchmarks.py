@@ -40,6 +40,13 @@ def test_a_task_reads_a_file_of_ones_own(name):
     assert {(q.kind, q.suffix, q.source) for q in questions} == {(tasks.TASKS[name].kind, tasks.IN_A_BOX, name)}
 
 
+def test_a_task_s_licence_is_that_of_its_own_table():
+    assert tasks.resolve(Benchmark(task="GSM8K")).license == "mit"
+    assert tasks.resolve(Benchmark(task="GSM8K", license="cc0-1.0")).license == "cc0-1.0"
+    assert tasks.resolve(Benchmark(task="AIME24")).license is None
+    assert tasks.resolve(Benchmark(task="GSM8K", file="mine.csv")).license is None
+
+
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_a_task_knows_its_table(name, tmp_path):
     table = tasks.resolve(Benchmark(task=name))

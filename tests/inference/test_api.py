@@ -13,7 +13,8 @@ from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import EarlyExit, Policy, Sampling
 from tenner.core.seeds import digest
 from tenner.inference.api import ApiEngine
-from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.forcing import ForcingMachine, Phase
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.job import Prompt
 
 FORMAT = ThinkFormat("two", open="<|im_start|>t", close="xy", cue="=")

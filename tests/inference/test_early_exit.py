@@ -16,7 +16,8 @@ from tenner.core.errors import TennerError
 from tenner.core.records import EarlyExit, Grace, Policy, Sampling
 from tenner.core.seeds import digest
 from tenner.inference.forced_tokens import ForcedRow
-from tenner.inference.forcing import ForcingMachine, FormatIds, Measured, Phase
+from tenner.inference.forcing import ForcingMachine, Measured, Phase
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.rng import PositionalRNG
 
 ANSWER_MAX = 5

@@ -14,7 +14,8 @@ from tenner.core.formats import FORMATS
 from tenner.core.records import Policy
 from tenner.core.seeds import digest, rng
 from tenner.inference.engine import Transcript
-from tenner.inference.forcing import ForcingMachine, FormatIds, Phase
+from tenner.inference.forcing import ForcingMachine, Phase
+from tenner.inference.format_ids import FormatIds
 
 EOS, OPEN, CUE, WAIT = 9, 7, 6, 5
 Model = Callable[[list[int]], int]

@@ -1,6 +1,5 @@
 """Draws against the distribution they are meant to have: chi-square over 20,000, and a naive mask that fails it."""
 
-import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,13 +11,15 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from wandering_model import wandering_copy
 
 from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat
 from tenner.core.records import Policy, Sampling
 from tenner.inference.engine import Generation, Piece
 from tenner.inference.forced_tokens import ForcedRow
-from tenner.inference.forcing import ForcingMachine, FormatIds
+from tenner.inference.forcing import ForcingMachine
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Job, Prompt, Request
 from tenner.inference.rng import PositionalRNG
@@ -123,13 +124,8 @@ def test_the_ends_of_the_roll() -> None:
 def ending_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with weights so large that its output wanders, and as ready for an end as for likely tokens."""
     folder = tmp_path_factory.mktemp("ending") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(1)
+    model = wandering_copy(tiny_model_dir, folder)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(0.35 * torch.randn(parameter.shape, generator=generator))
         weight = model.get_output_embeddings().weight
         likely = logits_after(model, IDS).topk(9).indices
         weight[EOS], weight[CLOSE] = 0.95 * weight[likely[2]], 0.95 * weight[likely[3]]

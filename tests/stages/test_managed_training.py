@@ -65,7 +65,7 @@ def learn(path, described, *, budget_usd=None):
         run.folder.write("samples", [sample(number) for number in range(1, 9)])
         with run.folder.stage("train"):
             assert managed_training.learn(run) == (8, 8)
-        return sum(len(encoded.ids) - 1 for encoded in training.prepare(run)[1])
+        return sum(len(encoded.ids) - 1 for encoded in training.prepare(run).encoded)
 
 
 def spent(path):
@@ -192,7 +192,10 @@ def test_on_request_all_that_the_service_stores_is_deleted(can_delete, described
     assert ("cannot delete" in said, "did not delete" in said) == (not can_delete, not can_delete)
 
 
-def test_the_student_is_compared_with_the_service_and_each_call_paid_once(described, server, tmp_path):
+@pytest.mark.parametrize("from_memory_only", [False, True])
+def test_the_student_is_compared_with_the_service_and_each_call_paid_once(
+    from_memory_only, described, server, tmp_path
+):
     price = PriceSection(input_usd_per_mtok=2.0, output_usd_per_mtok=3.0)
     more = {"compare_questions": 2, "sampling_price": price, "delete": True}
     service = described.train.tinker.model_copy(update=more)
@@ -201,7 +204,7 @@ def test_the_student_is_compared_with_the_service_and_each_call_paid_once(descri
     assert server.states, "what is compared is not deleted yet"
     policy = Policy(thinking_tokens_max=described.evaluate.thinking_tokens_max[-1])
     questions = [Question(id=f"q{n}", question=f"What is {n}+1?", source="s", answer=str(n + 1)) for n in range(3)]
-    server.says = [[7, 8, 9], [7, 8]]
+    server.says, server.samples_from_memory_only = [[7, 8, 9], [7, 8]], from_memory_only
     with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
         run.folder.write("benchmark", questions)
         run.folder.write("completions", [
@@ -216,11 +219,12 @@ def test_the_student_is_compared_with_the_service_and_each_call_paid_once(descri
             service_comparison.compare(run)
         found = run.folder.read(service_comparison.FILE, ServiceComparison)
     assert [(row.question_id, row.tokens, row.same_tokens) for row in found] == [("q0", 3, 2), ("q1", 3, 2)]
-    assert server.asked["asample"] == 2
+    assert server.asked["asample"] == (3 if from_memory_only else 2), "refused once, and not paid for"
     (row,) = [row for row in read_spend(tmp_path / "run.db") if row.stage == "evaluate" and row.provider == "tinker"]
     assert (row.output_tokens, row.unsettled_usd) == (5, 0)
     assert round(row.cost_usd * 1e6) == 2 * row.input_tokens + 3 * row.output_tokens
     assert not server.states
+    assert not server.models
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(described):

@@ -114,6 +114,13 @@ def test_what_is_not_known_is_said():
     assert "does not say its number of questions" in stages["evaluate"].what
 
 
+def test_the_rows_of_a_file_on_this_machine_are_counted(tmp_path):
+    mine = tmp_path / "mine.csv"
+    mine.write_text("\ufeffquestion,answer\n1 + 1?,2\n2 + 2?,4\n", "utf-8")
+    stages = plan_of("demo", f"evaluate.benchmarks=[{{name='mine', file='{mine}'}}]", "evaluate.questions=0")
+    assert stages["evaluate"].questions == 2
+
+
 def test_machines_and_changes_are_compared(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(QWEN_32B))
@@ -151,3 +158,34 @@ def test_training_by_a_service_is_paid_by_the_token(tmp_path):
 def test_small_students_too():
     size = Size.of(Architecture.of(CONFIGS["Qwen3-0.6B"]))
     assert size.parameters == pytest.approx(0.6e9, rel=0.01)
+
+
+def test_a_control_arm_is_in_the_plan_with_its_traces_its_training_and_its_answers():
+    plain, more = plan_of("gsm8k-small"), plan_of("gsm8k-small", 'select.control="random"')
+    assert list(more) == [*list(plain)[:-2], "control", "evaluate", "report"]
+    assert {name: stage for name, stage in more.items() if name in plain and name != "evaluate"} == {
+        name: stage for name, stage in plain.items() if name != "evaluate"
+    }
+    trace, train, control = plain["trace"], plain["train"], more["control"]
+    assert control.seconds == train.seconds
+    assert trace.usd and train.usd and control.usd  # noqa: PT018  for mypy
+    assert control.usd.high == pytest.approx(trace.usd.high + train.usd.high)
+    assert train.usd.expected < control.usd.expected < trace.usd.expected + train.usd.expected
+    before, after = plain["evaluate"].seconds, more["evaluate"].seconds
+    assert before and after  # noqa: PT018
+    assert before.expected < after.expected < 2 * before.expected
+
+
+def test_the_teachers_that_are_asked_are_in_the_plan():
+    cheap = "{input_usd_per_mtok=0.0, output_usd_per_mtok=0.1}"
+    candidates = f'trace.candidates=[{{base_url="http://localhost:1/v1", model="n", price={cheap}}}]'
+    plain, more = plan_of("gsm8k-small"), plan_of("gsm8k-small", candidates, "trace.candidate_questions=20")
+    assert list(more) == [*list(plain)[:4], "teachers", *list(plain)[4:]]
+    trace, asked = more["trace"], more["teachers"]
+    assert plain["trace"].usd and trace.usd and asked.usd  # noqa: PT018
+    own = 20 * (150 * 0.15 + 2000 * 0.60) / 1e6
+    assert asked.usd.expected == pytest.approx(own + 20 * 2000 * 0.1 / 1e6, rel=0.01)
+    assert (asked.questions, trace.questions) == (40, plain["trace"].questions)
+    assert trace.usd.low < plain["trace"].usd.low
+    assert trace.usd.high < plain["trace"].usd.high
+    assert "2 teachers are asked 20 questions each" in asked.what

@@ -69,7 +69,7 @@ def begin(path, described):
                    answer=str(n + 1), domain="sums")
             for n in range(32)
         ])  # fmt: skip
-        _, encoded, _ = training.prepare(run)
+        encoded = training.prepare(run).encoded
         lengths = [len(e.ids) for e in encoded]
         steps = packing.plan(lengths, described.train.tokens_per_step, epochs=1, seed=described.seed)
         return [sum(lengths[i] - 1 for i in step) for step in steps]
@@ -154,6 +154,8 @@ def test_from_questions_to_report_and_the_student_answers_as_the_service_does(tm
     )
     compared = RunFolder(run_dir).read("service-comparison", ServiceComparison)
     assert len(compared) == QUESTIONS
-    assert all(0 < row.tokens == row.same_tokens for row in compared)
+    # A student that ends its thinking and its answer at once has said nothing to compare.
+    assert all(row.tokens == row.same_tokens for row in compared)
+    assert sum(row.tokens for row in compared) > 100
     said = f"the same greedy answer as the service to {QUESTIONS} of {QUESTIONS} questions"
     assert said in (run_dir / "report.md").read_text()

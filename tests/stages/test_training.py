@@ -44,6 +44,16 @@ def test_longer_samples_are_left_out_and_told_of(tiny_recipe, tmp_path, capsys):
     assert "1 samples are longer than train.tokens_max and left out" in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
+def test_held_out_samples_are_measured_and_not_trained_on(tiny_recipe, tmp_path, capsys):
+    path = tmp_path / "run"
+    assert learn(path, tiny_recipe, [*map(sample, range(6))], "train.validation_samples=2") == (6, 4)
+    steps = RunFolder(path).read("training", TrainStep)
+    assert None not in (steps[0].validation_loss, steps[-1].validation_loss)
+    assert [d.reason for d in RunFolder(path).read("dropped-train", Drop)] == ["held_out"] * 2
+    assert "2 samples are held out" in "".join(capsys.readouterr())
+
+
 def test_longer_samples_stop_the_run(tiny_recipe, tmp_path):
     with pytest.raises(TennerError, match="1 of 2 samples are longer than tokens_max = 1000: s1"):
         learn(tmp_path / "run", tiny_recipe, [sample(0), sample(1, "long " * 300)])

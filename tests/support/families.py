@@ -77,6 +77,10 @@ FAMILIES = [
     Family("gemma3_text", "windowed", WINDOWED | {"head_dim": 16, "query_pre_attn_scalar": 16}),
     Family("gemma4_text", "windowed", WINDOWED | {"head_dim": 16, "vocab_size_per_layer_input": VOCABULARY,
            "hidden_size_per_layer_input": 8}),
+    Family("gemma4_text", "windowed", {"head_dim": 16, "global_head_dim": 32, "num_hidden_layers": 6,
+           "sliding_window": WINDOW, "num_kv_shared_layers": 2, "vocab_size_per_layer_input": VOCABULARY,
+           "hidden_size_per_layer_input": 8, "layer_types": ["sliding_attention", "full_attention"] * 3},
+           variant=" with shared keys"),
     Family("olmo3", "windowed", WINDOWED),
     Family("exaone4", "windowed", WINDOWED),
     Family("cohere2", "windowed", WINDOWED | {"head_dim": 16}),
@@ -99,10 +103,52 @@ FAMILIES = [
     Family("bamba", "state space", MAMBA | {"attn_layer_indices": [1]}),
 ]  # fmt: skip
 
+MORE_FAMILIES = [
+    Family("llama4_text", "chunked", {"head_dim": 16, "attention_chunk_size": 16, "num_local_experts": 4,
+           "intermediate_size_mlp": 96, "num_hidden_layers": 4, "interleave_moe_layer_step": 2}),
+    Family("gemma3n_text", "windowed", {"head_dim": 16, "num_hidden_layers": 6, "sliding_window": WINDOW,
+           "num_kv_shared_layers": 2, "vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8,
+           "laurel_rank": 8, "layer_types": ["sliding_attention", "full_attention"] * 3,
+           "activation_sparsity_pattern": [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]}),
+    Family("stablelm", "dense"),
+    Family("gpt_neox", "dense"),
+    Family("gemma", "dense", {"head_dim": 16}),
+    Family("ernie4_5", "dense", {"head_dim": 16}),
+    Family("hunyuan_v1_dense", "dense", {"head_dim": 16}),
+    Family("apertus", "dense"),
+    Family("ministral", "windowed", WINDOWED | {"head_dim": 16}),
+    Family("ernie4_5_moe", "experts", EXPERTS | {"moe_num_experts": 4, "moe_k": 2}),
+    Family("hunyuan_v1_moe", "experts", EXPERTS | {"moe_topk": 2, "head_dim": 16}),
+    Family("minimax_m2", "experts", EXPERTS | {"head_dim": 16}),
+    Family("mimo_v2_flash", "experts", WINDOWED | EXPERTS | {"n_routed_experts": 4, "head_dim": 16, "v_head_dim": 12,
+           "mlp_layer_types": ["dense", "sparse"]}),
+    Family("glm4_moe_lite", "latent", LATENT | EXPERTS | {"n_routed_experts": 4}),
+    Family("deepseek_v32", "indexed", LATENT | EXPERTS | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+           "first_k_dense_replace": 1, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16}),
+    Family("qwen3_5_moe_text", "DeltaNet", DELTA | EXPERTS | {"layer_types": ["linear_attention", "full_attention"],
+           "shared_expert_intermediate_size": 32}),
+    Family("qwen4_exp_text", "DeltaNet", DELTA | EXPERTS | {"shared_expert_intermediate_size": 32, "hc_count": 2,
+           "hc_lowrank": 8, "layer_types": ["linear_attention", "indexed_attention"], "indexer_n_heads": 2,
+           "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4}),
+    Family("olmo_hybrid", "DeltaNet", DELTA | {"layer_types": ["linear_attention", "full_attention"]}),
+    Family("kimi_linear", "DeltaNet", LATENT | EXPERTS | {"q_lora_rank": None, "linear_head_dim": 16,
+           "linear_num_heads": 4, "layer_types": ["linear_attention", "full_attention"]}),
+    Family("lfm2_moe", "convolution", EXPERTS | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
+    Family("mamba2", "state space", {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1,
+           "chunk_size": 16, "expand": 2}),
+    Family("granitemoehybrid", "state space", MAMBA | EXPERTS | {"layer_types": ["mamba", "attention"],
+           "shared_intermediate_size": 64}),
+    Family("nemotron_h", "state space", EXPERTS | {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16,
+           "n_groups": 1, "chunk_size": 16, "head_dim": 16, "n_routed_experts": 4, "num_hidden_layers": 4,
+           "moe_shared_expert_intermediate_size": 48,
+           "layer_types": ["linear_attention", "moe", "full_attention", "mlp"]}),
+]  # fmt: skip
+"""For the benches only: each takes seconds."""
 
-def family(model_type: str) -> Family:
-    """The first row of a model type."""
-    return next(f for f in FAMILIES if f.model_type == model_type)
+
+def family(model_type: str, variant: str = "") -> Family:
+    """The row of a model type."""
+    return next(f for f in FAMILIES if (f.model_type, f.variant) == (model_type, variant))
 
 
 def config_of(family: Family) -> PreTrainedConfig:

@@ -6,54 +6,29 @@ import os
 import signal
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from loopback_server import LoopbackServer
 from tinker_server import tokens_of
 
 
-class TinkerProxy:
+class TinkerProxy(LoopbackServer):
     """`kill` is (endpoint, number, "before" or "after"): `pid` is killed before that request of a session is passed on,
     or after the server has answered it; the client never has the answer.
     """
 
     def __init__(self, upstream):
+        super().__init__()
         self.upstream, self.tokens, self.samples = urlsplit(upstream).netloc, 0, 0
         self.kill, self.pid = None, 0
         self.asked: Counter[str] = Counter()
         self._lock = threading.Lock()
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1
-
-            def handle_any(self):
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                proxy.pass_on(self, body)
-
-            do_GET = do_POST = do_DELETE = handle_any
-
-            def log_message(self, *_):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._http.shutdown()
-        self._http.server_close()
 
     def arm(self, kill):
         """For the next session: when its process is killed."""
         self.kill, self.asked = kill, Counter()
 
-    def pass_on(self, handler, body):
+    def answer_request(self, handler, body):
         endpoint = handler.path.rpartition("/")[2]
         with self._lock:
             self.asked[endpoint] += 1

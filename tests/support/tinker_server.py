@@ -10,9 +10,9 @@ import re
 import tarfile
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
+from loopback_server import LoopbackServer
 from safetensors.torch import save
 
 MODEL = "org/tiny"
@@ -53,10 +53,11 @@ class Refused(Exception):
         self.status, self.detail = status, detail
 
 
-class TinkerServer:
+class TinkerServer(LoopbackServer):
     """`breaks` holds (endpoint, number, "before" or "after"): at that request the connection is closed unanswered."""
 
     def __init__(self, model_config, *, can_delete=True, tells_norm=True):
+        super().__init__()
         self.model_config, self.can_delete, self.tells_norm = model_config, can_delete, tells_norm
         self.breaks, self.tokens = set(), 0
         self.asked: Counter[str] = Counter()
@@ -64,35 +65,13 @@ class TinkerServer:
         self.fails, self.steps_tokens = False, []
         self.says = []
         """What it samples, request by request."""
+        self.samples_from_memory_only = False
+        """As SkyRL's server."""
         self._lock = threading.Lock()
-        server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # headers and body in one packet
-
-            def handle_any(self):
-                body = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or "{}")
-                server.answer(self, self.command, self.path.removeprefix("/api/v1/"), body)
-
-            do_GET = do_POST = do_DELETE = handle_any
-
-            def log_message(self, *_):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._http.shutdown()
-        self._http.server_close()
-
-    def answer(self, handler, method, path, body):
+    def answer_request(self, handler, body):
+        method, path = handler.command, handler.path.removeprefix("/api/v1/")
+        body = json.loads(body or "{}")
         endpoint = path.rpartition("/")[2] if "/" in path else path
         with self._lock:
             self.asked[endpoint] += 1
@@ -205,7 +184,9 @@ class TinkerServer:
 
     def asample(self, body):
         assert body["model_path"] in self.states
-        said = self.says[self.asked["asample"] - 1]
+        if self.samples_from_memory_only:
+            self._model({"model_id": body["model_path"].split("/")[2]})
+        said = self.says.pop(0)
         return {"sequences": [{"tokens": said[: body["sampling_params"]["max_tokens"]]}]}
 
     def load_weights(self, body):

@@ -22,9 +22,11 @@ def samples(count=24, longest=80):
     return encoded
 
 
-def run(model_dir, workdir, encoded=None, on_step=lambda _: None, **changed):
+def run(model_dir, workdir, encoded=None, on_step=lambda _: None, validation=(), **changed):
     settings = SETTINGS.model_copy(update=changed)
-    return loop.train(model_dir, encoded or samples(), settings, seed=0, workdir=workdir, on_step=on_step)
+    return loop.train(
+        model_dir, encoded or samples(), settings, seed=0, workdir=workdir, validation=validation, on_step=on_step
+    )
 
 
 def free_port():

@@ -4,13 +4,15 @@ import json
 import time
 from typing import Any
 
+import families
 import pytest
 import torch
 from published_configs import CONFIGS, PUBLISHED_PARAMETERS
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from tenner.core.errors import TennerError
-from tenner.training.architecture import Architecture
+from tenner.training.architecture import Architecture, attentions, backbone
+from tenner.training.layer_trace import Attention
 
 TINY: dict[str, Any] = {
     "hidden_size": 48,
@@ -65,6 +67,23 @@ def test_a_vision_tower_is_told_apart():
     whole, text = (Architecture.of(CONFIGS[name]) for name in ("Gemma-3-27B", "Gemma-3-27B-text"))
     assert whole.parameters - whole.tower == text.parameters
     assert whole.layers == text.layers
+
+
+def test_layers_that_read_the_keys_of_earlier_ones_are_gone_through():
+    config = families.config_of(families.family("gemma4_text", " with shared keys"))
+    described = Architecture.of(config.to_dict())
+    assert described.traced
+    sizes = [(24, 16), (None, 32)] * 3
+    assert described.layers[0].attention.heads == 4
+    assert [(layer.attention.window, layer.attention.key_size) for layer in described.layers] == sizes
+    assert [len(layer.linears) for layer in described.layers] == [9] * 4 + [7] * 2, "the last have no keys and values"
+    assert attentions(config, 6) == [Attention(4, 2, 16, 16), Attention(4, 2, 32, 32)] * 3
+
+
+def test_a_backbone_that_its_class_names_wrongly_is_found():
+    model = families.model_of(next(f for f in families.MORE_FAMILIES if f.model_type == "llama4_text"))
+    assert model.base_model is model
+    assert backbone(model) is model.model
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,20 @@ def unbroken(tiny_model_dir, tmp_path_factory):
 # what is computed
 
 
+@pytest.mark.slow
+def test_the_loss_of_held_out_samples_is_measured_and_changes_nothing(tiny_model_dir, tmp_path, unbroken):
+    held_out, reports = samples(30)[24:], list[Any]()
+    result = run(tiny_model_dir, tmp_path, on_step=reports.append, validation=held_out)
+    assert [r.loss for r in reports] == unbroken[0]
+    assert same(weights(result), unbroken[1])
+    measured = [r.validation_loss for r in reports]
+    assert None not in (measured[0], measured[-1])
+    model = student.load(tiny_model_dir, torch.float32, attention.NAME)
+    row = packing.pack(held_out)
+    own = packed_loss(model, row).item() / len(row.targets)
+    assert measured[0] == pytest.approx(own, rel=1e-2)  # measured in bfloat16 where the machine has it
+
+
 @pytest.mark.parametrize("longest", [80, 600], ids=["short", "blocks"])
 def test_packed_is_unpacked(tiny_model_dir, longest):
     """Loss and every gradient of a packed row against transformers' own attention, sample by sample, in float32."""

@@ -6,7 +6,7 @@ from functools import partial
 from matplotlib.axes import Axes
 
 from tenner.core.records import Policy, Score, TrainStep
-from tenner.evaluation.report.svg import DISTILLED, RULE, STUDENT_INKS, Width, plain_axes, svg
+from tenner.evaluation.report.svg import BASE, DISTILLED, RULE, STUDENT_INKS, Width, plain_axes, svg
 from tenner.evaluation.report.tables import NAMES, waits, ways_to_stop
 from tenner.evaluation.statistics.scores import policy_order
 
@@ -77,17 +77,34 @@ def _draw_accuracy(scores: Sequence[Score], title: str, axes: Axes) -> None:
 
 
 def training_chart(training: Sequence[TrainStep], *, width: Width = "wide") -> str:
-    """The training loss by step, and below it the learning rate and the norm of the gradient where they are known."""
+    """The training loss by step, with that of held-out samples where it was measured, and below it the learning rate
+    and the norm of the gradient where they are known."""
     steps, losses = [row.step for row in training], [row.loss for row in training]
+    measured = {row.step: row.validation_loss for row in training if row.validation_loss is not None}
     curves = {"loss, nats per trained token": losses, "learning rate": [row.lr for row in training]}
     norms = [row.grad_norm for row in training if row.grad_norm is not None]
     if len(norms) == len(training):
         curves["norm of the gradient before clipping"] = norms
     draws = [partial(_draw_curve, steps, values, name) for name, values in curves.items()]
+    draws[0] = partial(_draw_losses, steps, losses, measured)
     draws[-1] = partial(_draw_curve, steps, list(curves.values())[-1], list(curves)[-1], xlabel="step")
     facts = f"From {losses[0]:.3f} at step {steps[0]} to {losses[-1]:.3f} at step {steps[-1]}."
+    if measured:
+        facts += f" Of held-out samples: {', '.join(f'{loss:.3f} at step {step}' for step, loss in measured.items())}."
     heights = [170, *[110] * (len(draws) - 1)]
     return svg("training", draws, width, heights, title="Training loss by step", description=facts)
+
+
+def _draw_losses(steps: Sequence[int], losses: Sequence[float], measured: Mapping[int, float], axes: Axes) -> None:
+    heading = "loss, nats per trained token"
+    if not measured:
+        _draw_curve(steps, losses, heading, axes)
+        return
+    _draw_curve(steps, losses, f"{heading}; ◆ held-out samples", axes)
+    axes.plot(
+        [*measured], [*measured.values()], color=BASE.light, linewidth=1.2, marker="D", markersize=3.5, clip_on=False
+    )
+    axes.set_ylim(0, max(*losses, *measured.values()) * 1.05)
 
 
 def _draw_curve(steps: Sequence[int], values: Sequence[float], heading: str, axes: Axes, xlabel: str = "") -> None:

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tenner.budget.ledger_rows import SpendRow
-from tenner.core import spending
+from tenner.core import spending, teacher
 from tenner.core.chat_template import NO_KWARGS, source_of
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.licenses import is_open
@@ -24,16 +24,19 @@ from tenner.core.records import (
     Setting,
     SourceCount,
     StagePlan,
+    TeacherProbe,
     Trace,
     TrainStep,
 )
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
+from tenner.core.stage_names import CONTROL
 from tenner.evaluation.benchmarks import resolve
 from tenner.evaluation.report import published
 from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
 from tenner.evaluation.report.score_tables import evaluation_usd
-from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics import control_arm, test_time_compute
+from tenner.evaluation.statistics.control_arm import Worth
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
 
@@ -74,6 +77,8 @@ class BenchmarkFacts(NamedTuple):
     """Empty where each question was answered once."""
     dataset: str | None = None
     """The hub's id of its dataset; None where it comes from elsewhere."""
+    control: Sequence[Worth] = ()
+    """What selection was worth under each policy; empty without a control arm."""
 
     @property
     def before(self) -> Score:
@@ -84,6 +89,14 @@ class BenchmarkFacts(NamedTuple):
     def after(self) -> Score:
         """The distilled student's score in the headline."""
         return before_and_after(self.scores)[1]
+
+
+class ControlArm(NamedTuple):
+    """What the second student of a run learned from."""
+
+    questions: int
+    common: int
+    """Of these questions, those that the first student learned from as well."""
 
 
 class RunFacts(NamedTuple):
@@ -139,6 +152,12 @@ class RunFacts(NamedTuple):
     """Who wrote the traces, as provider/model."""
     question: str | None = None
     """A question of a benchmark that may be shown in public; None where no licence says so."""
+    questions_count: int = 0
+    """Different questions that the student is trained on."""
+    control: ControlArm | None = None
+    """None without a control arm."""
+    teacher_probes: Sequence[TeacherProbe] = ()
+    """What the teachers made of the questions by which one was chosen; empty where the recipe names one teacher."""
 
     @property
     def scores(self) -> list[Score]:
@@ -160,6 +179,7 @@ def benchmark_facts(
         sweeps=test_time_compute.sweeps(scores),
         answer_prices=test_time_compute.answer_prices(completions, scores, machine_usd),
         votes=test_time_compute.votes_at_equal_compute(own),
+        control=control_arm.at_each_policy(scores, own),
     )
 
 
@@ -180,7 +200,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         )
         for task in dict.fromkeys(s.task for s in scores)
     ]
-    decoder = Decoder(tokenizer, fmt)
+    decoder, trained = Decoder(tokenizer, fmt), _trained_on(folder)
     return RunFacts(
         title=recipe.name,
         folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
@@ -200,7 +220,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         spend=spend,
         budget_usd=recipe.budget_usd,
         seconds=sum(done.seconds for stage in stages if (done := folder.done(stage))),
-        samples_count=len(folder.read("samples", Sample)),
+        samples_count=len(folder.read("samples", Sample)) - len(folder.read("dropped-train", Drop)),
         benchmarks=benchmarks,
         published=published.beside(
             folder.read("benchmark", Question), completions, samples=recipe.evaluate.samples, machine_usd=machine_usd
@@ -217,7 +237,21 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         datasets=[s.dataset for s in recipe.gather.sources if s.dataset and HUB_ID.fullmatch(s.dataset)],
         teachers=sorted({trace.teacher for trace in folder.stream("traces", Trace)}),
         question=_open_question(folder),
+        questions_count=len(trained),
+        control=_control_arm(folder, trained) if recipe.select.control is not None else None,
+        teacher_probes=folder.read(teacher.FILE, TeacherProbe),
     )
+
+
+def _control_arm(folder: RunFolder, trained: Set[str]) -> ControlArm:
+    random = _trained_on(folder, f"{CONTROL}/")
+    return ControlArm(len(random), len(random & trained))
+
+
+def _trained_on(folder: RunFolder, part: str = "") -> set[str]:
+    """The ids of the questions that a student is trained on; `part` is the folder of the control arm's."""
+    dropped = {d.id for d in folder.stream(f"{part}dropped-train", Drop)}
+    return {s.question_id for s in folder.stream(f"{part}samples", Sample) if s.id not in dropped}
 
 
 def _open_question(folder: RunFolder) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tenner.evaluation.report import published, run_charts
+from tenner.evaluation.report import published, run_charts, selection_worth, teachers
 from tenner.evaluation.report.charts import accuracy_chart, training_chart
 from tenner.evaluation.report.facts import RunFacts
 from tenner.evaluation.report.page import HERE, render
@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, tuple[str, str | None]] = {
     "published": ("Beside what is published", "published_tables"),
     "compute": ("What thinking buys", "compute_tables"),
     "families": ("By family", "family_tables"),
+    "selection": ("What selection was worth", "selection_tables"),
     "funnel": ("Where the questions went", None),
     "spend": ("What it cost", None),
     "examples": ("How it thinks", "examples"),
@@ -72,11 +73,15 @@ def render_html(facts: RunFacts) -> str:
         "published_tables": published_tables(facts),
         "published_note": published.NOTE,
         "family_tables": family_tables(facts),
+        "selection_note": selection_worth.note(facts),
+        "selection_tables": selection_worth.tables(facts),
         "funnel": _both_widths(run_charts.funnel_chart, facts.funnel),
         "funnel_table": funnel_table(facts),
         "source_table": source_table(facts),
         "spend_note": spend_note(facts),
         "spend_table": spend_table(facts),
+        "teacher_note": teachers.NOTE,
+        "teacher_tables": teachers.tables(facts),
         "plan": _both_widths(run_charts.plan_chart, facts),
         "plan_table": plan_table(facts),
         "examples": [(e, [(part, list(run)) for part, run in groupby(e.segments, lambda s: s.part)])

@@ -3,7 +3,7 @@
 import re
 from itertools import groupby
 
-from tenner.evaluation.report import published
+from tenner.evaluation.report import published, selection_worth, teachers
 from tenner.evaluation.report.answers import Example
 from tenner.evaluation.report.facts import RunFacts
 from tenner.evaluation.report.run_tables import compute_tables, family_tables, funnel_table, plan_table, source_table
@@ -44,6 +44,8 @@ def render_markdown(facts: RunFacts) -> str:
         compute_note(facts),
         *map(markdown_table, compute_tables(facts)),
         *(("## By family", *map(markdown_table, families)) if (families := family_tables(facts)) else ()),
+        *(("## What selection was worth", without_html(worth)) if (worth := selection_worth.note(facts)) else ()),
+        *map(markdown_table, selection_worth.tables(facts)),
         "## Where the questions went",
         f"{facts.counterfactual}.",
         markdown_table(funnel_table(facts)),
@@ -52,6 +54,7 @@ def render_markdown(facts: RunFacts) -> str:
         spend_note(facts),
         markdown_table(spend_table(facts)),
         *((markdown_table(planned),) if (planned := plan_table(facts)).rows else ()),
+        *(text for table in teachers.tables(facts) for text in (teachers.NOTE, markdown_table(table))),
         "## How it thinks",
         "Between ⟦ and ⟧ stands what budget forcing put in; everything else the student wrote itself.",
         *(_markdown_example(example) for example in facts.examples),

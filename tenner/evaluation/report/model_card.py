@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from tenner.core.formats import ThinkFormat
 from tenner.core.licenses import is_open
+from tenner.evaluation.report import selection_worth
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.markdown import fenced, markdown_table, without_html
 from tenner.evaluation.report.run_tables import family_tables
@@ -33,6 +34,7 @@ def model_card(facts: RunFacts) -> str:
         "## Scores",
         *map(markdown_table, score_tables(facts)),
         *map(markdown_table, family_tables(facts)),
+        *filter(None, [without_html(selection_worth.note(facts))]),
         "## Limits",
         without_html(
             f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "

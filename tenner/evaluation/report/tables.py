@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tenner.core.records import Policy, Score, Share
 
 NBSP, DASH = "\u00a0", "\u2013"
-NAMES = {"base": "untrained", "distilled": "distilled"}
+NAMES = {"base": "untrained", "distilled": "distilled", "distilled-random": "distilled (random)"}
 """The display names of a run's students."""
 
 

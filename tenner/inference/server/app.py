@@ -1,15 +1,12 @@
 """The HTTP server: OpenAI's chat completions for one student, and a chat page."""
 
 import asyncio
-import base64
-import hashlib
 import logging
 import signal
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from importlib import resources
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -17,7 +14,7 @@ from aiohttp import web
 from tenner.core.errors import NoRoom, TennerError
 from tenner.inference.engine import LocalEngine
 from tenner.inference.scheduler import Scheduler
-from tenner.inference.server import access, openai_response, openai_schema
+from tenner.inference.server import access, chat_page, openai_response, openai_schema
 from tenner.inference.server.admission import (
     ActiveRequest,
     AdmissionQueue,
@@ -75,12 +72,6 @@ class Server:
         self._queue, self._preparation, self._connections = queue, preparation, connections
         self._student, self._settings = student, settings
         self._began = int(time.time())
-        self._page = (resources.files("tenner.inference.server") / "page.html").read_text("utf-8")
-        self._page_headers = {
-            "Content-Security-Policy": _content_security_policy(self._page),
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
 
     def app(self) -> web.Application:
         """The aiohttp application; all errors have OpenAI's form."""
@@ -90,9 +81,10 @@ class Server:
         )
         app.add_routes(
             [
-                web.get("/", self._show_page),
+                *chat_page.routes(),
                 web.get("/health", self._health),
                 web.get("/v1/models", self._models),
+                web.get("/v1/examples", self._examples),
                 web.post("/v1/chat/completions", self._complete),
             ]
         )
@@ -138,9 +130,6 @@ class Server:
 
     # -- handlers ------------------------------------------------------------------------------------------------
 
-    async def _show_page(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._page, content_type="text/html", headers=self._page_headers)
-
     async def _health(self, _: web.Request) -> web.Response:
         status = "failed" if self._queue.failed else "closing" if self._queue.closing else "ok"
         state = {
@@ -154,6 +143,9 @@ class Server:
     async def _models(self, _: web.Request) -> web.Response:
         price = self._settings.price_usd_per_hour
         return web.json_response(openai_response.models(self._student, price_usd_per_hour=price, created=self._began))
+
+    async def _examples(self, _: web.Request) -> web.Response:
+        return web.json_response(openai_response.examples(self._student))
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         if request.content_type != "application/json":  # which another site's page cannot send
@@ -345,17 +337,3 @@ def _aborted(why: Exception) -> APIError:
 
 def _failed(why: BaseException) -> APIError:
     return APIError(500, f"this request failed with {type(why).__name__}; others are answered", code="request_failed")
-
-
-def _content_security_policy(page: str) -> str:
-    """Allow the page its own script and style and requests to this server; no text can become a script."""
-
-    def own(tag: str) -> str:
-        code = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-        return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; script-src {own('script')}; style-src {own('style')}; img-src data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    )

@@ -100,6 +100,15 @@ def models(student: ServedStudent, *, price_usd_per_hour: float | None, created:
     return {"object": "list", "data": [model]}
 
 
+def examples(student: ServedStudent) -> dict[str, Any]:
+    """The body of GET /v1/examples: questions to begin with, and what the untrained student answered to them."""
+    data = [
+        {"object": "example", "question": question, "before": None if before is None else before._asdict()}
+        for question, before in student.examples
+    ]
+    return {"object": "list", "data": data}
+
+
 def _reasoning(text: str) -> dict[str, str]:
     """Under both names in use: DeepSeek's, and that of vLLM and OpenRouter."""
     return {"reasoning_content": text, "reasoning": text}

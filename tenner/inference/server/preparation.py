@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from tenner.core.errors import NoRoom
 from tenner.inference.engine import LocalEngine
-from tenner.inference.forcing import FormatIds
+from tenner.inference.format_ids import FormatIds
 from tenner.inference.job import Job, Request
 from tenner.inference.server import openai_schema
 from tenner.inference.server.admission import QueueFull

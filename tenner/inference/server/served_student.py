@@ -15,6 +15,22 @@ EFFORT_SHARES: dict[Effort, float] = {"none": 0.0, "minimal": 0.125, "low": 0.25
 """The fraction of the student's thinking budget that each effort stands for."""
 
 
+class RecordedAnswer(NamedTuple):
+    """What the untrained student answered to a question, with the grader's verdict."""
+
+    thinking: str
+    answer: str
+    verdict: str
+
+
+class ExampleQuestion(NamedTuple):
+    """A question that the chat page offers."""
+
+    question: str
+    before: RecordedAnswer | None
+    """None where it was not recorded."""
+
+
 class ServedStudent(NamedTuple):
     """A student and the defaults it is served with."""
 
@@ -37,6 +53,8 @@ class ServedStudent(NamedTuple):
     early_exit: EarlyExit | None = None
     """This and the next: of a request that sets none."""
     grace: Grace | None = None
+    examples: tuple[ExampleQuestion, ...] = ()
+    """What the chat page offers to ask."""
 
     def policy(
         self,

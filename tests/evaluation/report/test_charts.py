@@ -102,6 +102,14 @@ def test_the_training_curve_names_its_last_loss() -> None:
     assert "loss, nats per trained token" in _texts(svg)
 
 
+def test_the_training_curve_has_the_loss_of_held_out_samples_where_it_was_measured() -> None:
+    training = list(run_facts().training)
+    training[0] = training[0].model_copy(update={"validation_loss": 2.625})
+    svg = training_chart(training)
+    assert "loss, nats per trained token; ◆ held-out samples" in _texts(svg)
+    assert f"Of held-out samples: 2.625 at step {training[0].step}." in svg
+
+
 def test_policies_that_stop_early_stand_apart_with_the_tokens_they_took(scores: list[Score]) -> None:
     plain = [s for s in scores if s.policy.thinking_tokens_max == 64 and not s.policy.waits]
     early_exit = EarlyExit(at="wait", agree=1, probability=0.9)

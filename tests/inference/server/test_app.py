@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -264,6 +265,11 @@ def test_models_health_and_page(engine: HFEngine, student: ServedStudent) -> Non
             assert page.headers["content-type"] == "text/html; charset=utf-8"
             assert "unsafe" not in page.headers["content-security-policy"]
             assert "default-src 'none'" in page.headers["content-security-policy"]
+            for path in re.findall(r'(?:href|src)="(web/[^"]+)"', page.text):
+                assert (await http.get(path)).status_code == 200
+            assert (await http.get("web/vendor/Temml.woff2")).headers["content-type"] == "font/woff2"
+            assert (await http.get("web/vendor/README.md")).status_code == 404
+            assert (await http.get("v1/examples")).json() == {"object": "list", "data": []}
 
     talk(engine, student, conversation)
 

@@ -21,6 +21,7 @@ from tenner.core.records import Policy
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.job import Prompt
 from tenner.inference.server.app import Serving, Settings, serving
+from tenner.inference.server.served_student import ExampleQuestion, RecordedAnswer
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")]
 SETTINGS = Settings("127.0.0.1", 0, None, concurrency_max=8, request_bytes_max=1 << 20, price_usd_per_hour=0.36)
@@ -90,7 +91,9 @@ def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
         return g.thinking, g.answer
 
     def shown(part: str) -> str:
-        """The text without what is for ears only."""
+        """The text as it was written, without what is for ears only."""
+        for button in page.get_by_role("button", name="As written").all():
+            button.click()
         return str(
             page.locator(f"article .{part}").last.evaluate(
                 "e => { const c = e.cloneNode(true); c.querySelectorAll('.unseen').forEach(u => u.remove());"
@@ -140,6 +143,54 @@ def test_asking_thinking_and_the_slider(page: Page, lively: HFEngine) -> None:
         assert first["x"] < second["x"]
         page.set_viewport_size({"width": 380, "height": 700})
         assert page.evaluate("document.scrollingElement.scrollWidth") == 380
+
+
+FORMATTED = [
+    ("So **42** and *x*, `a < b`", "So <strong>42</strong> and <em>x</em>, <code>a &lt; b</code>"),
+    (" $5, not $6 or $7-$8\n", " $5, not $6 or $7-$8\n"),
+    ("- a\n- b", "<ul><li>a</li><li>b</li></ul>"),
+    ("3. c", '<ol start="3"><li>c</li></ol>'),
+    ("# A\n\n1 < 2", "<h4>A</h4><p>1 &lt; 2</p>"),
+    ("<b onclick=alert(1)>5</b>", "&lt;b onclick=alert(1)&gt;5&lt;/b&gt;"),
+    ("[a](javascript:alert(1))", "[a](javascript:alert(1))"),
+    ("[a](ftp://b.org)", "<a>a</a>"),
+    ("$\\notacommand$", '<span class="tex unread">\\notacommand</span>'),
+    ("$\\href{javascript:alert(1)}{a$", '<span class="tex unread">\\href{javascript:alert(1)}{a</span>'),
+]
+"""What a model writes, and the markup it becomes."""
+TEX = [r"$x^2$", r"\(x^2\)", "$$\nx^2\n$$", "Text\n\\[\nx^2\n+ 1\n\\]", r"a $$x^2$$ b"]
+
+
+def test_markdown_and_tex_are_shown_as_what_they_mean_and_html_is_text(page: Page, lively: HFEngine) -> None:
+    def markup(text: str) -> str:
+        made = "text => { const made = document.createElement('div'); made.append(formattedText(text)); return "
+        return str(page.evaluate(f"{made} made.innerHTML }}", text))
+
+    with served(lively) as server:
+        greet(page, server)
+        for written, meant in FORMATTED:
+            assert markup(written) == meant
+        for written in TEX:
+            assert "<msup>" in markup(written), written
+        assert 'rel="noopener noreferrer"' in markup("[a](https://b.org)")
+        assert "<img" not in markup("![a](https://b.org/x.png) <img src=x onerror=alert(1)>")
+        assert "href=" not in markup(r"$\href{javascript:alert(1)}{x}$")
+
+
+def test_an_example_is_answered_beside_what_was_said_before_the_training(page: Page, lively: HFEngine) -> None:
+    before = RecordedAnswer("Hm. <b>", "**7**", "wrong")
+    examples = (ExampleQuestion("What is 2?", before), ExampleQuestion("What is 3?", None))
+    with served(lively, examples=examples) as server:
+        greet(page, server)
+        page.get_by_role("button", name="What is 2?").click()
+        page.locator("article:not(.busy)").wait_for()
+        sides = page.locator("article .attempt")
+        assert sides.locator(".limit").all_text_contents() == [
+            "before training, as the run has recorded it", "after training, at most 64 tokens of thinking",
+        ]  # fmt: skip
+        assert sides.nth(0).locator(".answer strong").text_content() == "7"
+        assert sides.nth(0).locator(".note").text_content() == "wrong"
+        assert sides.nth(0).locator(".thinking").text_content() == "Hm. <b>"
 
 
 def test_stop_releases_the_request(page: Page, tiny_model_dir: Path) -> None:

@@ -1,115 +1,7 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1, interactive-widget=resizes-content">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>tenner</title>
-<style>
-:root { --paper: #fff; --ink: #1c1e21; --quiet: #63676e; --rule: #e3e5e8; --wash: #f6f7f8; --mark: #fdf0c8; --edge: #b98a16; --link: #1259b8; --alarm: #a5281f; --on-link: #fff }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #141619; --ink: #e6e7e9; --quiet: #9aa0a8; --rule: #2b2f35; --wash: #1b1e22; --mark: #3d3311; --edge: #d6a93a; --link: #78b0ff; --alarm: #ff9c92; --on-link: #10233f }
-}
-* { box-sizing: border-box }
-[hidden] { display: none !important }
-html { height: 100%; -webkit-text-size-adjust: 100% }
-body { display: flex; flex-direction: column; height: 100%; margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", sans-serif; font-variant-numeric: tabular-nums lining-nums }
-header, main, form { padding-inline: max(1.25rem, (100vw - 46rem) / 2) }
-header { display: flex; justify-content: space-between; gap: 1rem; align-items: baseline; padding-block: .9rem .5rem }
-h1 { margin: 0; font-size: .9rem; font-weight: 600; overflow-wrap: anywhere }
-h1 span, #bill, .note, summary, label, output, #hello p { color: var(--quiet); font-weight: 400 }
-#bill { margin: 0; font-size: .8rem; white-space: nowrap }
-main { flex: 1; overflow-y: auto; overscroll-behavior: contain; padding-bottom: 1rem; scrollbar-width: thin }
-#hello { padding: 12vh 0 0 }
-#hello h2 { margin: 0 0 .5rem; font-size: clamp(1.3rem, 1.05rem + 1.4vw, 1.75rem); font-weight: 500; line-height: 1.4; letter-spacing: -.01em; text-wrap: pretty }
-#hello p { margin: 0; max-width: 32rem; text-wrap: pretty }
-article { padding: 1.5rem 0; border-bottom: 1px solid var(--rule) }
-article:last-child { border-bottom: 0 }
-article h2 { margin: 0 0 .75rem; font-size: 1rem; font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere }
-details { margin: 0 0 .75rem; padding-left: .9rem; border-left: 2px solid var(--rule) }
-summary { cursor: pointer; font-size: .85rem; width: fit-content; border-radius: 2px }
-.text { white-space: pre-wrap; overflow-wrap: anywhere }
-.thinking { margin: .35rem 0 0; color: var(--quiet); font: .85rem/1.65 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
-.answer { margin: 0 }
-.note { margin: .6rem 0 0; font-size: .8rem }
-.note:empty { display: none }
-.fault { color: var(--alarm) }
-.attempts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1rem 2rem }
-.attempt { min-width: 0 }
-.attempt > .limit { margin: 0 0 .5rem; font-size: .8rem; color: var(--quiet) }
-.attempts:not(:has(.attempt + .attempt)) .limit { display: none }
-.tools { display: flex; flex-wrap: wrap; gap: .5rem; margin: .6rem 0 0 }
-.tools button { padding: .15rem .6rem; min-width: 0; font-size: .8rem; font-weight: 400 }
-#hello dl { margin: 1.5rem 0 0; max-width: 36rem; font-size: .9rem }
-#hello dt { font-weight: 600 }
-#hello dd { margin: 0 0 .6rem; color: var(--quiet) }
-.busy .attempt:last-child .answer::after { content: ""; display: inline-block; width: .5em; height: 1em; margin-left: .1em; vertical-align: -.12em; background: var(--quiet); animation: blink 1.1s steps(2, jump-none) infinite }
-@keyframes blink { from { opacity: .7 } to { opacity: .1 } }
-mark { padding: .05em .15em; border-radius: 2px; background: var(--mark); color: var(--ink); box-shadow: inset 0 -2px var(--edge); box-decoration-break: clone; -webkit-box-decoration-break: clone }
-form { padding-block: .75rem max(1rem, env(safe-area-inset-bottom)); border-top: 1px solid var(--rule); background: var(--wash) }
-.line { display: flex; gap: .75rem; align-items: flex-end }
-.knobs { display: flex; flex-wrap: wrap; gap: .35rem 1.5rem; margin-top: .6rem; align-items: center; font-size: .85rem }
-.knob { display: flex; gap: .6rem; align-items: center }
-.knob.wide { flex: 1 1 17rem }
-input[type=range] { flex: 1; min-width: 6rem; height: 1.5rem; margin: 0; accent-color: var(--link) }
-output { min-width: 5.6rem }
-textarea, input[type=number], input[type=password] { background: var(--paper); color: inherit; border: 1px solid var(--rule); border-radius: 6px; font: inherit }
-textarea { flex: 1; min-width: 0; max-height: 30vh; padding: .55rem .7rem; resize: none; field-sizing: content }
-input[type=number] { width: 3.4rem; padding: .1rem .35rem }
-input[type=password] { flex: 1; padding: .45rem .7rem; min-width: 0 }
-input[type=checkbox] { accent-color: var(--link); margin: 0 }
-button { padding: .55rem 1.1rem; border: 1px solid transparent; border-radius: 6px; background: var(--link); color: var(--on-link); font: inherit; font-weight: 600; cursor: pointer; min-width: 5rem }
-button.quiet { background: none; color: var(--ink); border-color: var(--quiet) }
-button:disabled { opacity: .45; cursor: default }
-:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
-.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap }
-@media (prefers-reduced-motion: reduce) { .busy .answer::after { animation: none } }
-</style>
-</head>
-<body>
-<header>
-<h1>tenner <span id="name"></span></h1>
-<p id="bill"></p>
-</header>
-<main id="talk" tabindex="-1" aria-label="Conversation">
-<section id="hello">
-<h2>Ask it something.</h2>
-<p>It thinks before it answers. You say how long it may, and how often it must think on when it wants to stop. What was put into its mouth is <mark>marked</mark>.</p>
-<dl>
-<dt>Thinking</dt><dd>The most tokens it may think. When they are used up, its thinking is cut and it must answer.</dd>
-<dt>Waits</dt><dd>How often the end of its thinking is replaced by a word such as “Wait”, so that it checks what it has. One or two can help; more rarely do.</dd>
-<dt>Remember</dt><dd>Whether earlier questions and answers are sent along. A small student that has learned from single questions does better without.</dd>
-</dl>
-</section>
-</main>
-<form id="door" hidden>
-<div class="line">
-<label class="unseen" for="key">API key</label>
-<input id="key" type="password" autocomplete="off" placeholder="API key of this server" required>
-<button>Open</button>
-</div>
-<p class="note fault" id="refused"></p>
-</form>
-<form id="ask">
-<div class="line">
-<label class="unseen" for="question">Question</label>
-<textarea id="question" rows="1" placeholder="A question" required autofocus></textarea>
-<button id="send" disabled>Send</button>
-<button id="stop" type="button" class="quiet" hidden>Stop</button>
-</div>
-<div class="knobs">
-<div class="knob wide"><label for="budget">Thinking</label><input id="budget" type="range" min="0" max="0" value="0"><output id="tokens" for="budget"></output></div>
-<div class="knob"><label for="waits" title="How often the end of its thinking is replaced by a word such as Wait">Waits</label><input id="waits" type="number" min="0" max="99" value="0" inputmode="numeric"></div>
-<div class="knob"><input id="remember" type="checkbox"><label for="remember" title="Send earlier questions and answers along">Remember</label></div>
-</div>
-</form>
-<p id="state" class="unseen" role="status"></p>
-<script>
 "use strict";
 const by = id => document.getElementById(id), talk = by("talk");
 const count = new Intl.NumberFormat("en"), dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD", maximumSignificantDigits: 2 });
-const MULTIPLE_OF_USUAL = 2, STOPS = 32, NEAR_END_PIXELS = 80;
+const MULTIPLE_OF_USUAL = 2, MULTIPLE_OF_CUT = 2, STOPS = 32, NEAR_END_PIXELS = 80;
 let key = "", model = null, running = null, turns = [], bill = { answers: 0, tokens: 0, usd: 0, priced: true };
 
 const make = (tag, parent, kind = "", text = "") => {
@@ -157,6 +49,17 @@ async function meet() {
   by("remember").checked = model.tenner.keeps_history;
   tellBudget();
   by("question").focus();
+  offerExamples((await (await call("/v1/examples")).json()).data);
+}
+
+// Questions of the kinds that the student was trained for, to begin with.
+function offerExamples(examples) {
+  by("examples").hidden = !examples.length;
+  for (const { question, before } of examples) {
+    const button = make("button", by("examples"), "quiet example");
+    make("span", button, "", question);
+    button.addEventListener("click", () => { if (!running) ask(question, { recorded: before }); });
+  }
 }
 
 function tellBudget() {
@@ -166,8 +69,9 @@ function tellBudget() {
 }
 
 class Exchange {
-  // A question and an answer to it; `first` is the exchange that this answer stands beside.
-  constructor(question, before, limit, first = null) {
+  // A question and an answer to it. `first` is the exchange that this answer stands beside; `recorded` is what the
+  // untrained student answered.
+  constructor(question, before, limit, first = null, recorded = null) {
     by("hello").hidden = true;
     this.question = question;
     this.before = before;
@@ -175,6 +79,7 @@ class Exchange {
     this.article.classList.add("busy");
     if (!first) make("h2", this.article, "", question);
     this.attempts = first?.attempts ?? make("div", this.article, "attempts");
+    if (recorded) this.showRecorded(recorded);
     const attempt = this.attempt = make("div", this.attempts, "attempt");
     make("p", attempt, "limit", limit);
     this.fold = make("details", attempt);
@@ -188,6 +93,18 @@ class Exchange {
     this.pieces = 0;
     this.last = null;
     talk.scrollTop = talk.scrollHeight;
+  }
+
+  showRecorded({ thinking, answer, verdict }) {
+    const attempt = make("div", this.attempts, "attempt recorded");
+    make("p", attempt, "limit", "before training, as the run has recorded it");
+    if (thinking) {
+      const fold = make("details", attempt);
+      make("summary", fold, "", "Thinking");
+      make("div", fold, "text thinking", thinking);
+    }
+    make("div", attempt, "answer formatted").append(formattedText(answer));
+    make("p", attempt, "note", verdict);
   }
 
   say(text, part, forced) {
@@ -215,14 +132,18 @@ class Exchange {
   }
 
   finish(usage, reason) {
-    const { thinking_tokens, answer_tokens, cost_usd, interventions, policy } = usage;
+    const { thinking_tokens, answer_tokens, cost_usd, interventions, policy } = usage, budget = policy.thinking_tokens_max;
     const waits = interventions.filter(i => i.kind === "wait").length, cut = interventions.some(i => i.kind === "cut");
     if (!this.chosen) this.fold.open = false;
     this.summary.textContent = `Thinking, ${count.format(thinking_tokens)} tokens`;
     const notes = [`${count.format(thinking_tokens)} tokens of thinking, ${count.format(answer_tokens)} of answer`];
     if (cost_usd !== null) notes.push(dollars.format(cost_usd));
     if (waits) notes.push(waits === 1 ? "made to continue once" : `made to continue ${waits} times`);
-    if (cut && policy.thinking_tokens_max) notes.push(`thinking cut at the budget of ${count.format(policy.thinking_tokens_max)}`);
+    if (cut && budget) {
+      this.cutAt = budget;
+      make("p", this.fold, "cut", `Cut here: the budget of ${count.format(budget)} tokens is used up.`);
+      notes.push(`thinking cut at the budget of ${count.format(budget)}`);
+    }
     if (reason === "length") notes.push("the answer reached its limit");
     this.note.textContent = notes.join(" · ");
     bill.answers += 1;
@@ -234,16 +155,46 @@ class Exchange {
     by("bill").textContent = sum.join(" · ");
   }
 
-  // Once the answer has ended: copy it, or ask the same again with the settings below, beside it.
+  // Show Markdown and TeX as what they mean; what was put in stays marked. Returns whether there are any.
+  format() {
+    this.said = [...this.answer.childNodes];
+    this.formatted = this.said.flatMap(node => node.nodeType === Node.TEXT_NODE ? [...formattedText(node.data).childNodes] : [node]);
+    const plain = this.answer.textContent;
+    this.show(true);
+    return this.answer.textContent !== plain || this.answer.querySelector(":scope > :not(mark)") !== null;
+  }
+
+  show(formatted) {
+    this.answer.classList.toggle("formatted", formatted);
+    this.answer.classList.toggle("text", !formatted);
+    this.answer.replaceChildren(...formatted ? this.formatted : this.said);
+  }
+
+  // Once the answer has ended: copy it, show it as it was written, or ask the same again, beside it.
   offer(answer) {
     const tools = make("div", this.attempt, "tools");
+    const offerTo = (name, does) => {
+      const button = make("button", tools, "quiet", name);
+      button.addEventListener("click", () => does(button));
+    };
     if (answer && navigator.clipboard) {
-      const copy = make("button", tools, "quiet", "Copy");
-      copy.addEventListener("click", () => navigator.clipboard.writeText(answer).then(
+      offerTo("Copy", copy => navigator.clipboard.writeText(answer).then(
         () => { copy.textContent = "Copied"; }, () => { copy.textContent = "Not allowed"; }));
     }
-    const retry = make("button", tools, "quiet", "Again, with the settings below");
-    retry.addEventListener("click", () => { if (!running) ask(this.question, this); });
+    if (this.format()) {
+      offerTo("As written", button => {
+        const formatted = this.answer.classList.contains("text");
+        this.show(formatted);
+        button.textContent = formatted ? "As written" : "Formatted";
+      });
+    } else {
+      this.show(false);
+    }
+    if (this.cutAt) {
+      const budget = MULTIPLE_OF_CUT * this.cutAt;
+      offerTo(`Again, with ${count.format(budget)} tokens`, () => { if (!running) ask(this.question, { first: this, budget }); });
+    }
+    offerTo("Again, with the settings below", () => { if (!running) ask(this.question, { first: this }); });
   }
 
   fail(message) {
@@ -271,13 +222,14 @@ async function* events(reply) {
   }
 }
 
-async function ask(question, first = null) {
+// `first`: the exchange that the answer stands beside. `recorded`: the untrained student's answer, which it stands beside.
+async function ask(question, { first = null, recorded = null, budget = by("budget").valueAsNumber } = {}) {
   const before = first?.before ?? (by("remember").checked ? turns : []);
   const messages = [...before, { role: "user", content: question }];
-  const thinking = { max_tokens: by("budget").valueAsNumber, waits: by("waits").valueAsNumber || 0 };
+  const thinking = { max_tokens: budget, waits: by("waits").valueAsNumber || 0 };
   const waits = thinking.waits ? `, ${thinking.waits === 1 ? "1 wait" : `${thinking.waits} waits`}` : "";
   const limit = thinking.max_tokens ? `at most ${count.format(thinking.max_tokens)} tokens of thinking` : "no thinking";
-  const exchange = new Exchange(question, before, limit + waits, first);
+  const exchange = new Exchange(question, before, (recorded ? "after training, " : "") + limit + waits, first, recorded);
   running = new AbortController();
   by("stop").hidden = false;
   by("send").hidden = true;
@@ -331,6 +283,3 @@ by("door").addEventListener("submit", event => {
   meet();
 });
 meet();
-</script>
-</body>
-</html>
