@@ -369,7 +369,8 @@ def main() -> None:
         told = found[name] = predict(training, card, rows, PROBED_TOKENS)
         print(
             f"{name:17} {told['tokens_per_second_per_gpu']:12,.0f} {told['mfu_causal']:5.1%} {told['idle_share']:5.1%} "
-            f"{told['kernels_of_a_row']:12,.0f} {told['kernels_of_the_optimizer']:10,.0f} {told['kernels_of_a_step']:6,}"
+            f"{told['kernels_of_a_row']:12,.0f} {told['kernels_of_the_optimizer']:10,.0f} "
+            f"{told['kernels_of_a_step']:6,}"
         )
         shares = ", ".join(f"{kind} {share:.1%}" for kind, share in told["shares"].items())
         print(f"{'':18}{shares}; network {told['network_share']:.0%} of a row", flush=True)
