@@ -286,7 +286,7 @@ def test_a_recipe_fits_the_card_it_is_written_for(name, config, ranks, gb):
 def test_without_a_config_it_is_asked_for(capsys):
     code, printed = told(capsys, "plan", "s1k")
     assert code == 0, printed.err
-    assert printed.out.startswith("memory: not known: the config.json of hf:Qwen/Qwen2.5-32B-Instruct")
+    assert printed.out.startswith("memory: not known: the config.json of Qwen/Qwen2.5-32B-Instruct")
     code, printed = told(capsys, "plan", "s1k", "--set", "student.model=some/folder", "--set", "student.base_model=x")
     assert code == 2
     assert "hint: give it: --config FILE" in printed.err
