@@ -45,7 +45,7 @@ from tenner.stages import (
     time_estimate,
 )
 from tenner.training import optional_libraries
-from tenner.training.allocator import ask_for_huge_pages
+from tenner.training.allocator import ask_for_expandable_segments, ask_for_huge_pages
 
 
 def gather(run: Run) -> tuple[int, int]:
@@ -270,6 +270,7 @@ def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[s
     `processes` train. Raises TennerError where something is missing, an earlier stage too.
     """
     ask_for_huge_pages()  # before anything makes a tensor
+    ask_for_expandable_segments()
     if CONTROL in (names := list(names)) and run.recipe.select.control is None:
         raise TennerError(
             f"{run.folder.path} has no control arm", hint=f"tenner fork {run.folder.path} --set select.control=random"

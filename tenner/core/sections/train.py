@@ -22,7 +22,7 @@ from tenner.core.sections.paid_models import PriceSection
 
 DECIDED_BY_SERVICE = (
     "lora_alpha", "quantization", "precision", "optimizer", "tokens_per_row", "activations", "offload_activations",
-    "shard_over", "checkpoint_seconds",
+    "deterministic", "shard_over", "checkpoint_seconds",
 )  # fmt: skip
 """Settings of `train` that say how this machine trains."""
 
@@ -102,6 +102,8 @@ class Train(Section):
     """Activations kept for the backward pass: all, those of matrix products, or each layer's input only."""
     offload_activations: Annotated[bool, Resume.FREE] = False
     """Keep activations in host memory (GPUs)."""
+    deterministic: Annotated[bool, Resume.FREE] = False
+    """Use only kernels whose results do not differ from run to run (GPUs; slower). On a CPU none do."""
     shard_over: Annotated[Positive | None, Resume.FREE] = None
     """How many processes share one copy of the weights. Default: all of them."""
     checkpoint_seconds: Annotated[Positive, Resume.FREE] = 600
