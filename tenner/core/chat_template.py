@@ -95,7 +95,7 @@ class ChatTemplate:
     @property
     def arguments(self) -> list[str]:
         """The arguments that the template reads."""
-        read = jinja2.meta.find_undeclared_variables(_parsed(self._source))
+        read = jinja2.meta.find_undeclared_variables(parsed(self._source))
         return sorted(read - RESERVED - JINJA_NAMES - TOKEN_NAMES)
 
     def question(self, text: str) -> PromptText:
@@ -171,7 +171,7 @@ class ChatTemplate:
 
     def _check_argument(self, name: str) -> None:
         """Raise TennerError where an argument changes nothing and is not the template's own default either."""
-        tree, read = _parsed(self._source), self.arguments
+        tree, read = parsed(self._source), self.arguments
         value, hint = self.kwargs[name], f"the template reads {', '.join(read)}" if read else "the template reads none"
         if name in RESERVED:
             raise TennerError(f"chat_template_kwargs: {name} is set by tenner itself", hint="leave it out")
@@ -228,7 +228,7 @@ def set_template(tokenizer: Any, template: str | None) -> None:
         raise TennerError(
             f"chat_template: {template} is neither a file that can be read nor one of {', '.join(TEMPLATES)}",
         ) from e
-    _parsed(tokenizer.chat_template)
+    parsed(tokenizer.chat_template)
 
 
 def source_of(tokenizer: Tokenizer) -> str:
@@ -356,7 +356,7 @@ def _folded(messages: Sequence[Message], system: str) -> list[Message]:
 
 
 @lru_cache(maxsize=16)
-def _parsed(source: str) -> jinja2.nodes.Template:
+def parsed(source: str) -> jinja2.nodes.Template:
     """The syntax tree of a chat template. Raises TennerError where it is not valid Jinja."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)
     try:

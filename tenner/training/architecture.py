@@ -93,7 +93,7 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
     raise TennerError(f"the layers of a {type(model).__name__} are not found", hint="choose another student")
 
 
-def backbone(model: PreTrainedModel) -> PreTrainedModel:
+def backbone(model: PreTrainedModel) -> nn.Module:
     """The part of a causal language model that goes from ids to hidden states, without the head.
 
     Raises TennerError where there is none.

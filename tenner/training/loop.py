@@ -153,10 +153,7 @@ def _train(
                 began = time.monotonic()
                 with learner.weights.in_model():
                     loss = _forward_backward(doing, encoded, lengths, learner, settings, world)
-                without = learner.weights.collect()
-                if without and step == first_step:
-                    say(f"{len(without)} weights have no gradient and stay as they are, such as {without[0]}")
-                norm = _grad_norm(doing, encoded, learner, world)
+                norm = _collect_gradients(doing, encoded, learner, world, say if step == first_step else None)
                 lr = learning_rate(step, len(plan), settings)
                 with interrupts_held():  # a step that is done is reported: the checkpoint will not do it again
                     optimizer.step(lr=lr, divisor=max(1.0, norm / settings.grad_clip_norm))
@@ -346,7 +343,15 @@ def _mean_loss(samples: Sequence[Encoded], learner: Learner, settings: Train, wo
     return world.sum(total)[0]
 
 
-def _grad_norm(doing: _Step, encoded: Sequence[Encoded], learner: Learner, world: World) -> float:
+def _collect_gradients(
+    doing: _Step, encoded: Sequence[Encoded], learner: Learner, world: World, say: Callable[[str], None] | None
+) -> float:
+    """Make the gradients of the step those of the weights that are moved; returns their norm. `say` is told, if given,
+    that some weights have none.
+    """
+    without = learner.weights.collect()
+    if without and say is not None:
+        say(f"{len(without)} weights have no gradient and stay as they are, such as {without[0]}")
     grads = [tensor.grad for tensor in learner.weights.moved.values() if tensor.grad is not None and tensor.numel()]
     own = float(torch.nn.utils.get_total_norm(grads).item())
     norm = own if world.size == 1 else math.sqrt(world.sum(own**2)[0] / world.replicas)

@@ -73,9 +73,7 @@ def test_layers_that_read_the_keys_of_earlier_ones_are_gone_through():
     config = families.config_of(families.family("gemma4_text", " with shared keys"))
     described = Architecture.of(config.to_dict())
     assert described.traced
-    sizes = [(24, 16), (None, 32)] * 3
-    assert described.layers[0].attention.heads == 4
-    assert [(layer.attention.window, layer.attention.key_size) for layer in described.layers] == sizes
+    assert [layer.attention for layer in described.layers] == [Attention(4, 2, 16, 16, 24), Attention(4, 2, 32, 32)] * 3
     assert [len(layer.linears) for layer in described.layers] == [9] * 4 + [7] * 2, "the last have no keys and values"
     assert attentions(config, 6) == [Attention(4, 2, 16, 16), Attention(4, 2, 32, 32)] * 3
 
