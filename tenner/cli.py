@@ -43,6 +43,7 @@ COMMANDS = {
     "grade": Command("grade", "grade responses against reference answers"),
     "compare": Command("compare", "whether two runs differ on the questions that both have answered"),
     "measure": Command("measure", "ask a benchmark of a model as it is, or of a run's student"),
+    "tune": Command("tune", "choose the cheapest thinking policy that loses no more accuracy than a margin"),
     "export": Command("export", "a run's answers or samples in the form of another tool"),
     "push": Command("push", "a run's student, report and traces on the Hugging Face hub"),
     "serve": Command("serve", "put a student behind OpenAI's chat completions, with a page to talk to it"),

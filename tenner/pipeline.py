@@ -97,7 +97,7 @@ def attempt(run: Run) -> tuple[int, int]:
         )
     gradable = [q for q in pool if q.answer is not None]
     sample = samplers.stratified(gradable, recipe.attempt.questions, recipe.seed)
-    policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
+    policies = time_estimate.attempt_policies(recipe.attempt)
     names: tuple[StudentName, ...] = ("base", "second") if recipe.attempt.second_model else ("base",)
     for name in names:
         load_engine = cache(partial(engine_for, run, name, "attempt"))  # loaded once for all forms, on first use

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -90,7 +90,7 @@ def backbone(model: PreTrainedModel) -> PreTrainedModel:
     Raises TennerError where there is none.
     """
     if model.base_model is not model:
-        return model.base_model
+        return cast(PreTrainedModel, model.base_model)
     # Some classes name a part as their base that they do not have.
     for child in model.children():
         if isinstance(child, PreTrainedModel):
