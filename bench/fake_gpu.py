@@ -19,10 +19,21 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tenner.core.sections import Train
-from tenner.training import attention, bf16_rounding, cross_entropy, kernels, loop, model_loading, packing, student
+from tenner.training import (
+    attention,
+    bf16_rounding,
+    cross_entropy,
+    fused,
+    kernels,
+    loop,
+    model_loading,
+    packing,
+    student,
+)
 from tenner.training.distributed import World
 from tenner.training.documents import Documents
 from tenner.training.loop import StepReport
@@ -44,12 +55,34 @@ class Observer(TorchDispatchMode):
         self.syncs = 0
         self.moving_weights = True
         """Not forward or back: the optimizer, and rounding for the model."""
+        self._changed: set[int] | None = None
+        """Within a chain that is one kernel: the storages that it has written to so far."""
 
     def begin(self) -> None:
         """Everything is loaded; the first step comes."""
 
     def seen(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         """An operator has run."""
+
+    def chain_seen(self, name: str, inputs: list[Tensor], changed: list[Tensor], out: list[Tensor]) -> None:
+        """A chain of operators has run as one kernel; `changed` are those of its inputs that it wrote to."""
+
+    def one_kernel(self, chain: Callable[..., Any]) -> Callable[..., Any]:
+        """The chain, shown as one."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            inputs = list({(x.untyped_storage()._cdata, x.storage_offset()): x for x in given}.values())
+            self._changed = set()
+            try:
+                out = chain(*args, **kwargs)
+                changed = [tensor for tensor in inputs if tensor.untyped_storage()._cdata in self._changed]
+            finally:
+                self._changed = None
+            self.chain_seen(chain.__name__, inputs, changed, [x for x in tree_leaves(out) if isinstance(x, Tensor)])
+            return out
+
+        return run
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -59,7 +92,10 @@ class Observer(TorchDispatchMode):
         if func in (aten.allclose.default, aten.equal.default):
             return True
         out = func(*args, **kwargs)
-        self.seen(func, args, kwargs, out)
+        if self._changed is None:
+            self.seen(func, args, kwargs, out)
+        elif func._schema.is_mutable:
+            self._changed.add(args[0].untyped_storage()._cdata)
         return out
 
 
@@ -168,6 +204,12 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         elif here.dtype != there.dtype:
             here.data = there.data
 
+    fuse = kernels.fuse
+
+    def fused_with_adapters(model: Any, *, adapters: bool, keeps_products: bool) -> None:
+        assert not adapters, "the product sees a CPU"
+        fuse(model, adapters=True, keeps_products=keeps_products)
+
     forward_backward = loop._forward_backward
 
     def noted_forward_backward(*args: Any) -> float:
@@ -184,6 +226,9 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         for sizes in (cross_entropy.CHUNK_LOGITS, cross_entropy.BLOCK_LOGITS, bf16_rounding.ROUNDS):
             enter(patch.dict(sizes, cpu=sizes["cuda"]))
         enter(patch.object(kernels, "_is_same", lambda *_: True))  # as Qwen's and Llama's norms and gates are
+        enter(patch.object(kernels, "fuse", fused_with_adapters))
+        enter(patch.object(fused, "runs_on", lambda _device: True))
+        enter(patch.object(fused, "compiled", observer.one_kernel))
         enter(patch.object(loop, "choose_packing", packed))
         enter(patch.object(loop, "_forward_backward", noted_forward_backward))
         enter(patch.object(student, "StoredWeights", _FakeWeights))

@@ -76,6 +76,9 @@ class Memory(fake_gpu.Observer):
             for size, name, _ in self._alive.values():
                 self.held[f"{name} of {size / 1e6:,.1f} MB"] += size
 
+    def chain_seen(self, name: str, inputs: Any, changed: Any, out: list[torch.Tensor]) -> None:  # noqa: ARG002
+        self.seen(name, (), {}, out)
+
     def _allocated(self, storage: torch.UntypedStorage, name: str) -> None:
         key = storage._cdata
         if key not in self._alive:

@@ -5,9 +5,13 @@
 
 Steps of the real loop run on fake tensors (`fake_gpu.py`), one row each, of three lengths. An operator takes as long as
 its arithmetic or its bytes do, whichever is longer, at the shares of the data sheet's figures in `SHARES`, and at least
-`KERNEL_SECONDS`. From the three rows follows what a row of any lengths takes (a constant, tokens, pairs of tokens), and
-from that every step of the recipe's plan: ranks go forward and back together, so that each turn takes as long as its
-slowest row. Communication is taken as hidden behind the rest where it is shorter, and is shown.
+`KERNEL_SECONDS`. Layers are alike: models of two depths tell what each layer takes, and so what the whole model does.
+From the three rows follows what a row of any lengths takes (a constant, tokens, pairs of tokens), and from that every
+step of the recipe's plan: ranks go forward and back together, so that each turn takes as long as its slowest row.
+
+A collective over n ranks moves (n - 1) / n of the whole tensor (an all-reduce twice that) at the speed of the slowest
+link: the GPU's own within a node, all network adapters of a node together between nodes, since NCCL runs a ring over
+each (nccl-tests, doc/PERFORMANCE.md: "bus bandwidth"). It is taken as hidden behind the rest where it is shorter.
 
 A prediction, not a measurement: it is right about which operators run, and on what. Waits of the GPU for Python are not
 in it. s1K-1.1's traces are not here; their lengths are taken as lognormal around the mean that its recipe states, and
@@ -19,7 +23,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -31,30 +35,48 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from tenner.core.sections import Train
-from tenner.training import packing
+from tenner.training import packing, rank_balance
 from tenner.training.loop import StepReport
 from tenner.training.loss_mask import Encoded
 
 MEDIAN_TOKENS, SIGMA, SAMPLES, TOKENS_MAX, PROMPT_TOKENS = 7_800, 0.55, 1000, 20_480, 128
 """Of thinking: a mean of 9,070 tokens."""
-STEP_TOKENS = 100_000
+STEP_TOKENS, WIDE_STEP_TOKENS = 100_000, 600_000
 PROBED_TOKENS = (2_048, 8_192, 20_480)
 KERNEL_SECONDS = 4e-6
 """The shortest kernel, from one start to the next."""
-SHARES = {"products": 0.75, "attention": 0.5, "attention's backward": 0.4, "bytes": 0.85}
-"""Of the data sheet's figures that good kernels reach on large tensors."""
+SHARES = {"products": 0.75, "attention": 0.5, "attention's backward": 0.4, "bytes": 0.85, "links": 0.8}
+"""Of the data sheet's figures that good kernels reach on large tensors. Of links: 360 of 450 GB/s in a node of eight
+H100, which NCCL's maintainers call expected (github.com/NVIDIA/nccl-tests/issues/326)."""
+DEPTHS = (2, 4)
+"""Layers of the models that are run."""
+CARDS_PER_NODE = 8
 
 
 class Card(NamedTuple):
-    """Of NVIDIA's data sheets, without sparsity; bytes a second of its memory and of its share of the network."""
+    """Of NVIDIA's data sheets, without sparsity; speeds of links are those of one direction."""
 
     bf16_tflops: float
     fp32_tflops: float
     memory_tb: float
-    network_gb: float
+    """TB/s."""
+    link_gb: float
+    """GB/s to the other cards of a node."""
+    node_gb: float
+    """GB/s of all network adapters of a node of eight."""
+
+    def moved_bytes_per_second(self, ranks: int) -> float:
+        """By a collective of large tensors."""
+        slowest_gb = self.link_gb if ranks <= CARDS_PER_NODE else min(self.link_gb, self.node_gb)
+        return slowest_gb * 1e9 * SHARES["links"]
 
 
-CARDS = {"H100 SXM": Card(989.5, 67.0, 3.35, 50.0), "RTX PRO 6000": Card(503.8, 126.0, 1.79, 25.0)}
+CARDS = {
+    # NVLink 4: 900 GB/s in both directions; DGX H100: eight ConnectX-7 of 400 Gb/s for the compute network.
+    "H100 SXM": Card(989.5, 67.0, 3.35, 450.0, 400.0),
+    # PCIe 5.0 x16, no NVLink; one adapter of 400 Gb/s.
+    "RTX PRO 6000": Card(503.8, 126.0, 1.79, 63.0, 50.0),
+}
 
 
 class Training(NamedTuple):
@@ -73,6 +95,10 @@ TRAININGS = {
         "32b", {"precision": "bf16", "method": "lora", "activations": "inputs", "tokens_per_row": 8192}
     ),
     "32b-full-16": Training("32b", {"precision": "bf16", "activations": "inputs"}, 16),
+    # As many tokens a step as `tenner plan` proposes for these lengths.
+    "32b-full-16-wide": Training(
+        "32b", {"precision": "bf16", "activations": "inputs", "tokens_per_step": WIDE_STEP_TOKENS}, 16
+    ),
 }
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh",
              "resize_", "_local_scalar_dense", "set_", "record_stream"}  # fmt: skip
@@ -81,6 +107,8 @@ PICKS = {"embedding", "index", "index_select", "gather", "scatter_add_"}
 """Read as much as they write, not all of their table."""
 PER_FUSED_KERNEL = 30
 """Tensors of a list that one kernel goes through."""
+CHAIN_PASSES = {"_norm_backward": 2, "_to_gradients": 3}
+"""Of chains with sums over what they read: so many kernels, each of which reads its inputs again."""
 
 
 OPTIMIZER, NETWORK = "optimizer and rounding", "network"
@@ -90,7 +118,7 @@ class Cost(NamedTuple):
     """Of some operators."""
 
     seconds: float = 0.0
-    kernels: int = 0
+    kernels: float = 0.0
 
     def __add__(self, other: object) -> "Cost":
         assert isinstance(other, Cost)
@@ -100,9 +128,9 @@ class Cost(NamedTuple):
 class Roofline(fake_gpu.Observer):
     """What the operators since the last look take on a card, by kind."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Card, ranks: int = 1) -> None:
         super().__init__()
-        self._card = card
+        self._card, self._ranks = card, ranks
         self.costs: defaultdict[str, Cost] = defaultdict(Cost)
         self.operators: defaultdict[str, Cost] = defaultdict(Cost)
 
@@ -122,15 +150,16 @@ class Roofline(fake_gpu.Observer):
         inputs = _tensors((args, kwargs))
         outputs = _tensors(out) or (inputs[:1] if operator._schema.is_mutable else [])
         if operator.namespace in ("c10d", "_c10d_functional"):
-            moved = max(map(_bytes, inputs))
-            self.costs[NETWORK] += Cost(moved / (self._card.network_gb * 1e9), 1)
+            whole = max(map(_bytes, inputs), default=0)
+            moved = whole * (self._ranks - 1) / self._ranks * (2 if "allreduce" in name else 1)
+            self.costs[NETWORK] += Cost(moved / self._card.moved_bytes_per_second(self._ranks), 1)
             return
         read = {t.untyped_storage()._cdata for t in inputs}
         if not operator._schema.is_mutable and all(t.untyped_storage()._cdata in read for t in outputs):
             return  # a view
         kind = self._kind(name, operator)
         lists = max((len(a) for a in args if isinstance(a, list | tuple)), default=0)
-        kernels = math.ceil(lists / PER_FUSED_KERNEL) if name.startswith(("_foreach", "_fused")) else 1
+        kernels = lists / PER_FUSED_KERNEL if name.startswith(("_foreach", "_fused")) else 1.0
         seconds = max(
             self._arithmetic_seconds(name, operator, args, kwargs, out, inputs),
             self._bytes_seconds(name, inputs, outputs),
@@ -138,6 +167,16 @@ class Roofline(fake_gpu.Observer):
         )
         self.operators[f"{kind}: {name}"] += Cost(seconds, kernels)
         self.costs[kind] += Cost(seconds, kernels)
+
+    def chain_seen(
+        self, name: str, inputs: list[torch.Tensor], changed: list[torch.Tensor], out: list[torch.Tensor]
+    ) -> None:
+        passes = CHAIN_PASSES.get(name, 1)
+        moved = passes * sum(map(_bytes, inputs)) + sum(map(_bytes, changed)) + sum(map(_bytes, out))
+        seconds = max(moved / (self._card.memory_tb * 1e12 * SHARES["bytes"]), passes * KERNEL_SECONDS)
+        kind = OPTIMIZER if self.moving_weights else "elementwise"
+        self.operators[f"{kind}: {name}"] += Cost(seconds, passes)
+        self.costs[kind] += Cost(seconds, passes)
 
     def _kind(self, name: str, operator: Any) -> str:
         if self.moving_weights:
@@ -192,16 +231,35 @@ class Row(NamedTuple):
     costs: dict[str, Cost]
     flops: float
 
+    def deeper(self, more: "Row", layers: float) -> "Row":
+        """Extrapolated by `layers` times what `more` has more than this."""
+
+        def of(kind: str) -> Cost:
+            here, there = (row.costs.get(kind, Cost()) for row in (self, more))
+            return Cost(*(a + layers * (b - a) for a, b in zip(here, there, strict=True)))
+
+        costs = {kind: of(kind) for kind in self.costs | more.costs}
+        return Row(costs, self.flops + layers * (more.flops - self.flops))
+
 
 def probe(
     config: dict[str, Any], train: dict[str, Any], card: Card, *, ranks: int, tokens: Sequence[int] = PROBED_TOKENS
 ) -> tuple[list[Row], Roofline]:
-    """A step of one row on each rank, for each of some lengths."""
-    rows, roofline = [], Roofline(card)
+    """A step of one row on each rank, for each of some lengths; and the operators of the deeper of two models."""
+    shallow, _ = _probed(config | {"num_hidden_layers": DEPTHS[0]}, train, card, ranks, tokens)
+    deep, roofline = _probed(config | {"num_hidden_layers": DEPTHS[1]}, train, card, ranks, tokens)
+    layers = (config["num_hidden_layers"] - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    return [row.deeper(more, layers) for row, more in zip(shallow, deep, strict=True)], roofline
+
+
+def _probed(
+    config: dict[str, Any], train: dict[str, Any], card: Card, ranks: int, tokens: Sequence[int]
+) -> tuple[list[Row], Roofline]:
+    rows, roofline = [], Roofline(card, ranks)
     for count in tokens:
         mask = (False,) * PROMPT_TOKENS + (True,) * (count - PROMPT_TOKENS)
         encoded = [Encoded(f"s{i}", (1,) * count, mask) for i in range(ranks)]
-        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **{"tokens_per_step": count * ranks} | train)
+        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **train | {"tokens_per_step": count * ranks})
         reports: list[StepReport] = []
         fake_gpu.run_steps(
             config, settings, encoded, roofline, ranks=ranks, on_step=reports.append, device_tflops=1.0
@@ -236,6 +294,16 @@ def sample_tokens() -> list[int]:
     return [n for n in tokens if n <= TOKENS_MAX]
 
 
+def dealt(
+    step: Sequence[int], lengths: Sequence[int], row_tokens: int, ranks: int, seconds: Callable[[Sequence[int]], float]
+) -> list[list[tuple[int, ...]]]:
+    """The rows of each rank, as the loop deals them on GPUs."""
+    if ranks > 1:
+        work = [seconds([tokens]) for tokens in lengths]
+        return rank_balance.even_turns(step, lengths, row_tokens, ranks, work=work)
+    return packing.deal(packing.split_rows(step, lengths, row_tokens), lengths, ranks)
+
+
 def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequence[int]) -> dict[str, Any]:
     """An epoch, from what three rows take."""
     kinds = {kind for row in rows for kind in row.costs} - {OPTIMIZER}
@@ -252,8 +320,7 @@ def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequenc
     busy = waited = flops = 0.0
     turns, by_kind = 0, defaultdict[str, float](float)
     for step in plan:
-        split = packing.split_rows(step, lengths, settings.tokens_per_row, ranks=training.ranks)
-        for turn in zip(*packing.deal(split, lengths, training.ranks), strict=True):
+        for turn in zip(*dealt(step, lengths, settings.tokens_per_row, training.ranks, row_seconds), strict=True):
             documents = [[lengths[i] for i in row] for row in turn]
             took = [row_seconds(row) if row else 0.0 for row in documents]
             busy, waited, turns = busy + sum(took), waited + max(took), turns + 1
@@ -302,7 +369,8 @@ def main() -> None:
         told = found[name] = predict(training, card, rows, PROBED_TOKENS)
         print(
             f"{name:17} {told['tokens_per_second_per_gpu']:12,.0f} {told['mfu_causal']:5.1%} {told['idle_share']:5.1%} "
-            f"{told['kernels_of_a_row']:12,} {told['kernels_of_the_optimizer']:10,} {told['kernels_of_a_step']:6,}"
+            f"{told['kernels_of_a_row']:12,.0f} {told['kernels_of_the_optimizer']:10,.0f} "
+            f"{told['kernels_of_a_step']:6,}"
         )
         shares = ", ".join(f"{kind} {share:.1%}" for kind, share in told["shares"].items())
         print(f"{'':18}{shares}; network {told['network_share']:.0%} of a row", flush=True)

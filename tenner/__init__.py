@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         run,
         serve,
         trace,
+        tune,
     )
     from tenner.core.errors import BudgetReached, Incomplete, OutOfMoney, TennerError
     from tenner.core.recipe import Recipe
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
     from tenner.measurement import MeasureOptions
     from tenner.stages.resolve_student import StudentOptions
     from tenner.tracing import TraceResult
+    from tenner.tuning import Tuned, TuneOptions
 
 __version__ = "0.1.0"
 __all__ = [
     "BudgetReached", "Completion", "Grade", "Incomplete", "MeasureOptions", "OutOfMoney", "Policy", "Question",
     "Recipe", "RunResult",
-    "Sample", "Score", "Server", "StudentOptions", "TennerError", "Trace", "TraceResult", "__version__", "grade",
-    "load_recipe", "measure", "result", "run", "serve", "trace",
+    "Sample", "Score", "Server", "StudentOptions", "TennerError", "Trace", "TraceResult", "TuneOptions", "Tuned",
+    "__version__", "grade", "load_recipe", "measure", "result", "run", "serve", "trace", "tune",
 ]  # fmt: skip
 
 _HOMES = {
     "tenner.api": (
-        "RunResult", "Server", "grade", "load_recipe", "measure", "result", "run", "serve", "trace",
+        "RunResult", "Server", "grade", "load_recipe", "measure", "result", "run", "serve", "trace", "tune",
     ),
     "tenner.core.errors": ("BudgetReached", "Incomplete", "OutOfMoney", "TennerError"),
     "tenner.core.recipe": ("Recipe",),
@@ -40,6 +42,7 @@ _HOMES = {
     "tenner.measurement": ("MeasureOptions",),
     "tenner.stages.resolve_student": ("StudentOptions",),
     "tenner.tracing": ("TraceResult",),
+    "tenner.tuning": ("TuneOptions", "Tuned"),
 }  # fmt: skip
 
 

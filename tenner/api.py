@@ -34,6 +34,7 @@ from tenner.tracing import TraceResult
 
 if TYPE_CHECKING:
     from tenner.stages.resolve_student import StudentOptions
+    from tenner.tuning import Tuned, TuneOptions
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,16 @@ def trace(
         file = Path(folder) / "questions.jsonl"
         file.write_text("".join(json.dumps(dict(row)) + "\n" for row in questions), encoding="utf-8")
         return tracing.run(file, Path(out), job)
+
+
+def tune(run_dir: str | Path, options: "TuneOptions | None" = None) -> "Tuned":
+    """Choose the cheapest thinking policy of a run's student that is no worse than the full budget by a margin.
+
+    It is written into the student's folder, and `serve` and `measure` then use it. Raises as `run` does.
+    """
+    from tenner import tuning  # whose report draws charts
+
+    return tuning.tune(Path(run_dir), options or tuning.TuneOptions())
 
 
 def grade(response: str, answer: str, *, kind: AnswerKind = "maths") -> Grade:

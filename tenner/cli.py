@@ -43,6 +43,7 @@ COMMANDS = {
     "grade": Command("grade", "grade responses against reference answers"),
     "compare": Command("compare", "whether two runs differ on the questions that both have answered"),
     "measure": Command("measure", "ask a benchmark of a model as it is, or of a run's student"),
+    "tune": Command("tune", "choose the cheapest thinking policy that loses no more accuracy than a margin"),
     "export": Command("export", "a run's answers or samples in the form of another tool"),
     "push": Command("push", "a run's student, report and traces on the Hugging Face hub"),
     "serve": Command("serve", "put a student behind OpenAI's chat completions, with a page to talk to it"),
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         say("tenner: Windows is not supported\nhint: run it in the Windows Subsystem for Linux", file=sys.stderr)
         sys.exit(2)
     words = sys.argv[1:] if argv is None else list(argv)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than models write
@@ -78,6 +80,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         _exit_with(error_log.explain(e, _run_folder(args)))
     sys.exit(0)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null in the place of each standard stream that the parent process closed, as some schedulers do.
+
+    Python has None there, and the next file that is opened would get its number: what libraries in C print to standard
+    output would be written into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  for as long as the process
 
 
 def _exit_with(error: TennerError) -> NoReturn:

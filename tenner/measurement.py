@@ -267,6 +267,7 @@ def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> Non
     student_options = resolve_student.StudentOptions(
         format=options.format, chat_template=options.chat_template,
         chat_template_kwargs=options.chat_template_kwargs, price_usd_per_hour=options.price_usd_per_hour,
+        takes_own_policy=_names_no_policy(data["evaluate"]),
     )  # fmt: skip
     served, price_usd_per_hour = resolve_student.resolve_student(who, student_options)
     is_run = (Path(who) / "recipe.toml").is_file()
@@ -290,6 +291,15 @@ def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> Non
     evaluate.setdefault("thinking_tokens_max", [served.thinking_tokens_max])
     evaluate.setdefault("answer_tokens_max", served.answer_tokens_max)
     evaluate.setdefault("wait_text", served.wait_text)
+    for name, rule in (("early_exit", served.early_exit), ("grace", served.grace)):
+        if rule is not None:
+            evaluate[name] = rule.model_dump(exclude_none=True)
+
+
+def _names_no_policy(evaluate: Mapping[str, Any]) -> bool:
+    """Whether the student's own policy is measured, if its folder names one. A server may not be able to keep to it."""
+    named = {"thinking_tokens_max", "thinking_tokens_min", "waits", "early_exit", "grace"}
+    return not named & evaluate.keys() and evaluate.get("engine") != "api"
 
 
 def _refuse_without_cap(data: dict[str, Any], price_usd_per_hour: float | None) -> None:

@@ -45,7 +45,7 @@ from tenner.stages import (
     time_estimate,
 )
 from tenner.training import optional_libraries
-from tenner.training.allocator import ask_for_huge_pages
+from tenner.training.allocator import ask_for_expandable_segments, ask_for_huge_pages
 
 
 def gather(run: Run) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def attempt(run: Run) -> tuple[int, int]:
         )
     gradable = [q for q in pool if q.answer is not None]
     sample = samplers.stratified(gradable, recipe.attempt.questions, recipe.seed)
-    policies = [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=recipe.attempt.thinking_tokens_max)]
+    policies = time_estimate.attempt_policies(recipe.attempt)
     names: tuple[StudentName, ...] = ("base", "second") if recipe.attempt.second_model else ("base",)
     for name in names:
         load_engine = cache(partial(engine_for, run, name, "attempt"))  # loaded once for all forms, on first use
@@ -270,6 +270,7 @@ def check_ready(run: Run, names: Iterable[str], *, processes: int = 1) -> list[s
     `processes` train. Raises TennerError where something is missing, an earlier stage too.
     """
     ask_for_huge_pages()  # before anything makes a tensor
+    ask_for_expandable_segments()
     if CONTROL in (names := list(names)) and run.recipe.select.control is None:
         raise TennerError(
             f"{run.folder.path} has no control arm", hint=f"tenner fork {run.folder.path} --set select.control=random"

@@ -17,7 +17,7 @@ LAYERS = (
     {"core", "budget"},
     {"data", "clients", "distill", "training", "inference", "evaluation"},
     {"stages"},
-    {"pipeline", "measurement", "tracing", "launch", "probe", "publish"},
+    {"pipeline", "measurement", "tracing", "tuning", "launch", "probe", "publish"},
     {"api"},
     {"commands"},
     {"cli", "__main__"},

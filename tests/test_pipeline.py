@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,11 @@ import s1_tables
 from chat_server import ChatServer, usage_of
 from commands import tenner_here
 
-from tenner import cli, pipeline
+from tenner import api, cli, pipeline
 from tenner.budget.ledger_database import read_spend
 from tenner.commands import export as exportjob
 from tenner.commands import show, watch
-from tenner.core import recipe
+from tenner.core import default_policy, recipe
 from tenner.core.chat_template import encode_prompt
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
@@ -29,8 +30,11 @@ from tenner.core.records import (
     Counterfactual,
     Difficulty,
     Drop,
+    EarlyExit,
+    Grace,
     Label,
     Pick,
+    Policy,
     Question,
     Sample,
     Score,
@@ -45,7 +49,10 @@ from tenner.core.run import open_run, render, stored_recipe
 from tenner.core.run_folder import RunFolder
 from tenner.core.stage_names import SELECT_FIRST
 from tenner.evaluation import benchmarks
+from tenner.evaluation.report.facts import TUNING
+from tenner.measurement import MeasureOptions
 from tenner.stages.resolve_student import StudentOptions, resolve_student
+from tenner.tuning import TuneOptions
 
 KINDS = {
     "questions": Question, "benchmark": Question, "clean": Question, "attempts": Completion, "selected": Question,
@@ -515,3 +522,70 @@ def test_kill_9_in_the_middle_of_every_stage_changes_nothing(unbroken, tiny_reci
     losses = [[step.loss for step in f.read("training", TrainStep)] for f in (folder, unbroken)]
     assert losses[0] == losses[1]
     assert folder.read("scores", Score) == unbroken.read("scores", Score)
+
+
+@pytest.mark.slow
+def test_a_student_is_tuned_once_and_answers_by_its_policy(unbroken, tmp_path, monkeypatch):
+    """The tiny student is never right: every policy loses nothing, and the cheapest is chosen."""
+    run = tmp_path / "run"
+    shutil.copytree(unbroken.path, run)
+    options = TuneOptions(
+        questions=60, margin_points=5.0, thinking_tokens_max=[4], early_exit=[{"every_tokens": 4}],
+        grace=[{"tokens": 4, "candidates": 2}],
+    )  # fmt: skip
+    # 1. Killed after the first group of questions, it goes on behind it.
+    folder = RunFolder(run)
+    monkeypatch.setattr(RunFolder, "append", killed_after(1))
+    with pytest.raises(KeyboardInterrupt):
+        api.tune(run, options)
+    monkeypatch.undo()
+    before = folder.read(TUNING, Completion)
+    assert 0 < len(before) < 60 * 4
+    done = api.tune(run, options)
+    answered = folder.read(TUNING, Completion)
+    keys = [(c.question_id, c.policy) for c in answered]
+    assert answered[: len(before)] == before
+    assert len(set(keys)) == len(keys) == 60 * 4
+    assert {q.id for q in folder.stream("benchmark", Question)}.isdisjoint(c.question_id for c in answered)
+    # 2. The cheapest is chosen, named by the card and the report, and charged.
+    full, least = Policy(thinking_tokens_max=16), Policy(thinking_tokens_max=4)
+    assert [c.policy for c in done.candidates][:2] == [least, full]
+    assert {c.policy.early_exit for c in done.candidates} == {None, EarlyExit(every_tokens=4)}
+    assert {c.policy.grace for c in done.candidates} == {None, Grace(tokens=4, candidates=2)}
+    assert done.chosen.policy == least
+    assert (done.chosen.n, done.chosen.full) == (60, full)
+    assert default_policy.read(run / "student") == done.chosen
+    for name in ("student/README.md", "report.md", "report.html"):
+        assert "at most 4 thinking tokens: of 4 policies the cheapest" in (run / name).read_text("utf-8")
+    assert api.result(run).spent_usd > api.result(unbroken.path).spent_usd
+    # 3. Once more nothing is asked; the student then answers by its policy.
+    said = tenner_here("tune", run, "--questions", 60, "--margin", 5, "--thinking", 4, "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["chosen"]["policy"] == least.model_dump()
+    assert len(folder.read(TUNING, Completion)) == 60 * 4
+    said = tenner_here("tune", run, "--questions", 60, "--margin", 5, "--thinking", 4)
+    assert "at most 4 thinking tokens" in said.stdout
+    assert "chosen" in said.stdout
+    questions = tmp_path / "sums.jsonl"
+    questions.write_text(json.dumps({"question": "2 + 2?", "answer": "4"}) + "\n")
+    measured = api.measure(run, MeasureOptions(data=questions), run_dir=tmp_path / "measured")
+    assert [s.policy for s in measured.scores] == [least]
+    # 4. A card that was edited stays.
+    card = run / "student" / "README.md"
+    card.write_text("mine")
+    os.utime(card, (2e9, 2e9))
+    api.tune(run, options)
+    assert card.read_text() == "mine"
+
+
+def killed_after(groups):
+    """`RunFolder.append` that is interrupted behind so many groups of completions."""
+    append, seen = RunFolder.append, []
+
+    def killed(self, name, records):
+        append(self, name, records)
+        seen.append(name)
+        if seen.count(TUNING) == groups:
+            raise KeyboardInterrupt
+
+    return killed

@@ -24,6 +24,9 @@ one that runs on, or that thinks already."""
 WAIT_SHARE, WAIT_TOKENS = 0.5, 300
 """How much longer a student thinks at each wait: so much of its first thinking (the demo's students), at most so many
 tokens (s1-32B, from 6,984 without waits to about 8,470 with six on AIME24: arXiv 2501.19393, Table 8 and Figure 4)."""
+SENTENCE_TOKENS = 20
+"""Of a sentence of thinking, after each of which early exit may try an answer. A student is taken to begin a "Wait" of
+its own every WAIT_TOKENS tokens."""
 CHARACTERS_PER_TOKEN = Estimate(4.0, 3.0, 2.2)
 """Of generated puzzles, which are full of digits; the short bill first."""
 TEMPLATE_TOKENS = 20

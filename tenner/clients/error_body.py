@@ -46,8 +46,8 @@ NO_QUOTA = re.compile(r"credits are depleted|\blimit: 0\b", re.IGNORECASE)  # a 
 PLAN_CODES = {"1304", "1308", "1310"}
 """GLM's: what may be used in a day, in some hours or in a week is used up."""
 DAILY = re.compile(
-    r"per[ _-]?(day|week|month)|\b(daily|weekly|monthly)\b|\b[RT]PD\b|free-models-per-day|for today|每日|今日"
-    r"|\bsession usage limit",
+    r"per[ _-]?(day|week|month)|\b(daily|weekly|monthly)\b(?! (plan|subscription))|\b[RT]PD\b|free-models-per-day"
+    r"|for today|每日|今日|\bsession usage limit",
     re.IGNORECASE,
 )
 """A limit by the day or a longer time."""

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tenner.core import disk
+from tenner.core import disk, policy_text
 from tenner.core.errors import TennerError
 from tenner.core.records import Completion, Policy, Question
 from tenner.core.run_folder import RunFolder
@@ -15,12 +14,11 @@ from tenner.core.seeds import digest
 from tenner.core.terminal import say
 from tenner.evaluation.report import page
 from tenner.evaluation.report.sentences import Figure
-from tenner.evaluation.report.tables import NBSP, Table, called, limit, p_value, percent, points, ways_to_stop
+from tenner.evaluation.report.tables import NBSP, Table, called, limit, p_value, percent, points
 from tenner.evaluation.statistics.paired import Comparison, compare
 from tenner.evaluation.statistics.scores import policy_order, verdicts
 
 IDS_SHOWN = 5
-POLICY = re.compile(r"(?P<limit>[0-9]+|none)(?:\+(?P<waits>[0-9]+))?")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="distilled, base, or a model by name; twice: in A and in B (default: distilled, or the only one)",
     )  # fmt: skip
     parser.add_argument(
-        "--policy", metavar="LIMIT[+WAITS]",
-        help="64, or 64+1 for one wait at it, or none for no limit (default: each run's largest limit)",
+        "--policy", metavar="LIMIT[+WAITS][,early-exit][,grace]|JSON",
+        help="64, 64+1 for one wait at it, none for no limit, 64,early-exit, or all its fields as JSON (default: each "
+        "run's largest limit)",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object")
@@ -68,7 +67,7 @@ def run(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | No
     """The comparison of every benchmark that both runs have, as text or as one JSON object.
 
     `students` are who answered, in A and in B; one is meant for both, none is the distilled one or the only one there.
-    `policy` is "64", "64+1" for one wait, or "none" for no limit; by default each run's largest limit without waits.
+    `policy` is as in `policy_text.find`; by default each run's largest limit without waits and early ends.
 
     Raises:
         TennerError: a folder without completions of that student and policy, or no question in common.
@@ -89,11 +88,10 @@ class Compared(NamedTuple):
 
 
 def _compared(path_a: Path, path_b: Path, *, students: Sequence[str], policy: str | None) -> list[Compared]:
-    wanted = None if policy is None else parse_policy(policy)
     if len(students) > 2:
         raise TennerError(f"--student is given {len(students)} times", hint="once for both runs, or once for each")
     of_a, of_b = (students[0], students[-1]) if students else (None, None)
-    sides = [_sides(path_a, of_a, wanted), _sides(path_b, of_b, wanted)]
+    sides = [_sides(path_a, of_a, policy), _sides(path_b, of_b, policy)]
     tasks = [task for task in sides[0] if task in sides[1]]
     pairs = {task: (sides[0][task], sides[1][task]) for task in tasks}
     pairs = {task: (a, b) for task, (a, b) in pairs.items() if a.answers.keys() & b.answers.keys()}
@@ -105,18 +103,7 @@ def _compared(path_a: Path, path_b: Path, *, students: Sequence[str], policy: st
     return [Compared(task, a, b, compare(a.answers, b.answers)) for task, (a, b) in pairs.items()]
 
 
-def parse_policy(text: str) -> Policy:
-    """ "64+1" as a policy. Raises TennerError for anything else."""
-    match = POLICY.fullmatch(text)
-    if match is None:
-        raise TennerError(
-            f"--policy {text} is no policy", hint="write 64 for a limit, 64+1 for a wait at it, none for no limit"
-        )
-    tokens = None if match["limit"] == "none" else int(match["limit"])
-    return Policy(thinking_tokens_max=tokens, waits=int(match["waits"] or 0))
-
-
-def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, Side]:
+def _sides(path: Path, student: str | None, wanted: str | None) -> dict[str, Side]:
     folder = RunFolder.existing(path)
     asked = folder.questions_by_id("benchmark")
     by_student: dict[str, dict[str, list[Completion]]] = {}
@@ -131,14 +118,14 @@ def _sides(path: Path, student: str | None, wanted: Policy | None) -> dict[str, 
 
 
 def _side(
-    path: Path, student: str, wanted: Policy | None, completions: Sequence[Completion], asked: Mapping[str, Question]
+    path: Path, student: str, wanted: str | None, completions: Sequence[Completion], asked: Mapping[str, Question]
 ) -> Side:
     policies = sorted({c.policy for c in completions}, key=policy_order)
     plain = [p for p in policies if not p.waits and not p.stops_early]
-    policy = wanted or (plain or policies)[-1]
-    if policy not in policies:
-        there = ", ".join(_short(p) for p in policies)
-        raise TennerError(f"{path} has no answers under the policy {_short(policy)}", hint=f"it has {there}")
+    policy = (plain or policies)[-1] if wanted is None else policy_text.find(wanted, policies)
+    if policy is None:
+        there = ", ".join(map(policy_text.name, policies))
+        raise TennerError(f"{path} has no answers under the policy {wanted}", hint=f"it has {there}")
     chosen = [c for c in completions if c.policy == policy]
     right = verdicts(chosen)
     hashes = {q.id: digest(q.id, q.question, q.answer) for q in (asked[id_] for id_ in right)}
@@ -239,9 +226,3 @@ def _differing(a: Side, b: Side) -> Table:
 def _missing(other: Side, hashes: Sequence[str]) -> list[str]:
     """The ids of questions that only the other run has answered."""
     return sorted(other.ids[q] for q in hashes)
-
-
-def _short(policy: Policy) -> str:
-    tokens = "none" if policy.thinking_tokens_max is None else str(policy.thinking_tokens_max)
-    ways = "".join(f" with {way}" for way in ways_to_stop(policy))
-    return (f"{tokens}+{policy.waits}" if policy.waits else tokens) + ways

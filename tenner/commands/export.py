@@ -179,7 +179,9 @@ def _asking(path: Path, described: Experiment, who: str, prompt: str, *, has_thi
     RunFolder(path).verify_folder(folder.name)
     if not isinstance(described, Recipe):
         folder = student_address.resolve(described.student.model)
-    elif who not in ("distilled", "distilled-random"):  # the untrained one, as in one of its attempts
+    elif who == "distilled-random":
+        name += "-random"
+    elif who != "distilled":  # the untrained one, as in one of its attempts
         form = next(form for form in described.attempt.prompts if form.name == prompt)
         name = described.student.base_model
     tokenizer = student.load_tokenizer(folder, template_to_ask_with(RunFolder(path), described.student))

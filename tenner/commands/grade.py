@@ -76,7 +76,7 @@ def as_json(id_: str, grade: Grade) -> str:
 def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
     """What is not correct or was disputed, as a table, and the counts."""
     console = SafeConsole(width=min(SafeConsole().width, 120), highlight=False)
-    shown = [(id_, grade) for id_, grade in graded if grade.verdict != "correct" or _is_disputed(grade)]
+    shown = [(id_, grade) for id_, grade in graded if grade.verdict != "correct" or grade.is_disputed]
     with console.capture() as captured:
         if shown:
             table = Table(box=None, pad_edge=False, header_style="dim")
@@ -89,7 +89,7 @@ def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
             console.print(table)
             console.print()
         counts = Counter(grade.verdict for _, grade in graded)
-        disputed = sum(_is_disputed(grade) for _, grade in graded)
+        disputed = sum(grade.is_disputed for _, grade in graded)
         console.print(
             f"{len(graded):,} rows: {counts['correct']:,} correct, {counts['wrong']:,} wrong, "
             f"{counts['unparsed']:,} unparsed; the verifiers disagree on {disputed:,}"
@@ -97,10 +97,6 @@ def as_text(graded: Sequence[tuple[str, Grade]]) -> str:
         if not symbolic.is_available():
             console.print("by the exact verifier alone: math-verify is not installed (pip install 'tenner\\[maths]')")
     return captured.get().rstrip()
-
-
-def _is_disputed(grade: Grade) -> bool:
-    return (grade.reason or "").startswith("the verifiers disagree")
 
 
 def kept_rows(path: Path) -> list[Row]:

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from tenner.commands import options
-from tenner.core.errors import TennerError
 from tenner.core.recipe import Experiment
 from tenner.core.sections import Benchmark, Draws, Endpoint, Evaluate, Machine
 from tenner.core.terminal import say, write_rendered
@@ -70,9 +69,9 @@ def main(args: argparse.Namespace) -> None:
         format=args.format,
         chat_template=args.chat_template,
         chat_template_kwargs=options.json_object("--chat-template-kwargs", args.chat_template_kwargs),
-        thinking_tokens_max=_numbers("--thinking", args.thinking),
+        thinking_tokens_max=options.numbers("--thinking", args.thinking),
         thinking_tokens_min=args.thinking_min,
-        waits=_numbers("--waits", args.waits),
+        waits=options.numbers("--waits", args.waits),
         early_exit=options.early_exit(args),
         grace=options.grace(args),
         answer_tokens_max=args.answer,
@@ -98,13 +97,3 @@ def main(args: argparse.Namespace) -> None:
     else:
         write_rendered(show.summary(done.path))
     failed_calls.check(RunFolder(done.path))
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    """ "0,256" as numbers. Raises TennerError for anything else."""
-    if text is None:
-        return None
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise TennerError(f"{option} {text} is no list of numbers", hint=f"write {option} 0,256,512") from None

@@ -153,6 +153,21 @@ def json_object(option: str, text: str | None, *, example: str = '{"enable_think
     return found
 
 
+def json_objects(option: str, texts: Sequence[str] | None, *, example: str) -> list[dict[str, Any]] | None:
+    """The JSON objects of an option that may be repeated. Raises as `json_object` does."""
+    return None if texts is None else [json_object(option, text, example=example) or {} for text in texts]
+
+
+def numbers(option: str, text: str | None) -> list[int] | None:
+    """ "0,256" as numbers. Raises TennerError for anything else."""
+    if text is None:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise TennerError(f"{option} {text} is no list of numbers", hint=f"write {option} 0,256,512") from None
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """What is computed on."""
     from tenner.core.sections import Machine

@@ -143,6 +143,10 @@ class Usage(Record):
     reasoning_tokens: int | None = None
 
 
+DISPUTED = "the verifiers disagree"
+"""How the reason of a grade begins on which they do."""
+
+
 class Grade(Record):
     """The verdict on one answer. Unparsed is its own outcome, never "wrong"."""
 
@@ -150,6 +154,11 @@ class Grade(Record):
     extracted: str | None
     reason: str | None = None
     """The reason, and each verifier's verdict where both were asked; None where plain text was compared."""
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether the two verifiers of maths disagree; the exact one's verdict stands, unless a referee decided."""
+        return (self.reason or "").startswith(DISPUTED)
 
 
 TraceOutcome = Literal[
@@ -498,12 +507,17 @@ class Score(Record):
     thinking_cut: int = 0
     """Answers whose thinking was cut at the policy's limit."""
     unparsed: int
+    completed: Share | None = None
+    """The accuracy over the answers that did not reach their token limit, by question; stored where some did, beside
+    the raw one, which alone ranks."""
 
     @model_serializer(mode="wrap")
-    def _without_no_trials(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         stored: dict[str, Any] = serialize(self)
         if self.trial_tokens_mean == 0:
             stored.pop("trial_tokens_mean", None)
+        if self.completed is None:
+            stored.pop("completed", None)
         return stored
 
 

@@ -35,6 +35,8 @@ class Task(NamedTuple):
     questions: int
     dataset: str
     columns: Columns
+    released: str
+    """The month in which its questions came out, such as 2024-02."""
     configs: tuple[str, ...] = ()
     split: str = "test"
     revision: str | None = None
@@ -46,34 +48,34 @@ class Task(NamedTuple):
 TASKS = {
     "AIME24": Task(
         "integer", IN_A_BOX, 30, "HuggingFaceH4/aime_2024", Columns(question="problem", answer="answer"),
-        split="train", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+        released="2024-02", split="train", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
     ),
     "AIME25": Task(
         "integer", IN_A_BOX, 30, "math-ai/aime25", Columns(question="problem", answer="answer"),
-        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
+        released="2025-02", revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
     ),
     "AIME26": Task(
-        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"), split="train",
-        revision="d2de22f3c656b4f56cf8981212186377d1e23bc3", license="cc-by-nc-sa-4.0",
-        leaderboard="MathArena/aime_2026",
+        "integer", IN_A_BOX, 30, "MathArena/aime_2026", Columns(question="problem", answer="answer"),
+        released="2026-02", split="train", revision="d2de22f3c656b4f56cf8981212186377d1e23bc3",
+        license="cc-by-nc-sa-4.0", leaderboard="MathArena/aime_2026",
     ),
     "HMMT Feb 2026": Task(
-        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"), split="train",
-        license="cc-by-nc-sa-4.0", leaderboard="MathArena/hmmt_feb_2026",
+        "maths", IN_A_BOX, 33, "MathArena/hmmt_feb_2026", Columns(question="problem", answer="answer"),
+        released="2026-02", split="train", license="cc-by-nc-sa-4.0", leaderboard="MathArena/hmmt_feb_2026",
     ),
     "AMC23": Task(
         "integer", IN_A_BOX, 40, "math-ai/amc23", Columns(question="question", answer="answer"),
-        revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
+        released="2023-11", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
     ),
     "MATH500": Task(
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
-        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        released="2021-03", revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
         license="mit",  # the page states none, and names its source: github.com/openai/prm800k, whose LICENSE is MIT
     ),
     "GSM8K": Task(
         "integer", IN_A_BOX, 1_319, "openai/gsm8k",
-        Columns(question="question", answer="answer", answer_after="####"), configs=("main",),
+        Columns(question="question", answer="answer", answer_after="####"), released="2021-10", configs=("main",),
         revision="740312add88f781978c0658806c59bc2815b9866", license="mit", leaderboard="gsm8k",
     ),
     "GPQA Diamond": Task(
@@ -82,8 +84,8 @@ TASKS = {
             question="Question", origin="High-level domain",
             choices=["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"],
         ),
-        configs=("gpqa_diamond",), split="train", revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd",
-        license="cc-by-4.0", leaderboard="gpqa_diamond",
+        released="2023-11", configs=("gpqa_diamond",), split="train",
+        revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd", license="cc-by-4.0", leaderboard="gpqa_diamond",
     ),
 }  # fmt: skip
 

@@ -88,11 +88,10 @@ def as_yaml(found: dict[str, Any]) -> str:
 
 def key_names(described: Recipe) -> list[str]:
     """The environment variables that hold the keys of the models that the recipe pays for."""
+    evaluate = described.evaluate
     sections: list[PaidModel | None] = [
-        *described.trace.teachers,
-        described.domains.labeller,
-        *described.evaluate.models,
-    ]
+        *described.trace.teachers, described.domains.labeller, evaluate.referee, *evaluate.models
+    ]  # fmt: skip
     found = []
     for section in sections:
         if section is None:

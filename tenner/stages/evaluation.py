@@ -29,6 +29,7 @@ from tenner.evaluation.statistics import scores
 from tenner.inference import engine_registry
 from tenner.inference.engine import LocalEngine
 from tenner.inference.job import GREEDY
+from tenner.stages import referee
 
 if TYPE_CHECKING:
     from tenner.inference.api import ApiEngine
@@ -71,7 +72,8 @@ def check_connections(described: Experiment, screen: Screen) -> None:
     """Check that the engine and the APIs are available, before anything is paid. Raises TennerError if not."""
     if described.student is not None:
         engine_registry.check(described.evaluate.engine, described.evaluate.vllm)
-    for model in described.evaluate.models:
+    wanted = described.evaluate
+    for model in [*wanted.models, *([] if wanted.referee is None else [wanted.referee])]:
         registry.check(model, screen)
 
 
@@ -151,7 +153,9 @@ def answer(run: AnyRun, students: Sequence[EvaluatedStudent]) -> tuple[int, int]
             answer_tokens_max=wanted.answer_tokens_max, samplings=samplings(run.recipe),
         )  # fmt: skip
     failures = [failure for model in wanted.models for failure in _answer_by_api(run, model, tasks)]
-    if wanted.models:
+    if wanted.referee is not None:
+        failures += referee.settle(run, wanted.referee, COMPLETIONS, {q.id: q for q in questions})
+    if wanted.models or wanted.referee is not None:
         failed_calls.record(run.folder, "evaluate", failures)
     completions = run.folder.read(COMPLETIONS, Completion)
     run.folder.write("scores", scores.score_benchmarks(completions, tasks, samples=wanted.samples))

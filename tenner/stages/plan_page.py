@@ -18,7 +18,7 @@ from tenner.stages.plan_speeds import Machine, Size, UnknownSize
 from tenner.stages.run_plan import Measured
 from tenner.stages.time_estimate import in_words
 from tenner.training import plan as memory
-from tenner.training import student_address
+from tenner.training import rank_balance, student_address
 
 __all__ = ["RunPlan", "UnknownSize", "make", "price_warnings", "stages_of"]
 
@@ -109,7 +109,7 @@ def make(
         note = "a service trains"
     return RunPlan(
         recipe.name, recipe.budget_usd, describe(recipe, machine), recipe.machine.price_usd_per_hour, stages,
-        _memory(recipe, size, machine, ranks, memory_gb, cpu=cpu), note, options,
+        _memory(recipe, size, machine, ranks, memory_gb, lengths, cpu=cpu), note, options,
         _changes(recipe, size, machine, measured), notes,
     )  # fmt: skip
 
@@ -167,8 +167,9 @@ def student_size(recipe: Recipe, config: Path | None = None) -> tuple[Size, str]
 
 
 def _memory(
-    recipe: Recipe, size: Size, machine: Machine, ranks: int | None, memory_gb: float | None, *, cpu: bool
-) -> memory.Plan | None:
+    recipe: Recipe, size: Size, machine: Machine, ranks: int | None, memory_gb: float | None,
+    lengths: run_plan.Tokens, *, cpu: bool,
+) -> memory.Plan | None:  # fmt: skip
     named = ranks is not None or memory_gb is not None
     if recipe.train.tinker is not None:
         if named or cpu:
@@ -183,7 +184,9 @@ def _memory(
     memory.check(of, recipe.train)
     if size.architecture is None:
         return None
-    return memory.plan(size.architecture, recipe.train, of, longest_tokens=recipe.train.tokens_max)
+    limit = recipe.train.tokens_max
+    samples = rank_balance.assumed_lengths(lengths.sample.expected, recipe.select.samples, tokens_max=limit)
+    return memory.plan(size.architecture, recipe.train, of, longest_tokens=limit, lengths=samples, seed=recipe.seed)
 
 
 def _changes(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None) -> list[Change]:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
-from tenner.core import hardware
+from tenner.core import default_policy, hardware, policy_text
 from tenner.core.chat_template import detected_format, set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import AUTO, FORMATS
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from tenner.inference.server.served_student import ServedStudent
 
 E = TypeVar("E", bound=Experiment)
-R = TypeVar("R", EarlyExit, Grace)
 M = TypeVar("M", Model, Student, PromptForm)
 THINKING_TOKENS_MAX = 1024
 """The budget of a model that is not a run's student, where no option sets one."""
@@ -49,6 +46,9 @@ class StudentOptions(NamedTuple):
     """The fields of `records.EarlyExit`."""
     grace: Mapping[str, Any] | None = None
     """Those of `records.Grace`."""
+    takes_own_policy: bool = True
+    """Whether the policy that the student's folder names applies (see `core/default_policy.py`). It never does where
+    one of `thinking_tokens_max`, `early_exit` and `grace` is given."""
 
 
 class ResolvedStudent(NamedTuple):
@@ -150,20 +150,6 @@ def with_format(described: E) -> E:
     return described.model_copy(update=changes)
 
 
-def _record(option: str, kind: type[R], given: Mapping[str, Any] | None) -> R | None:
-    if given is None:
-        return None
-    try:
-        return kind(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f".{part}" for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise TennerError(
-            f"--{option}{where}: {message}", hint=f"its fields are {', '.join(kind.model_fields)}"
-        ) from None
-
-
 def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     folder = RunFolder.existing(path)
     recipe = stored_recipe(folder)
@@ -181,19 +167,20 @@ def _of_run(path: Path, options: StudentOptions) -> ResolvedStudent:
     from tenner.inference.server.served_student import ServedStudent
 
     evaluate = recipe.evaluate
+    policy = _policy(model_dir, options, evaluate.thinking_tokens_max[-1])
     student = ServedStudent(
         name=options.name or recipe.name,
         model_dir=model_dir,
         fmt=FORMATS[recipe.student.format],
         system_prompt=recipe.student.system_prompt,
         wait_text=evaluate.wait_text,
-        thinking_tokens_max=_or_default(options.thinking_tokens_max, evaluate.thinking_tokens_max[-1]),
+        thinking_tokens_max=policy.thinking_tokens_max,
         answer_tokens_max=_or_default(options.answer_tokens_max, evaluate.answer_tokens_max),
         keeps_history=False,
         chat_template=template_to_ask_with(folder, recipe.student),
         chat_template_kwargs={**recipe.student.chat_template_kwargs, **(options.chat_template_kwargs or {})},
-        early_exit=_record("early-exit", EarlyExit, options.early_exit),
-        grace=_record("grace", Grace, options.grace),
+        early_exit=policy.early_exit,
+        grace=policy.grace,
     )
     price = options.price_usd_per_hour
     return ResolvedStudent(student, recipe.machine.price_usd_per_hour if price is None else price)
@@ -217,22 +204,44 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
         say(f"think format {fmt.name}, as the chat template of {address} has it", file=sys.stderr)
     else:
         fmt = FORMATS[options.format]
-    hub_name = HUB.fullmatch(address)
+    hub_name, policy = HUB.fullmatch(address), _policy(folder, options, THINKING_TOKENS_MAX)
     student = ServedStudent(
         name=options.name or (hub_name[1] if hub_name else folder.resolve().name),
         model_dir=folder,
         fmt=fmt,
         system_prompt=None,
         wait_text=WAIT_TEXT,
-        thinking_tokens_max=_or_default(options.thinking_tokens_max, THINKING_TOKENS_MAX),
+        thinking_tokens_max=policy.thinking_tokens_max,
         answer_tokens_max=_or_default(options.answer_tokens_max, ANSWER_TOKENS_MAX),
         keeps_history=True,
         chat_template=options.chat_template,
         chat_template_kwargs=options.chat_template_kwargs or {},
-        early_exit=_record("early-exit", EarlyExit, options.early_exit),
-        grace=_record("grace", Grace, options.grace),
+        early_exit=policy.early_exit,
+        grace=policy.grace,
     )
     return ResolvedStudent(student, options.price_usd_per_hour)
+
+
+class _OwnPolicy(NamedTuple):
+    thinking_tokens_max: int
+    early_exit: EarlyExit | None
+    grace: Grace | None
+
+
+def _policy(model_dir: Path, options: StudentOptions, usual_tokens_max: int) -> _OwnPolicy:
+    """What the options say, else what the student's folder names, else the usual budget."""
+    exit_fields, grace_fields = options.early_exit, options.grace
+    early_exit = None if exit_fields is None else policy_text.rule("--early-exit", EarlyExit, exit_fields)
+    grace = None if grace_fields is None else policy_text.rule("--grace", Grace, grace_fields)
+    is_given = any(option is not None for option in (options.thinking_tokens_max, early_exit, grace))
+    if is_given or not options.takes_own_policy:
+        return _OwnPolicy(_or_default(options.thinking_tokens_max, usual_tokens_max), early_exit, grace)
+    own = default_policy.read(model_dir)
+    if own is None:
+        return _OwnPolicy(usual_tokens_max, None, None)
+    say(f"thinking policy of {model_dir / default_policy.FILE}: {policy_text.words(own.policy)}", file=sys.stderr)
+    most = _or_default(own.policy.thinking_tokens_max, usual_tokens_max)
+    return _OwnPolicy(most, own.policy.early_exit, own.policy.grace)
 
 
 def _or_default(value: int | None, default: int) -> int:

@@ -11,14 +11,14 @@ from tenner.budget.estimate import Estimate
 from tenner.budget.prices import MICROUSD_PER_USD
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
-from tenner.core.records import StagePlan, Usage
+from tenner.core.records import Policy, StagePlan, Usage
 from tenner.core.sections import PaidModel, Table, TraceSection
 from tenner.core.stage_names import CONTROL, TEACHERS
 from tenner.data import puzzles, rows
 from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
-from tenner.stages.time_estimate import Lengths, sweep_context, sweep_seconds, sweep_tokens
+from tenner.stages.time_estimate import Lengths, attempt_policies, sweep_context, sweep_seconds, sweep_tokens
 from tenner.training import held_out
 
 PUZZLES_READ = 200
@@ -184,16 +184,15 @@ def _base_lengths(prompt: Estimate, base: BaseLengths, thinking_max: int, answer
 
 
 def _sweep(
-    recipe: Recipe, size: Size, machine: Machine, lengths: Sequence[Lengths], questions: int, budgets: Sequence[int],
-    waits: Sequence[int],
+    recipe: Recipe, size: Size, machine: Machine, lengths: Sequence[Lengths], questions: int, policies: Sequence[Policy]
 ) -> tuple[Estimate, Estimate]:  # fmt: skip
     """The tokens that are generated, and the seconds that it takes, loading included."""
-    tokens = Estimate(*(questions * sweep_tokens(each, budgets, waits)[0] for each in lengths))
+    tokens = Estimate(*(questions * sweep_tokens(each, policies)[0] for each in lengths))
     seconds = Estimate(
         *(
             sweep_seconds(
-                speed, each, questions, budgets, waits=waits,
-                rows=machine.rows(size, recipe.evaluate, sweep_context(each, budgets, waits)),
+                speed, each, questions, policies,
+                rows=machine.rows(size, recipe.evaluate, sweep_context(each, policies)),
             )
             for speed, each in zip(machine.decoding(size, recipe.evaluate), lengths, strict=True)
         )
@@ -208,7 +207,7 @@ def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, bas
         return StagePlan(stage="attempt", what="left out", questions=0, usd=Estimate.exactly(0.0))
     rounds = len(attempt.prompts) * (2 if attempt.second_model else 1)
     of_base = _base_lengths(prompt, base, attempt.thinking_tokens_max, attempt.answer_tokens_max)
-    tokens, seconds = _sweep(recipe, size, machine, of_base, questions, [0, attempt.thinking_tokens_max], [])
+    tokens, seconds = _sweep(recipe, size, machine, of_base, questions, attempt_policies(attempt))
     what = f"{rounds} times {questions:,} questions, at most {attempt.thinking_tokens_max:,} thinking tokens"
     return StagePlan(
         stage="attempt", what=what, questions=questions, tokens=tokens.times(rounds), seconds=seconds.times(rounds)
@@ -329,14 +328,14 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
     section, questions = recipe.evaluate, benchmark_size(recipe)
     if questions is None:
         return StagePlan(stage="evaluate", what="not known: a benchmark does not say its number of questions (expect)")
-    asked, budgets, waits = questions * section.samples, section.thinking_tokens_max, section.waits
-    of_base = _base_lengths(lengths.prompt, base, budgets[-1], section.answer_tokens_max)
+    asked = questions * section.samples
+    of_base = _base_lengths(lengths.prompt, base, section.thinking_tokens_max[-1], section.answer_tokens_max)
     answers = [section.answer_tokens_max * share for share in assumed.TRACE_SHARE]
     if lengths.answer.expected:
         answers = list(lengths.answer.at_most(section.answer_tokens_max))
     of_distilled = [Lengths(*each) for each in zip(lengths.prompt, lengths.thinking, answers, strict=True)]
     students = [of_base, of_distilled] + ([] if recipe.select.control is None else [of_distilled])
-    parts = [_sweep(recipe, size, machine, each, asked, budgets, waits) for each in students]
+    parts = [_sweep(recipe, size, machine, each, asked, section.policies) for each in students]
     usd = [
         paid_usd(
             model, Estimate.exactly(asked), lengths.prompt, assumed.TRACE_SHARE.times(model.output_tokens_max)
@@ -346,6 +345,7 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
     who = "both" if len(students) == 2 else "all three"
     what = f"{asked:,} answers under {len(section.policies)} policies, by {who} students"
     what += f" and {len(section.models)} models behind APIs" if section.models else ""
+    what += "; what a referee is paid is not counted" if section.referee is not None else ""
     return StagePlan(
         stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),
         seconds=Estimate.total([seconds for _, seconds in parts]), usd=Estimate.total(usd) if usd else None,

@@ -1,5 +1,6 @@
 """How long the slow stages of a run will take on this machine, told before the first of them, from a short probe."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,9 +10,9 @@ from tenner.budget import assumptions as assumed
 from tenner.core import turn_end
 from tenner.core.chat_template import encode_prompt
 from tenner.core.formats import FORMATS
-from tenner.core.records import Question, Sample, StageForecast
+from tenner.core.records import EarlyExit, Policy, Question, Sample, StageForecast
 from tenner.core.run import Run, chat_template_of, render
-from tenner.core.sections import PromptForm
+from tenner.core.sections import Attempt, PromptForm
 from tenner.core.stage_names import CONTROL
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
@@ -63,7 +64,7 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
             part=f"{name}, {form.name}",
             seconds=sweep_seconds(
                 speed, of_base(form, attempt.thinking_tokens_max, attempt.answer_tokens_max), attempt.questions,
-                [0, attempt.thinking_tokens_max], waits=[], rows=rows,
+                attempt_policies(attempt), rows=rows,
             ),
         )
         for name in (("base", "second") if attempt.second_model else ("base",))
@@ -74,16 +75,21 @@ def foresee(run: Run, engine: LocalEngine, base: Path) -> list[StageForecast]:
         stages = ("train", CONTROL) if has_control else ("train",)
         found += [StageForecast(stage=stage, part="", seconds=trained) for stage in stages]
     questions = len(run.folder.read("benchmark", Question)) * evaluate.samples
-    budgets, waits = evaluate.thinking_tokens_max, evaluate.waits
+    largest = evaluate.thinking_tokens_max[-1]
     for name, lengths in (
-        ("base", of_base(attempt.prompts[0], budgets[-1], evaluate.answer_tokens_max)),
+        ("base", of_base(attempt.prompts[0], largest, evaluate.answer_tokens_max)),
         ("distilled", distilled),
         ("distilled-random", distilled if has_control else None),
     ):
         if lengths is not None:
-            seconds = sweep_seconds(speed, lengths, questions, budgets, waits=waits, rows=rows)
+            seconds = sweep_seconds(speed, lengths, questions, evaluate.policies, rows=rows)
             found.append(StageForecast(stage="evaluate", part=name, seconds=seconds))
     return found
+
+
+def attempt_policies(attempt: Attempt) -> list[Policy]:
+    """With and without thinking."""
+    return [Policy(thinking_tokens_max=0), Policy(thinking_tokens_max=attempt.thinking_tokens_max)]
 
 
 def sentence(found: Sequence[StageForecast]) -> str:
@@ -103,39 +109,77 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def sweep_tokens(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> tuple[float, float]:
-    """The tokens that one question has generated and fed; a sweep thinks once, every budget has its own answer."""
-    thinking, longer = _thinking(lengths, budgets, waits)
-    policies = len(budgets) + len(waits)
-    return thinking + sum(longer) + policies * lengths.answer, lengths.prompt + policies * DELIMITER_TOKENS
+class Trials(NamedTuple):
+    """The trial answers of early exit, in one question's sweep: at most so many, as none ends the thinking here."""
+
+    number: float
+    tokens: float
+    """Of each, on average."""
 
 
-def sweep_context(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> float:
+def sweep_tokens(lengths: Lengths, policies: Sequence[Policy]) -> tuple[float, float]:
+    """The tokens that one question has generated and fed; a sweep thinks once, every policy has its own answer."""
+    thinking, longer = _thinking(lengths, policies)
+    trials = _trials(lengths, policies)
+    generated = thinking + sum(longer) + len(policies) * lengths.answer + trials.number * trials.tokens
+    return generated, lengths.prompt + (len(policies) + trials.number) * DELIMITER_TOKENS
+
+
+def sweep_context(lengths: Lengths, policies: Sequence[Policy]) -> float:
     """The tokens before a generated one, on average over those of `sweep_tokens`."""
-    thinking, longer = _thinking(lengths, budgets, waits)
-    thought = [min(thinking, budget) for budget in budgets] + [thinking + more for more in longer]
-    stretches = [
-        (thinking, 0.0),
-        *((more, thinking) for more in longer),
-        *((lengths.answer, before) for before in thought),
-    ]
+    thinking, longer = _thinking(lengths, policies)
+    by_waits = dict(zip(_waits(policies), longer, strict=True)) | {0: 0.0}
+    stretches = [(thinking, 0.0), *((more, thinking) for more in longer)]
+    for policy in policies:
+        stretches.append((lengths.answer, min(thinking, _limit(policy)) + by_waits.get(policy.waits, 0.0)))
     tokens = sum(length for length, _ in stretches)
-    return lengths.prompt + sum(n * (before + n / 2) for n, before in stretches) / tokens if tokens else lengths.prompt
+    context = sum(n * (before + n / 2) for n, before in stretches)
+    trials = _trials(lengths, policies)
+    tokens += trials.number * trials.tokens
+    context += trials.number * trials.tokens * (thinking + max(longer, default=0.0) + trials.tokens) / 2
+    return lengths.prompt + context / tokens if tokens else lengths.prompt
 
 
-def _thinking(lengths: Lengths, budgets: Sequence[int], waits: Sequence[int]) -> tuple[float, list[float]]:
+def _limit(policy: Policy) -> float:
+    return math.inf if policy.thinking_tokens_max is None else policy.thinking_tokens_max
+
+
+def _waits(policies: Sequence[Policy]) -> list[int]:
+    """The numbers of waits, each once."""
+    return list(dict.fromkeys(policy.waits for policy in policies if policy.waits))
+
+
+def _thinking(lengths: Lengths, policies: Sequence[Policy]) -> tuple[float, list[float]]:
     """The tokens of the first thinking, and how many more each number of waits adds."""
-    thinking = min(lengths.thinking, budgets[-1])
+    largest = max(map(_limit, policies))
+    thinking = min(lengths.thinking, largest)
     of_wait = min(assumed.WAIT_SHARE * thinking, assumed.WAIT_TOKENS)
-    return thinking, [min(budgets[-1] - thinking, of_wait * n) for n in waits]
+    return thinking, [min(largest - thinking, of_wait * n) for n in _waits(policies)]
+
+
+def _trials(lengths: Lengths, policies: Sequence[Policy]) -> Trials:
+    """Policies with the same rule share their trial answers: those of the most waits are all there are."""
+    waits: dict[EarlyExit, int] = {}
+    for policy in policies:
+        if policy.early_exit is not None:
+            waits[policy.early_exit] = max(policy.waits, waits.get(policy.early_exit, 0))
+    thinking, longer = _thinking(lengths, policies)
+    number = tokens = 0.0
+    for rule, most in waits.items():
+        thought = thinking + dict(zip(_waits(policies), longer, strict=True)).get(most, 0.0)
+        apart = {"tokens": rule.every_tokens or 1, "sentence": assumed.SENTENCE_TOKENS, "wait": assumed.WAIT_TOKENS}
+        of_rule = thought / apart[rule.at] + (most if rule.at == "wait" else 0)
+        number += of_rule
+        tokens += of_rule * min(rule.trial_tokens, lengths.answer)
+    return Trials(number, tokens / number if number else 0.0)
 
 
 def sweep_seconds(
-    speed: DecodingSpeed, lengths: Lengths, questions: int, budgets: Sequence[int], *, waits: Sequence[int], rows: int
+    speed: DecodingSpeed, lengths: Lengths, questions: int, policies: Sequence[Policy], *, rows: int
 ) -> float:
-    """Of all questions under all budgets."""
-    steps, fed = sweep_tokens(lengths, budgets, waits)
-    context = sweep_context(lengths, budgets, waits)
+    """Of all questions under all policies."""
+    steps, fed = sweep_tokens(lengths, policies)
+    context = sweep_context(lengths, policies)
     groups = [min(rows, questions - first) for first in range(0, questions, rows)]
     return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed, context_tokens=context) for n in groups)
 

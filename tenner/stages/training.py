@@ -15,7 +15,17 @@ from tenner.core.run_folder import RunFolder
 from tenner.core.saved_template import trained_template
 from tenner.core.sections import Device
 from tenner.core.template_date import with_date
-from tenner.training import distributed, held_out, loop, loss_mask, optional_libraries, plan, student, student_address
+from tenner.training import (
+    allocator,
+    distributed,
+    held_out,
+    loop,
+    loss_mask,
+    optional_libraries,
+    plan,
+    student,
+    student_address,
+)
 from tenner.training.checkpoint import Found
 from tenner.training.loss_mask import Encoded
 from tenner.training.trackers import tracker_of
@@ -117,6 +127,7 @@ def follow(path: Path, *, device: Device | None = None) -> None:
     if folder.done("train"):
         return
     plan.check_trains_here(recipe.train)
+    allocator.ask_for_expandable_segments()
     base, encoded, _dropped, validation = _prepared(folder, recipe)
     with distributed.join(device=device or recipe.machine.device, shard_over=recipe.train.shard_over) as world:
         loop.train(
@@ -145,10 +156,12 @@ def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> 
         on_gpu=own.type != "cpu",
         memory_gb=distributed.device_bytes(own, processes=processes) / plan.GB,
     )
+    lengths = [len(e.ids) for e in encoded]
     longest_tokens = max(len(e.ids) for e in (*encoded, *validation))
     return plan.plan(
-        plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens, run_exists=True
-    )
+        plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens, run_exists=True,
+        lengths=lengths, seed=recipe.seed,
+    )  # fmt: skip
 
 
 class _Asked(NamedTuple):

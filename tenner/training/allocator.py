@@ -1,4 +1,4 @@
-"""Memory without page faults: a training step frees and asks for the same blocks, and each would be fetched anew."""
+"""How PyTorch and the C library keep memory: a training step frees and asks for the same blocks over and over."""
 
 import contextlib
 import ctypes
@@ -19,6 +19,16 @@ def ask_for_huge_pages() -> None:
     PyTorch looks once, when it makes its first tensor: call this before. A user's own setting stands.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def ask_for_expandable_segments() -> None:
+    """Have PyTorch let its blocks of a GPU's memory grow, so that rows of ever other lengths leave no holes that fit
+    nothing.
+
+    PyTorch looks once, when it first takes memory of a GPU: call this before. A user's own setting stands.
+    """
+    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -68,6 +68,15 @@ class Architecture:
         """Of the adapters beside the linear layers of all layers."""
         return rank * sum(inputs + outputs for layer in self.layers for inputs, outputs in layer.linears)
 
+    def forward_flops(self, tokens: int) -> float:
+        """Of a document of so many tokens, the head at all of them; attention is counted as causal."""
+        pairs = 0.0
+        for layer in self.layers:
+            if (attention := layer.attention) is not None:
+                unseen = max(0, tokens - attention.window) if attention.window else 0
+                pairs += attention.pair_flops * (tokens**2 - unseen**2) / 2
+        return tokens * (sum(layer.token_flops for layer in self.layers) + 2 * self.hidden * self.vocabulary) + pairs
+
     def frozen_parameters(self, frozen_layers: int) -> int:
         """Of the first so many layers and the embedding, which a tied head shares; none of no layers."""
         layers = sum(layer.parameters for layer in self.layers[:frozen_layers])
@@ -90,7 +99,7 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     Raises TennerError where there is none.
     """
     if model.base_model is not model:
-        return model.base_model
+        return cast(PreTrainedModel, model.base_model)
     # Some classes name a part as their base that they do not have.
     for child in model.children():
         if isinstance(child, PreTrainedModel):

@@ -14,6 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tenner.training import fused
+
 LOW_BITS = 16
 """What a float32 has more than a bfloat16."""
 HALF = 1 << LOW_BITS - 1
@@ -32,10 +34,17 @@ def round_into(lowered: Tensor, wide: Tensor, *, first: int = 0) -> None:
 
     `first` is the place of the first number in the whole parameter, where this is a part of it.
     """
-    bits, out = wide.view(-1).view(torch.int32), lowered.view(-1).view(torch.int16)
-    for part, thresholds_N in _parts(bits, first):
-        rows_RN = bits[part].view(-1, len(thresholds_N))
-        out[part].view_as(rows_RN).copy_((rows_RN + thresholds_N).bitwise_right_shift_(LOW_BITS))
+    numbers, out = wide.view(-1), lowered.view(-1)
+    for part, thresholds_N in parts(numbers, first):
+        rows_RN = numbers[part].view(-1, len(thresholds_N))
+        round_rows(rows_RN, out[part].view_as(rows_RN), thresholds_N)
+
+
+@fused.one_kernel
+def round_rows(wide_RN: Tensor, lowered_RN: Tensor, thresholds_N: Tensor) -> None:
+    """`round_into` of one of the `parts`."""
+    bits_RN = wide_RN.view(torch.int32)
+    lowered_RN.view(torch.int16).copy_((bits_RN + thresholds_N).bitwise_right_shift_(LOW_BITS))
 
 
 def rounded(wide: Tensor, dtype: torch.dtype) -> Tensor:
@@ -55,14 +64,21 @@ def shift(wide: Tensor, *, first: int, back: bool = False) -> None:
     TINY, which may lose what a shift is: no weight would notice.
     """
     numbers = wide.view(-1)
-    bits = numbers.view(torch.int32)
-    for part, thresholds_N in _parts(bits, first):
-        rows_RN = bits[part].view(-1, len(thresholds_N))
-        shifts_RN = (thresholds_N - HALF) * (numbers[part].view_as(rows_RN).abs() >= TINY)
-        rows_RN.sub_(shifts_RN) if back else rows_RN.add_(shifts_RN)
+    for part, thresholds_N in parts(numbers, first):
+        (_shift_rows_back if back else _shift_rows)(numbers[part].view(-1, len(thresholds_N)), thresholds_N)
 
 
-def _parts(numbers: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
+@fused.one_kernel
+def _shift_rows(wide_RN: Tensor, thresholds_N: Tensor) -> None:
+    wide_RN.view(torch.int32).add_((thresholds_N - HALF) * (wide_RN.abs() >= TINY))
+
+
+@fused.one_kernel
+def _shift_rows_back(wide_RN: Tensor, thresholds_N: Tensor) -> None:
+    wide_RN.view(torch.int32).sub_((thresholds_N - HALF) * (wide_RN.abs() >= TINY))
+
+
+def parts(numbers: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
     """Slices of a flat tensor, each with its numbers' thresholds: 1 to 65,535, in units of float32's last place.
 
     A slice may be some times as long as its thresholds, which then begin anew in it.
@@ -71,14 +87,15 @@ def _parts(numbers: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
     rounds, start, count = ROUNDS[numbers.device.type], 0, numbers.numel()
     while start < count:
         place = (first + start) % THRESHOLDS
-        whole = 0 if place else min(rounds, (count - start) // THRESHOLDS)
-        end = start + whole * THRESHOLDS if whole else min(count, start + THRESHOLDS - place)
-        yield slice(start, end), thresholds[place : place + (end - start)]
+        whole = min(rounds, (count - start) // THRESHOLDS)
+        end = start + whole * THRESHOLDS if whole else count
+        yield slice(start, end), thresholds[place : place + min(THRESHOLDS, end - start)]
         start = end
 
 
 @lru_cache
 def _thresholds(device: torch.device) -> Tensor:
+    """All of them, twice: so many from any place on lie together."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(1, 1 << LOW_BITS, (THRESHOLDS,), generator=generator, dtype=torch.int32)
-    return drawn.to(device)
+    return drawn.repeat(2).to(device)

@@ -71,34 +71,68 @@ def write(folder: Path, parts: Mapping[str, Part], *, step: int, fingerprint: st
 
     `fingerprint` names the training that may go on from it. Raises StorageFull, the checkpoints before it untouched.
     """
-    target = folder / f"step-{step:08d}"
-    partial = folder / f".{target.name}"
+    writing = Writing(folder, step=step, fingerprint=fingerprint, world=world)
+    writing.begin()
+    writing.end(writing.put(parts))
 
-    def begin() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
 
-    def put() -> None:
-        _write_file(partial / _file_name(world.shard_index, world.shards), parts, step, fingerprint)
+class Writing:
+    """A checkpoint on its way to the disk: every process begins and ends it with the others, and puts its parts there
+    in between.
+    """
 
-    def end() -> None:
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+    def __init__(self, folder: Path, *, step: int, fingerprint: str, world: World) -> None:
+        self._folder, self._step, self._fingerprint, self._world = folder, step, fingerprint, world
+        self._target = folder / f"step-{step:08d}"
+        self._partial = folder / f".{self._target.name}"
+
+    def begin(self) -> None:
+        """Raises StorageFull, as `end` does."""
+        self._together(self._make_folder if self._world.rank == 0 else lambda: None)
+
+    def put(self, parts: Mapping[str, Part]) -> OSError | None:
+        """Write this process' file; returns why it could not. Says nothing to other processes."""
+        if not self._world.keeper:
+            return None
+        path = self._partial / _file_name(self._world.shard_index, self._world.shards)
+        try:
+            _write_file(path, parts, self._step, self._fingerprint)
+        except OSError as error:
+            return error
+        return None
+
+    def end(self, failure: OSError | None) -> None:
+        """Give the checkpoint its name where no process had a `failure`, and delete old ones."""
+
+        def check() -> None:
+            if failure is not None:
+                raise failure
+
+        self._together(check)
+        self._together(self._name if self._world.rank == 0 else lambda: None)
+
+    def _together(self, doing: Callable[[], None]) -> None:
+        with disk_errors(self._target):
+            try:
+                _in_step(doing, self._target, self._world)
+            except (OSError, StorageFull):
+                if self._world.rank == 0:
+                    shutil.rmtree(self._partial, ignore_errors=True)
+                raise
+
+    def _make_folder(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+
+    def _name(self) -> None:
+        shutil.rmtree(self._target, ignore_errors=True)
+        self._partial.rename(self._target)
         # Later ones were refused: this training went on from before them.
-        others = [path for path in _checkpoints(folder) if path != target]
-        earlier = [path for path in others if path.name < target.name]
+        others = [path for path in _checkpoints(self._folder) if path != self._target]
+        earlier = [path for path in others if path.name < self._target.name]
         for path in others:
             if path not in earlier[: KEPT - 1]:
                 shutil.rmtree(path)
-
-    with disk_errors(target):
-        try:
-            for doing, is_mine in ((begin, world.rank == 0), (put, world.keeper), (end, world.rank == 0)):
-                _in_step(doing if is_mine else lambda: None, target, world)
-        except (OSError, StorageFull):
-            if world.rank == 0:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
 
 
 def _in_step(doing: Callable[[], None], target: Path, world: World) -> None:

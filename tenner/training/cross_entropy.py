@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tenner.training import fused
+
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28, "mps": 1 << 26}
 """Logits of a chunk (C x V), in the compute dtype: 67 MB in bfloat16 on a CPU. On a GPU 537 MB, because every chunk
 adds to the whole gradient of the head, and for a short chunk that addition takes longer than the product. For Apple's
@@ -28,22 +30,18 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden_PD.shape[0], chunk):
             hidden_CD, targets_C1 = hidden_PD[start : start + chunk], targets_P[start : start + chunk, None]
             logits_CV = hidden_CD @ head_VD.T
-            block = max(1, BLOCK_LOGITS[head_VD.device.type] // head_VD.shape[0])
-            for logits_bV, targets_b1 in zip(
-                torch.split(logits_CV, block), torch.split(targets_C1, block), strict=True
-            ):
-                logprobs_bV = functional.log_softmax(logits_bV, dim=-1, dtype=torch.float32)
-                loss -= logprobs_bV.gather(1, targets_b1).sum()
-                grad_bV = logprobs_bV.exp_()  # the gradient of the logits is softmax - onehot(target)
-                grad_bV.scatter_add_(1, targets_b1, torch.full_like(targets_b1, -1, dtype=torch.float32))
-                logits_bV.copy_(grad_bV.mul_(weight))
+            if fused.runs_on(head_VD.device):
+                loss -= _to_gradients(logits_CV, targets_C1, fused.number(weight, head_VD.device))
+            else:
+                _to_gradients_in_blocks(logits_CV, targets_C1, weight, loss)
             grad_CV = logits_CV
             torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
-            if not ctx.needs_input_grad[1]:  # a frozen head
-                continue
-            part_VD = grad_CV.T @ hidden_CD
-            # More than one chunk is added up in float32; one is the whole and stays as it is.
-            grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
+            if ctx.needs_input_grad[1]:  # not a frozen head
+                part_VD = grad_CV.T @ hidden_CD
+                # More than one chunk is added up in float32; one is the whole and stays as it is.
+                grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
+                del part_VD
+            del logits_CV, grad_CV  # before the next one's come
         ctx.save_for_backward(grad_hidden_PD, None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype))
         return loss.mul_(weight)
 
@@ -55,6 +53,30 @@ class _SummedCrossEntropy(torch.autograd.Function):
             grad_hidden_PD = grad_hidden_PD * scale
             grad_head_VD = None if grad_head_VD is None else grad_head_VD * scale
         return grad_hidden_PD, grad_head_VD, None, None, None
+
+
+def _to_gradients_in_blocks(logits_CV: Tensor, targets_C1: Tensor, weight: float, loss: Tensor) -> None:
+    """Put `weight` times the gradients of the logits in their place, and subtract the targets' logarithms from `loss`.
+
+    The gradient is softmax - onehot(target).
+    """
+    block = max(1, BLOCK_LOGITS[logits_CV.device.type] // logits_CV.shape[1])
+    for logits_bV, targets_b1 in zip(torch.split(logits_CV, block), torch.split(targets_C1, block), strict=True):
+        logprobs_bV = functional.log_softmax(logits_bV, dim=-1, dtype=torch.float32)
+        loss -= logprobs_bV.gather(1, targets_b1).sum()
+        grad_bV = logprobs_bV.exp_()
+        grad_bV.scatter_add_(1, targets_b1, torch.full_like(targets_b1, -1, dtype=torch.float32))
+        logits_bV.copy_(grad_bV.mul_(weight))
+
+
+@fused.one_kernel
+def _to_gradients(logits_CV: Tensor, targets_C1: Tensor, weight: Tensor) -> Tensor:
+    """The same of a whole chunk, nothing of it in float32 in memory; returns the sum of the targets' logarithms."""
+    logprobs_CV = functional.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
+    told = logprobs_CV.gather(1, targets_C1).sum()
+    is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C1
+    logits_CV.copy_((logprobs_CV.exp() - is_target_CV.float()) * weight)
+    return told
 
 
 def summed_cross_entropy(

@@ -3,11 +3,15 @@
 transformers writes them as chains of small operations, each of which reads and writes all activations and most of
 which keep theirs, some in float32. Here a norm keeps its input and a number a token, and a gate its two inputs.
 
-Letters in names: T tokens, D hidden size, I intermediate size.
+On a GPU each pass is one kernel (`training/fused.py`), and an adapter's second product is added to what its linear
+layer gives as it is made, where peft scales and adds in passes of their own.
+
+Letters in names: T tokens, D hidden size, I intermediate size, O outputs of a linear layer, R rank of its adapter.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from inspect import signature
 from types import MethodType
 from typing import Any
@@ -15,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tenner.training import fused
 
 PROBE_TOKENS = 5
 PROBE_HEADS = 3
@@ -27,24 +33,37 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        wide_TD = x_TD.float()
-        norm_T1 = torch.linalg.vector_norm(wide_TD, dim=-1, keepdim=True)
-        scale_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(epsilon).rsqrt_()
+        out_TD, scale_T1 = _normed(x_TD, weight_D, epsilon)
         ctx.save_for_backward(x_TD, weight_D, scale_T1)
-        out_TD: Tensor = (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D)
         return out_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_TD, weight_D, scale_T1 = ctx.saved_tensors
-        normed_TD = x_TD.float() * scale_T1
-        grad_TD = grads[0].float()
-        products_TD = grad_TD * normed_TD
-        axes = tuple(range(x_TD.ndim - 1))
-        grad_weight_D = products_TD.sum(axes).to(weight_D.dtype) if ctx.needs_input_grad[1] else None
-        along_T1 = torch.mv(products_TD.reshape(-1, x_TD.shape[-1]), weight_D.float()).view(scale_T1.shape)
-        grad_x_TD = torch.addcmul(grad_TD * weight_D, normed_TD, along_T1, value=-1 / x_TD.shape[-1])
-        return grad_x_TD.mul_(scale_T1).to(x_TD.dtype), grad_weight_D, None
+        grad_x_TD, grad_weight_D = _norm_backward(x_TD, weight_D, scale_T1, grads[0], ctx.needs_input_grad[1])
+        return grad_x_TD, grad_weight_D, None
+
+
+@fused.one_kernel
+def _normed(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    wide_TD = x_TD.float()
+    norm_T1 = torch.linalg.vector_norm(wide_TD, dim=-1, keepdim=True)
+    scale_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(epsilon).rsqrt_()
+    return (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D), scale_T1
+
+
+@fused.one_kernel
+def _norm_backward(
+    x_TD: Tensor, weight_D: Tensor, scale_T1: Tensor, grad_TD: Tensor, trains_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    normed_TD = x_TD.float() * scale_T1
+    grad_TD = grad_TD.float()
+    products_TD = grad_TD * normed_TD
+    axes = tuple(range(x_TD.ndim - 1))
+    grad_weight_D = products_TD.sum(axes).to(weight_D.dtype) if trains_weight else None
+    along_T1 = torch.mv(products_TD.reshape(-1, x_TD.shape[-1]), weight_D.float()).view(scale_T1.shape)
+    grad_x_TD = torch.addcmul(grad_TD * weight_D, normed_TD, along_T1, value=-1 / x_TD.shape[-1])
+    return grad_x_TD.mul_(scale_T1).to(x_TD.dtype), grad_weight_D
 
 
 class _Gate(torch.autograd.Function):
@@ -53,23 +72,64 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_TI: Tensor, up_TI: Tensor) -> Tensor:
         ctx.save_for_backward(gate_TI, up_TI)
-        return functional.silu(gate_TI).mul_(up_TI)
+        return _gate(gate_TI, up_TI)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate_TI, up_TI = ctx.saved_tensors
-        grad_up_TI = functional.silu(gate_TI).mul_(grads[0])
-        return torch.ops.aten.silu_backward(grads[0] * up_TI, gate_TI), grad_up_TI
+        return _gate_backward(gate_TI, up_TI, grads[0])
 
 
-def fuse(model: nn.Module) -> None:
+@fused.one_kernel
+def _gate(gate_TI: Tensor, up_TI: Tensor) -> Tensor:
+    return functional.silu(gate_TI).mul_(up_TI)
+
+
+@fused.one_kernel
+def _gate_backward(gate_TI: Tensor, up_TI: Tensor, grad_TI: Tensor) -> tuple[Tensor, Tensor]:
+    grad_up_TI = functional.silu(gate_TI).mul_(grad_TI)
+    return torch.ops.aten.silu_backward(grad_TI * up_TI, gate_TI), grad_up_TI
+
+
+class _Adapted(torch.autograd.Function):
+    """x weight^T + bias + scaling (x down^T) up^T, of a weight and a bias that are frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, down_RD: Tensor, up_OR: Tensor,
+        scaling: float, keeps_product: bool,
+    ) -> Tensor:  # fmt: skip
+        base_TO = functional.linear(x_TD, weight_OD, bias_O)
+        low_TR = x_TD @ down_RD.T
+        ctx.save_for_backward(x_TD, low_TR, weight_OD, down_RD, up_OR)
+        ctx.scaling = scaling
+        add: Any = torch.addmm if keeps_product else Tensor.addmm_
+        out_TO: Tensor = add(base_TO, low_TR, up_OR.T, alpha=scaling)
+        return out_TO
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        x_TD, low_TR, weight_OD, down_RD, up_OR = ctx.saved_tensors
+        grad_low_TR = (grads[0] @ up_OR).mul_(ctx.scaling)
+        grad_up_OR = (grads[0].T @ low_TR).mul_(ctx.scaling)
+        grad_x_TD = (grads[0] @ weight_OD).addmm_(grad_low_TR, down_RD) if ctx.needs_input_grad[0] else None
+        return grad_x_TD, None, None, grad_low_TR.T @ x_TD, grad_up_OR, None, None
+
+
+def fuse(model: nn.Module, *, adapters: bool = False, keeps_products: bool = False) -> None:
     """Replace the forward passes of norms and gated layers that compute what is computed here; leave all others.
 
-    Whether a class does is found out by trying, on a few random tokens, not by its name.
+    `adapters`: also those of linear layers with an adapter, and whether a checkpoint `keeps_products` of theirs, which
+    may then not be changed in place. Whether a class computes the same is found out by trying, on a few random tokens,
+    not by its name.
     """
     same: dict[tuple[type, Any], bool] = {}
+    replaced: list[tuple[Callable[..., Tensor], Callable[[nn.Module], bool]]]
+    replaced = [(_norm_forward, _is_norm), (_gated_forward, _is_gated)]
+    if adapters:
+        replaced.append((partial(_adapted_forward, keeps_product=keeps_products), _is_adapted))
     for module in model.modules():
-        for forward, fits in ((_norm_forward, _is_norm), (_gated_forward, _is_gated)):
+        for forward, fits in replaced:
             if not fits(module):
                 continue
             if (key := (type(module), forward)) not in same:
@@ -84,13 +144,31 @@ def fuses_norm(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "variance_epsilon", None), float) and isinstance(
-        getattr(module, "weight", None), nn.Parameter
+    return (
+        isinstance(getattr(module, "variance_epsilon", None), float)
+        and isinstance(getattr(module, "weight", None), nn.Parameter)
+        and _takes_one_argument(module)
     )
 
 
 def _is_gated(module: nn.Module) -> bool:
-    return all(isinstance(getattr(module, f"{name}_proj", None), nn.Module) for name in ("gate", "up", "down"))
+    parts = (getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down"))
+    return all(isinstance(part, nn.Module) for part in parts) and _takes_one_argument(module)
+
+
+def _takes_one_argument(module: nn.Module) -> bool:
+    return len(signature(module.forward).parameters) == 1
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """A linear layer of peft's with one adapter of the plain kind beside weights that are frozen and not in 4 bits."""
+    base = getattr(module, "base_layer", None)
+    return (
+        type(base) is nn.Linear
+        and not any(p.requires_grad for p in base.parameters())
+        and len(adapters := list(getattr(module, "lora_A", {}))) == 1
+        and getattr(module, "active_adapters", None) == adapters
+    )
 
 
 def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
@@ -106,14 +184,22 @@ def _gated_forward(module: Any, hidden_states: Tensor) -> Tensor:
     return out
 
 
+def _adapted_forward(module: Any, x: Tensor, *, keeps_product: bool) -> Tensor:
+    (name,) = module.active_adapters
+    base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
+    rows_TD = x.to(down.weight.dtype).reshape(-1, x.shape[-1])
+    out_TO: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
+        rows_TD, base.weight, base.bias, down.weight, up.weight, module.scaling[name], keeps_product
+    )
+    return out_TO.view(*x.shape[:-1], -1)
+
+
 def _is_same(module: nn.Module, forward: Any) -> bool:
     """Whether a twin of the module, in float32 and with random weights, computes what `forward` does, there and back.
 
     Tried with what a layer gets, and with heads of it (tokens by heads), which lie otherwise in memory. Of weights in
     4 bits there is no such twin: the module itself is tried.
     """
-    if len(signature(module.forward).parameters) != 1:
-        return False
     if not all(p.is_floating_point() for p in module.parameters()):
         return _gives_the_same(module, forward)
     generator = torch.Generator().manual_seed(0)
@@ -126,14 +212,18 @@ def _is_same(module: nn.Module, forward: Any) -> bool:
     for probe in (probe_1TD, probe_1HTD):
         try:
             theirs = _there_and_back(twin, twin, probe)
-        except RuntimeError:  # it takes no heads
+            mine = _there_and_back(twin, lambda x: forward(twin, x), probe)
+        except RuntimeError:  # it takes no heads, or has weights that `forward` does not know
             return False
-        mine = _there_and_back(twin, lambda x: forward(twin, x), probe)
-        if not all(
-            torch.allclose(a, b, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE) for a, b in zip(theirs, mine, strict=True)
-        ):
+        if not all(_is_close(a, b) for a, b in zip(theirs, mine, strict=True)):
             return False
     return True
+
+
+def _is_close(theirs: Tensor, mine: Tensor) -> bool:
+    """But for rounding: sums of large numbers may come near nought."""
+    largest = max(1.0, float(theirs.abs().max()))
+    return torch.allclose(theirs, mine, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE * largest)
 
 
 @torch.no_grad()

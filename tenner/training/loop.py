@@ -1,6 +1,7 @@
-"""The training loop: packed samples, step by step, exact to the bit however often it is broken off.
+"""The training loop: packed samples, step by step, exact to the bit on a CPU however often it is broken off.
 
-Nothing here draws a random number, so weights, moments and step are the whole state. Every process of a training runs
+Nothing here draws a random number, so weights, moments and step are the whole state. On a GPU the order of some sums
+differs from run to run, and so do the last bits, unless the recipe is `deterministic`. Every process of a training runs
 this loop over the same plan, each with its own rows of every step.
 """
 
@@ -19,10 +20,12 @@ from tenner.core.errors import Preempted, TennerError
 from tenner.core.records import NamedPrecision
 from tenner.core.sections import Train
 from tenner.core.seeds import digest
-from tenner.training import checkpoint, held_out, lora, model_loading, packing, student
+from tenner.training import checkpoint, fused, held_out, lora, model_loading, packing, rank_balance, student
 from tenner.training.activation_checkpointing import offloaded
 from tenner.training.allocator import freed_memory_kept, give_back_freed_memory
+from tenner.training.background_checkpoint import CheckpointWriter, interval_seconds
 from tenner.training.checkpoint import Part
+from tenner.training.determinism import deterministic_kernels
 from tenner.training.distributed import World, here
 from tenner.training.flops import Work, peak_tflops
 from tenner.training.layer_trace import expert_weights
@@ -113,6 +116,18 @@ def train(
     assert 0 < max((len(e.ids) for e in encoded), default=0) <= settings.tokens_max
     world = world or here()
     settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
+    with deterministic_kernels(settings, world.device):
+        return _train(
+            base, encoded, settings, world, seed=seed, workdir=workdir, validation=validation, on_step=on_step,
+            on_begin=on_begin, say=say, device_tflops=device_tflops,
+        )  # fmt: skip
+
+
+def _train(
+    base: Path | PreTrainedModel, encoded: Sequence[Encoded], settings: Train, world: World, *, seed: int,
+    workdir: Path, validation: Sequence[Encoded], on_step: Callable[[StepReport], None],
+    on_begin: Callable[[checkpoint.Found], None], say: Callable[[str], None], device_tflops: float | None,
+) -> TrainResult:  # fmt: skip
     reported = time.monotonic()
     learner = _load(base, encoded, settings, world, seed=seed, say=say)
     optimizer = optimizer_of(learner.weights.moved, settings)
@@ -128,9 +143,7 @@ def train(
     best_tflops = device_tflops or peak_tflops(world.device)
     loss = None
 
-    def save() -> None:
-        checkpoint.write(workdir, _state(learner, optimizer), step=step, fingerprint=fingerprint, world=world)
-
+    writer = CheckpointWriter(workdir, fingerprint=fingerprint, world=world)
     with termination_noted(ctrl_c=world.size > 1) as termination:
         try:
             while step < len(plan):
@@ -155,17 +168,23 @@ def train(
                         validation_loss,
                     )  # fmt: skip
                     reported = now
-                    wants_save = world.rank == 0 and now - saved >= settings.checkpoint_seconds
-                    saves = _report_and_sync(on_step, report, world, termination, wants_save=wants_save)
+                    wants_save = world.rank == 0 and now - saved >= _save_interval_seconds(settings, writer, world)
+                    saves, written = _report_and_sync(
+                        on_step, report, world, termination, wants_save=wants_save, is_written=writer.is_written
+                    )
+                if written:
+                    writer.end()
                 if saves:
-                    save()
+                    writer.save(_state(learner, optimizer), step=step)
                     saved, saved_step = time.monotonic(), step
                 if step % GIVE_BACK_STEPS == 0:
                     give_back_freed_memory()
         except (TennerError, KeyboardInterrupt, SystemExit):
+            writer.end()
             if step > saved_step:
-                save()
+                writer.save(_state(learner, optimizer), step=step, wait=True)
             raise
+    writer.end()
     whole = model_loading.unsharded(learner, base, settings, world)
     return TrainResult(whole.model, whole.adapters, len(plan), first_step, loss)
 
@@ -176,6 +195,8 @@ def _load(
 ) -> Learner:  # fmt: skip
     """The student, with rows of several samples where their isolation is proved."""
     learner = model_loading.load(base, settings, world, seed=seed)
+    if world.device.type == "cuda" and (why := fused.failure(world.device)) is not None:
+        say(f"norms, gates and the optimizer take several kernels each, which is slower: {why}")
     dtype = compute_dtype(settings)
     why = choose_packing(learner.loss, encoded, device=world.device, dtype=dtype, alone=world.size == 1)
     if why is not None:
@@ -260,15 +281,24 @@ def _plan_step(
     indices: Sequence[int], encoded: Sequence[Encoded], lengths: Sequence[int], learner: Learner, settings: Train,
     world: World,
 ) -> _Step:  # fmt: skip
-    row_tokens = settings.tokens_per_row if learner.loss.packed else 1  # a longer sample has a row to itself
-    rows = packing.split_rows(indices, lengths, row_tokens, ranks=world.size)
     trained = sum(sum(encoded[i].loss_mask[1:]) for i in indices)
     return _Step(
-        rows=packing.deal(rows, lengths, world.size),
+        rows=_dealt(indices, lengths, learner, settings, world),
         tokens=sum(lengths[i] for i in indices),
         trained=trained,
         work=learner.arithmetic.work((lengths[i] for i in indices), trained),
     )
+
+
+def _dealt(
+    indices: Sequence[int], lengths: Sequence[int], learner: Learner, settings: Train, world: World
+) -> list[list[tuple[int, ...]]]:
+    """The rows of each rank. Several GPUs, whose kernel needs no padding, get rows of like work."""
+    if learner.loss.packed and world.size > 1 and world.device.type == "cuda":
+        work = [learner.arithmetic.work([tokens], tokens).causal for tokens in lengths]
+        return rank_balance.even_turns(indices, lengths, settings.tokens_per_row, world.size, work=work)
+    row_tokens = settings.tokens_per_row if learner.loss.packed else 1  # a longer sample has a row to itself
+    return packing.deal(packing.split_rows(indices, lengths, row_tokens, ranks=world.size), lengths, world.size)
 
 
 def _forward_backward(
@@ -340,9 +370,11 @@ def _not_finite(what: str, rows: Sequence[tuple[int, ...]], encoded: Sequence[En
 
 def _report_and_sync(
     on_step: Callable[[StepReport], None], report: StepReport, world: World, termination: Termination, *,
-    wants_save: bool,
-) -> bool:  # fmt: skip
-    """Report the step, and agree with the other processes whether to save now. Raises in all of them to stop."""
+    wants_save: bool, is_written: bool,
+) -> tuple[bool, bool]:  # fmt: skip
+    """Report the step, and agree with the other processes whether to save now, and whether all of them have written
+    what was saved before. Raises in all of them to stop.
+    """
     error: TennerError | None = None
     try:
         on_step(report)
@@ -350,7 +382,7 @@ def _report_and_sync(
         error = e
     if world.size == 1 and error is not None:
         raise error
-    asked, failed, save = world.sum(termination.asked, error is not None, wants_save)
+    asked, failed, save, written = world.sum(termination.asked, error is not None, wants_save, is_written)
     if error is not None:
         raise error
     if failed:
@@ -360,7 +392,14 @@ def _report_and_sync(
             f"the system asked to stop after step {report.step + 1} of {report.steps}: everything is saved",
             hint="the same command goes on from here",
         )
-    return bool(save)
+    return bool(save), written == world.size
+
+
+def _save_interval_seconds(settings: Train, writer: CheckpointWriter, world: World) -> float:
+    """Of checkpoints: as the recipe says; on GPUs longer, where stopping for them costs more than a failure would."""
+    if world.device.type != "cuda":
+        return settings.checkpoint_seconds
+    return interval_seconds(settings.checkpoint_seconds, writer.stopped_seconds, world.size)
 
 
 def _memory_bytes(world: World) -> int:

@@ -88,11 +88,14 @@ def forecast(
         "gradients": stored * trained // shards,
         "moments": moments * trained // shards,
     }
+    # The tables stay gathered; of the layers one is at work and the next under way in a buffer. The gradients of one
+    # are summed over the processes in float32, while those of the next are made.
+    whole_layer = b * (a.largest_layer + trained_layer * lora) if shards > 1 else 0
+    to_sum = (b + 4) * trained_layer if shards > 1 else 0
     if shards > 1:
-        # The tables stay; of the layers one is at work and the next under way, in a buffer first. The gradients of one
-        # are summed over the processes in float32.
-        standing["gathered weights"] = b * (a.tables + 3 * (a.largest_layer + trained_layer * lora))
-        standing["gradients to sum"] = (b + 4) * trained_layer
+        standing["gathered tables"] = b * a.tables
+    if not on_gpu and shards > 1:
+        standing |= {"gathered layers": 3 * whole_layer, "gradients to sum": to_sum}
     if train.quantization:
         standing["weights at work"] = b * max(i * o for layer in a.layers for i, o in layer.linears)
     if not on_gpu:
@@ -101,17 +104,23 @@ def forecast(
         if train.quantization:  # weights that are kept as they were keep the whole file mapped
             standing["the file's other weights"] = b * _quantized_parameters(a)
 
-    kept, at_work = _activations(a, train, b, row_tokens, longest_tokens, on_gpu=on_gpu)
+    kept, still_kept, at_work = _activations(a, train, b, row_tokens, longest_tokens, on_gpu=on_gpu)
     device = "cuda" if on_gpu else "cpu"
     chunk_tokens = max(1, CHUNK_LOGITS[device] // a.vocabulary)
-    logits = b * a.vocabulary * min(row_tokens, chunk_tokens) + 4 * min(BLOCK_LOGITS[device], a.vocabulary * row_tokens)
+    block_logits = 0 if on_gpu and not train.deterministic else min(BLOCK_LOGITS[device], a.vocabulary * row_tokens)
+    logits = b * a.vocabulary * min(row_tokens, chunk_tokens) + 4 * block_logits
     # More than one chunk is added up in float32, beside the newest.
     head = a.vocabulary * a.hidden * (b if row_tokens <= chunk_tokens else 8) if head_is_trained else 0
-    step = 4 * STEP_COPIES * min(BLOCK_NUMBERS, a.vocabulary * a.hidden) if pure else 0
+    in_blocks = pure and not (on_gpu and not train.deterministic)
+    step = 4 * STEP_COPIES * min(BLOCK_NUMBERS, a.vocabulary * a.hidden) if in_blocks else 0
     loss = {"activations": kept, "logits": logits, "the head's gradient": head}
-    back = {"activations": kept, "a layer's backward": at_work, "the head's gradient": min(head, b * a.tables)}
-    if not on_gpu:  # the second finds few holes that the first has left
-        loss = back = back | loss
+    back = {"activations": still_kept if on_gpu else kept, "a layer's backward": at_work}
+    if on_gpu:  # a process alone has added the head's gradient to the others by then
+        loss["gathered layers"] = whole_layer
+        own_head = b * a.vocabulary * a.hidden if head_is_trained and shards > 1 else 0
+        back |= {"the head's gradient": own_head, "gathered layers": 2 * whole_layer, "gradients to sum": to_sum}
+    else:  # the second finds few holes that the first has left
+        loss = back = back | {"the head's gradient": min(head, b * a.tables)} | loss
     moments_of_a_step = {
         "at the loss": loss,
         "in backward": back,
@@ -147,8 +156,10 @@ def trained_parameters(architecture: Architecture, train: Train) -> int:
 
 def _activations(
     a: Architecture, train: Train, b: int, row_tokens: int, longest_tokens: int, *, on_gpu: bool
-) -> tuple[int, int]:
-    """What is kept of a row at the end of forward, and what backward through one layer adds."""
+) -> tuple[int, int, int]:
+    """What is kept of a row at the end of forward, what of it is still there when the last layer goes backward, and
+    what that adds.
+    """
     short = not on_gpu and longest_tokens <= SHORT_LENGTH_MAX
 
     def between(layer: Layer) -> int:
@@ -173,7 +184,12 @@ def _activations(
     of_layers = [kept(layer) for layer in trained]
     ends = 4 * b * a.hidden  # into and out of the last norm, the trained positions, their gradient
     again = 0 if train.activations == "all" else max(map(everything, trained))
-    # Of the gate: both gradients, two products; of the stream.
-    in_flight = b * (4 * max(layer.widest_numbers for layer in trained) + 2 * a.hidden)
+    # Of the gate: what comes back, both gradients and a product on the way, which a compiled kernel does not have; what
+    # came out of it has gone then. Of the stream.
+    widest = (2 if not train.deterministic else 3) if on_gpu else 4
+    in_flight = b * (widest * max(layer.widest_numbers for layer in trained) + 2 * a.hidden)
     in_memory = max(of_layers) if train.offload_activations else sum(of_layers)
-    return round(row_tokens * (in_memory + ends)), round(row_tokens * (again + in_flight))
+    own = 0 if train.activations == "all" else max(of_layers)  # of the layer, within what it computes again
+    of_row = in_memory + ends, in_memory - own, again + in_flight
+    kept_bytes, still_kept_bytes, at_work_bytes = (round(row_tokens * each) for each in of_row)
+    return kept_bytes, still_kept_bytes, at_work_bytes

@@ -59,7 +59,7 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     freeze(model, layers, settings.frozen_layers)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
-    kernels.fuse(model)
+    kernels.fuse(model, adapters=world.device.type == "cuda", keeps_products=settings.activations == "products")
     activation_checkpointing.apply_activation_checkpointing(layers, settings, world.device)
     loss = PackedLoss(model)
     if world.size == 1:

@@ -12,13 +12,14 @@ A trained parameter of N numbers takes, in bytes, beside its gradient:
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tenner.core.sections import Train
-from tenner.training.bf16_rounding import round_into
+from tenner.training import fused
+from tenner.training.bf16_rounding import parts, round_into, round_rows
 
 EPSILON = 1e-8
 BLOCK_NUMBERS = 1 << 24
@@ -141,8 +142,8 @@ class EightBitAdamW:
 class KahanAdamW:
     """Weights and moments in bfloat16; what a step adds and bfloat16 cannot hold is kept for the next (Kahan 1965).
 
-    Computed in float32, block by block. The second moment needs a beta2 that bfloat16 can follow: s1's 0.95 does, as
-    1 - beta2 is far above the 2^-8 that rounding takes.
+    Computed in float32, block by block, or by one kernel on a GPU. The second moment needs a beta2 that bfloat16 can
+    follow: s1's 0.95 does, as 1 - beta2 is far above the 2^-8 that rounding takes.
     """
 
     def __init__(self, moved: Mapping[str, Tensor], settings: Train) -> None:
@@ -152,34 +153,83 @@ class KahanAdamW:
     @torch.no_grad()
     def step(self, *, lr: float, divisor: float) -> None:
         self._steps += 1
+        device, betas = next(iter(self._moved.values())).device, (self._settings.beta1, self._settings.beta2)
+        numbers = _Numbers(
+            *(fused.number(x, device) for x in (lr, divisor, *(1 - beta**self._steps for beta in betas)))
+        )
+        move = _move_in_parts if fused.runs_on(device) else _move_in_blocks
         for name, weight in self._moved.items():
             if weight.grad is None:
                 continue
             decay = self._settings.weight_decay if weight.ndim > 1 else 0.0
-            whole = (weight, weight.grad, *(self._state[kind][name] for kind in ROWS))
-            blocks = zip(*(torch.split(tensor.view(-1), BLOCK_NUMBERS) for tensor in whole), strict=True)
-            for i, block in enumerate(blocks):
-                self._move(*block, first=i * BLOCK_NUMBERS, lr=lr, divisor=divisor, decay=decay)
-
-    def _move(
-        self, weight: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, correction: Tensor, *, first: int,
-        lr: float, divisor: float, decay: float,
-    ) -> None:  # fmt: skip
-        beta1, beta2 = self._settings.beta1, self._settings.beta2
-        unbias1, unbias2 = 1 - beta1**self._steps, 1 - beta2**self._steps
-        grad = grad.float().div_(divisor)
-        mean = exp_avg.float().lerp_(grad, 1 - beta1)
-        square = exp_avg_sq.float().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        before = weight.float()
-        change = mean.div(unbias1).div_(square.div(unbias2).sqrt_().add_(EPSILON)).add_(before, alpha=decay)
-        change.mul_(-lr).add_(correction)
-        round_into(weight, before + change, first=first)
-        correction.copy_(change.sub_(weight.float().sub_(before)))
-        exp_avg.copy_(mean)
-        exp_avg_sq.copy_(square)
+            state = (self._state[kind][name].view(-1) for kind in ROWS)
+            move(_Moved(weight.view(-1), weight.grad.view(-1), *state), numbers, betas, decay)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         return self._state
 
     def continue_at(self, step: int) -> None:
         self._steps = step
+
+
+class _Moved(NamedTuple):
+    """A weight, or a part of it, with what a step needs of it; all of one shape."""
+
+    weight: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    correction: Tensor
+
+
+class _Numbers(NamedTuple):
+    """What differs from step to step: numbers, or tensors of one number for a compiled kernel."""
+
+    lr: Any
+    divisor: Any
+    unbias1: Any
+    unbias2: Any
+
+
+def _move_in_blocks(whole: _Moved, numbers: _Numbers, betas: tuple[float, float], decay: float) -> None:
+    for i, tensors in enumerate(zip(*(torch.split(tensor, BLOCK_NUMBERS) for tensor in whole), strict=True)):
+        block = _Moved(*tensors)
+        before = block.weight.float()
+        change, mean, square = _kahan_change(before, block, numbers, betas, decay)
+        round_into(block.weight, before + change, first=i * BLOCK_NUMBERS)
+        _keep(block, before, change, mean, square)
+
+
+def _move_in_parts(whole: _Moved, numbers: _Numbers, betas: tuple[float, float], decay: float) -> None:
+    for part, thresholds_N in parts(whole.weight, 0):
+        rows = _Moved(*(tensor[part].view(-1, len(thresholds_N)) for tensor in whole))
+        _move_rows(rows.weight, rows, thresholds_N, numbers, betas, decay)
+
+
+@fused.one_kernel
+def _move_rows(
+    weight_RN: Tensor, rows: _Moved, thresholds_N: Tensor, numbers: _Numbers, betas: tuple[float, float], decay: float
+) -> None:
+    before_RN = weight_RN.float()
+    change_RN, mean_RN, square_RN = _kahan_change(before_RN, rows, numbers, betas, decay)
+    round_rows.__wrapped__(before_RN + change_RN, weight_RN, thresholds_N)  # type: ignore[attr-defined]
+    _keep(rows, before_RN, change_RN, mean_RN, square_RN)
+
+
+def _kahan_change(
+    before: Tensor, moved: _Moved, numbers: _Numbers, betas: tuple[float, float], decay: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In float32: what a step adds to the weights `before` it, and the new moments."""
+    grad = moved.grad.float().div_(numbers.divisor)
+    mean = moved.exp_avg.float().lerp_(grad, 1 - betas[0])
+    square = moved.exp_avg_sq.float().mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
+    root = square.div(numbers.unbias2).sqrt_().add_(EPSILON)
+    change = mean.div(numbers.unbias1).div_(root).add_(before, alpha=decay)
+    return change.mul_(-numbers.lr).add_(moved.correction), mean, square
+
+
+def _keep(moved: _Moved, before: Tensor, change: Tensor, mean: Tensor, square: Tensor) -> None:
+    """What the rounded weight lacks of the change, and the moments."""
+    moved.correction.copy_(change.sub_(moved.weight.float().sub_(before)))
+    moved.exp_avg.copy_(mean)
+    moved.exp_avg_sq.copy_(square)

@@ -3,7 +3,7 @@
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,10 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
-from tenner.training import student_address
+from tenner.training import rank_balance, student_address
 from tenner.training.architecture import Architecture
 from tenner.training.memory_plan import Forecast, forecast, trained_parameters
+from tenner.training.rank_balance import Waiting
 
 GB = 1_000_000_000
 RANKS_FACTOR_MAX = 64
@@ -45,6 +46,9 @@ class Plan(NamedTuple):
     longest_tokens: int
     fits: bool | None
     remedies: list[str]
+    waiting: Waiting | None = None
+    """Of several GPUs for one another, where the lengths of the samples are known or assumed."""
+    run_exists: bool = False
 
     def as_json(self) -> str:
         counts = {"parameters": self.parameters, "trained_parameters": self.trained_parameters}
@@ -53,6 +57,7 @@ class Plan(NamedTuple):
             | counts
             | {"longest_tokens": self.longest_tokens, "moment": self.forecast.moment, "bytes": self.forecast.items}
             | {"total_bytes": self.forecast.total_bytes, "fits": self.fits, "remedies": self.remedies}
+            | ({"idle_share": self.waiting.idle_share} if self.waiting else {})
         )
 
     def as_text(self) -> str:
@@ -68,7 +73,19 @@ class Plan(NamedTuple):
             lines += [f"would fit with {remedy}" for remedy in self.remedies] or [
                 "nothing that tenner has makes it fit"
             ]
+        if self.waiting is not None:
+            lines.append(self._waiting_line(self.waiting))
         return "\n".join(lines)
+
+    def _waiting_line(self, waiting: Waiting) -> str:
+        line = f"GPUs wait {waiting.idle_share:.0%} of their time for the one with the longest row"
+        if waiting.tokens_per_step == waiting.own_tokens_per_step:
+            return line
+        new_run = ", in a new run" if self.run_exists else ""
+        return (
+            f"{line}: a step has too few samples; {waiting.idle_share_then:.0%} with train.tokens_per_step = "
+            f"{waiting.tokens_per_step}, which makes fewer and larger steps{new_run}"
+        )
 
 
 def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
@@ -82,9 +99,12 @@ def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
 
 
 def plan(
-    architecture: Architecture, train: Train, machine: Machine, *, longest_tokens: int, run_exists: bool = False
-) -> Plan:
+    architecture: Architecture, train: Train, machine: Machine, *, longest_tokens: int, run_exists: bool = False,
+    lengths: Sequence[int] = (), seed: int = 0,
+) -> Plan:  # fmt: skip
     """The forecast, and what would help; of a run that exists, which of it needs a new one.
+
+    With the `lengths` of the samples it says how long several GPUs wait for one another.
 
     Raises TennerError for a number of ranks or GB that cannot be.
     """
@@ -110,7 +130,16 @@ def plan(
         for changes, ranks in (_remedies(train, machine.ranks, longest_tokens, fit) if fits is False else ())
     ]
     trained = trained_parameters(architecture, train)
-    return Plan(of(train, machine.ranks), machine, architecture.parameters, trained, longest_tokens, fits, remedies)
+    waiting = None
+    if lengths and machine.on_gpu and machine.ranks > 1:
+        waiting = rank_balance.waiting(
+            lengths, train.tokens_per_step, train.tokens_per_row, machine.ranks, flops=architecture.forward_flops,
+            seed=seed,
+        )  # fmt: skip
+    return Plan(
+        of(train, machine.ranks), machine, architecture.parameters, trained, longest_tokens, fits, remedies, waiting,
+        run_exists,
+    )  # fmt: skip
 
 
 def _remedies(

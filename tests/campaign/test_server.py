@@ -30,6 +30,8 @@ import pytest
 SECONDS = 12 * int(os.environ.get("TENNER_CAMPAIGN", "1"))
 CLIENTS = 200 if SECONDS >= 600 else 32
 HOSTILE_SHARE = 4
+RETRIES_MAX = 60
+"""Of an honest client that is turned away with 429: there are places for 80 requests."""
 HEALTH_SECONDS_MAX = 1.0
 PAUSE_SECONDS = 0.1
 RSS_GROWTH_MAX = 1.1
@@ -124,6 +126,7 @@ class Hostile:
         finally:
             for writer in writers:
                 writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
     async def unread(self) -> None:
         """A stream that is left, read or not."""
@@ -161,7 +164,7 @@ async def crowd(
     url: str, model_dir: Path, server: psutil.Process
 ) -> tuple[Counter[str], tuple[list[float], float], list[int]]:
     """What was seen, what `probe_health` returns, and the server's memory at some times, in bytes."""
-    honest = load_generator.Clients(url, model_dir, SECONDS, max_retries=10)
+    honest = load_generator.Clients(url, model_dir, SECONDS, max_retries=RETRIES_MAX)
     hostile = [Hostile(url, seed) for seed in range(CLIENTS // HOSTILE_SHARE)]
     rss: list[int] = []
     async with honest.client, asyncio.TaskGroup() as group:

@@ -106,6 +106,7 @@ from tenner.clients.faults import EVIDENCE_CHARS, FAULTS, from_status, from_succ
         (400, '{"error": {"message": "no", "details": [{"reason": "API_KEY_INVALID"}]}}', "bad_key"),
         (429, "You have reached your weekly usage limit", "quota_used_up"),
         (429, "Monthly token quota exceeded", "quota_used_up"),
+        (429, "Too many requests. A monthly plan has higher limits.", "rate_limited"),
         (429, "you (user) have reached your session usage limit, upgrade for higher limits", "quota_used_up"),
         (400, "Enqueued token limit reached for m in organization o. Limit: 90,000 enqueued tokens.", "batch_limit"),
         (400, json.dumps({"error": {"code": "9" * 5000, "message": "m"}}), "bad_request"),

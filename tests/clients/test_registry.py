@@ -5,7 +5,7 @@ import pytest
 from tenner.clients import registry
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
-from tenner.core.sections import ApiModel, Labeller, PriceSection, TraceSection
+from tenner.core.sections import ApiModel, Labeller, PriceSection, Referee, TraceSection
 
 PRICE = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)
 LOCAL = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
@@ -17,10 +17,11 @@ def sections(**fields):
         "trace": TraceSection(**fields),
         "domains.labeller": Labeller(**fields),
         "evaluate.models": ApiModel(name="o1", **fields),
+        "evaluate.referee": Referee(**fields),
     }
 
 
-@pytest.mark.parametrize("place", ["trace", "domains.labeller", "evaluate.models"])
+@pytest.mark.parametrize("place", ["trace", "domains.labeller", "evaluate.models", "evaluate.referee"])
 @pytest.mark.parametrize(
     ("fields", "start"),
     [
@@ -38,7 +39,7 @@ def test_a_refusal_names_the_section_it_is_about(place, fields, start, monkeypat
     assert str(caught.value).startswith(place + start)
 
 
-@pytest.mark.parametrize("place", ["trace", "domains.labeller", "evaluate.models"])
+@pytest.mark.parametrize("place", ["trace", "domains.labeller", "evaluate.models", "evaluate.referee"])
 def test_a_missing_batch_price_is_asked_for_in_its_own_section(place):
     section = sections(client="openai", **LOCAL, batch=True)[place]
     with pytest.raises(TennerError, match=r"costs in a batch is not known") as caught:

@@ -14,7 +14,7 @@ import openai
 import pytest
 from commands import tenner, tenner_here
 
-from tenner import pipeline
+from tenner import cli, pipeline
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached
 from tenner.core.progress import Screen
@@ -47,6 +47,15 @@ def stopped(tiny_recipe, path):
     ):
         pipeline.run_stages(run, ["gather", "clean", "attempt"])
     return path
+
+
+def test_standard_streams_that_the_parent_closed_are_opened(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prices"])
+    assert sys.stdout is not None
+    sys.stdout.close()
+    assert ended.value.code == 0
 
 
 @pytest.mark.slow  # 6 s

@@ -8,13 +8,14 @@ from tenner import cli
 from tenner.commands import compare as comparejob
 from tenner.core import recipe
 from tenner.core.errors import TennerError
-from tenner.core.records import Policy, Question
+from tenner.core.records import EarlyExit, Policy, Question
 from tenner.core.run import start
 from tenner.core.run_folder import RunFolder
 from tenner.evaluation.statistics.paired import mcnemar
 
 SHORT, LONG = Policy(thinking_tokens_max=8), Policy(thinking_tokens_max=64)
 WAIT = Policy(thinking_tokens_max=64, waits=1)
+EXIT = WAIT.model_copy(update={"early_exit": EarlyExit(every_tokens=8)})
 VERDICTS = {"c": "correct", "w": "wrong"}
 
 
@@ -34,7 +35,7 @@ def run_folder(path, verdicts, *, samples=1, text="What is {}?"):
 
     folder.append("completions", [
         answer(i, v, policy, k)
-        for policy in (SHORT, LONG, WAIT) for i, v in enumerate(verdicts) if v != "-" for k in range(samples)
+        for policy in (SHORT, LONG, WAIT, EXIT) for i, v in enumerate(verdicts) if v != "-" for k in range(samples)
     ])  # fmt: skip
     return path
 
@@ -74,7 +75,8 @@ def test_a_policy_can_be_named(tmp_path):
     assert compared(a, b)["difference"] == 0
     assert compared(a, b, policy="8")["a"]["policy"] == SHORT.model_dump()
     assert compared(a, b, policy="64+1")["b"]["policy"] == WAIT.model_dump()
-    assert comparejob.parse_policy("none") == Policy()
+    assert compared(a, b, policy="64+1,early-exit")["b"]["policy"] == EXIT.model_dump()
+    assert compared(a, b, policy=EXIT.model_dump_json())["b"]["policy"] == EXIT.model_dump()
 
 
 @pytest.mark.parametrize(

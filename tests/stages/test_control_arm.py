@@ -8,6 +8,7 @@ from chat_server import ChatServer
 
 from tenner import pipeline
 from tenner.budget.ledger_database import read_spend
+from tenner.commands import export
 from tenner.core import recipe
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.fork import fork
@@ -96,6 +97,8 @@ def _check_students(folder):
     students = Counter((c.student, c.policy) for c in folder.read("completions", Completion))
     assert {student for student, _ in students} == {"base", "distilled", "distilled-random"}
     assert set(students.values()) == {4}, "the same questions under the same policies"
+    exported = export.run(folder.path, folder.path.with_name("lm-eval")).splitlines()
+    assert len(exported) == len(set(exported)) == 3 * 3, "a file for each student and policy"
     for name in ("report.md", "report.html", "student/README.md"):
         text = (folder.path / name).read_text("utf-8")
         assert "What selection was worth: " in text
@@ -149,6 +152,8 @@ def test_random_questions_are_those_that_could_be_selected_in_an_order_of_their_
         whole = replace(run, recipe=settings.model_copy(update={"select": fewer}))
         with pytest.raises(TennerError, match="no more than"):
             selection.random_order(whole)
+        with pytest.raises(TennerError, match="trained by one process"):
+            pipeline.check_ready(run, settings.stages, processes=2)
 
 
 def test_a_run_without_a_control_arm_says_how_to_get_one(tiny_recipe, tmp_path):

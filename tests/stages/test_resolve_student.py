@@ -11,11 +11,19 @@ from chat_families import GEMMA2, QWEN35
 
 from tenner.commands import chat
 from tenner.commands import serve as serve_command
-from tenner.core import recipe
+from tenner.core import default_policy, recipe
+from tenner.core.default_policy import DefaultPolicy
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
+from tenner.core.records import EarlyExit, Grace, Policy
 from tenner.core.run import open_run
 from tenner.stages.resolve_student import StudentOptions, resolve_student, with_format
+
+CHOSEN = DefaultPolicy(
+    policy=Policy(thinking_tokens_max=48, early_exit=EarlyExit(every_tokens=8)), full=Policy(thinking_tokens_max=64),
+    margin=0.02, n=600, tried=2, accuracy=0.9, full_accuracy=0.9, difference=0.0, ci_low=-0.01, ci_high=0.01,
+    thinking_tokens_mean=20.0, full_thinking_tokens_mean=30.0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -176,3 +184,22 @@ def test_a_recipe_may_leave_the_format_to_the_template(
     assert with_format(known) is known
     with pytest.raises(TennerError, match=r"the chat template of .* does not tell the think format"):
         with_format(recipe.load(str(tiny_recipe), overrides=[*auto, f'student.model="{tiny_model_dir}"']))
+
+
+def test_a_student_answers_by_its_own_policy_unless_options_name_one(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default_policy.write(run_dir / "student", CHOSEN)
+    student, _ = resolve_student(str(run_dir), StudentOptions())
+    assert student.policy() == CHOSEN.policy
+    assert "thinking_policy.json: at most 48 thinking tokens, ended early every 8 tokens" in capsys.readouterr().err
+    named: list[tuple[StudentOptions, Policy]] = [
+        (StudentOptions(thinking_tokens_max=32), Policy(thinking_tokens_max=32)),
+        (StudentOptions(grace={"tokens": 8}), Policy(thinking_tokens_max=64, grace=Grace(tokens=8))),
+        (StudentOptions(takes_own_policy=False), Policy(thinking_tokens_max=64)),
+    ]
+    for options, policy in named:
+        assert resolve_student(str(run_dir), options).student.policy() == policy
+    assert capsys.readouterr().err == ""
+    with pytest.raises(TennerError, match="--early-exit: every_tokens"):
+        resolve_student(str(run_dir), StudentOptions(early_exit={}))

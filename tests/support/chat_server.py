@@ -125,6 +125,8 @@ BEHAVIOURS: dict[str, Callable[[str], Answer]] = {
     "no quota": lambda _: _error(429, "You exceeded your current quota", code="insufficient_quota"),
     "no such model": lambda _: _error(404, "The model does not exist", code="model_not_found"),
     "wrong": lambda q: _good(q, content="The answer is \\boxed{-1}."),
+    "rules same": lambda q: _good(q, content="They are equal.\nSAME"),
+    "rules different": lambda q: _good(q, content="One is negative.\n**DIFFERENT**"),
     "reasoning details": lambda q: _good(
         q, reasoning_content="not this", reasoning_details=[{"type": "reasoning.text", "text": "in details"}]
     ),

@@ -59,6 +59,7 @@ ROWS: dict[str, list[tuple[str, str, AnswerKind, str]]] = {
         (box("2 hours and 30 minutes"), "150 minutes", "maths", C), (box("2 hours and 30 minutes"), "2.3 hours", "maths", W),
         (box("12 dollars and 50 cents"), "12.5", "maths", C), (box("12 dollars and 50 cents"), "62", "maths", W),
         (box("8.314 J/(mol·K)"), "8.314", "maths", C), (box("4.2 J/(g·°C)"), "4.2 J/(g K)", "maths", C),
+        (box("250 J/mol"), "0.25 kJ/mol", "maths", C), (box("250 J/mol"), "250 J/kg", "maths", W), (box("250 J/mol"), "250 J", "maths", W),
         (box("8.314 J/(mol·K)"), "8.314 J/mol", "maths", W), (box(r"\SI{1.5}{\meter\per\second}"), "1.5 m/s", "maths", C),
         (box(r"\qty{1.5}{m}"), "1.5 km", "maths", W), (box(r"\num{1500}"), "1500", "maths", C),
         (box("USD 12.50"), "12.5", "maths", C), (box(r"US\$12.50"), r"\$12.50", "maths", C), (box("USD 12"), "EUR 12", "maths", W),

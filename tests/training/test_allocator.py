@@ -1,8 +1,11 @@
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from tenner.training.allocator import ask_for_expandable_segments
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
@@ -23,3 +26,16 @@ print(within - before, resident_mb() - before)
     kept_mb, left_mb = map(int, done.stdout.split())
     assert kept_mb >= 190
     assert left_mb <= 20
+
+
+@pytest.mark.parametrize(
+    ("own", "then"), [({}, "expandable_segments:True"), ({"PYTORCH_ALLOC_CONF": "backend:native"}, None)]
+)
+def test_a_users_own_setting_of_the_gpus_allocator_stands(own, then, monkeypatch):
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    ask_for_expandable_segments()
+    assert os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == then

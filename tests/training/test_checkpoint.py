@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tenner.core.errors import StorageFull, TennerError
 from tenner.training import checkpoint
+from tenner.training.background_checkpoint import CheckpointWriter, interval_seconds
 from tenner.training.checkpoint import Found, Part
 from tenner.training.distributed import World
 
@@ -55,6 +56,26 @@ def test_round_trip_is_exact_and_plain_safetensors(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["step-00000011", NEWEST]
     checkpoint.delete(saved)
     assert not saved.exists()
+
+
+def test_what_is_written_in_the_background_is_the_state_of_when_it_was_saved(tmp_path, saved):
+    tensors = state(12)
+    writer = CheckpointWriter(tmp_path / "copy", fingerprint="f", world=checkpoint.ALONE, in_background=True)
+    writer.save(parts_of(tensors), step=12)
+    for tensor in tensors.values():
+        tensor.zero_()  # the next step
+    assert not (tmp_path / "copy" / NEWEST).exists(), "it has no name before all processes have written"
+    writer.end()
+    assert (tmp_path / "copy" / ONLY_PART).read_bytes() == (saved / ONLY_PART).read_bytes()
+    assert not writer.is_written
+    writer.end()  # nothing is left to do
+
+
+def test_checkpoints_that_cost_more_are_further_apart():
+    assert interval_seconds(600, 0.0, 16) == 600
+    assert interval_seconds(600, 0.1, 16) == pytest.approx((2 * 0.1 * 50_000 * 3600 / 16) ** 0.5)
+    assert interval_seconds(600, 60.0, 16) == 3600
+    assert interval_seconds(7200, 60.0, 16) == 7200, "the recipe's own stands where it is longer"
 
 
 def test_no_checkpoint_is_step_0(tmp_path):
@@ -222,13 +243,16 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
+@pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize("full_for", [(0,), (1,), (0, 1)])
-def test_a_full_disk_keeps_the_previous_checkpoint_and_stops_every_process(small_disk, full_for):
+def test_a_full_disk_keeps_the_previous_checkpoint_and_stops_every_process(small_disk, full_for, in_background):
     written_by(2, small_disk)
 
     def write(world):
         parts = parts_of({"a": torch.zeros(50_000 if world.rank in full_for else 5)})
-        checkpoint.write(small_disk, parts, step=13, fingerprint="f", world=world)
+        writer = CheckpointWriter(small_disk, fingerprint="f", world=world, in_background=in_background)
+        writer.save(parts, step=13)
+        writer.end()
 
     errors = together(2, write)
     assert [type(error) for error in errors] == [StorageFull] * 2

@@ -2,6 +2,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.activations import GELUActivation
 from transformers.models.gemma.configuration_gemma import GemmaConfig
@@ -11,6 +12,9 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tenner.training.kernels import fuse
+
+ROUNDING = {"rtol": 1e-5, "atol": 1e-4}
+"""Of sums of large numbers in another order."""
 
 
 def norm(kind=LlamaRMSNorm):
@@ -68,3 +72,38 @@ def test_another_activation_is_seen_by_what_it_does():
     module = gated()
     module.act_fn = GELUActivation()
     assert "forward" not in vars(fused(module))
+
+
+def adapted(**changed):
+    """A linear layer with an adapter that says something, by peft."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(24, 40))
+    get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules=["0"], **changed))
+    (layer,) = model
+    nn.init.normal_(layer.lora_B["default"].weight)
+    return layer
+
+
+@pytest.mark.parametrize("keeps_products", [False, True])
+def test_an_adapters_values_and_gradients_are_pefts(keeps_products):
+    plain, mine = adapted(), nn.Sequential(adapted())
+    fuse(mine)
+    assert "forward" not in vars(mine[0]), "on a CPU peft's own bits stay"
+    fuse(mine, adapters=True, keeps_products=keeps_products)
+    assert "forward" in vars(mine[0])
+    x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(2))
+    a, b = (x.clone().requires_grad_() for _ in range(2))
+    weighing = torch.randn(2, 7, 40, generator=torch.Generator().manual_seed(3))
+    for module, given in ((plain, a), (mine, b)):
+        (module(given) * weighing).sum().backward()
+    torch.testing.assert_close(plain(x), mine(x), **ROUNDING)
+    torch.testing.assert_close(a.grad, b.grad, **ROUNDING)
+    for theirs, ours in zip(plain.parameters(), mine.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, ours.grad, **ROUNDING)
+
+
+def test_an_adapter_of_another_kind_is_left_alone():
+    for layer in (adapted(use_dora=True), adapted(lora_dropout=0.5)):
+        mine = nn.Sequential(layer)
+        fuse(mine, adapters=True)
+        assert "forward" not in vars(mine[0])

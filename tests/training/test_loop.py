@@ -639,9 +639,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     assert (reports, resumes_at(tmp_path / "work")) == ([], 0)
 
 
-def test_offloading_activations_on_a_cpu_is_refused(tiny_model_dir, tmp_path):
-    with pytest.raises(TennerError, match="offload_activations is for CUDA"):
-        run(tiny_model_dir, tmp_path, offload_activations=True, on_step=pytest.fail)
+@pytest.mark.parametrize("name", ["offload_activations", "deterministic"])
+def test_what_only_cuda_has_is_refused_on_a_cpu(name, tiny_model_dir, tmp_path):
+    with pytest.raises(TennerError, match=f"{name} is for CUDA"):
+        run(tiny_model_dir, tmp_path, on_step=pytest.fail, **{name: True})
 
 
 @pytest.mark.slow

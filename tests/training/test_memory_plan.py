@@ -116,7 +116,8 @@ def test_s1s_own_settings_do_not_fit_on_8_and_barely_on_16():
         states = items["weights"] + items["gradients"] + items["moments"]
         assert states == pytest.approx(16 * architecture.parameters / ranks, rel=1e-6)
         assert states == pytest.approx(states_gb * 1e9, rel=0.01)
-        together[ranks] = states + items["activations"] + items["gathered weights"] + logits_bytes
+        gathered = items["gathered tables"] + items["gathered layers"]
+        together[ranks] = states + items["activations"] + gathered + logits_bytes
     assert together[8] > 80 * GB
     # Two more copies, softmax and gradient, are all that 16 GPUs leave room for, or do not.
     assert 60 * GB < together[16] < 80 * GB < together[16] + 2 * logits_bytes
@@ -285,7 +286,7 @@ def test_a_recipe_fits_the_card_it_is_written_for(name, config, ranks, gb):
 def test_without_a_config_it_is_asked_for(capsys):
     code, printed = told(capsys, "plan", "s1k")
     assert code == 0, printed.err
-    assert printed.out.startswith("memory: not known: the config.json of hf:Qwen/Qwen2.5-32B-Instruct")
+    assert printed.out.startswith("memory: not known: the config.json of Qwen/Qwen2.5-32B-Instruct")
     code, printed = told(capsys, "plan", "s1k", "--set", "student.model=some/folder", "--set", "student.base_model=x")
     assert code == 2
     assert "hint: give it: --config FILE" in printed.err

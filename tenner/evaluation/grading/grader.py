@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tenner.core.errors import TennerError
 from tenner.core.formats import answer_text
 from tenner.core.hardware import cores
-from tenner.core.records import AnswerKind, Grade, Question
+from tenner.core.records import DISPUTED, AnswerKind, Grade, Question
 from tenner.evaluation.grading.characters import as_ascii
 from tenner.evaluation.grading.choice import canonical_choice, same_letters
 from tenner.evaluation.grading.decoration import as_text, undecorated, unquoted
@@ -249,7 +249,7 @@ def _settle(case: _Case, symbolic_result: Verification | Failure | None) -> Grad
         same, reason = exact.agreement == "same", f"exact verifier: {exact.reason}"
         if decided is not None and decided.agreement != exact.agreement:
             results = f"exact {exact.agreement} ({exact.reason}), math-verify {decided.agreement} ({decided.reason})"
-            reason = f"the verifiers disagree: {results}"
+            reason = f"{DISPUTED}: {results}"
     elif decided is not None:
         same = decided.agreement == "same" and decided.certain
         if not case.is_certainly_an_answer and not decided.certain:

@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tenner.budget.ledger_rows import SpendRow
-from tenner.core import spending, teacher
+from tenner.core import default_policy, spending, teacher
 from tenner.core.chat_template import NO_KWARGS, source_of
+from tenner.core.default_policy import DefaultPolicy
 from tenner.core.formats import FORMATS, ThinkFormat, Tokenizer
 from tenner.core.licenses import is_open
 from tenner.core.provenance import recorded
@@ -31,16 +32,19 @@ from tenner.core.records import (
 from tenner.core.run import RUN_TEMPLATE, chat_template_of
 from tenner.core.run_folder import RunFolder
 from tenner.core.stage_names import CONTROL
+from tenner.evaluation import release_dates
 from tenner.evaluation.benchmarks import resolve
 from tenner.evaluation.report import published
 from tenner.evaluation.report.answers import Answered, Decoder, Example, answered, examples
 from tenner.evaluation.report.score_tables import evaluation_usd
-from tenner.evaluation.statistics import control_arm, test_time_compute
+from tenner.evaluation.statistics import control_arm, forcing_effects, policy_choice, test_time_compute
 from tenner.evaluation.statistics.control_arm import Worth
 from tenner.evaluation.statistics.paired import Comparison
 from tenner.evaluation.statistics.scores import before_and_after, compare
 
 ORIGINS_SHOWN = 8
+TUNING, TUNING_QUESTIONS = "tuning", "tuning-questions"
+"""The files of `tenner tune`: completions, and the held-out questions."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FUNNEL = {"gather", "clean", "select", "trace", "verify"}
 
@@ -75,6 +79,8 @@ class BenchmarkFacts(NamedTuple):
     answer_prices: Sequence[test_time_compute.AnswerPrice]
     votes: Sequence[test_time_compute.Vote]
     """Empty where each question was answered once."""
+    effects: Sequence[forcing_effects.Effect] = ()
+    """What each policy of the distilled student did to its accuracy."""
     dataset: str | None = None
     """The hub's id of its dataset; None where it comes from elsewhere."""
     control: Sequence[Worth] = ()
@@ -150,6 +156,12 @@ class RunFacts(NamedTuple):
     """The hub's ids of the datasets whose questions are trained on."""
     teachers: Sequence[str] = ()
     """Who wrote the traces, as provider/model."""
+    older_benchmarks: str = ""
+    """A sentence on the benchmarks that are older than the untrained student; empty where none is known to be."""
+    own_policy: DefaultPolicy | None = None
+    """The thinking policy that `tenner tune` chose for the student."""
+    tuning: Sequence[policy_choice.Candidate] = ()
+    """The policies that it was chosen from."""
     question: str | None = None
     """A question of a benchmark that may be shown in public; None where no licence says so."""
     questions_count: int = 0
@@ -172,13 +184,15 @@ def benchmark_facts(
     the evaluation cost in machine time.
     """
     own = [c for c in completions if c.task == name]
+    votes = test_time_compute.votes_at_equal_compute(own)
     return BenchmarkFacts(
         name,
         scores,
         comparison=compare(own, *before_and_after(scores)),
         sweeps=test_time_compute.sweeps(scores),
         answer_prices=test_time_compute.answer_prices(completions, scores, machine_usd),
-        votes=test_time_compute.votes_at_equal_compute(own),
+        votes=votes,
+        effects=forcing_effects.effects(own, votes),
         control=control_arm.at_each_policy(scores, own),
     )
 
@@ -201,6 +215,7 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         for task in dict.fromkeys(s.task for s in scores)
     ]
     decoder, trained = Decoder(tokenizer, fmt), _trained_on(folder)
+    own_policy = default_policy.read(folder.path / "student")
     return RunFacts(
         title=recipe.name,
         folder=folder.path.name if folder.path.is_absolute() else str(folder.path),
@@ -236,11 +251,28 @@ def collect(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer, *, stages: 
         ),
         datasets=[s.dataset for s in recipe.gather.sources if s.dataset and HUB_ID.fullmatch(s.dataset)],
         teachers=sorted({trace.teacher for trace in folder.stream("traces", Trace)}),
+        older_benchmarks=release_dates.note(
+            [b.task for b in recipe.evaluate.benchmarks if b.task], recipe.student.base_model, recipe.student.released
+        ),
+        own_policy=own_policy,
+        tuning=_tuning(folder, own_policy),
         question=_open_question(folder),
         questions_count=len(trained),
         control=_control_arm(folder, trained) if recipe.select.control is not None else None,
         teacher_probes=folder.read(teacher.FILE, TeacherProbe),
     )
+
+
+def _tuning(folder: RunFolder, chosen: DefaultPolicy | None) -> list[policy_choice.Candidate]:
+    """The policies that the student's own was chosen from; empty where the folder does not hold their answers."""
+    if chosen is None:
+        return []
+    asked = {q.id for q in folder.stream(TUNING_QUESTIONS, Question)}
+    answers = [c for c in folder.stream(TUNING, Completion) if c.question_id in asked]
+    whole = {policy for policy, n in Counter(c.policy for c in answers).items() if n >= len(asked)}
+    if chosen.full not in whole:
+        return []
+    return policy_choice.candidates([c for c in answers if c.policy in whole], chosen.full, chosen.margin)
 
 
 def _control_arm(folder: RunFolder, trained: Set[str]) -> ControlArm:

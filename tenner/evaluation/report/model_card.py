@@ -11,7 +11,7 @@ from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.markdown import fenced, markdown_table, without_html
 from tenner.evaluation.report.run_tables import family_tables
 from tenner.evaluation.report.score_tables import score_tables
-from tenner.evaluation.report.sentences import comparison_note, headline, spend_note
+from tenner.evaluation.report.sentences import comparison_note, headline, own_policy_note, spend_note
 from tenner.evaluation.report.tables import interval
 
 QUESTION = "What is the sum of 7, 5, 9, 4?"
@@ -31,6 +31,7 @@ def model_card(facts: RunFacts) -> str:
         "With a thinking budget: `tenner serve student` answers OpenAI's chat completions, where "
         '`"thinking": {"max_tokens": 64}` ends the thinking after at most 64 tokens; so does vLLM, started with '
         "`--logits-processors tenner.inference.vllm:ForcingProcessor`, by `vllm_xargs`.",
+        *filter(None, [own_policy_note(facts)]),
         "## Scores",
         *map(markdown_table, score_tables(facts)),
         *map(markdown_table, family_tables(facts)),
@@ -39,7 +40,8 @@ def model_card(facts: RunFacts) -> str:
         without_html(
             f"It was trained on {facts.samples_count:,} samples and measured on unseen questions of these only: "
             f"{'; '.join(map(_with_domains, facts.benchmarks))}. Nothing is known about other questions, other "
-            f"languages or safety; its size and all other weaknesses are those of {facts.base_model}."
+            f"languages or safety; its size and all other weaknesses are those of {facts.base_model}. "
+            f"{facts.older_benchmarks}".rstrip()
         ),
         "## Licence",
         without_html(_license_note(facts)),

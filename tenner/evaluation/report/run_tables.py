@@ -1,10 +1,11 @@
 """The tables of a run's report that a measurement has not: domains, funnel, sources, test-time compute."""
 
 from tenner.core.records import Score
+from tenner.evaluation.report import policy_table
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import benchmark_caption
 from tenner.evaluation.report.tables import DASH, Table, interval, percent, usd
-from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics import forcing_effects, test_time_compute
 
 
 def family_tables(facts: RunFacts) -> list[Table]:
@@ -13,12 +14,16 @@ def family_tables(facts: RunFacts) -> list[Table]:
 
 
 def compute_tables(facts: RunFacts) -> list[Table]:
-    """s1's three numbers, the price of a right answer and votes, for each benchmark."""
+    """What forcing did, s1's three numbers, prices of right answers and votes for each benchmark, and the tuning."""
+    tuned = [policy_table.table(facts.tuning, facts.own_policy)] if facts.own_policy and facts.tuning else []
     return [
         table._replace(caption=benchmark_caption(facts, b.name, table.caption))
         for b in facts.benchmarks
-        for table in test_time_compute.tables(b.sweeps, b.answer_prices, b.votes)
-    ]
+        for table in (
+            *([forcing_effects.table(b.effects)] if b.effects else []),
+            *test_time_compute.tables(b.sweeps, b.answer_prices, b.votes),
+        )
+    ] + tuned
 
 
 def funnel_table(facts: RunFacts) -> Table:

@@ -7,7 +7,7 @@ from typing import Protocol
 from tenner.budget.ledger_rows import SpendRow
 from tenner.core.records import Score, Setting, Share
 from tenner.evaluation.report import published
-from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, limit, mean_tokens, percent, usd
+from tenner.evaluation.report.tables import DASH, NAMES, NBSP, Table, called, interval, limit, mean_tokens, percent, usd
 
 MACHINE = "machine"  # the ledger's provider of machine time
 
@@ -41,8 +41,10 @@ def score_tables(facts: Facts) -> list[Table]:
     """
     whole = [s for s in facts.scores if s.domain is None]
     gaps, trials = any(s.missing for s in whole), any(s.trial_tokens_mean for s in whole)
+    cut = any(s.completed is not None for s in whole)
     header = (
-        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens",
+        "limit", "waits", "accuracy", "95 % interval", "n",
+        *(("of completed answers",) if cut else ()), "mean thinking tokens",
         *(("mean trial tokens",) if trials else ()),
         "thinking cut", "answers cut", "unparsed",
         *(("missing",) if gaps else ()),
@@ -53,7 +55,8 @@ def score_tables(facts: Facts) -> list[Table]:
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
-                mean_tokens(s.thinking_tokens_mean), *((mean_tokens(s.trial_tokens_mean),) if trials else ()),
+                *((_of_completed(s),) if cut else ()), mean_tokens(s.thinking_tokens_mean),
+                *((mean_tokens(s.trial_tokens_mean),) if trials else ()),
                 str(s.thinking_cut), str(s.truncated), str(s.unparsed),
                 *((str(s.missing),) if gaps else ()),
             )
@@ -67,6 +70,12 @@ def score_tables(facts: Facts) -> list[Table]:
         if repeated := [s for s in shown if s.samples > 1]:
             tables.append(_samples_table(caption, repeated))
     return tables
+
+
+def _of_completed(score: Score) -> str:
+    """The accuracy over completed answers; a dash where all are, and the raw one says it, or none is."""
+    share = score.completed
+    return DASH if share is None else f"{percent(share.mean)} ({interval(share)}), n{NBSP}={NBSP}{share.n}"
 
 
 def settings_table(facts: Facts) -> Table:

@@ -6,7 +6,7 @@ from tenner.core.records import Score
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import is_own, payee
 from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd, waits
-from tenner.evaluation.statistics import test_time_compute
+from tenner.evaluation.statistics import forcing_effects, test_time_compute
 
 CUT_SHARE_TOLD = 0.1
 """From which share of cut answers on the baseline is said to be in doubt."""
@@ -81,9 +81,8 @@ def comparison_note(facts: RunFacts) -> str:
 
 def chart_note(facts: RunFacts) -> str:
     """How to read the chart, and by which rule the headline's scores were chosen."""
-    return " ".join(_named(facts, b, _chart_facts(b)) for b in facts.benchmarks) + (
-        " Unparsed answers count as not correct."
-    )
+    notes = [_named(facts, b, _chart_facts(b)) for b in facts.benchmarks]
+    return " ".join([*notes, "Unparsed answers count as not correct.", *filter(None, [facts.older_benchmarks])])
 
 
 def charted(benchmark: BenchmarkFacts) -> list[Score]:
@@ -95,6 +94,22 @@ def charted(benchmark: BenchmarkFacts) -> list[Score]:
 def charted_scores(facts: RunFacts) -> list[Score]:
     """What the charts of all benchmarks show."""
     return [score for b in facts.benchmarks for score in charted(b)]
+
+
+def forcing_note(facts: RunFacts) -> str:
+    """What cutting, waits and early ends did to the accuracy on each benchmark, and which policy is the student's own;
+    empty for a single policy.
+    """
+    told = [b for b in facts.benchmarks if b.effects]
+    notes = [_named(facts, b, forcing_effects.note(b.effects, samples=b.after.samples)) for b in told]
+    return " ".join([*notes, *filter(None, [own_policy_note(facts)])])
+
+
+def own_policy_note(facts: RunFacts) -> str:
+    """The student's own thinking policy and why it is; empty where none was chosen."""
+    if facts.own_policy is None:
+        return ""
+    return f"The student's own thinking policy, chosen by `tenner tune`: {facts.own_policy.sentence}."
 
 
 def compute_note(facts: RunFacts) -> str:

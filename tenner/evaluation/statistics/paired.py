@@ -45,21 +45,43 @@ class Comparison(NamedTuple):
     missing_after: Sequence[str]
 
 
-def compare(before: Mapping[str, Sequence[bool]], after: Mapping[str, Sequence[bool]], *, seed: int = 0) -> Comparison:
+class Difference(NamedTuple):
+    """How far two runs differ on the questions that both have answered, the later one minus the earlier one, of 1."""
+
+    n: int
+    mean: float
+    ci: Interval
+    p_value: float
+
+
+Answers = Mapping[str, Sequence[bool]]
+"""Which of the answers to each question are right, by its id."""
+
+
+def difference(before: Answers, after: Answers, *, seed: int = 0) -> Difference:
+    """The difference alone, by the tests of `compare`. Raises ValueError where no question is common."""
+    shares = list(_common_shares(before, after).values())
+    differences = [b - a for a, b in shares]
+    if _is_single(before, after):
+        ci = bonett_price(differences)
+        p_value = mcnemar(sum(d < 0 for d in differences), sum(d > 0 for d in differences))
+    else:
+        p_value, ci, _ = bootstrap(differences, seed=seed)
+    return Difference(len(differences), fmean(differences), ci, p_value)
+
+
+def compare(before: Answers, after: Answers, *, seed: int = 0) -> Comparison:
     """Compare two runs by question: its id, and which of its answers were right.
 
     With one answer a question, p is McNemar's and the interval Bonett and Price's; with several, both come from a
     bootstrap over questions, which takes all answers to a question together. What only one run has answered is missing,
     not wrong. Raises ValueError where no question is common.
     """
-    common = sorted(before.keys() & after.keys())
-    if not common:
-        raise ValueError("no question was answered by both")
-    shares = [(sum(before[q]) / len(before[q]), sum(after[q]) / len(after[q])) for q in common]
+    shares = list(_common_shares(before, after).values())
     differences = [b - a for a, b in shares]
     more_before, more_after = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
-    single = all(len(run[q]) == 1 for run in (before, after) for q in common)
-    n, difference = len(common), fmean(differences)
+    single = _is_single(before, after)
+    n, mean = len(differences), fmean(differences)
     if single:
         p_value, ci = mcnemar(more_before, more_after), bonett_price(differences)
         least_seen = least_seen_single(n, 2 * (min(more_before, more_after) + 1) / (n + 2))
@@ -74,13 +96,26 @@ def compare(before: Mapping[str, Sequence[bool]], after: Mapping[str, Sequence[b
         n=n,
         accuracy_before=fmean(a for a, _ in shares),
         accuracy_after=fmean(b for _, b in shares),
-        difference=difference,
+        difference=mean,
         ci=ci,
         p_value=p_value,
         least_seen=least_seen,
         missing_before=sorted(after.keys() - before.keys()),
         missing_after=sorted(before.keys() - after.keys()),
     )
+
+
+def _common_shares(before: Answers, after: Answers) -> dict[str, tuple[float, float]]:
+    """The shares of right answers to each question that both have answered, in the order of the ids."""
+    common = sorted(before.keys() & after.keys())
+    if not common:
+        raise ValueError("no question was answered by both")
+    return {q: (sum(before[q]) / len(before[q]), sum(after[q]) / len(after[q])) for q in common}
+
+
+def _is_single(before: Answers, after: Answers) -> bool:
+    """Whether each common question was answered once by either."""
+    return all(len(run[q]) == 1 for run in (before, after) for q in before.keys() & after.keys())
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

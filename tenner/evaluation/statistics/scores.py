@@ -135,7 +135,16 @@ def _score(group: _Group, completions: Sequence[Completion], asked: int, samples
         truncated=sum(c.truncated for c in completions),
         thinking_cut=sum(any(i.kind == "cut" for i in c.interventions) for c in completions),
         unparsed=sum(c.grade.verdict == "unparsed" for c in completions),
+        completed=_completed(completions),
     )
+
+
+def _completed(completions: Sequence[Completion]) -> Share | None:
+    """The accuracy over the questions that have a completed answer; None where all are completed, or none is."""
+    completed = [c for c in completions if not c.truncated]
+    if len(completed) == len(completions):
+        return None
+    return _share([sum(right) / len(right) for right in verdicts(completed).values()])
 
 
 def _share(shares: Sequence[float]) -> Share | None:

@@ -17,7 +17,7 @@ from tenner.evaluation.report.tables import (
     p_value,
     percent,
     points,
-    waits,
+    setting,
 )
 from tenner.evaluation.statistics import pass_at_k, scaling
 from tenner.evaluation.statistics.intervals import Interval, clustered
@@ -206,8 +206,8 @@ def _price_table(prices: Sequence[AnswerPrice]) -> Table:
 def _vote_table(votes: Sequence[Vote]) -> Table:
     rows = [
         (
-            _setting(v.longer), f"{v.longer_tokens:,.1f}", f"{percent(v.longer_accuracy)} ({between(*v.longer_ci)})",
-            f"{v.answers}{NBSP}at{NBSP}{_setting(v.shorter)}", f"{v.vote_tokens:,.1f}",
+            setting(v.longer), f"{v.longer_tokens:,.1f}", f"{percent(v.longer_accuracy)} ({between(*v.longer_ci)})",
+            f"{v.answers}{NBSP}at{NBSP}{setting(v.shorter)}", f"{v.vote_tokens:,.1f}",
             f"{percent(v.vote_accuracy)} ({between(*v.vote_ci)})", str(v.n),
             f"{points(v.difference)} ({points(v.ci.low)} to {points(v.ci.high)}), {p_value(v.p_value)}",
         )
@@ -218,10 +218,6 @@ def _vote_table(votes: Sequence[Vote]) -> Table:
         "vote minus longer (95 % interval)",
     )  # fmt: skip
     return Table("Thinking longer, or voting for as many tokens", "lrllrlrl", header, rows)
-
-
-def _setting(policy: Policy) -> str:
-    return f"{limit(policy)}, {waits(policy)}" if policy.waits else limit(policy)
 
 
 def _vote(

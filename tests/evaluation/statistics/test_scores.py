@@ -26,6 +26,8 @@ def test_a_score_counts_what_was_answered() -> None:
     assert whole.accuracy == pytest.approx(1 / 3)
     assert (whole.unparsed, whole.truncated, whole.thinking_tokens_mean) == (1, 1, 30)
     assert whole.thinking_cut == 1
+    assert whole.completed is not None
+    assert (whole.completed.n, whole.completed.mean) == (2, 0.5), "the wrong answer was cut"
     assert (whole.ci_low, whole.ci_high) == pytest.approx(wilson(1, 3))
     assert (whole.samples, whole.missing, whole.majority, whole.solved) == (1, 1, None, None)
     assert (sums.domain, sums.n, sums.accuracy, sums.unparsed, sums.missing) == ("sums", 2, 0.5, 0, 1)

@@ -133,6 +133,8 @@ UNIT_RATIO = re.compile(
     r"(?<=[0-9}])(?:\\[ ,;]|~|\s)*([A-Za-z]{1,4})\s*/\s*\(\s*([A-Za-z]{1,4})\s*(?:[·\u22c5*\s]|\\cdot)"
     r"\s*(°?[A-Za-z]{1,4})\s*\)"
 )
+SIMPLE_RATIO = re.compile(r"(?<=[0-9}])(?:\\[ ,;]|~|\s)+([A-Z])/([A-Za-z]{2,4})(?![A-Za-z(^])")
+"""J/mol, whose first letter alone would be a factor."""
 FOREIGN_INTERVAL = re.compile(r"\s*(?P<low>[\[\]])(?P<ends>[^\[\]]{1,80}[,;][^\[\]]{1,80})(?P<high>[\[\]])\s*")
 BARE_SET = re.compile(r"(^|\\in|∈)\s*\{([^{}]*,[^{}]*|)\}(?=\s*$)")
 SI_NUMBER = re.compile(r"\\num\s*\{([^{}]*)\}")
@@ -249,7 +251,7 @@ def _usual(text: str) -> str:
     text = OVER.sub(r"\\frac{\1}{\2}", text)
     text = ORDINAL.sub("", text)
     text = SQUARE_OR_CUBIC.sub(lambda m: {"sq": "square ", "cu": "cubic "}[m[1]], text)
-    text = UNIT_RATIO.sub(_quoted_unit, text)
+    text = SIMPLE_RATIO.sub(_quoted_unit, UNIT_RATIO.sub(_quoted_unit, text))
     text = text.replace("+/-", r"\pm ").replace(r"\!:", ":").replace(r":\!", ":")
     text = BARE_SET.sub(r"\1\\{\2\\}", text)
     if r"\\" not in text and "&" not in text:
@@ -266,9 +268,9 @@ def _unit_in_macros(macros: str) -> str:
 
 
 def _quoted_unit(ratio: re.Match[str]) -> str:
-    """J/(mol·K) as text, if its letters are the symbols of units; a degree of difference is a kelvin."""
-    names = [ratio[1], ratio[2], "K" if ratio[3] == "°C" else ratio[3]]
-    return rf"\text{{ {names[0]}/({names[1]} {names[2]})}}" if SI_SYMBOLS.keys() >= set(names) else ratio[0]
+    """J/mol and J/(mol·K) as text, if the letters are the symbols of units; a degree of difference is a kelvin."""
+    top, *bottom = ("K" if name == "°C" else name for name in ratio.groups())
+    return rf"\text{{ {top}/({' '.join(bottom)})}}" if SI_SYMBOLS.keys() >= {top, *bottom} else ratio[0]
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,62 @@
+"""The choice of a thinking policy: the cheapest that is shown to lose no more accuracy than a margin."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from math import floor, sqrt
+from statistics import fmean
+from typing import NamedTuple
+
+from tenner.core.records import Completion, Policy
+from tenner.evaluation.statistics import paired
+from tenner.evaluation.statistics.intervals import Z_95, Interval, clustered
+from tenner.evaluation.statistics.scores import policy_order, verdicts
+
+
+class Candidate(NamedTuple):
+    """A policy beside the full budget, on the same questions."""
+
+    policy: Policy
+    n: int
+    accuracy: float
+    ci: Interval
+    tokens: float
+    """Mean thinking tokens of an answer, trial answers counted."""
+    difference: paired.Difference
+    """The policy minus the full budget."""
+    is_no_worse: bool
+    """The 95 % interval of the difference lies above minus the margin: the usual test of non-inferiority, at 2.5 %."""
+
+
+def candidates(completions: Iterable[Completion], full: Policy, margin: float) -> list[Candidate]:
+    """A candidate for each policy, the full budget included, in the order of a sweep. `margin` is a share of 1."""
+    groups: defaultdict[Policy, list[Completion]] = defaultdict(list)
+    for c in completions:
+        groups[c.policy].append(c)
+    right = {policy: verdicts(groups[policy]) for policy in sorted(groups, key=policy_order)}
+    found = []
+    for policy, own in right.items():
+        shares = [sum(given) / len(given) for given in own.values()]
+        difference = paired.difference(right[full], own)
+        found.append(Candidate(
+            policy, len(own), fmean(shares), clustered(shares),
+            fmean((c.thinking_tokens or 0) + c.trial_tokens for c in groups[policy]), difference,
+            is_no_worse=policy == full or difference.ci.low > -margin,
+        ))  # fmt: skip
+    return found
+
+
+def choose(found: Sequence[Candidate], full: Policy) -> Candidate:
+    """The cheapest that is no worse; of equally cheap ones the more accurate, then the first. The full budget is always
+    good enough.
+    """
+    reference = next(c for c in found if c.policy == full)
+    cheaper = [c for c in found if c.is_no_worse and c.tokens < reference.tokens]
+    return min(cheaper, key=lambda c: (c.tokens, -c.accuracy), default=reference)
+
+
+def questions_needed(margin: float) -> int:
+    """How many questions it takes to find a policy no worse that gives the very same verdicts; with fewer, none is.
+
+    Then Bonett and Price's interval is ±z √2 / (n + 2).
+    """
+    return max(1, floor(Z_95 * sqrt(2) / margin) - 1)
