@@ -1,5 +1,6 @@
 """The train stage, in the process that keeps the run and in those that only train beside it."""
 
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat
 from tenner.core.recipe import Recipe
 from tenner.core.records import Drop, Sample, TrainStep
-from tenner.core.run import RUN_TEMPLATE, Run, chat_template_of, stored_recipe
+from tenner.core.run import RUN_TEMPLATE, Run, chat_template_of, stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.saved_template import trained_template
 from tenner.core.sections import Device
+from tenner.core.template_date import with_date
 from tenner.training import (
     allocator,
     distributed,
@@ -93,6 +95,7 @@ class Prepared(NamedTuple):
 
 def prepare(run: Run) -> Prepared:
     """The untrained student and the samples; those that are not trained on are reported."""
+    _fix_date(run)
     found = _prepared(run.folder, run.recipe)
     run.folder.write("dropped-train", found.dropped)
     if too_long := len(found.dropped) - len(found.validation):
@@ -102,6 +105,18 @@ def prepare(run: Run) -> Prepared:
             f"{len(found.validation):,} samples are held out: their loss is measured as the training goes on"
         )
     return found
+
+
+def _fix_date(run: Run) -> None:
+    """Where the chat template writes today's date, keep one in the run that writes this day: else a training that goes
+    on tomorrow would have other samples, and the student would be measured with other prompts.
+    """
+    if (run.folder.path / RUN_TEMPLATE).is_file():
+        return
+    base, section = student_address.resolve(run.recipe.student.model), run.recipe.student
+    dated = with_date(source_of(student.load_tokenizer(base, section.chat_template)), date.today())
+    if dated is not None:
+        run.folder.write_text(RUN_TEMPLATE, dated)
 
 
 def follow(path: Path, *, device: Device | None = None) -> None:
@@ -158,8 +173,9 @@ class _Asked(NamedTuple):
     """The token that ends its turn."""
 
 
-def _asked(base: Path, recipe: Recipe) -> _Asked:
-    tokenizer, fmt = student.load_tokenizer(base, recipe.student.chat_template), FORMATS[recipe.student.format]
+def _asked(folder: RunFolder, base: Path, recipe: Recipe) -> _Asked:
+    tokenizer = student.load_tokenizer(base, template_to_ask_with(folder, recipe.student))
+    fmt = FORMATS[recipe.student.format]
     template = chat_template_of(tokenizer, recipe)
     template.check(fmt)
     return _Asked(template, fmt, template.turn_end_id(turn_end.end_ids(base, tokenizer)))
@@ -167,7 +183,7 @@ def _asked(base: Path, recipe: Recipe) -> _Asked:
 
 def _saved_template(run: Run, base: Path) -> str | None:
     """The chat template of the saved student. The run goes on with that of the training, which it keeps beside it."""
-    asked = _asked(base, run.recipe)
+    asked = _asked(run.folder, base, run.recipe)
     run.folder.write_text(RUN_TEMPLATE, source_of(asked.template.tokenizer))
     saved = trained_template(*asked)
     if saved is None:
@@ -181,7 +197,7 @@ def _saved_template(run: Run, base: Path) -> str | None:
 def _prepared(folder: RunFolder, recipe: Recipe) -> Prepared:
     """Raises TennerError where a sample is too long for the recipe, or none is left to train on."""
     base = student_address.resolve(recipe.student.model)
-    template, fmt, end_id = _asked(base, recipe)
+    template, fmt, end_id = _asked(folder, base, recipe)
     samples = folder.read("samples", Sample)
     encoded, tokens_max = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples], recipe.train.tokens_max
     if recipe.train.longer == "stop":
