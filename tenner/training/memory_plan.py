@@ -73,36 +73,17 @@ def forecast(
     a, b = architecture, 4 if train.precision == "fp32" else 2
     shards = (train.shard_over or ranks) if ranks > 1 else 1
     lora, pure = train.method == "lora", train.precision == "pure-bf16"
-    trained = trained_parameters(a, train)
     trained_layer = a.lora_parameters(train.lora_rank) // len(a.layers) if lora else a.largest_layer
-    frozen = a.parameters if lora else a.parameters - trained
     head_is_trained = not lora and not (train.frozen_layers and a.tied)
-    stored = 2 if pure else 4
-    mastered = ranks == 1 and stored != b
-    moments = 6 if pure else 2 if train.optimizer == "adamw-8bit" else 8
     row_tokens = max(train.tokens_per_row, longest_tokens)
-
-    standing = {
-        "weights": (_frozen_bytes(a, frozen, train, b) + (b if mastered else stored) * trained) // shards,
-        "float32 masters": 4 * trained if mastered else 0,
-        "gradients": stored * trained // shards,
-        "moments": moments * trained // shards,
-    }
-    # The tables stay gathered; of the layers one is at work and the next under way in a buffer. The gradients of one
-    # are summed over the processes in float32, while those of the next are made.
+    # Of the layers one is at work and the next under way in a buffer. The gradients of one are summed over the
+    # processes in float32, while those of the next are made.
     whole_layer = b * (a.largest_layer + trained_layer * lora) if shards > 1 else 0
     to_sum = (b + 4) * trained_layer if shards > 1 else 0
-    if shards > 1:
-        standing["gathered tables"] = b * a.tables
+
+    standing = _weights(a, train, b, ranks, shards) | _beside_weights(a, train, b, on_gpu=on_gpu)
     if not on_gpu and shards > 1:
         standing |= {"gathered layers": 3 * whole_layer, "gradients to sum": to_sum}
-    if train.quantization:
-        standing["weights at work"] = b * max(i * o for layer in a.layers for i, o in layer.linears)
-    if not on_gpu:
-        bitsandbytes = train.optimizer == "adamw-8bit" or train.quantization is not None
-        standing["process"] = PROCESS_BYTES + LIBRARY_BYTES * (lora + bitsandbytes)
-        if train.quantization:  # weights that are kept as they were keep the whole file mapped
-            standing["the file's other weights"] = b * _quantized_parameters(a)
 
     kept, still_kept, at_work = _activations(a, train, b, row_tokens, longest_tokens, on_gpu=on_gpu)
     device = "cuda" if on_gpu else "cpu"
@@ -135,6 +116,36 @@ def forecast(
             moving = moving | {"kernels": KERNELS_BYTES}
         moving = moving | {"heap not given back": round(HEAP_SLACK * sum(moving.values()))}
     return Forecast(moment, {name: n for name, n in (standing | moving).items() if n})
+
+
+def _weights(a: Architecture, train: Train, b: int, ranks: int, shards: int) -> dict[str, int]:
+    """The weights and what moves them, which are there all the time; the tables stay gathered."""
+    lora, pure = train.method == "lora", train.precision == "pure-bf16"
+    trained = trained_parameters(a, train)
+    frozen = a.parameters if lora else a.parameters - trained
+    stored = 2 if pure else 4
+    mastered = ranks == 1 and stored != b
+    moments = 6 if pure else 2 if train.optimizer == "adamw-8bit" else 8
+    return {
+        "weights": (_frozen_bytes(a, frozen, train, b) + (b if mastered else stored) * trained) // shards,
+        "float32 masters": 4 * trained if mastered else 0,
+        "gradients": stored * trained // shards,
+        "moments": moments * trained // shards,
+        "gathered tables": b * a.tables if shards > 1 else 0,
+    }
+
+
+def _beside_weights(a: Architecture, train: Train, b: int, *, on_gpu: bool) -> dict[str, int]:
+    """What else is there all the time."""
+    found = {}
+    if train.quantization:
+        found["weights at work"] = b * max(i * o for layer in a.layers for i, o in layer.linears)
+    if not on_gpu:
+        bitsandbytes = train.optimizer == "adamw-8bit" or train.quantization is not None
+        found["process"] = PROCESS_BYTES + LIBRARY_BYTES * ((train.method == "lora") + bitsandbytes)
+        if train.quantization:  # weights that are kept as they were keep the whole file mapped
+            found["the file's other weights"] = b * _quantized_parameters(a)
+    return found
 
 
 def _frozen_bytes(a: Architecture, frozen: int, train: Train, b: int) -> int:

@@ -1,4 +1,5 @@
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from tenner.training.kernels import fuse
 
-ROUNDING = {"rtol": 1e-5, "atol": 1e-4}
+ROUNDING: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-4}
 """Of sums of large numbers in another order."""
 
 
@@ -79,7 +80,7 @@ def adapted(**changed):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(24, 40))
     get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules=["0"], **changed))
-    (layer,) = model
+    layer: Any = model[0]
     nn.init.normal_(layer.lora_B["default"].weight)
     return layer
 
