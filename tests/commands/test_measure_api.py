@@ -56,7 +56,7 @@ def options(data: Path, run_dir: Path, url: str, **more: object) -> list[str]:
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
-@pytest.mark.parametrize("speaks", ["ids", "text"])
+@pytest.mark.parametrize("speaks", ["text", pytest.param("ids", marks=pytest.mark.slow)])
 def test_a_measurement_through_a_server_forces_every_policy(
     tiny_model_dir: Path, data: Path, tokenizer: Any, student: Callable[[list[int]], int], tmp_path: Path, speaks: str
 ) -> None:

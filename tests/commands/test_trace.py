@@ -185,7 +185,7 @@ def test_failed_calls_are_told_and_made_again(file):
     assert len(rows(file)) == 11
 
 
-@pytest.mark.parametrize("mode", [(), ("--batch", "--batch-multiplier", "0.5")])
+@pytest.mark.parametrize("mode", [(), pytest.param(("--batch", "--batch-multiplier", "0.5"), marks=pytest.mark.slow)])
 def test_an_empty_account_has_an_exit_code_of_its_own(mode, file):
     script = {q["question"]: ["no quota"] for q in QUESTIONS[0 if mode else 3 :]}
     with ChatServer(script) as server:

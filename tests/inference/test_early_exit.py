@@ -244,7 +244,8 @@ def test_a_policy_without_it_is_stored_as_before() -> None:
     [
         ("lively_model_dir", Sampling()),
         ("lively_model_dir", Sampling(temperature=0.7, seed=3)),
-        ("tiny_model_dir", Sampling()),  # it repeats itself, so that its answers settle
+        # It repeats itself, so that its answers settle.
+        pytest.param("tiny_model_dir", Sampling(), marks=pytest.mark.slow),
     ],
 )
 def test_the_embedded_engine_follows_the_machine_in_any_company(

@@ -96,6 +96,7 @@ def test_benchmarks_are_decoded_one_after_the_other_and_each_has_its_settings(de
     ]
 
 
+@pytest.mark.slow
 def test_a_resumed_evaluation_decodes_only_the_benchmarks_that_are_missing(decoded, described):
     path = decoded.path / "completions.jsonl"
     whole = path.read_bytes()
