@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
             out.write_text(made.text, "utf-8")
         except OSError as e:
             raise TennerError(f"{out} cannot be written: {e.strerror}", hint="choose another --out") from e
-    _tell(made, out)
+    _print_summary(made, out)
     say(str(out))
 
 
@@ -88,7 +88,7 @@ def _ask(name: str, question: str) -> Any:
     return said
 
 
-def _tell(made: FirstRecipe, out: Path) -> None:
+def _print_summary(made: FirstRecipe, out: Path) -> None:
     """On standard error: the first questions, the price, the key, and the next commands."""
     lines = [f"{made.questions:,} questions, {made.without_answer:,} of them without an answer; the first ones:"]
     for q in made.shown:
