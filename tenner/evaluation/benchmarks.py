@@ -71,7 +71,7 @@ TASKS = {
         "maths", IN_A_BOX, 500, "HuggingFaceH4/MATH-500",
         Columns(id="unique_id", question="problem", answer="answer", domain="subject"),
         released="2021-03", revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-        # Its source, github.com/openai/prm800k, is under MIT; but those who own the problems had a copy of MATH removed.
+        # Its source, github.com/openai/prm800k, is under MIT; but their owners had a copy of MATH removed.
     ),
     "GSM8K": Task(
         "integer", IN_A_BOX, 1_319, "openai/gsm8k",
