@@ -115,6 +115,7 @@ def test_invalid_options_are_refused_before_a_request(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_an_error_of_one_line(
     tiny_model_dir: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

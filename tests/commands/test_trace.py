@@ -102,6 +102,7 @@ def test_traces_load_as_a_dataset_whatever_became_of_them(file, tmp_path):
     assert by_id["q3"]["messages"][-1]["reasoning_content"] == by_id["q3"]["thinking"] != ""
 
 
+@pytest.mark.slow
 def test_what_is_done_spent_and_still_to_come_is_told_on_the_way(file, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.2)
     monkeypatch.setattr(registry, "SHOW_EVERY_SECONDS", 0.05)
@@ -149,6 +150,7 @@ def test_a_folder_in_which_the_cap_let_nothing_be_bought_takes_another_job(file)
         assert "hint: choose another --out; this one stays as it is" in locked.stderr
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_the_cap_stopped_it(file):
     with ChatServer() as server:
         stopped = trace_alone(file, server, budget_usd=0.0007)

@@ -218,6 +218,7 @@ def test_real_questions_against_real_benchmarks_by_hand_checked_pairs(capsys):
     assert (found_right, found_wrong, missed) == (5, 0, OVERLOOKED)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="the evaluation questions are not beside the project")
 def test_a_real_benchmark_is_found_in_other_spellings(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))

@@ -158,6 +158,7 @@ def test_the_steps_of_s1_leave_what_they_should(sampler, counts):
     assert {d.evidence for d in chosen.dropped if d.reason == "patterns"} == {"[asy]", "![Image]", "p12.", "**3rd**"}
 
 
+@pytest.mark.slow
 def test_the_variants_of_s1_differ_as_its_paper_and_notebook_do():
     questions, measured, traced = featurised(PAPER)
     by_id = {q.id: q for q in questions}

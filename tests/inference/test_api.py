@@ -204,6 +204,7 @@ def test_a_control_token_as_text_needs_a_server_of_ids(tokenizer: Any) -> None:
             assert server.requests == []
 
 
+@pytest.mark.slow
 def test_no_server_and_no_room(tokenizer: Any) -> None:
     engine = ApiEngine("http://127.0.0.1:9/v1", "m", tokenizer, context_tokens=40, speaks="ids")
     with pytest.raises(TennerError, match="Connection error"):

@@ -194,6 +194,7 @@ def test_the_embedded_engine_samples_then_replaces(held: Held, ending_model_dir:
 POLICIES = [Policy(thinking_tokens_max=b, waits=w) for b in (3, 8, 20, 40) for w in (0, 1)]
 
 
+@pytest.mark.slow
 def test_a_sampled_sweep_is_each_policy_alone_in_any_company(ending_model_dir: Path) -> None:
     prompts = [Prompt(str(i), f"{i} + {i}") for i in range(4)]
     swept = {}

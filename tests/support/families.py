@@ -58,7 +58,7 @@ MAMBA = {
 FAMILIES = [
     Family("llama", "dense"),
     Family("qwen2", "dense"),
-    Family("qwen3", "dense", {"head_dim": 16}, slow=False),
+    Family("qwen3", "dense", {"head_dim": 16}),
     Family("smollm3", "dense"),
     Family("olmo2", "dense"),
     Family("phi3", "dense"),

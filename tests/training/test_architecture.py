@@ -63,6 +63,7 @@ def test_equals_transformers_own_count(name):
         assert described.parameters == PUBLISHED_PARAMETERS[name]
 
 
+@pytest.mark.slow
 def test_a_vision_tower_is_told_apart():
     whole, text = (Architecture.of(CONFIGS[name]) for name in ("Gemma-3-27B", "Gemma-3-27B-text"))
     assert whole.parameters - whole.tower == text.parameters

@@ -588,7 +588,8 @@ def test_moments_in_eight_bits_learn(tiny_model_dir, tmp_path):
     assert curves["adamw-8bit"][-1] < 0.8 * curves["adamw-8bit"][0]
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_adapters_leave_the_base_alone_and_load_with_peft(tiny_model_dir, tmp_path, precision):
     from peft import PeftModel
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import pytest
 from aiohttp import web
 
 from tenner.inference.server.connections import ConnectionLimits, Connections
@@ -90,6 +91,7 @@ def test_a_request_that_does_not_come_ends_its_connection() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_a_connection_is_kept_for_the_next_request_and_not_for_ever() -> None:
     async def test(server: Server) -> None:
         reader, writer = await server.connect(WHOLE)
