@@ -7,7 +7,7 @@ from typing import Protocol
 from tenner.budget.ledger_rows import SpendRow
 from tenner.core.records import Score, Setting, Share
 from tenner.evaluation.report import published
-from tenner.evaluation.report.tables import DASH, NAMES, NBSP, Table, called, interval, limit, mean_tokens, percent, usd
+from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, limit, mean_tokens, percent, usd
 
 MACHINE = "machine"  # the ledger's provider of machine time
 
@@ -37,14 +37,13 @@ def benchmark_caption(facts: Facts, benchmark: str, caption: str) -> str:
 def score_tables(facts: Facts) -> list[Table]:
     """A table for each benchmark, student and prompt, with a row for each thinking policy.
 
-    Where questions were answered several times, a second one with pass@k and the majority vote.
+    Where answers were cut, a second one with the accuracy over the completed ones; where questions were answered
+    several times, one with pass@k and the majority vote.
     """
     whole = [s for s in facts.scores if s.domain is None]
     gaps, trials = any(s.missing for s in whole), any(s.trial_tokens_mean for s in whole)
-    cut = any(s.completed is not None for s in whole)
     header = (
-        "limit", "waits", "accuracy", "95 % interval", "n",
-        *(("of completed answers",) if cut else ()), "mean thinking tokens",
+        "limit", "waits", "accuracy", "95 % interval", "n", "mean thinking tokens",
         *(("mean trial tokens",) if trials else ()),
         "thinking cut", "answers cut", "unparsed",
         *(("missing",) if gaps else ()),
@@ -55,7 +54,7 @@ def score_tables(facts: Facts) -> list[Table]:
         rows = [
             (
                 limit(s.policy), str(s.policy.waits), percent(s.accuracy), interval(s), str(s.n),
-                *((_of_completed(s),) if cut else ()), mean_tokens(s.thinking_tokens_mean),
+                mean_tokens(s.thinking_tokens_mean),
                 *((mean_tokens(s.trial_tokens_mean),) if trials else ()),
                 str(s.thinking_cut), str(s.truncated), str(s.unparsed),
                 *((str(s.missing),) if gaps else ()),
@@ -67,15 +66,11 @@ def score_tables(facts: Facts) -> list[Table]:
         if len({s.task for s in whole}) > 1:
             caption = f"{benchmark}: {name}, prompt “{prompt}”"
         tables.append(Table(caption, "l" + "r" * (len(header) - 1), header, rows))
+        if any(s.completed is not None for s in shown):
+            tables.append(_completed_table(caption, shown))
         if repeated := [s for s in shown if s.samples > 1]:
             tables.append(_samples_table(caption, repeated))
     return tables
-
-
-def _of_completed(score: Score) -> str:
-    """The accuracy over completed answers; a dash where all are, and the raw one says it, or none is."""
-    share = score.completed
-    return DASH if share is None else f"{percent(share.mean)} ({interval(share)}), n{NBSP}={NBSP}{share.n}"
 
 
 def settings_table(facts: Facts) -> Table:
@@ -120,6 +115,18 @@ def _short(model: str) -> str:
 
 def _listed(pairs: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in pairs.items()) or DASH
+
+
+def _completed_table(caption: str, scores: Sequence[Score]) -> Table:
+    """The accuracy over completed answers; policies of which all are, or none is, are left out."""
+    rows = [
+        (limit(s.policy), str(s.policy.waits), percent(s.completed.mean), interval(s.completed), str(s.completed.n))
+        for s in scores
+        if s.completed is not None
+    ]
+    return Table(
+        f"{caption}: completed answers alone", "lrrrr", ("limit", "waits", "accuracy", "95 % interval", "n"), rows
+    )
 
 
 def _samples_table(caption: str, scores: Sequence[Score]) -> Table:

@@ -151,7 +151,7 @@ def table(effects: Sequence[Effect]) -> Table:
     rows = [
         (
             e.direction, setting(e.policy), f"{e.tokens:,.1f}",
-            f"{percent(e.accuracy)} ({between(*e.ci)})", str(e.difference.n),
+            f"{percent(e.accuracy)} of {e.difference.n:,} ({between(*e.ci)})",
             f"{points(e.difference.mean)} ({points(e.difference.ci.low)} to {points(e.difference.ci.high)})",
             p_value(e.difference.p_value), OUTCOMES[e.outcome],
             *(_vote_cells(e.vote) if with_votes else ()),
@@ -159,15 +159,15 @@ def table(effects: Sequence[Effect]) -> Table:
         for e in effects
     ]  # fmt: skip
     header = (
-        "way", "setting", "tokens", "accuracy (95 % interval)", "n", "points (95 % interval)", "p", "in words",
+        "way", "setting", "tokens", "accuracy (95 % interval)", "points (95 % interval)", "p", "effect",
         *(("vote for as many tokens", "its accuracy (95 % interval)") if with_votes else ()),
     )  # fmt: skip
-    align = "llrlrlrl" + ("ll" if with_votes else "")
+    align = "llrllrl" + ("ll" if with_votes else "")
     return Table("What forcing did, against the largest limit without waits", align, header, rows)
 
 
 OUTCOMES: Mapping[str, str] = {
-    "cost": "costs accuracy", "gain": "gains accuracy", "none": "no effect within the interval",
+    "cost": "a loss", "gain": "a gain", "none": "none seen",
 }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def test_each_policy_stands_against_what_it_changes_and_is_told_in_words() -> No
     assert "Scaling down (thinking cut): a limit of 8 cost 60.0 points" in said
     assert "no effect within the interval: early exit at ≤ 64, 2 waits (-" in said
     assert "evaluate.samples to at least 3" in said
-    assert [row[7] for row in table(list(by_policy.values())).rows][:2] == ["costs accuracy", "costs accuracy"]
+    assert [row[6] for row in table(list(by_policy.values())).rows][:2] == ["a loss", "a loss"]
 
 
 def test_waits_without_effect_are_no_warning_and_a_gain_is_one() -> None:
