@@ -648,6 +648,8 @@ def test_what_only_cuda_has_is_refused_on_a_cpu(name, tiny_model_dir, tmp_path):
 
 @pytest.mark.slow
 def test_a_sample_of_32768_tokens_fits_in_4_gb_above_the_model(tmp_path):
+    """A quarter of it, in a quarter of the memory; all of it by TENNER_CAMPAIGN."""
+    share = 1 if "TENNER_CAMPAIGN" in os.environ else 4
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=152_064, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
@@ -656,10 +658,12 @@ def test_a_sample_of_32768_tokens_fits_in_4_gb_above_the_model(tmp_path):
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
     long_job = str(SUPPORT / "long_sample_job.py")
     done = subprocess.run(
-        [sys.executable, long_job, tmp_path / "model", tmp_path / "work", "32768"], capture_output=True, text=True
+        [sys.executable, long_job, tmp_path / "model", tmp_path / "work", str(32_768 // share)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     print(f"{told['above_bytes'] / 1e9:.2f} GB above the model")
-    assert told["tokens"] == 32_768
-    assert told["above_bytes"] < 4e9
+    assert told["tokens"] == 32_768 // share
+    assert told["above_bytes"] < 4e9 / share
