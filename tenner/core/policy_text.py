@@ -59,13 +59,18 @@ def words(policy: Policy) -> str:
     if policy.thinking_tokens_min:
         parts.append(f"at least {policy.thinking_tokens_min:,}")
     if policy.waits:
-        parts.append("1 wait" if policy.waits == 1 else f"{policy.waits} waits")
+        parts.append(waits(policy))
     if policy.early_exit is not None:
         parts.append(f"ended early {_early_exit(policy.early_exit)}")
     if policy.grace is not None:
         grace = policy.grace
         parts.append(f"in the last {grace.tokens:,} ended where an end is among {grace.candidates} likeliest tokens")
     return ", ".join(parts)
+
+
+def waits(policy: Policy) -> str:
+    """How often a policy makes a student think on."""
+    return "1 wait" if policy.waits == 1 else f"{policy.waits} waits"
 
 
 def _early_exit(rule: EarlyExit) -> str:

@@ -164,7 +164,11 @@ def load_trained(run: Run, client: TinkerClient) -> tuple[str, str]:
     It comes from the state after the last step, so nothing is trained again or paid for.
     """
     state = AtService.of(run).state
-    assert state is not None, "the training is done"
+    if state is None:
+        raise TennerError(
+            "the service samples from loaded models only, and this run did not write down where the trained state is",
+            hint="--set train.tinker.compare_questions=0 ends the run without the comparison",
+        )
     model_id = _new_model(run, client)
     client.load_state(model_id, state)
     return model_id, client.save_for_sampler(model_id, run.recipe.name)

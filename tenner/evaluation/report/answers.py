@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from tenner.core.formats import ThinkFormat, Tokenizer
+from tenner.core.policy_text import waits
 from tenner.core.records import Completion, Policy, Question, Score
-from tenner.evaluation.report.tables import waits
 from tenner.evaluation.statistics.scores import policy_order
 
 Part = Literal["thinking", "answer"]

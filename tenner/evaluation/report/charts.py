@@ -5,9 +5,10 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
+from tenner.core.policy_text import waits
 from tenner.core.records import Policy, Score, TrainStep
 from tenner.evaluation.report.svg import BASE, DISTILLED, RULE, STUDENT_INKS, Width, plain_axes, svg
-from tenner.evaluation.report.tables import NAMES, waits, ways_to_stop
+from tenner.evaluation.report.tables import NAMES, ways_to_stop
 from tenner.evaluation.statistics.scores import policy_order
 
 MARKERS = {"base": "s", "distilled": "o"}  # told apart by shape as well as by colour

@@ -11,10 +11,11 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from tenner.core.policy_text import waits
 from tenner.core.records import Policy
 from tenner.evaluation.report.answers import Answer, Answered, Segment
 from tenner.evaluation.report.facts import RunFacts
-from tenner.evaluation.report.tables import NAMES, limit, waits
+from tenner.evaluation.report.tables import NAMES, limit
 from tenner.evaluation.statistics.scores import policy_order
 
 BYTES_MAX = 12_000_000

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tenner.core.policy_text import waits
 from tenner.core.records import Policy, Score, Share
 
 NBSP, DASH = "\u00a0", "\u2013"
@@ -71,11 +72,6 @@ def ways_to_stop(policy: Policy) -> list[str]:
     """How a policy may end thinking before its budget is used up, in words."""
     ways = {"early exit": policy.early_exit, "grace": policy.grace}
     return [name for name, way in ways.items() if way is not None]
-
-
-def waits(policy: Policy) -> str:
-    """How often a policy makes a student think on."""
-    return "1 wait" if policy.waits == 1 else f"{policy.waits} waits"
 
 
 def setting(policy: Policy) -> str:

@@ -1,6 +1,5 @@
 """What forcing does to accuracy: cutting, thinking on and stopping early, each against what it changes."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -19,7 +18,7 @@ from tenner.evaluation.report.tables import (
 )
 from tenner.evaluation.statistics import paired
 from tenner.evaluation.statistics.intervals import Interval, clustered
-from tenner.evaluation.statistics.scores import policy_order, verdicts
+from tenner.evaluation.statistics.scores import by_policy, verdicts
 from tenner.evaluation.statistics.test_time_compute import VOTERS_MIN, Vote, generated
 
 Direction = Literal["scaling down", "scaling up", "stopping early"]
@@ -58,12 +57,9 @@ def effects(completions: Iterable[Completion], votes: Sequence[Vote]) -> list[Ef
     Beside waits stands, of the `votes` that take no more tokens, the one that takes most of them: its accuracy has no
     part in the choice.
     """
-    groups: defaultdict[Policy, list[Completion]] = defaultdict(list)
-    for c in completions:
-        if c.student == "distilled":
-            groups[c.policy].append(c)
-    right = {policy: verdicts(groups[policy]) for policy in sorted(groups, key=policy_order)}
-    tokens = {policy: fmean(map(generated, groups[policy])) for policy in right}
+    groups = by_policy(c for c in completions if c.student == "distilled")
+    right = {policy: verdicts(given) for policy, given in groups.items()}
+    tokens = {policy: fmean(map(generated, given)) for policy, given in groups.items()}
     plain = [policy for policy in right if not policy.waits and not policy.stops_early]
     found = []
     for policy in right:

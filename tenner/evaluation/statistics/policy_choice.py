@@ -1,6 +1,5 @@
 """The choice of a thinking policy: the cheapest that is shown to lose no more accuracy than a margin."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import floor, sqrt
 from statistics import fmean
@@ -9,7 +8,7 @@ from typing import NamedTuple
 from tenner.core.records import Completion, Policy
 from tenner.evaluation.statistics import paired
 from tenner.evaluation.statistics.intervals import Z_95, Interval, clustered
-from tenner.evaluation.statistics.scores import policy_order, verdicts
+from tenner.evaluation.statistics.scores import by_policy, verdicts
 
 
 class Candidate(NamedTuple):
@@ -29,10 +28,8 @@ class Candidate(NamedTuple):
 
 def candidates(completions: Iterable[Completion], full: Policy, margin: float) -> list[Candidate]:
     """A candidate for each policy, the full budget included, in the order of a sweep. `margin` is a share of 1."""
-    groups: defaultdict[Policy, list[Completion]] = defaultdict(list)
-    for c in completions:
-        groups[c.policy].append(c)
-    right = {policy: verdicts(groups[policy]) for policy in sorted(groups, key=policy_order)}
+    groups = by_policy(completions)
+    right = {policy: verdicts(given) for policy, given in groups.items()}
     found = []
     for policy, own in right.items():
         shares = [sum(given) / len(given) for given in own.values()]

@@ -106,6 +106,14 @@ def by_question(completions: Iterable[Completion]) -> dict[str, list[Completion]
     return found
 
 
+def by_policy(completions: Iterable[Completion]) -> dict[Policy, list[Completion]]:
+    """Completions by policy, in the order of a sweep."""
+    groups: defaultdict[Policy, list[Completion]] = defaultdict(list)
+    for completion in completions:
+        groups[completion.policy].append(completion)
+    return {policy: groups[policy] for policy in sorted(groups, key=policy_order)}
+
+
 def policy_order(policy: Policy) -> tuple[float, ...]:
     """The sort key of a sweep: without waits before with, smaller budgets before larger, no limit last; those that stop
     early are behind all others.

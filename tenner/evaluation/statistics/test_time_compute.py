@@ -22,7 +22,7 @@ from tenner.evaluation.report.tables import (
 from tenner.evaluation.statistics import pass_at_k, scaling
 from tenner.evaluation.statistics.intervals import Interval, clustered
 from tenner.evaluation.statistics.paired import bootstrap
-from tenner.evaluation.statistics.scores import by_question, policy_order
+from tenner.evaluation.statistics.scores import by_policy, by_question
 
 SPREAD_MIN = 1.25
 """The largest mean of thinking tokens over the smallest, below which no slope is told: noise would be most of it. At
@@ -139,12 +139,9 @@ def votes_at_equal_compute(completions: Iterable[Completion]) -> list[Vote]:
     The vote is over as many answers as fit and were given, any of them (see `pass_at_k.majority_at`). Empty where each
     question was answered once.
     """
-    groups: defaultdict[Policy, list[Completion]] = defaultdict(list)
-    for c in completions:
-        if c.student == "distilled":
-            groups[c.policy].append(c)
-    answered = {policy: by_question(groups[policy]) for policy in sorted(groups, key=policy_order)}
-    tokens = {policy: fmean(map(generated, groups[policy])) for policy in answered}
+    groups = by_policy(c for c in completions if c.student == "distilled")
+    answered = {policy: by_question(given) for policy, given in groups.items()}
+    tokens = {policy: fmean(map(generated, given)) for policy, given in groups.items()}
     votes = []
     for longer in answered:
         for shorter in answered:
