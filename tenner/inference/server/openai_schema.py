@@ -18,8 +18,6 @@ from tenner.inference.server.neutral_parameters import UNSUPPORTED, RequestPart
 from tenner.inference.server.served_student import Effort, ServedStudent
 
 NUMBER_BITS = 31
-Positive = Annotated[int, Field(gt=0, lt=2**NUMBER_BITS)]
-NotNegative = Annotated[int, Field(ge=0, lt=2**NUMBER_BITS)]
 SEED_BITS = 63
 STOP_STRINGS_MAX = 64
 STOP_CHARACTERS_MAX = 4096
@@ -27,6 +25,7 @@ STOP_CHARACTERS_MAX = 4096
 MESSAGES_MAX = 2048
 """Chat templates take a time that grows with the square of the number of messages."""
 TEXT_PARTS = ("text", "input_text", "output_text")
+THINKING_PARTS = ("thinking", "redacted_thinking", "reasoning")
 
 
 class APIError(Exception):
@@ -85,10 +84,18 @@ def _known_effort(effort: object) -> object:
     return "high" if effort in ("xhigh", "max") else effort
 
 
+Positive = Annotated[int, Field(gt=0, lt=2**NUMBER_BITS)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**NUMBER_BITS), BeforeValidator(_whole_number)]
+
+
 class ChatMessage(RequestPart):
     """A message of the conversation."""
 
-    NO_EFFECT = frozenset("id status reasoning_details cache_control".split())
+    NO_EFFECT = frozenset(
+        "id status cache_control name phase finish_reason "
+        # an earlier answer's thinking, and what it cost
+        "reasoning_details thinking thinking_blocks provider_specific_fields tenner".split()
+    )
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "type": ("text", "message"), "tool_calls": (), "function_call": (), "refusal": (), "audio": (),
         "annotations": (), "prefix": (False,),
@@ -102,11 +109,15 @@ class ChatMessage(RequestPart):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_empty_answer(cls, given: object) -> object:
-        """An earlier answer of null was an empty one: its thinking used up the limit."""
-        if isinstance(given, dict) and given.get("role") == "assistant" and given.get("content", "") is None:
-            return given | {"content": ""}
-        return given
+    def _as_earlier_answer(cls, given: object) -> object:
+        """An earlier answer without its thinking; one of null was empty, as its thinking used up the limit."""
+        if not isinstance(given, dict) or given.get("role") != "assistant":
+            return given
+        content = given.get("content", "")
+        if isinstance(content, list):
+            said = [part for part in content if not (isinstance(part, dict) and part.get("type") in THINKING_PARTS)]
+            return given | {"content": said}
+        return given | {"content": ""} if content is None else given
 
 
 class EarlyExitArgs(RequestPart):
@@ -140,6 +151,8 @@ class GraceArgs(RequestPart):
 
 class Thinking(RequestPart):
     """The thinking policy: see `records.Policy`. `type` and `budget_tokens` are Anthropic's and DeepSeek's names."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {"display": ("summarized",), "clear_thinking": (True,)}
 
     max_tokens: NotNegative | None = None
     min_tokens: NotNegative = 0
@@ -176,7 +189,8 @@ class ChatRequest(RequestPart):
 
     NO_EFFECT = frozenset(
         "user safety_identifier prompt_cache_key prompt_cache_retention metadata service_tier parallel_tool_calls "
-        "keep_alive priority request_id cache_salt session_id rid cache_prompt usage return_progress timings_per_token "
+        "provider timeout keep_alive priority request_id cache_salt session_id rid cache_prompt usage return_progress "
+        "timings_per_token "
         # of methods that are off, as what would switch them on is refused
         "repeat_last_n dynatemp_exponent xtc_threshold mirostat_tau mirostat_eta dry_base dry_allowed_length "
         "dry_penalty_last_n dry_sequence_breakers".split()
@@ -186,9 +200,11 @@ class ChatRequest(RequestPart):
         "frequency_penalty": (0,), "presence_penalty": (0,), "logprobs": (False,), "top_logprobs": (0,),
         "logit_bias": (), "tools": (), "tool_choice": ("none", "auto"), "functions": (), "function_call": ("none",),
         "response_format": ({"type": "text"},), "modalities": (["text"],), "verbosity": ("medium",),
+        "text": ({"format": {"type": "text"}},), "truncation": ("disabled",), "background": (False,),
         "store": (False,), "web_search_options": (), "prediction": (), "audio": (),
         # vLLM's, SGLang's and llama.cpp's
         "top_k": (-1, 0), "min_p": (0,), "typical_p": (1,), "repetition_penalty": (1,), "length_penalty": (1,),
+        "early_stopping": (False,), "slot_id": (-1,),
         "best_of": (1,), "use_beam_search": (False,), "echo": (False,), "ignore_eos": (False,), "min_tokens": (0,),
         "stop_token_ids": (), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
         "spaces_between_special_tokens": (True,), "prompt_logprobs": (), "truncate_prompt_tokens": (),
@@ -200,9 +216,10 @@ class ChatRequest(RequestPart):
         "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,), "repeat_penalty": (1,), "typ_p": (1,),
         "dynatemp_range": (0,), "top_n_sigma": (-1, 0), "min_keep": (0,), "n_keep": (0,), "n_probs": (0,),
         "id_slot": (-1,), "reasoning_format": ("auto",), "post_sampling_probs": (False,), "raw": (False,),
-        # DashScope's and GLM's
+        # DashScope's, GLM's, OpenRouter's, xAI's and LiteLLM's
         "enable_search": (False,), "incremental_output": (False,), "result_format": ("message",),
-        "tool_stream": (False,), "do_sample": (True,),
+        "tool_stream": (False,), "do_sample": (True,), "route": ("fallback",), "deferred": (False,),
+        "caching": (False,),
     }  # fmt: skip
 
     model: str
@@ -226,8 +243,10 @@ class ChatRequest(RequestPart):
     thinking: Thinking | None = None
     reasoning_effort: Annotated[Effort | None, BeforeValidator(_known_effort)] = None
     reasoning: Reasoning | None = None
-    thinking_budget: NotNegative | None = None
-    thinking_token_budget: NotNegative | None = None
+    thinking_budget: Annotated[NotNegative | None, BeforeValidator(_limit)] = None
+    thinking_token_budget: Annotated[NotNegative | None, BeforeValidator(_limit)] = None
+    think: Annotated[bool | Effort | None, BeforeValidator(_known_effort)] = None
+    """Ollama's: on, off, or an effort."""
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     """On top of the student's own. `enable_thinking` = false among them is a budget of 0."""
@@ -258,6 +277,7 @@ class ChatRequest(RequestPart):
             "reasoning.enabled": None if reasoning.enabled else 0,
             "thinking_budget": self.thinking_budget,
             "thinking_token_budget": self.thinking_token_budget,
+            "think": None if self.think is True else self.think or (0 if self.think is False else None),
             "enable_thinking": 0 if self.enable_thinking is False else None,
             "chat_template_kwargs.enable_thinking": 0
             if self._template_kwargs.get("enable_thinking") is False
