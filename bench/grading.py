@@ -26,7 +26,10 @@ HOSTILE = [
 
 
 def rows(count: int) -> list[tuple[GradingRequest, bool]]:
-    """As benchmarks mix them: two thirds integers, the rest fractions, radicals, tuples, intervals, polynomials."""
+    """As benchmarks mix them: two thirds integers, the rest fractions, radicals, tuples, intervals, polynomials, logs.
+
+    Every form is right in half of its rows. Only the logarithms need both verifiers.
+    """
     r, made = random.Random(0), []
     for i in range(count):
         a, b, c = r.randint(2, 9999), r.randint(2, 99), r.choice((2, 3, 5, 7, 11, 13))
@@ -40,8 +43,9 @@ def rows(count: int) -> list[tuple[GradingRequest, bool]]:
             (rf"[{b}, {a + 100})", rf"{b} \le x < {a + 100 + off}"),
             (f"{b}x^2-{a}", f"-{a + off}+{b}x^2"),
             (rf"{b}\pi", rf"{b + off} * pi"),
+            (rf"\ln {a} + {b}", rf"{b + off}+\ln({a})"),
         ]
-        reference, answer = forms[0] if i % 3 else forms[1 + i // 3 % 6]
+        reference, answer = forms[0] if i % 3 else forms[1 + i // 6 % 7]
         made.append((GradingRequest(rf"Thus the answer is $\boxed{{{answer}}}$.", reference, "maths"), right))
     return made
 

@@ -12,6 +12,8 @@ REASONED = re.compile(
     r"|\s+is\s+(?:the\s+)?(?:correct|right|best|true)(?:\s+(?:answer|option|choice|one))?\s*\.?$).*",
     re.DOTALL | re.IGNORECASE,
 )
+GLOSSED = re.compile(rf"(?!I\b){LETTER}\s*\((?P<content>[^()]{{2,}})\)\.?")
+"""B (12 m/s)."""
 LETTER_LAST = re.compile(r"(?P<content>[^()]*\S)\s+\(\s*(?P<letter>[A-Z])\s*\)\.?")
 LONE_CAPITAL = re.compile(r"(?<![A-Za-z])[A-Z](?![A-Za-z])|\b(?:or|and|not|except|but|neither|nor)\b")
 TWICE = re.compile(r"\(?([A-Z])\)?(?:\s*(?:/|,|or|and|&)\s*\(?\1\)?)+\.?", re.IGNORECASE)
@@ -24,7 +26,7 @@ SUFFIX = re.compile(r"\s*(?:选项|選項|项|項|번)?(?:正确|正確)?\s*[.:]
 ANOTHER = re.compile(r"^\s*(?:/|,|;|&|\bor\b|\band\b)\s*\(?[A-Z]\)?(?![A-Za-z])")
 MARKUP = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathsf|mathit|rm|bf|mbox|operatorname|boldsymbol|bm)"
-    r"(?![A-Za-z])|\\[,!;: ()\[\]]|[{}$*`]|<[^>]{1,20}>"
+    r"(?![A-Za-z])|\\[,!;: ()\[\]]|[{}$*`'\"]|<[^>]{1,20}>"
     r"|(?<!\w)\[{1,2}(?=\(?[A-Z]\)?\]{1,2})|(?<=[A-Z)])\]{1,2}"
 )
 
@@ -45,8 +47,9 @@ def canonical_choice(text: str) -> str | None:
         return None if ANOTHER.match(rest.lstrip(") ")) else letter
     if match := REASONED.fullmatch(stated):
         return match["letter"].upper()
-    if (match := LETTER_LAST.fullmatch(stated)) and not LONE_CAPITAL.search(match["content"]):
-        return match["letter"]
+    for pattern in (LETTER_LAST, GLOSSED):
+        if (match := pattern.fullmatch(stated)) and not LONE_CAPITAL.search(match["content"]):
+            return match["letter"]
     return None
 
 

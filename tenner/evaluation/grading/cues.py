@@ -4,8 +4,8 @@ import re
 
 ENGLISH = (
     r"(?:\bfinal\s+)?\banswers?(?:\s+to\b[^.\n]{1,60}?)?\s*"
-    r"(?:is|are|should be|would be|equals|was|be|=|:|\*{1,2}\s*:|:\s*\*{1,2}|\*{1,2}\s*is)"
-    r"(?!\w)(?:\s+(?:therefore|thus|simply|then)\b)?",
+    r"(?:(?:is|are|should be|would be|equals|was|be|\*{1,2}\s*is)(?!\w)|=|\*{1,2}\s*:|:\s*\*{1,2}|:)"
+    r"(?:\s+(?:therefore|thus|simply|then)\b)?",
     r"\bfinal\s+answer\b\**",
     r"\b(?:correct|right|best)\s+(?:option|choice)s?\s*(?:is|are|:)(?!\w)",
     r"^[ \t]*(?:#+[ \t]*\**|\*\*)(?:final[ \t]+)?answer\**[ \t]*$",
@@ -17,7 +17,7 @@ OTHERS = (
     # Chinese and Japanese
     rf"\[?(?:答案|解答|回答|答え|正解)\]?\**\s*"
     rf"(?:(?:應該|应该|應|应|即|就)?(?:是|为|為|等于|等於)"
-    rf"|选择?|選擇?|は、?|{COLON})",
+    rf"|选择?|選擇?|は[、,]?|{COLON})",
     rf"最[终終后後][结結]果(?:是|为|為|等于|等於|は|{COLON})",
     rf"(?<![\u4e00-\u9fff])[结結]果(?:是|为|為|等于|等於|{COLON})",
     r"^[ \t]*(?:#+[ \t]*\**|\*\*)最[终終]答案\**[ \t]*$",
@@ -33,6 +33,7 @@ OTHERS = (
     r"(?<!\w)итого\**\s*[:=]\**",
     # Western European languages
     r"(?<!\w)(?:die\s+lösung|das\s+ergebnis)\s+(?:ist|lautet|beträgt)(?!\w)\s*:?",
+    rf"(?<!\w)(?:endergebnis|lösung){COLON}",
     rf"(?<!\w)(?:antwort|antwoord|svaret|svar)\**\s*(?:(?:ist|lautet|is|beträgt|är|er)(?!\w)|{COLON})",
     rf"(?<!\w)(?:réponse|respuesta|resposta|risposta)(?:\s+(?:finale?|correcta|correta|corretta))?\**\s*"
     rf"(?:(?:est|es|é|è)(?!\w)|{COLON})",
@@ -61,16 +62,19 @@ def cue_for(text: str) -> re.Pattern[str]:
     return ANY_CUE if any(stem in lower for stem in FOREIGN_ASCII) else ENGLISH_CUE
 
 
-ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).){1,4000}?)</answer>", re.DOTALL | re.IGNORECASE)
+ANSWER_TAG = re.compile(
+    r"<(?P<tag>(?:final_?)?answer)>(?P<content>(?:(?!</?(?P=tag)>).){1,4000}?)</(?P=tag)>", re.DOTALL | re.IGNORECASE
+)
 ANSWER_FIELD = re.compile(r'"(?:final[_ ]?)?answer"\s*:\s*("(?:[^"\\\n]|\\.){0,4000}"|-?[0-9][0-9.eE+-]{0,40})')
 
 REASON = re.compile(
-    r"(?<=[^.])\.(?=\s|$)|[!?;](?=\s)(?![^$]*\$)|,?\s+\(?\b(?:because|since|as|so|which|where|when|if|denn|weil|porque)\b"
+    r"(?<=[^.])\.(?=\s|$)|[!?](?=\s)(?![^$]*\$)|;(?=\s)(?![^$]*\$|[^(\[]*[)\]]|\s*[-+\d][^A-Za-z\u0400-\u04ff]*$)"
+    r"|,?\s+\(?\b(?:because|since|as|so|which|where|when|if|denn|weil|porque)\b|,?\s+\(?(?:i\.e\.|that\s+is,)"
     r"|,?\s*\(?(?:因为|因為|所以|なぜなら|왜냐하면|"
     r"потому|так как)",
     re.IGNORECASE,
 )
-"""Where a statement ends, or goes on to give reasons."""
+"""Where a statement ends, or goes on to give reasons. A semicolon in brackets or before a number separates items."""
 POLITE_ENDING = re.compile(
     r"(?<=\S)\s*(?:です|である|となります|になります|となる|だ"
     r"|입니다|이다|이에요|예요)\s*\.?\s*$"

@@ -19,11 +19,17 @@ DECORATION = re.compile(
     r"|\\text\s*\{\s*[.,;]?\s*\}\s*$"
     rf"|\\(?:{'|'.join(WITH_ARGUMENT)})\*?\s*(?:\[[^\[\]]*\]\s*)?\{{[^{{}}]*\}}"
 )
+PICTURES = (
+    "".join(chr(code) for low, high in ((0x25A0, 0x27BF), (0x1F300, 0x1FAFF)) for code in range(low, high + 1))
+    + "\u220e\ufe0f"
+)
+"""Check marks and pictures behind an answer."""
 TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textsc|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|"
     r"operatorname|boldsymbol|bm|rm|bf)(?![A-Za-z])\*?"
 )
 QUOTED_TEXT = re.compile(rf"(?:{TEXT_COMMAND.pattern})\s*\{{([^{{}}]*)\}}")
+TAG = re.compile(r"</?(?:b|i|u|em|strong|mark|span|p|br|center)(?:\s[^<>]{0,40})?/?>")
 ESCAPED = re.compile(r"\\([_&%#])")
 DELIMITERS = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$")
 FULL_STOP = re.compile(r"(?<=[A-Za-z][a-z])\.\s*\}$")
@@ -33,6 +39,10 @@ LEADING_SIGN = re.compile(r"^(\$*)\s*(?:(?:\\(?:therefore|implies|Rightarrow|Lon
 
 def undecorated(text: str) -> str:
     """The text without decoration. A group that was only part of it keeps its braces."""
+    if not text.isascii():
+        text = text.rstrip(PICTURES)
+    if "</" in text:
+        text = TAG.sub("", text)
     if "\\" in text:
         plain = DECORATION.sub(lambda match: match["row"] or " ", text).strip()
         text = FULL_STOP.sub("}", GROUP.sub(r"\1", plain) if plain != text else text)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tenner.evaluation.grading.characters import as_ascii
 from tenner.evaluation.grading.cues import ANSWER_FIELD, ANSWER_TAG, POLITE_ENDING, REASON, cue_for
+from tenner.evaluation.grading.decoration import PICTURES
 
 RESPONSE_CHARS_MAX = 1_000_000
 """Of a longer response only the end is looked at: an answer stands there."""
@@ -34,12 +35,8 @@ BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 ONE_TOKEN = re.compile(r"\\[A-Za-z]+|[^\W_]+")
 TEXT_LABEL = re.compile(r"\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{(?P<label>[^{}]*)\}")
 
-
-PICTURES = (
-    "".join(chr(code) for low, high in ((0x25A0, 0x27BF), (0x1F300, 0x1FAFF)) for code in range(low, high + 1))
-    + "\u220e\ufe0f"
-)
-"""Check marks and pictures behind an answer."""
+CODE_BLOCK = re.compile(r"^```\w*\n(.*)\n```$")
+"""A response that is one line of code, in its fence."""
 ARTICLES = re.compile(r"\s*(?:(?:so|thus|therefore|hence|the|our|my),?\s+)*", re.IGNORECASE)
 
 
@@ -74,11 +71,12 @@ def stated_answers(response: str) -> list[Stated]:
     if (boxed := boxes.last()) is not None:
         found.append(Stated(_unlabelled(boxed), "box"))
     if (marked := _marked(text)) is not None:
-        found.append(Stated(marked, "statement"))
+        place = 0 if boxes.end() <= marked.start else len(found)  # tags behind the last box are the last word
+        found.insert(place, Stated(marked.text, "statement"))
     elif cues := list(cue_for(text).finditer(text)):
         if statement := _statement(text[cues[-1].end() :]):
             found.append(Stated(POLITE_ENDING.sub("", statement), "statement"))
-    elif boxed is None and len(lines := text.strip().splitlines()) == 1:
+    elif boxed is None and len(lines := CODE_BLOCK.sub(r"\1", text.strip()).splitlines()) == 1:
         found.append(Stated(lines[0].strip(), "bare"))
     return [s for s in found if unboxed(s.text).strip("*`$ .\t")]
 
@@ -89,19 +87,27 @@ def unboxed(text: str) -> str:
     return text if content is None else content
 
 
-def _marked(text: str) -> str | None:
+class _Marked(NamedTuple):
+    """An answer in tags or in a field, and the place where it begins."""
+
+    text: str
+    start: int
+
+
+def _marked(text: str) -> _Marked | None:
     """The last answer in `<answer>` tags, or in the field "answer" of a JSON object; None if there is none."""
     if "answer" not in text and "Answer" not in text:
         return None
-    if tags := ANSWER_TAG.findall(text):
-        content: str = tags[-1].strip()
-        return unboxed(content) if content and "\n" not in content else None
-    if fields := ANSWER_FIELD.findall(text):
-        field: str = fields[-1]
+    if tags := list(ANSWER_TAG.finditer(text)):
+        content: str = tags[-1]["content"].strip()
+        return _Marked(unboxed(content), tags[-1].start()) if content and "\n" not in content else None
+    if fields := list(ANSWER_FIELD.finditer(text)):
+        field: str = fields[-1][1]
         try:
-            return str(json.loads(field)) if field.startswith('"') else field
+            found = str(json.loads(field)) if field.startswith('"') else field
         except ValueError:  # an escape that JSON does not know: LaTeX that was not escaped
-            return field[1:-1]
+            found = field[1:-1]
+        return _Marked(found, fields[-1].start())
     return None
 
 
@@ -147,6 +153,10 @@ class _Boxes:
     def break_off(self) -> bool:
         """Whether the last box is not closed: it swallows what follows."""
         return self._breaks_off
+
+    def end(self) -> int:
+        """The place behind the last box; 0 without one."""
+        return self._outermost[-1].end if self._outermost else 0
 
     def last(self) -> str | None:
         """The content of the last box, with those before it that belong to the same list; None without a box.

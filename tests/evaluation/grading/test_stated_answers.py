@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from further_stated_answers import FURTHER_ROWS
 from paths import DATA
 from stated_answers import ROWS
 
@@ -28,6 +29,22 @@ def grader():
 def test_answers_as_they_are_stated(grader, theme):
     grades = grader.grade_all(GradingRequest(*row[:3]) for row in ROWS[theme])
     assert [(*row, g.verdict) for row, g in zip(ROWS[theme], grades, strict=True) if g.verdict != row[3]] == []
+
+
+@pytest.mark.parametrize("theme", FURTHER_ROWS)
+def test_further_answers_by_the_exact_verifier_alone(theme):
+    def verdict(response, reference, kind):
+        return grade_trace(response, Question(id="q", question="?", answer=reference, kind=kind, source="t")).verdict
+
+    other = [(*row, found) for row in FURTHER_ROWS[theme] if (found := verdict(*row[:3])) != row[3]]
+    assert other == []
+
+
+@pytest.mark.slow
+def test_further_answers_by_both_verifiers(grader):
+    rows = [row for of in FURTHER_ROWS.values() for row in of]
+    grades = grader.grade_all(GradingRequest(*row[:3]) for row in rows)
+    assert [(*row, g.verdict) for row, g in zip(rows, grades, strict=True) if g.verdict != row[3]] == []
 
 
 def test_every_kind_has_correct_answers_and_near_misses():

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from tenner.evaluation.grading.maths.expressions import Node, number
 from tenner.evaluation.grading.maths.notation import Token, Unreadable, tokens_of
-from tenner.evaluation.grading.maths.quantities import Quantity
+from tenner.evaluation.grading.maths.quantities import MODULO, Quantity
 from tenner.evaluation.grading.maths.shapes import (
     Approximation,
     Based,
@@ -24,7 +25,7 @@ from tenner.evaluation.grading.maths.shapes import (
 )
 from tenner.evaluation.grading.maths.structure import shape_of
 from tenner.evaluation.grading.maths.units import TABLE, Unit
-from tenner.evaluation.grading.maths.values import Agreement, compare, proportional, rounds_to
+from tenner.evaluation.grading.maths.values import Agreement, compare, exact_value, proportional, rounds_to
 
 
 class Verification(NamedTuple):
@@ -105,9 +106,22 @@ ALGEBRAIC = frozenset(("number", "symbol", "constant", "+", "*", "/", "neg", "^"
 
 
 def _plain(shape: Shape) -> bool:
-    """Words, and algebra without units and functions: comparing these is beyond doubt."""
+    """Words, algebra without units and functions, and what is made of these: comparing them is beyond doubt.
+
+    An equation is where it names its right side; lists that say "2, 9, 9" are not, as others take them for sets.
+    """
     if isinstance(shape, Quantity):
         return shape.unit is None and _is_algebraic(shape.node)
+    if isinstance(shape, Interval):
+        return _is_algebraic(shape.low) and _is_algebraic(shape.high)
+    if isinstance(shape, Union):
+        return all(map(_plain, shape.parts))
+    if isinstance(shape, Matrix):
+        return all(_plain(cell) for row in shape.rows for cell in row)
+    if isinstance(shape, Listing):
+        return shape.bracket == "(" and all(map(_plain, shape.items))
+    if isinstance(shape, Equation):
+        return bool(shape.name) and _plain(shape.right)
     return isinstance(shape, Words)
 
 
@@ -202,6 +216,8 @@ def _column(matrix: Matrix, other: Shape) -> Agreement:
 def _quantities(a: Quantity, b: Quantity) -> Agreement:
     """By value. One side may lack the unit; two units must have the same dimension, and are converted."""
     if a.unit is not None and b.unit is not None:
+        if a.unit.dimension == b.unit.dimension == MODULO:
+            return _residues(a, b, a.unit.size) if a.unit.size == b.unit.size else "different"
         if a.unit.dimension != b.unit.dimension:
             return "different"
         if a.unit.size == b.unit.size:
@@ -214,6 +230,14 @@ def _quantities(a: Quantity, b: Quantity) -> Agreement:
         if agreement == "different" and with_unit.unit is not None and with_unit.unit.pure:
             return compare(_times(with_unit.node, with_unit.unit), without.node)
     return agreement
+
+
+def _residues(a: Quantity, b: Quantity, modulus: Fraction) -> Agreement:
+    """-3 is 17 modulo 20."""
+    values = exact_value(a.node), exact_value(b.node)
+    if values[0] is None or values[1] is None:
+        return compare(a.node, b.node)
+    return "same" if (values[0] - values[1]) % modulus == 0 else "different"
 
 
 def _italic_units(a: Quantity, b: Quantity) -> Agreement | None:

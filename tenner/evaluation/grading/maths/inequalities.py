@@ -34,6 +34,17 @@ def inequality_of(signs: list[str], sides: list[list[Token]]) -> Shape:
     return Equation(name, None, Interval(low, high, "".join(brackets)))
 
 
+def intersection(a: Interval, b: Interval) -> Interval | None:
+    """The values that are in both, where one has only a lower end, the other only an upper one; None for all else."""
+    low, high = (a, b) if a.high == INFINITY else (b, a)
+    if low.high != INFINITY or high.low != Node("neg", (INFINITY,)):
+        return None
+    ends = exact_value(low.low), exact_value(high.high)
+    if ends[0] is None or ends[1] is None or ends[0] >= ends[1]:
+        return None
+    return Interval(low.low, high.high, low.brackets[0] + high.brackets[1])
+
+
 def _absolute(signs: list[str], sides: list[list[Token]]) -> Equation | None:
     """|x - c| < r, r > |x - c| and the like, for one name x and numbers c and r; None for anything else."""
     if len(sides) != 2 or signs[0] not in ("<", ">", "le", "ge"):

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from tenner.evaluation.grading.maths.expressions import GREEK
 from tenner.evaluation.grading.maths.notation import Token
 
+ACCENTS = frozenset(("vec", "overrightarrow", "overline", "bar", "hat", "widehat", "tilde", "dot"))
+
 
 def name_of(tokens: Sequence[Token]) -> str:
     """The name of what is asked for: letters, words, primes, calls and sums of them; "" for anything else."""
-    allowed = frozenset("()+-/_{},'|") | {"angle", "triangle", "circ", "frac", "vec", "overrightarrow", "degree"}
+    allowed = frozenset("()+-/_{},'|") | ACCENTS | {"angle", "triangle", "circ", "frac", "degree"}
     tokens = _without_inverse(tokens)
     texts = [t.text for t in tokens]
     if "|" in texts and sum(t.kind == "symbol" for t in tokens) < 2:

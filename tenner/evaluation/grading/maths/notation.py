@@ -33,8 +33,8 @@ UNICODE = {
     "¾": r"\frac34 ", "⅕": r"\frac15 ", "⅙": r"\frac16 ", "⅛": r"\frac18 ", "⅜": r"\frac38 ", "⅝": r"\frac58 ",
     "⅞": r"\frac78 ", "⁄": "/", "€": r"\euro ", "£": r"\pounds ", "∅": r"\emptyset ", "\u00a0": " ", "’": "'",
     "“": " ", "”": " ", "‘": " ", '"': " ", "Ω": r"\Omega ", "µ": r"\mu ", "¥": r"\yen ", "₹": r"\rupee ",
-    "₩": r"\won ", "‒": "-", "≈": r"\approx ", "≅": r"\approx ", "′": "'", "″": "''",
-    "ℤ": r"\mathbb{Z}", "∖": r"\setminus ", "∛": r"\sqrt[3]", "₽": r"\text{ ruble}",
+    "₩": r"\won ", "‒": "-", "≈": r"\approx ", "≅": r"\approx ", "≡": r"\equiv ", "′": "'", "″": "''",
+    "ℤ": r"\mathbb{Z}", "∖": r"\setminus ", "∛": r"\sqrt[3]", "₽": r"\text{ ruble}", "¢": r"\text{ cent}",
 }  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -48,6 +48,7 @@ SAME_COMMAND = {
     "arctan": "atan", "lbrack": "[", "rbrack": "]", "lbrace": "{s", "rbrace": "}s", "union": "cup", "plusminus": "pm",
     "abs": "abs", "colon": ":", "cosec": "csc", "isin": "in", "varnothing": "emptyset", "thickapprox": "approx",
     "simeq": "approx", "backslash": "setminus", "nicefrac": "frac", "sfrac": "frac", "lor": "or", "vee": "or",
+    "equiv": "=",
 }  # fmt: skip
 FUNCTIONS = frozenset(
     ("sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln exp sqrt abs floor ceil lg factorial cbrt").split()
@@ -88,7 +89,9 @@ SPACED_GROUPS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3}){1,12}(?![0-9 ]{
 CLOCK = re.compile(
     r"(?<=:[0-9][0-9])\s*(?:\\(?:text|mathrm)\s*\{\s*([aApP])\.?\s?[mM]\.?\s*\}|([aApP])\.?[mM](?:\.|(?![A-Za-z])))"
 )
-MICRO = re.compile(r"(?<=[0-9}\s{])(?:\\[ ,;]|~|\s)*\\mu\s*(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z])\s*\}|([A-Za-z]))")
+MICRO = re.compile(
+    r"(?<=[0-9}\s{])(?:\\[ ,;]|~|\s)*\\mu\s*(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z])\s*\}|([A-Za-z])(?![A-Za-z]))"
+)
 OHM = re.compile(
     r"(?:(?<=[0-9])|(?<=[0-9}][\s~])|(?<=\\[ ,;])|(?<=\{))\s*"
     r"(?:\\(?:text|mathrm)\s*\{\s*(?P<quoted>[kMm]?)\s*\}|(?P<prefix>[kMmG]))?\s*\\(?:Omega|ohm)(?![A-Za-z])"
@@ -103,6 +106,17 @@ UNIT_VECTOR = re.compile(
 CHOOSE = re.compile(
     r"(?:\{\s*\})?[\^_]\s*\{?\s*([0-9]{1,4})\s*\}?\s*(?:\\(?:text|mathrm)\s*\{\s*C\s*\}|C)\s*_\s*\{?\s*([0-9]{1,4})\s*\}?"
 )
+DEGREES_AND_MINUTES = re.compile(
+    r"(?<![0-9.])([0-9]{1,3})\s*(?:°|\^\s*\\circ|\^\s*\{\s*\\circ\s*\})\s*([0-9]{1,2})\s*(?:['′’](?!['′’])|\^\s*\{?\\prime\}?)"
+    r"(?:\s*([0-9]{1,2})\s*(?:''|\"|″|’’|”))?"
+)
+RATIO_IN_WORDS = re.compile(r"(?<=[0-9])\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(?=[0-9])")
+BOLD_REALS = re.compile(r"(?:^|(?<=\\in)|(?<=∈))\s*\\mathbf\s*(?:\{\s*R\s*\}|R)\s*$")
+MODULUS = re.compile(
+    r"\\pmod\s*\{?\s*([0-9]{1,9})\s*\}?"
+    r"|\(\s*(?:\\(?:bmod|mod|(?:text|mathrm|operatorname)\s*\{\s*mod\s*\})|mod)(?:\\[ ,;]|~|\s)*([0-9]{1,9})\s*\)"
+)
+"""3 \\pmod 7 and 3 (mod 7); without brackets it may be computed."""
 FEET_AND_INCHES = re.compile(r"""(?<![0-9.])([0-9]{1,6})\s*['′’]\s*([0-9]{1,2})\s*(?:''|"|″|’’|”)""")
 ITEM_WORDS = r"(?:(?P<or>或者?|または|또는|или)|和|与|與|及|以及|および|と|와|과|그리고|и)"
 BETWEEN_ITEMS = re.compile(rf"(?<=[0-9A-Za-z)\]}}$])\s*{ITEM_WORDS}\s*(?=[-0-9A-Za-z(\[{{$\\])")
@@ -127,6 +141,8 @@ ORDINAL = re.compile(
     r"(?<=[0-9])(?:\^\s*\{\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
     r"|\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))"
 )
+THE_NTH, EACH = re.compile(r"第(?=\s*[0-9])"), re.compile(r"(?<=[\u4e00-\u9fff])每(?=[\u4e00-\u9fff])")
+"""Chinese: the third, and per."""
 TIMES_X = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 SQUARE_OR_CUBIC = re.compile(r"(?<![A-Za-z\\])(sq|cu)\.?\s+(?=[a-z])")
 UNIT_RATIO = re.compile(
@@ -235,6 +251,12 @@ def _fraction(repeating: re.Match[str]) -> str:
     return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(before)}}}"
 
 
+def _degrees(match: re.Match[str]) -> str:
+    """30°15' as a fraction of degrees, in seconds."""
+    seconds = 3600 * int(match[1]) + 60 * int(match[2]) + int(match[3] or 0)
+    return rf"\frac{{{seconds}}}{{3600}}^\circ "
+
+
 def _power_of_ten(scientific: re.Match[str]) -> str:
     mantissa, exponent = scientific[0].lower().split("e")
     return rf"{mantissa}\cdot 10^{{{int(exponent)}}}"
@@ -252,6 +274,8 @@ def _usual(text: str) -> str:
     text = ORDINAL.sub("", text)
     text = SQUARE_OR_CUBIC.sub(lambda m: {"sq": "square ", "cu": "cubic "}[m[1]], text)
     text = SIMPLE_RATIO.sub(_quoted_unit, UNIT_RATIO.sub(_quoted_unit, text))
+    text = BOLD_REALS.sub(r" \\mathbb{R}", RATIO_IN_WORDS.sub(":", text))
+    text = EACH.sub("/", THE_NTH.sub("", text))
     text = text.replace("+/-", r"\pm ").replace(r"\!:", ":").replace(r":\!", ":")
     text = BARE_SET.sub(r"\1\\{\2\\}", text)
     if r"\\" not in text and "&" not in text:
@@ -276,6 +300,8 @@ def _quoted_unit(ratio: re.Match[str]) -> str:
 def _plain(text: str) -> str:
     """One way of writing each thing: no delimiters, no spacing commands, text commands marked as quoted."""
     text = _usual(text)
+    text = MODULUS.sub(lambda m: rf"\modulo {m[1] or m[2]}", text)
+    text = DEGREES_AND_MINUTES.sub(_degrees, text)
     text = FEET_AND_INCHES.sub(lambda m: rf"{12 * int(m[1]) + int(m[2])}\text{{ inches}}", text)
     text = BETWEEN_ITEMS.sub(lambda m: " or " if m["or"] else " and ", text)
     if len({(m["name"] or m["bare"])[0] for m in UNIT_VECTOR.finditer(text)}) > 1:  # one alone may be imaginary
@@ -290,7 +316,7 @@ def _plain(text: str) -> str:
     text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
     text = TIMES_X.sub(r"\\cdot ", text)
     text = CLOCK.sub(lambda m: rf"\text{{{m[1] or m[2]}m}}", text)
-    text = MICRO.sub(r"\\text{ μ\1}", text)
+    text = MICRO.sub(lambda m: rf"\text{{ μ{m[1] or m[2]}}}", text)
     text = OHM.sub(lambda m: rf"\text{{ {m['prefix'] or m['quoted'] or ''}Ω}}", text)
     text = LETTER_DEGREE.sub(r"^\\circ ", text)
     text = text.strip("*`_ \t\n\r")

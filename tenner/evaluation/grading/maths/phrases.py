@@ -3,24 +3,30 @@
 import re
 from fractions import Fraction
 
-from tenner.evaluation.grading.maths.expressions import number
+from tenner.evaluation.grading.maths.expressions import Node, number
 from tenner.evaluation.grading.maths.quantities import Quantity
-from tenner.evaluation.grading.maths.shapes import INFINITY, REALS, Listing, Shape, Words
+from tenner.evaluation.grading.maths.shapes import INFINITY, REALS, Interval, Listing, Shape, Union, Words
 from tenner.evaluation.grading.maths.units import PERCENT
 
 NOUN = (
     "solutions?|roots?|numbers?|integers?|values?|answers?|functions?|pairs?|triples?|tuples?|polynomials?|zeros?|zeroes|"
     "intersections?|points?|primes?|[a-z]"
 )
+NUMBERS = "(?:set of )?(?:(?:positive|natural|whole|real|rational|complex) )*(?:integers|numbers|reals)"
+RUSSIAN_KIND = "(?:действительных|вещественных|целых|натуральных)"
 NO_SOLUTION = re.compile(
     r"(?:there (?:is|are|exists?) |it has |has |(?:equation|system|inequality) has )?no"
     r"(?: (?:real|integral|rational|complex|valid|possible|such|positive|natural|integer|finite|common))*"
-    rf"(?: (?:{NOUN}))+(?: (?:exists?|satisfy|satisfies|works?))?"
+    rf"(?: (?:{NOUN}))+(?: (?:exists?|satisfy|satisfies|works?))?(?: (?:in|over|among) (?:{NUMBERS}))?"
     r"|empty set|null set|(?:there (?:is|are) )?none|impossible|not possible"
-    r"|无解|無解|无实数解|无实根|空集|方程无解|解なし|解は存在しない|空集合"
-    r"|해가 없다|해가 없음|해 없음|해는 없다|공집합|нет решений|решений нет|пустое множество|keine lösung|leere menge"
-    r"|pas de solution|aucune solution|ensemble vide|sin solución|conjunto vacío|sem solução|nessuna soluzione"
-    r"|insieme vuoto"
+    r"|(?:(?:原|该|該|此)?(?:方程|不等式)[组組]?)?(?:无|無|没有|沒有)(?:实数?|實數?|整数|整數|正整数|有理数)?[解根]|空集"
+    r"|(?:実数)?解なし|解は?存在しない|解を持たない|空集合"
+    r"|(?:실수 |정수 )?(?:해|근|실근)(?:가|는|이|은)? ?(?:없다|없음|없습니다|존재하지 않는다)|공집합"
+    rf"|нет (?:{RUSSIAN_KIND} )?(?:решений|корней)|(?:{RUSSIAN_KIND} )?(?:решений|корней) нет"
+    rf"|(?:уравнение |система )?не имеет (?:{RUSSIAN_KIND} )?(?:решений|корней)|пустое множество"
+    r"|keine (?:reelle )?lösung|keine (?:reellen )?lösungen|leere menge"
+    r"|pas de solutions?(?: réelles?)?|aucune solution(?: réelle)?|ensemble vide"
+    r"|(?:no hay|sin|no tiene) soluci(?:ón|ones)|conjunto vacío|(?:sem|não há) solução|nessuna soluzione|insieme vuoto"
 )
 NONEXISTENT = re.compile(
     r"(?:(?:limit|it|value) )?(?:does not exist|dne|is undefined)|undefined|no limit(?: exists)?"
@@ -29,16 +35,36 @@ NONEXISTENT = re.compile(
 INFINITELY_MANY = re.compile(
     r"(?:there are )?(?:infinitely many|infinite(?: number of| many)?|uncountably many)"
     rf"(?: (?:real |distinct )*(?:{NOUN}))?"
-    r"|无穷(?:多个?|大)?解?|无穷多组解?|无数个?解?|无限多?个?解?|無限(?:個|大|に多い)?|무한(?:히 많다|대)?"
+    r"|有?无穷(?:多个?|大)?解?|有?无穷多组解?|无数个?解?|无限多?个?解?|無限(?:個|大|に多い)?|무한(?:히 많다|대)?"
     r"|бесконечно много(?: решений)?|бесконечность"
+)
+DIVERGES = re.compile(
+    r"(?:(?:series|integral|sequence|limit|it) )?(?:is )?(?:diverges|divergent|does not converge)|发散|發散|расходится"
+)
+CONVERGES = re.compile(
+    r"(?:(?:series|integral|sequence|limit|it) )?(?:is )?(?:converges|convergent)|收敛|收斂|сходится"
 )
 ALL_REALS = re.compile(
     r"(?:[a-z] (?:is|can be|may be) )?(?:for )?(?:set of )?(?:all|any|every) real"
     r"(?: numbers?| values?(?: of)?)?(?: [a-z])?"
-    r"|(?:set of )?(?:all )?reals|(?:set of )?real numbers"
-    r"|(?:全体|所有|任意|一切|全部)(?:的)?实数|(?:全體|任意)實數|すべての実数|実数全体|全ての実数|任意の実数|모든 실수"
-    r"|все действительные числа|все вещественные числа|любое действительное число"
+    r"|(?:set of )?(?:all )?reals|(?:set of )?real numbers|(?:entire |whole )?real (?:number )?line"
+    r"|(?:全体|所有|任意|一切|全部)(?:的)?实数|(?:全體|任意)實數|すべての実数|実数全体|全ての実数|任意の実数"
+    r"|모든 실수|실수 전체"
+    r"|все (?:действительные |вещественные )?числа|любое (?:действительное |вещественное )?число"
 )
+SIGNED_REALS = re.compile(
+    r"(?:[a-z] (?:is|can be|may be) )?(?:for )?(?:set of )?(?:all |any |every )?"
+    r"(?P<sign>positive|negative|non-?negative|non-?positive|non-?zero) real(?:s| numbers?)(?: [a-z])?"
+)
+BELOW_ZERO = Interval(Node("neg", (INFINITY,)), number(0), "()")
+ABOVE_ZERO = Interval(number(0), INFINITY, "()")
+SIGNED: dict[str, Shape] = {
+    "positive": ABOVE_ZERO,
+    "nonnegative": ABOVE_ZERO._replace(brackets="[)"),
+    "negative": BELOW_ZERO,
+    "nonpositive": BELOW_ZERO._replace(brackets="(]"),
+    "nonzero": Union((BELOW_ZERO, ABOVE_ZERO)),
+}
 ALL_OF_A_KIND = re.compile(
     r"(?:set of )?(?P<all>all |any |every )?"
     r"(?P<kind>(?:(?:positive|negative|nonnegative|even|odd|prime|natural|rational|complex|whole) )*)"
@@ -50,6 +76,8 @@ ONES = (
 ).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 CHINESE_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2, "兩": 2, "\u3007": 0}
+DIGIT_BY_DIGIT_MIN = 3
+"""Fewer digits side by side may be an approximation, as 三五."""
 CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
 CHINESE_NUMBER = r"[零\u3007一二三四五六七八九十百千两兩万]+"
 CHINESE = re.compile(
@@ -67,6 +95,10 @@ def meaning_of(phrase: str) -> Shape | None:
         return Quantity(INFINITY)
     if ALL_REALS.fullmatch(phrase):
         return REALS
+    if signed := SIGNED_REALS.fullmatch(phrase):
+        return SIGNED[signed["sign"].replace("-", "")]
+    if DIVERGES.fullmatch(phrase) or CONVERGES.fullmatch(phrase):
+        return Words("diverges" if DIVERGES.fullmatch(phrase) else "converges")
     if (kind := ALL_OF_A_KIND.fullmatch(phrase)) and (kind["all"] or kind["noun"].endswith("s")):
         return Words(f"all {kind['kind']}{kind['noun'].removesuffix('s')}s")
     if (value := _english_number(phrase)) is not None:
@@ -106,6 +138,8 @@ def _chinese_number(phrase: str) -> Quantity | None:
 
 def _chinese_digits(text: str) -> int | None:
     """The value of 三百二十五 and the like, below a hundred million; None for digits in an order that is none."""
+    if len(text) >= DIGIT_BY_DIGIT_MIN and CHINESE_DIGITS.keys() >= set(text):
+        return int("".join(str(CHINESE_DIGITS[character]) for character in text))  # 二〇二四, a year
     if "万" in text:
         high, _, low = text.partition("万")
         above, below = _chinese_digits(high), _chinese_digits(low) if low else 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tenner.evaluation.grading.maths.expressions import CONSTANTS, DEGREE_MARKS, OPERANDS, Node, number, parse
 from tenner.evaluation.grading.maths.notation import FUNCTIONS, Token, Unreadable
+from tenner.evaluation.grading.maths.scales import scale_of
 from tenner.evaluation.grading.maths.units import DEGREE, PERCENT, TABLE, Unit, unit_of
 
 MARKS = frozenset(("circ", "degree"))
@@ -14,9 +15,8 @@ SIGNS = frozenset(("cdot", "*", "^", "{", "}", "-", "+", ".", "frac", "/"))
 """Of a plain number before a unit."""
 MONEY = frozenset(("dollar", "euro", "pound sterling", "rupee", "ruble"))
 CURRENCIES = (("yen", "yen"), ("rupee", "rupee"), ("won", "원"))
-SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12} | {
-    "\u842c": 10**4, "万": 10**4, "亿": 10**8, "億": 10**8
-}  # fmt: skip
+MODULO = "modulo"
+"""The dimension of residues; the size of the unit is the modulus."""
 TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 
 
@@ -37,6 +37,8 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
         tokens[-1] = Token("word", "minute")  # the function would have arguments
     if (mixed := mixed_units(tokens)) is not None:
         return mixed
+    if len(tokens) > 2 and tokens[-2].text == "modulo" and tokens[-2].kind == "command":
+        return Quantity(parse(tokens[:-2]), Unit(MODULO, Fraction(tokens[-1].text)))
     unit, tokens = _unit(tokens)
     if not tokens:
         raise Unreadable("a unit without a number")
@@ -137,9 +139,10 @@ def _unit_in_words(tokens: list[Token]) -> tuple[Unit | None, list[Token]]:
         raise Unreadable("words before a number")
     if any(t.text in FUNCTIONS | OPERANDS | CONSTANTS for t in tokens[place:]):
         raise Unreadable("an expression behind words")
-    if tokens[place].text in SCALES:
-        scaled = [*tokens[:place], Token("command", "cdot"), Token("number", str(SCALES[tokens[place].text]))]
-        rest = tokens[place + 1 :]
+    if (scale := scale_of(tokens[place].text)) is not None and tokens[place].text not in TABLE:
+        factor, unit_name = scale
+        scaled = [*tokens[:place], Token("command", "cdot"), Token("number", str(factor))]
+        rest = [*([Token("word", unit_name)] if unit_name else []), *tokens[place + 1 :]]
         return (unit_of(rest) if rest else None), scaled
     before = tokens[:place]
     if before[-1].text == "cdot":

@@ -5,7 +5,7 @@ from itertools import product
 
 from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, are_one_pair, split
 from tenner.evaluation.grading.maths.expressions import Node, parse, symbols_in
-from tenner.evaluation.grading.maths.inequalities import inequality_of, line_without
+from tenner.evaluation.grading.maths.inequalities import inequality_of, intersection, line_without
 from tenner.evaluation.grading.maths.matrices import environment_of, vector_of
 from tenner.evaluation.grading.maths.names import name_of
 from tenner.evaluation.grading.maths.notation import CONNECTIVES, Token, Unreadable
@@ -33,6 +33,8 @@ PLUS_MINUS_MAX = 3
 APPROXIMATELY = frozenset(("approx", "sim", "doteq"))
 RELATIONS = frozenset(("=", "<", ">", "le", "ge", "ne", "in"))
 HEXADECIMAL = frozenset("0123456789ABCDEF")
+OPERATORS = frozenset(("lim", "int", "iint", "iiint", "oint", "sum", "prod"))
+"""What they say is not computed here: the side behind the sign counts."""
 ARTICLES = frozenset(("a", "an", "the"))
 
 
@@ -116,9 +118,12 @@ def _member_of(tokens: list[Token]) -> tuple[str, list[Token]]:
 def _list(tokens: list[Token]) -> Shape:
     alternatives = split(tokens, frozenset(("or",)))
     if len(alternatives) > 1 and all(_has_relation(part) for part in alternatives):
-        ranges = [s for s in map(_relation, alternatives) if isinstance(s, Equation) and isinstance(s.right, Interval)]
-        if len(ranges) == len(alternatives) and len({s.name for s in ranges}) == 1:
-            return Equation(ranges[0].name, None, Union(tuple(s.right for s in ranges)))
+        ranges = [s for s in map(_relation, alternatives) if isinstance(s, Equation)]
+        sets = [Listing("{", (s.right,)) if isinstance(s.right, Quantity) else s.right for s in ranges]
+        if len({s.name for s in ranges}) == 1 and any(isinstance(s, Interval) for s in sets):
+            return Equation(ranges[0].name, None, Union(tuple(sets)))
+    if (bounded := _bounded(tokens) or _all_but(tokens)) is not None:
+        return bounded
     joined = [t for t in tokens if t.text not in ("and", ",")]  # 2 hours and 30 minutes
     if len(joined) < len(tokens) and (mixed := mixed_units(joined)) is not None:
         return mixed
@@ -134,6 +139,33 @@ def _list(tokens: list[Token]) -> Shape:
     parts = _with_names(parts)
     listed = tuple(item for part in parts for item in _items(part))
     return Tokens(",", listed) if any(isinstance(item, Ellipsis) for item in listed) else Listing("", listed)
+
+
+def _bounded(tokens: list[Token]) -> Equation | None:
+    """x > 2 and x < 5 as one interval; None for anything else."""
+    parts = split(tokens, frozenset((",", "and")))
+    if len(parts) != 2 or not all(map(_has_relation, parts)):
+        return None
+    first, second = map(_relation, parts)
+    if not isinstance(first, Equation) or not isinstance(second, Equation) or first.name != second.name:
+        return None
+    if not isinstance(first.right, Interval) or not isinstance(second.right, Interval):
+        return None
+    both = intersection(first.right, second.right)
+    return None if both is None else Equation(first.name, None, both)
+
+
+def _all_but(tokens: list[Token]) -> Equation | None:
+    """The values that x may have if x \\ne 1, 2, or x \\ne \\pm 1; None for anything else."""
+    sides = [split(part, frozenset(("ne",))) for part in split(tokens, frozenset((",", "and")))]
+    name = name_of(sides[0][0])
+    if not name or len(sides[0]) != 2 or not all(side and not _has_relation(side) for part in sides for side in part):
+        return None
+    if any(len(part) > 2 or (len(part) == 2 and name_of(part[0]) != name) for part in sides):
+        return None
+    holes = [item for part in sides for item in _items(part[-1])]
+    union = line_without([hole.node for hole in holes if isinstance(hole, Quantity)])
+    return Equation(name, None, union) if union is not None and len(union.parts) == len(holes) + 1 else None
 
 
 def _with_names(parts: list[list[Token]]) -> list[list[Token]]:
@@ -226,6 +258,8 @@ def _equation(sides: list[list[Token]]) -> Shape:
         return Equation(name, left, right)
     if len(sides) == 2 and (name := name_of(sides[1])) and not symbols_in(parse(sides[0])):
         return Equation(name, _try_parse(sides[1]), _single(sides[0]))  # 3 = x
+    if sides[0][0].text in OPERATORS:  # \\int_0^1 x dx = \\frac12
+        return Equation("".join(t.text for t in sides[0] if t.text not in ("{", "}")), None, right)
     left = parse(sides[-2])
     if not isinstance(right, Quantity) or right.unit is not None:
         raise Unreadable("an equation of something else than numbers")

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tenner.evaluation.grading.maths.notation import Token, Unreadable
+from tenner.evaluation.grading.maths.scales import scale_of
 from tenner.evaluation.grading.maths.unit_symbols import SI_SYMBOLS
 
 
@@ -31,21 +32,32 @@ EVERYDAY = {
         "yard": "0.9144", "mi": "1609.344", "mile": "1609.344", "nanometer": "1/1000000000",
         "micrometer": "1/1000000", "angstrom": "1/10000000000", "米": "1", "厘米": "1/100", "毫米": "1/1000",
         "千米": "1000", "公里": "1000", "м": "1", "см": "1/100", "мм": "1/1000", "км": "1000",
+        "метр": "1", "метра": "1", "метров": "1", "미터": "1", "킬로미터": "1000", "센티미터": "1/100", "メートル": "1",
+        "キロメートル": "1000", "センチメートル": "1/100",
+    },
+    "length^2": {
+        "hectare": "10000", "ha": "10000", "acre": "4046.8564224", "公顷": "10000", "亩": "2000/3",
+        "\u0433\u0430": "10000",
     },
     "mass": {
         "milligram": "1/1000", "gram": "1", "kilogram": "1000", "lb": "453.59237", "lbs": "453.59237",
         "pound": "453.59237", "oz": "28.349523125", "ounce": "28.349523125", "tonne": "1000000", "克": "1",
-        "千克": "1000", "公斤": "1000", "\u0433": "1", "кг": "1000",
+        "千克": "1000", "公斤": "1000", "斤": "500", "吨": "1000000", "\u0433": "1", "кг": "1000", "그램": "1",
+        "킬로그램": "1000", "グラム": "1", "キログラム": "1000",
     },
     "time": {
         "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600", "hr": "3600", "hrs": "3600",
         "mins": "60", "secs": "1", "hour": "3600", "day": "86400", "week": "604800", "millisecond": "1/1000",
-        "秒": "1", "分钟": "60", "小时": "3600", "天": "86400", "мин": "60", "ч": "3600",
+        "秒": "1", "分钟": "60", "分": "60", "小时": "3600", "时": "3600", "天": "86400", "時間": "3600", "分間": "60",
+        "秒間": "1", "日間": "86400", "초": "1", "분": "60", "시간": "3600", "일": "86400", "мин": "60", "ч": "3600",
+        "час": "3600", "часа": "3600", "часов": "3600", "минута": "60", "минуты": "60", "минут": "60", "секунда": "1",
+        "секунды": "1", "секунд": "1", "дня": "86400", "дней": "86400",
     },
     "dollar": {"cent": "1/100", "$": "1", "dollar": "1", "usd": "1", "buck": "1", "penny": "1/100", "pennie": "1/100"},
     "euro": {"euro": "1", "eur": "1"},
     "pound sterling": {"pounds": "1", "gbp": "1"},
-    "yen": {"yen": "1"}, "yuan": {"元": "1", "yuan": "1", "rmb": "1"}, "rupee": {"rupee": "1", "paise": "1/100"},
+    "yen": {"yen": "1", "円": "1"}, "yuan": {"元": "1", "yuan": "1", "rmb": "1", "角": "1/10"},
+    "rupee": {"rupee": "1", "paise": "1/100"},
     "ruble": {"ruble": "1", "рубль": "1", "рублей": "1", "рубля": "1"}, "won": {"원": "1"},
 }  # fmt: skip
 NAMED = {
@@ -87,10 +99,18 @@ TABLE |= {"mph": Unit("length*time^-1", Fraction("1609.344") / 3600), "kph": Uni
 SQUARES, CUBES = frozenset(("square", "sq", "squared", "平方")), frozenset(("cubic", "cu", "cubed", "立方"))
 NOT_UNITS = frozenset(
     (
-        "is are was to of not no if we it as so because since than then modulo mod by but million billion "
-        "thousand hundred 万 亿 千 百 兆 萬 億 만 억"
+        "is are was to of not no if we it as so because since than then modulo mod by but least most below under above "
+        "plus minus negative recurring repeating gross mil 兆"
     ).split()
 )
+"""Words that make the number another one; `mil` is a thousand in some languages."""
+FRACTIONS = frozenset(
+    (
+        "half halve third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth hundredth "
+        "thousandth millionth billionth"
+    ).split()
+)
+"""3 tenths are not 3; but there may be 12 sixth graders."""
 WORDS_MAX = 4
 POWER_MAX = 12
 
@@ -106,7 +126,7 @@ def unit_of(tokens: Sequence[Token]) -> Unit:
     """The unit that the tokens behind a number name. Raises Unreadable for words that are none."""
     factors = _factors(tokens)
     names = [factor.name for factor in factors]
-    if not names or len(names) > WORDS_MAX or NOT_UNITS.intersection(names):
+    if not names or len(names) > WORDS_MAX or change_the_number(names):
         raise Unreadable("words that are no unit")
     if names in (["unit"], ["units"], ["un", "its"]):
         return Unit("unit" if factors[-1].power == 1 else f"unit^{factors[-1].power}")
@@ -120,6 +140,12 @@ def unit_of(tokens: Sequence[Token]) -> Unit:
     if len(names) == 1 and factors[0].power == 1 and names[0] in TABLE:
         return TABLE[names[0]]
     return Unit(_dimension(powers) or " ".join(names), size)
+
+
+def change_the_number(names: Sequence[str]) -> bool:
+    """Whether words behind a number, in lower case, make it another one: 3 lakh, 3 tenths, 3 at most."""
+    fraction = len(names) == 1 and (names[0] in FRACTIONS or names[0].removesuffix("s") in FRACTIONS)
+    return fraction or any(name in NOT_UNITS or scale_of(name) for name in names)
 
 
 def _powers(dimension: str) -> list[tuple[str, int]]:
@@ -141,7 +167,7 @@ def _factors(tokens: Sequence[Token]) -> list[_Factor]:
     i = 0
     while i < len(tokens):
         token, text = tokens[i], texts[i]
-        if text in ("/", "per"):
+        if text in ("/", "per", "每"):
             sign = -1
         elif text in SQUARES | CUBES:
             power = 2 if text in SQUARES else 3
@@ -189,6 +215,6 @@ def _name(word: str) -> tuple[str, int]:
     word = word.replace("metre", "meter").replace("litre", "liter")
     if word == "Omega":
         return "\u03a9", 1
-    if word in TABLE or len(word) < 4 or not word.endswith("s") or word.endswith("ss"):
+    if word in TABLE or word in NOT_UNITS or len(word) < 4 or not word.endswith("s") or word.endswith("ss"):
         return word, 1
     return word[:-1], 1
