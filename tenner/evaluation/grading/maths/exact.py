@@ -108,7 +108,8 @@ ALGEBRAIC = frozenset(("number", "symbol", "constant", "+", "*", "/", "neg", "^"
 def _plain(shape: Shape) -> bool:
     """Words, algebra without units and functions, and what is made of these: comparing them is beyond doubt.
 
-    An equation is where it names its right side; lists that say "2, 9, 9" are not, as others take them for sets.
+    An equation is where it names its right side; a list that repeats an item is not, as others take it for a set, and
+    [1, 2] may be a list or an interval.
     """
     if isinstance(shape, Quantity):
         return shape.unit is None and _is_algebraic(shape.node)
@@ -119,7 +120,11 @@ def _plain(shape: Shape) -> bool:
     if isinstance(shape, Matrix):
         return all(_plain(cell) for row in shape.rows for cell in row)
     if isinstance(shape, Listing):
-        return shape.bracket == "(" and all(map(_plain, shape.items))
+        return (
+            shape.bracket != "["
+            and all(map(_plain, shape.items))
+            and (shape.bracket == "(" or len(_distinct(shape.items)) == len(shape.items))
+        )
     if isinstance(shape, Equation):
         return bool(shape.name) and _plain(shape.right)
     return isinstance(shape, Words)

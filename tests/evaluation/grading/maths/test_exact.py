@@ -75,3 +75,13 @@ def test_hostile_answers_are_compared_in_time(text):
     assert verify(text, "7").agreement != "same"
     assert verify(text, f"{text}+\\pi").agreement != "same"
     assert time.perf_counter() - began < 5
+
+
+def test_what_is_made_of_plain_answers_needs_no_second_verifier():
+    for a, b in [
+        (r"5 \le x < 7", "[5, 7)"), ("2, 3", "3, 2"), ("2, 3", "2, 4"), ("(2, 3)", "(3, 2)"), ("x = 2", "2"),
+        (r"(-\infty, 1) \cup (2, \infty)", r"x < 1 \text{ or } x > 2"), ("[[1, 2], [3, 4]]", "[[1, 2], [4, 3]]"),
+    ]:  # fmt: skip
+        assert verify(a, b).certain, (a, b)
+    for a, b in [("2, 9, 9", "2, 9"), ("[1, 2]", "(1, 2)"), (r"\ln 4", r"2 \ln 2"), (r"5\text{ m}", "5")]:
+        assert not verify(a, b).certain, (a, b)
