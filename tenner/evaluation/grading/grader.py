@@ -211,8 +211,12 @@ def _grade_maths(stated: Stated, reference: str) -> Grade | _Case:
 
 
 LETTER = re.compile(r"\(?[A-J]\)?")
-CHOICE_LABEL = re.compile(r"^\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\([A-J]\)\s*\}(?:\\[ ,;]|~|\s)*(?=[^\s,;.])")
-"""The letter before the answer, as in \\textbf{(C)}\\ 12."""
+CHOICE_LABEL = re.compile(
+    r"^\\(?:text|textbf|mathrm|mathbf)\s*\{\s*(?:option\s+|choice\s+)?(?:\(\s*[A-J]\s*\)|[A-J]\s*[).:])\s*\}"
+    r"(?:\\[ ,;]|~|\s)*(?=[^\s,;.])|^\(\s*[A-J]\s*\)(?:\\[ ,;]|~|\s)+(?=[-$\\0-9])",
+    re.IGNORECASE,
+)
+"""The letter before the answer, as in \\textbf{(C)}\\ 12, and in (C) 12."""
 NEGATED = re.compile(r"\W*not\s+[-$\\0-9]")
 """An answer that only says what it is not: it is wrong, whatever the reference."""
 CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")

@@ -11,6 +11,8 @@ from tenner.evaluation.grading.maths.shapes import Equation, Listing, Matrix, Sh
 from tenner.evaluation.grading.maths.values import compare
 
 MATRICES = frozenset(("pmatrix", "bmatrix", "matrix", "array", "smallmatrix"))
+SYSTEMS = frozenset(("array", "aligned", "gathered", "split"))
+"""Behind an opening brace."""
 DETERMINANT_ROWS_MAX = 4
 
 Reader = Callable[[list[Token]], Shape]
@@ -34,16 +36,21 @@ def environment_of(tokens: list[Token], cell_of: Reader, relation_of: Reader) ->
         raise Unreadable(f"the environment {name}")
     if name == "cases" and not before:
         return _system(inside, relation_of)
+    if name in SYSTEMS and [t.text for t in before] == ["{s"]:
+        return _system([t for t in _without_columns(inside) if t.text != "&"], relation_of)
     if name in ("vmatrix", "Vmatrix") and not before:
         return determinant(_rows(inside, cell_of))
     if name not in MATRICES:
         raise Unreadable(f"the environment {name}")
-    if name == "array" and inside and inside[0].text == "{":
-        inside = inside[[t.text for t in inside].index("}") + 1 :]
-    matrix = _rows(inside, cell_of)
+    matrix = _rows(_without_columns(inside) if name == "array" else inside, cell_of)
     if not before:
         return matrix
     return determinant(matrix) if [t.text for t in before] == ["det"] else _multiple(_factor(before), matrix)
+
+
+def _without_columns(tokens: list[Token]) -> list[Token]:
+    """Without what an array says of its columns: {cc}."""
+    return tokens[[t.text for t in tokens].index("}") + 1 :] if tokens and tokens[0].text == "{" else tokens
 
 
 def _rows(tokens: list[Token], cell_of: Reader) -> Matrix:

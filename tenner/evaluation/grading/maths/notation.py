@@ -113,8 +113,8 @@ DEGREES_AND_MINUTES = re.compile(
 RATIO_IN_WORDS = re.compile(r"(?<=[0-9])\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(?=[0-9])")
 BOLD_REALS = re.compile(r"(?:^|(?<=\\in)|(?<=∈))\s*\\mathbf\s*(?:\{\s*R\s*\}|R)\s*$")
 MODULUS = re.compile(
-    r"\\pmod\s*\{?\s*([0-9]{1,9})\s*\}?"
-    r"|\(\s*(?:\\(?:bmod|mod|(?:text|mathrm|operatorname)\s*\{\s*mod\s*\})|mod)(?:\\[ ,;]|~|\s)*([0-9]{1,9})\s*\)"
+    r"\\pmod\s*\{?\s*([1-9][0-9]{0,8})\s*\}?"
+    r"|\(\s*(?:\\(?:bmod|mod|(?:text|mathrm|operatorname)\s*\{\s*mod\s*\})|mod)(?:\\[ ,;]|~|\s)*([1-9][0-9]{0,8})\s*\)"
 )
 """3 \\pmod 7 and 3 (mod 7); without brackets it may be computed."""
 FEET_AND_INCHES = re.compile(r"""(?<![0-9.])([0-9]{1,6})\s*['′’]\s*([0-9]{1,2})\s*(?:''|"|″|’’|”)""")
@@ -125,6 +125,12 @@ LETTER_DEGREE = re.compile(r"(?<=[0-9])\s*\^\s*(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s
 PAIR = re.compile(r"(?<=[(\[{])(\s*[0-9]{1,3}),(?=[0-9]{3}\s*(?:[)\]]|\\\}))")
 QUOTED, UNQUOTED = "\x01", "\x02"
 ROWLESS = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|gathered|split|align\*?|gather\*?)\}")
+NEXT_EQUATION = re.compile(
+    r"(?<=[^\s,;\\])\s*(?:\\\\|\\newline|\\q?quad)\s*(?=[A-Za-z](?:_(?:\{\w{1,5}\}|\w))?\s*(?:=|\\(?:in|le|ge|ne)q?(?![A-Za-z])|[<>]))"
+)
+"""Where one equation ends and another begins: a new line, or a wide space."""
+SPACED_EQUATIONS = re.compile(r"(=\s*-?(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[^{}]*\}\{[^{}]*\}))\s+(?=[A-Za-z]\s*=)")
+"""x = 3 y = 5, which is no chain."""
 OVER = re.compile(r"\{\s*([^{}\\]{1,80})\\over(?![A-Za-z])\s*([^{}\\]{1,80})\}")
 DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{1,2}(?![0-9])|[0-9]{4})|(?<=(?<![0-9.])0)\{,\}(?=[0-9])")
 """0{,}5 is 0.5; before three digits it groups, but for a zero."""
@@ -280,6 +286,8 @@ def _usual(text: str) -> str:
     text = BARE_SET.sub(r"\1\\{\2\\}", text)
     if r"\\" not in text and "&" not in text:
         text = ROWLESS.sub(" ", text)
+    if r"\begin" not in text:
+        text = SPACED_EQUATIONS.sub(r"\1, ", NEXT_EQUATION.sub(", ", text))
     if (interval := FOREIGN_INTERVAL.fullmatch(text)) and (interval["low"], interval["high"]) != ("[", "]"):
         low, high = {"[": "[", "]": "("}[interval["low"]], {"[": ")", "]": "]"}[interval["high"]]
         text = f"{low}{interval['ends'].replace(';', ',')}{high}"

@@ -37,8 +37,6 @@ def quantity_of(tokens: Sequence[Token]) -> Quantity:
         tokens[-1] = Token("word", "minute")  # the function would have arguments
     if (mixed := mixed_units(tokens)) is not None:
         return mixed
-    if len(tokens) > 2 and tokens[-2].text == "modulo" and tokens[-2].kind == "command":
-        return Quantity(parse(tokens[:-2]), Unit(MODULO, Fraction(tokens[-1].text)))
     unit, tokens = _unit(tokens)
     if not tokens:
         raise Unreadable("a unit without a number")

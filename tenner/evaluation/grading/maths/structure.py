@@ -1,6 +1,7 @@
 """From tokens to the shape of an answer: lists, relations, brackets, and what they hold."""
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from itertools import product
 
 from tenner.evaluation.grading.maths.brackets import CLOSE, OPEN, are_one_pair, split
@@ -10,7 +11,7 @@ from tenner.evaluation.grading.maths.matrices import environment_of, vector_of
 from tenner.evaluation.grading.maths.names import name_of
 from tenner.evaluation.grading.maths.notation import CONNECTIVES, Token, Unreadable
 from tenner.evaluation.grading.maths.phrases import ONES, meaning_of
-from tenner.evaluation.grading.maths.quantities import Quantity, mixed_units, quantity_of
+from tenner.evaluation.grading.maths.quantities import MODULO, Quantity, mixed_units, quantity_of
 from tenner.evaluation.grading.maths.shapes import (
     REALS,
     Approximation,
@@ -26,6 +27,7 @@ from tenner.evaluation.grading.maths.shapes import (
     Words,
     as_set,
 )
+from tenner.evaluation.grading.maths.units import Unit
 from tenner.evaluation.grading.maths.values import compare, is_near
 
 ITEMS_MAX = 40
@@ -77,6 +79,8 @@ def _words(tokens: Sequence[Token]) -> Shape:
 
 
 def _union(tokens: list[Token]) -> Shape:
+    if (modulus := _modulus(tokens)) is not None:
+        return _modulo(_union(tokens[:-2]), modulus)
     if (without := _reals_without(tokens)) is not None:
         return without
     parts = split(tokens, frozenset(("cup",)))
@@ -85,6 +89,25 @@ def _union(tokens: list[Token]) -> Shape:
         union = Union(tuple(as_set(_list(part)) for part in [first, *parts[1:]]))
         return Equation(name, None, union) if name else union
     return _list(tokens)
+
+
+def _modulus(tokens: list[Token]) -> Unit | None:
+    """The modulus behind the tokens; None without one."""
+    behind = len(tokens) > 2 and (tokens[-2].kind, tokens[-2].text) == ("command", "modulo")
+    return Unit(MODULO, Fraction(tokens[-1].text)) if behind else None
+
+
+def _modulo(shape: Shape, modulus: Unit) -> Shape:
+    """x \\equiv 3, 5 \\pmod 8: the modulus is that of all numbers that have none of their own."""
+    if isinstance(shape, Equation) and not shape.name and shape.left is not None and not symbols_in(shape.left):
+        return _modulo(shape.right, modulus)  # 2^{10} \\equiv 4
+    if isinstance(shape, Equation) and shape.name:
+        return shape._replace(right=_modulo(shape.right, modulus))
+    if isinstance(shape, Listing) and shape.bracket in ("", "{"):
+        return shape._replace(items=tuple(_modulo(item, modulus) for item in shape.items))
+    if isinstance(shape, Quantity) and (shape.unit is None or shape.unit.dimension == MODULO):
+        return shape if shape.unit is not None else shape._replace(unit=modulus)
+    raise Unreadable("a residue of something else than numbers")
 
 
 def _reals_without(tokens: list[Token]) -> Shape | None:
@@ -279,6 +302,8 @@ def _try_parse(tokens: list[Token]) -> Node | None:
 def _single(tokens: list[Token]) -> Shape:
     if not tokens:
         raise Unreadable("nothing on one side")
+    if (modulus := _modulus(tokens)) is not None:
+        return _modulo(_single(tokens[:-2]), modulus)
     texts = [t.text for t in tokens]
     if texts == ["ldots"]:
         return Ellipsis()
