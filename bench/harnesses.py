@@ -2,10 +2,10 @@
 
     python bench/harnesses.py --student STUDENT --harnesses VENV/bin/python [--engine hf|vllm] [--format FORMAT]
 
-VENV is an environment with `lm-eval[api]`, `inspect_ai` and `openai`; none of them needs PyTorch. With vLLM, this `python`
-is that of the environment of `scripts/install_vllm.sh`, and PYTHONPATH names tenner's folder. lm-eval asks with a task of
-the kind generate_until with stop strings, inspect_ai with stop strings and two choices a question. The last line is one
-JSON object; the exit code is 1 where a question was not answered.
+VENV is an environment with `lm-eval[api]`, `inspect_ai` and `openai`; none of them needs PyTorch. With vLLM, this
+`python` is that of the environment of `scripts/install_vllm.sh`, and PYTHONPATH names tenner's folder. lm-eval asks
+with a task of the kind generate_until with stop strings, inspect_ai with stop strings and two choices a question. The
+last line is one JSON object; the exit code is 1 where a question was not answered.
 """
 
 import argparse
