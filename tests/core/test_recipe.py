@@ -46,11 +46,11 @@ def test_a_misspelt_section():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("samples = 1000", 'samples = "many"', "select.samples: Input should be a valid integer (got 'many')"),
-        ("samples = 1000", "samples = 0", "select.samples: Input should be greater than 0 (got 0)"),
-        ("samples = 1000", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 3200"),
+        ("samples = 750", 'samples = "many"', "select.samples: Input should be a valid integer (got 'many')"),
+        ("samples = 750", "samples = 0", "select.samples: Input should be greater than 0 (got 0)"),
+        ("samples = 750", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 2400"),
         ('format = "s1"\nsystem', 'format = "s2"\nsystem', "student.format: no think format is called 's2'"),
-        ("[0, 8, 16, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
+        ("[0, 16, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
         (
             'client = "reference-solution"',
             'client = "reference-solution"\nbase_url = "http://["',
@@ -61,7 +61,7 @@ def test_a_misspelt_section():
             'client = "reference-solution"\nbase_url = "host/v1"',
             "trace.base_url: not a URL such as https://",
         ),
-        ("[0, 8, 16, 32, 64]", "[8]\nthinking_tokens_min = 8", "thinking_tokens_min must be below"),
+        ("[0, 16, 32, 64]", "[8]\nthinking_tokens_min = 8", "thinking_tokens_min must be below"),
         ("epochs = 1", "epochs = 1.5", "train.epochs: Input should be a valid integer"),
         ("budget_usd = 0.05", "budget_usd = nan", "budget_usd: Input should be a finite number"),
         ("budget_usd = 0.05", "budget_usd = 1e400", "budget_usd: Input should be a finite number"),
@@ -71,9 +71,9 @@ def test_a_misspelt_section():
             "machine.price_usd_per_hour: Input should be a",
         ),
         (
-            "samples = 1000",
-            'samples = 3200\ncontrol = "random"',
-            "select.control has no effect where all of gather.questions = 3200 are selected",
+            "samples = 750",
+            'samples = 2400\ncontrol = "random"',
+            "select.control has no effect where all of gather.questions = 2400 are selected",
         ),
         (
             'client = "reference-solution"',
@@ -99,9 +99,9 @@ def test_a_misspelt_section():
         ),
         (
             'client = "reference-solution"',
-            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 1001\n'
+            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 751\n'
             'candidates = [{preset = "deepseek", model = "n"}]',
-            "trace.candidate_questions = 1001 is above select.samples = 1000",
+            "trace.candidate_questions = 751 is above select.samples = 750",
         ),
         ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min must be below the largest"),
     ],

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import gguf
 import huggingface_hub
 import pytest
 import torch
@@ -171,6 +172,20 @@ def test_a_file_in_parts_is_put_together(tmp_path):
     assert student_address._parts("a-{1..3}-b") == ["a-1-b", "a-2-b", "a-3-b"]
     with pytest.raises(TennerError, match="names no parts"):
         student_address._parts("a-{3..1}")
+
+
+def test_a_gguf_is_parsed_once_while_it_is_converted(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_string("general.name", "a model")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with student_address._gguf_parsed_once():
+        first, again = (gguf.GGUFReader(tmp_path / "m.gguf") for _ in range(2))
+        assert first is again
+        assert first.fields["general.name"].contents() == "a model"
+    assert gguf.GGUFReader(tmp_path / "m.gguf") is not first
 
 
 def test_the_cache_follows_xdg(monkeypatch):

@@ -100,7 +100,7 @@ class HFEngine(LocalEngine):
             )
         if chosen.device != "cpu":
             cast(nn.Module, model).to(chosen.device)
-        elif dtype is torch.bfloat16 and can_pack():
+        elif can_pack(dtype):
             pack_linears(model)
         return cls(
             model, cast(Tokenizer, tokenizer), choose_decoder(model, vocabulary=vocabulary, rows_max=rows),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import platform
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -191,13 +192,23 @@ def test_a_fork_starts_again_from_the_prompt_and_leaves_its_source(batched):
         torch.testing.assert_close(logits[row], alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not can_pack(), reason="packs only where the processor supports it")
-def test_the_weight_of_a_packed_layer_can_be_read():
-    model: Any = torch.nn.Sequential(torch.nn.Linear(48, 40).bfloat16())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_layer_computes_the_same_and_its_weight_can_be_read(dtype):
+    if not can_pack(dtype):
+        pytest.skip("packs only where the processor supports it")
+    model: Any = torch.nn.Sequential(torch.nn.Linear(48, 40).to(dtype))
     plain: Any = copy.deepcopy(model[0])
     pack_linears(model)
     assert torch.equal(model[0].weight, plain.weight)
     assert torch.equal(model[0].bias, plain.bias)
+    for rows in (1, 7, 64, 200):
+        x_RD = torch.randn(rows, 48, generator=torch.Generator().manual_seed(rows)).to(dtype)
+        torch.testing.assert_close(model(x_RD), plain(x_RD))
+
+
+def test_what_is_neither_float32_nor_bfloat16_is_not_packed():
+    assert can_pack(torch.float32) or platform.machine() != "x86_64"
+    assert not can_pack(torch.float16)
 
 
 @pytest.mark.filterwarnings("ignore")
