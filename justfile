@@ -24,7 +24,7 @@ test-avx2:
 
 # the real student, kills, a browser
 slow:
-    pytest -m slow -n 2 --dist loadfile --durations=15
+    pytest -m slow -n 2 --durations=15
 
 # seeded faults: lying teachers, damaged files, full disks, a hostile crowd; TIMES as many as CI, with their tables
 campaign TIMES='10':
@@ -40,7 +40,7 @@ slurm:
 
 # a real vLLM; DIR is where scripts/install_vllm.sh has put it
 vllm DIR:
-    TENNER_VLLM={{DIR}}/bin/vllm pytest -m vllm --durations=10
+    TENNER_VLLM={{DIR}}/bin/vllm pytest -m vllm -n 2 --dist loadgroup --durations=10
 
 # a real server of the Tinker protocol; DIR is where scripts/install_skyrl.sh has put it
 tinker DIR:

@@ -3,11 +3,16 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tenner.core.hardware import cores
+
+if TYPE_CHECKING:
+    from vllm_server import VLLMServer
 
 ISA_ENVIRONMENTS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -122,3 +127,22 @@ def tiny_recipe(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(shrunk.to_toml())
     return path
+
+
+@pytest.fixture(scope="session")
+def vllm_server() -> "Iterator[VLLMServer]":
+    """A real vLLM before the demo's student, in float32 and with tenner's logits processor: its start takes a minute.
+
+    The tests that use it are of the group "vllm server", so that one process of pytest has all of them.
+    """
+    from vllm_server import VLLMServer
+
+    from tenner.core import recipe
+    from tenner.training import student_address
+
+    options = (
+        "--dtype", "float32", "--generation-config", "vllm",
+        "--logits-processors", "tenner.inference.vllm:ForcingProcessor",
+    )  # fmt: skip
+    with VLLMServer(student_address.resolve(recipe.load("demo").student.model), name="m", options=options) as server:
+        yield server

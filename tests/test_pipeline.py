@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import s1_tables
 from chat_server import ChatServer, usage_of
@@ -47,6 +48,7 @@ from tenner.core.records import (
 )
 from tenner.core.run import open_run, render, stored_recipe
 from tenner.core.run_folder import RunFolder
+from tenner.core.stage_markers import StageMarkers
 from tenner.core.stage_names import SELECT_FIRST
 from tenner.evaluation import benchmarks
 from tenner.evaluation.report.facts import TUNING
@@ -249,8 +251,9 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
             f'select.sampler="{sampler}"',
             f"gather.questions={POOL}",
             "clean.near_similarity=1.0",
+            "train.epochs=1", "evaluate.questions=2", "evaluate.thinking_tokens_max=[4]", "evaluate.waits=[]",
         ],
-    )
+    )  # fmt: skip
     to_the_end = sampler == "hardest"
     with open_run(tmp_path / "run", described, Screen(), budget_usd=None) as run:
         pipeline.run_stages(run, described.stages if to_the_end else described.stages[:6])
@@ -472,35 +475,36 @@ OWN_FILE = {
 }
 """A file that the stage writes and no later one."""
 
-KILLED_AT_ITS_MARKER = """
-import os, signal, sys
-from tenner.cli import main
-from tenner.core.stage_markers import StageMarkers
-write = StageMarkers.write
-def killed(self, done):
-    if done.name == sys.argv[1]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(self, done)
-StageMarkers.write = killed
-main(sys.argv[2:])
-"""
-"""For stages of milliseconds, which no other process can hit: all their work is done, and the marker is not written."""
+
+def killed_at_its_marker(stage, *words):
+    """The command, for stages of milliseconds, which no other process can hit: all their work is done by the kill."""
+    write = StageMarkers.write
+
+    def killed(self, done):
+        if done.name == stage:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, done)
+
+    StageMarkers.write = killed  # type: ignore[method-assign]  # in a process of its own
+    cli.main(words)
 
 
-def kill_in(stage, arguments, path):
+def kill_in(stage, words, path):
     """Start a run, and kill it in the middle of a stage."""
+    said = path.with_name("said")
     if stage in SIGN_OF_WORK:
         sign = path / SIGN_OF_WORK[stage]
-        process = subprocess.Popen([sys.executable, "-m", "tenner", *arguments], stderr=subprocess.DEVNULL)
+        process = forked.tenner(said, *words)
         deadline = time.monotonic() + 120
         while not (sign.exists() and sign.stat().st_size):
             assert time.monotonic() < deadline, stage
-            assert process.poll() is None, stage
-        os.kill(process.pid, signal.SIGKILL)
+            assert process.exitcode is None, (stage, said.read_text())
+            time.sleep(0.002)  # shorter than a stage that is hit here
+        process.kill()
     else:
-        command = [sys.executable, "-c", KILLED_AT_ITS_MARKER, stage, *arguments]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    assert process.wait() == -signal.SIGKILL, stage
+        process = forked.start(said, killed_at_its_marker, stage, *words)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (stage, said.read_text())
     assert not RunFolder(path).done(stage), f"killed too late: {stage}"
 
 

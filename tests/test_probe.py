@@ -23,6 +23,7 @@ def test_what_the_teacher_was_paid_is_what_is_planned_and_what_the_run_pays(tiny
                 'gather.families=["running_sum"]', "select.samples=20", 'trace.client="openai"',
                 f'trace.base_url="{server.url}"', 'trace.model="m"', 'trace.api_key_env="THE_KEY"',
                 "trace.output_tokens_max=500", "trace.price={input_usd_per_mtok=1.0, output_usd_per_mtok=2.0}",
+                "train.epochs=1", "evaluate.questions=4", "evaluate.thinking_tokens_max=[0, 4]", "evaluate.waits=[]",
             ],
         )  # fmt: skip
         file, folder = tmp_path / "paid.toml", tmp_path / "run"

@@ -17,7 +17,6 @@ Other files of this folder are about other kinds of faults.
 import json
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import pytest
 from chat_server import BEHAVIOURS, Answer
 from money_faults import BEYOND, CHARGED, FREE, GOOD, USAGES, BillingServer
@@ -129,20 +129,19 @@ class Command(NamedTuple):
     def kill(self, after_seconds: float) -> None:
         """Start it, and kill it so long after its first request."""
         words: list[str | Path] = [
-            sys.executable, "-m", "tenner", "trace", self.folder / "questions.jsonl", "--out", self.out, "--model", "m",
+            "trace", self.folder / "questions.jsonl", "--out", self.out, "--model", "m",
             "--base-url", self.server.url, "--price-in", "1", "--price-out", "2", "--max-output-tokens", "1000",
             "--budget-usd", str(self.scenario.budget_usd), "--concurrency", str(self.scenario.concurrency),
             "--attempts", str(self.scenario.attempts), "--deadline-seconds", "20",
         ]  # fmt: skip
         asked, deadline = len(self.server.asked), time.monotonic() + 60
-        with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-            while len(self.server.asked) == asked and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
-            time.sleep(after_seconds)
-            process.send_signal(signal.SIGKILL)
-            assert process.stderr is not None
-            assert "Traceback" not in process.stderr.read()
+        process = forked.tenner(said := self.folder / "said", *words)
+        while len(self.server.asked) == asked and process.exitcode is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(after_seconds)
+        forked.kill(process)
+        assert "Traceback" not in said.read_text()
 
     def held_microusd(self) -> int:
         """What the ledger holds, in spends and reservations."""

@@ -10,8 +10,10 @@ import sys
 import time
 from contextlib import closing
 
+import forked
 import pytest
 from chat_server import ChatServer, usage_of
+from commands import tenner
 
 from tenner.budget.ledger import Ledger
 
@@ -40,24 +42,23 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
     in_flight_at_kills = 0
     with ChatServer(latency_seconds=(0.1, 0.9), fault_rate=0.03) as server:
         command = [
-            sys.executable, "-m", "tenner", "trace", file, "--out", out, "--model", "m", "--base-url", server.url,
+            "trace", file, "--out", out, "--model", "m", "--base-url", server.url,
             "--price-in", "1", "--price-out", "2", "--max-output-tokens", "100", "--budget-usd", "10",
             "--concurrency", str(CONCURRENCY),
         ]  # fmt: skip
         for epoch in range(1, KILLS + 1):
             before = stored_questions(out / "run.db")
             server.epoch = epoch
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            process = forked.tenner(said := tmp_path / f"said-{epoch}", *command)
             deadline = time.monotonic() + 60
-            while not any(a.epoch == epoch for a in server.asked[-CONCURRENCY:]) and process.poll() is None:
+            while not any(a.epoch == epoch for a in server.asked[-CONCURRENCY:]) and process.exitcode is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             time.sleep(moments.uniform(0.0, 0.6))
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             in_flight_at_kills += server.in_flight
-            assert process.stderr
-            assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
-            process.stderr.close()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, said.read_text()
             time.sleep(0.05)
             assert not before & {
                 a.question for a in server.asked if a.epoch == epoch
@@ -65,7 +66,7 @@ def test_nothing_is_bought_twice_whatever_is_killed_when(tmp_path):
         server.epoch = KILLS + 1
         before = stored_questions(out / "run.db")
         assert 0 < len(before) < QUESTIONS, "the kills should have fallen into the work"
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = tenner(*command)
         assert done.returncode == 0, done.stderr
         assert not before & {a.question for a in server.asked if a.epoch == KILLS + 1}
         bought = server.completed.total()

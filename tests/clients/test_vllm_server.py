@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -12,14 +13,13 @@ from contextlib import closing
 
 import openai
 import pytest
-from vllm_server import PROGRAM, VLLMServer
+from vllm_server import PROGRAM
 
 from tenner.clients.worst_case import input_tokens_max
-from tenner.core import recipe
 from tenner.data import puzzles
-from tenner.training import student_address
 
-QUESTIONS, CONCURRENCY, OUTPUT_TOKENS, TRACES_AT_KILL = 100, 16, 48, 30
+QUESTIONS = min(100, 50 * int(os.environ.get("TENNER_CAMPAIGN", "1")))
+CONCURRENCY, OUTPUT_TOKENS, TRACES_AT_KILL = 16, 48, 12
 SUFFIX = " Think first, then put the answer into a box."
 # SmolLM2 does not think by itself. vLLM keeps it to this form while it decodes; what it says in it is its own.
 FORM = r"<think>\n[^<]{10,40}\n</think>\n\\boxed\{[A-Za-z0-9 $.,]{1,12}\}"
@@ -66,32 +66,27 @@ async def asked_by_openai(url, requests):
         return await asyncio.gather(*map(ask, requests))
 
 
-@pytest.fixture(scope="module")
-def server():
-    with VLLMServer(student_address.resolve(recipe.load("demo").student.model), name="smollm2") as server:
-        yield server
-
-
 @pytest.mark.vllm
+@pytest.mark.xdist_group("vllm server")
 @pytest.mark.skipif(not PROGRAM, reason="TENNER_VLLM names no vllm program (see scripts/install_vllm.sh)")
-def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
+def test_every_token_of_a_real_server_is_accounted_for(vllm_server, tmp_path):
     questions = list(puzzles.generate(QUESTIONS, families=list(puzzles.FAMILIES), split="train", seed=0, distinct=True))
     file, out = tmp_path / "questions.jsonl", tmp_path / "out"
     file.write_text(
         "".join(q.model_dump_json(include={"id", "question", "answer", "domain"}) + "\n" for q in questions)
     )
     command = [
-        sys.executable, "-m", "tenner", "trace", file, "--out", out, "--client", "openai", "--model", "smollm2",
-        "--base-url", server.url, "--price-in", "0.1", "--price-out", "0.4", "--budget-usd", "1", "--suffix", SUFFIX,
-        "--max-output-tokens", str(OUTPUT_TOKENS), "--concurrency", str(CONCURRENCY),
+        sys.executable, "-m", "tenner", "trace", file, "--out", out, "--client", "openai", "--model", "m",
+        "--base-url", vllm_server.url, "--price-in", "0.1", "--price-out", "0.4", "--budget-usd", "1",
+        "--suffix", SUFFIX, "--max-output-tokens", str(OUTPUT_TOKENS), "--concurrency", str(CONCURRENCY),
         "--parameter", "temperature=0", "--parameter", f"structured_outputs={{regex='{FORM}'}}",
     ]  # fmt: skip
-    before = server.tokens()
+    before = vllm_server.tokens()
     killed_at(command, out / "traces.jsonl", TRACES_AT_KILL)
     assert TRACES_AT_KILL <= len(lines_of(out / "traces.jsonl")) < QUESTIONS - CONCURRENCY
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    counted = server.tokens() - before
+    counted = vllm_server.tokens() - before
 
     # Every question once, graded where there is an answer.
     traces = [json.loads(line) for line in lines_of(out / "traces.jsonl")]
@@ -130,7 +125,7 @@ def test_every_token_of_a_real_server_is_accounted_for(server, tmp_path):
         assert (round(t["cost_usd"] * 1e6), t["metered"]) == (cost[t["question"]], True)
 
     # The same requests by the provider's own client: the server tells it the same counts.
-    told = asyncio.run(asked_by_openai(server.url, [json.loads(request) for request, *_ in rows]))
+    told = asyncio.run(asked_by_openai(vllm_server.url, [json.loads(request) for request, *_ in rows]))
     assert [told_in for told_in, *_ in told] == [kept_in for kept_in, *_ in kept]
     # Other requests in its batch round differently: now and then it says something else, or the same in other tokens.
     same = [told_out == kept_out for (_, told_out, a), (_, kept_out, b) in zip(told, kept, strict=True) if a == b]

@@ -88,11 +88,14 @@ def test_a_ray_cluster_cleans_and_selects_the_same(tiny_recipe, tmp_path):
 
     pool = [
         Question(id=f"q{i}", question=f"{SENTENCE} {i % 977} {i % 53}", domain=str(i % 7), source="t")
-        for i in range(12_000)
+        for i in range(4 * CHUNK)
     ]
     benchmark = [Question(id="b", question=f"{SENTENCE} 7 7", source="t")]
-    described = [recipe.load(str(tiny_recipe), overrides=[f'clean.engine="{e}"']) for e in ("local", "ray")]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    described = [
+        recipe.load(str(tiny_recipe), overrides=[f'clean.engine="{engine}"', "attempt.questions=0"])
+        for engine in ("local", "ray")
+    ]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
         here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # where the workers find `node_of`

@@ -3,13 +3,13 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import paths
 import pytest
+from commands import tenner_here
 from divergence import ReferenceModel
 from vllm_server import PROGRAM, VLLMServer, environment
 
@@ -82,7 +82,7 @@ def completions(folder: RunFolder) -> dict[tuple[str, Policy], Completion]:
 
 def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(local: Path, tmp_path: Path) -> None:
     hf, vllm = RunFolder(tmp_path / "hf"), RunFolder(tmp_path / "vllm")
-    subprocess.run([sys.executable, "-m", "tenner", "measure", local, "--run-dir", hf.path], check=True)
+    assert tenner_here("measure", local, "--run-dir", hf.path).returncode == 0
     command: list[str | Path] = [
         Path(PROGRAM).parent / "python",
         "-m",
@@ -127,22 +127,22 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
         assert gap < LOGIT_GAP_MAX
 
 
-def test_a_server_s_own_count_is_what_its_answers_are_paid_by(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("vllm server")
+def test_a_server_s_own_count_is_what_its_answers_are_paid_by(vllm_server: VLLMServer, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "api")
-    with VLLMServer(student_address.resolve(recipe.load("demo").student.model), name="m") as server:
-        file = described(
-            tmp_path / "api.toml",
-            "[[evaluate.models]]", 'name = "served"', f'base_url = "{server.url}"', 'model = "m"',
-            "output_tokens_max = 96", "parameters = { temperature = 0 }",
-            "price = { input_usd_per_mtok = 0.1, output_usd_per_mtok = 0.4 }",
-        )  # fmt: skip
-        before = server.tokens()
-        command: list[str | Path] = [sys.executable, "-m", "tenner", "measure", file, "--run-dir", folder.path]
-        subprocess.run(command, check=True)
-        counted = server.tokens() - before
-        (folder.path / "stages" / "evaluate.json").unlink()
-        subprocess.run(command, check=True)  # all is there
-        assert server.tokens() - before == counted
+    file = described(
+        tmp_path / "api.toml",
+        "[[evaluate.models]]", 'name = "served"', f'base_url = "{vllm_server.url}"', 'model = "m"',
+        "output_tokens_max = 96", "parameters = { temperature = 0 }",
+        "price = { input_usd_per_mtok = 0.1, output_usd_per_mtok = 0.4 }",
+    )  # fmt: skip
+    before = vllm_server.tokens()
+    command = ["measure", file, "--run-dir", folder.path]
+    assert tenner_here(*command).returncode == 0
+    counted = vllm_server.tokens() - before
+    (folder.path / "stages" / "evaluate.json").unlink()
+    assert tenner_here(*command).returncode == 0  # all is there
+    assert vllm_server.tokens() - before == counted
     (spend,) = read_spend(folder.path / "run.db")
     assert (spend.stage, spend.calls) == ("evaluate", len(IDS))
     assert (spend.input_tokens, spend.output_tokens) == (counted.prompt, counted.generated)

@@ -5,12 +5,15 @@
 Where two engines part, it must be their arithmetic: the two tokens are as likely as each other to the embedded model.
 """
 
+import itertools
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import openai
 import pytest
@@ -36,6 +39,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(not PROGRAM, reason="TENNER_VLLM names no vllm program (see scripts/install_vllm.sh)"),
 ]
+by_engine, by_server = pytest.mark.xdist_group("vllm engine"), pytest.mark.xdist_group("vllm server")
 TIMES = int(os.environ.get("TENNER_CAMPAIGN", "1"))
 PROMPTS, ANSWER_TOKENS_MAX = min(100, 40 * TIMES), 16
 LOGIT_GAP_MAX = 1e-3
@@ -60,6 +64,20 @@ STOPPED_EARLY = [
     ),
 ]  # fmt: skip
 HOT = Sampling(temperature=0.7, top_p=0.9, seed=5)
+
+
+class Sweep(NamedTuple):
+    """What all engines are asked."""
+
+    prompts: int
+    policies: list[Policy]
+    sampling: Sampling = Sampling()
+
+
+SWEEPS = {
+    "greedy": Sweep(PROMPTS, POLICIES), "stopped early": Sweep(20 * TIMES, STOPPED_EARLY),
+    "sampled": Sweep(24, POLICIES, HOT),
+}  # fmt: skip
 Results = dict[tuple[str, Policy], tuple[tuple[int, ...], tuple[tuple[str, int, int], ...], int]]
 """The ids, the interventions and the trial tokens of each prompt and policy."""
 FORCED = ("open", "wait", "cut", "close", "cue")
@@ -97,29 +115,50 @@ def results_of(generations: Iterable[Generation]) -> Results:
 
 
 @pytest.fixture(scope="module")
-def embedded(hf: HFEngine, prompts: list[Prompt]) -> Results:
-    return results_of(hf.sweep(prompts, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
-
-
-def by_vllm(
-    model_dir: Path, prompts: list[Prompt], out: Path, sampling: Sampling, policies: Sequence[Policy] = POLICIES
-) -> Results:
-    generations: list[dict[str, Any]] = vllm_sweep.run(
+def by_vllm(model_dir: Path, prompts: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
+    """What one vLLM engine makes of each of `SWEEPS`."""
+    fixed = {"format": "s1", "answer_tokens_max": ANSWER_TOKENS_MAX}
+    sweeps: list[list[dict[str, Any]]] = vllm_sweep.run(
         {
-            "model": str(model_dir), "prompts": [p.text for p in prompts],
-            "policies": [p.model_dump() for p in policies], "format": "s1", "rows": 32, "dtype": "float32",
-            "answer_tokens_max": ANSWER_TOKENS_MAX, "sampling": sampling.model_dump(),
+            "model": str(model_dir), "rows": 32, "dtype": "float32",
+            "sweeps": [
+                {
+                    "prompts": [p.text for p in prompts[: sweep.prompts]], "sampling": sweep.sampling.model_dump(),
+                    "policies": [p.model_dump() for p in sweep.policies], **fixed,
+                }
+                for sweep in SWEEPS.values()
+            ],
         },
-        out,
+        tmp_path_factory.mktemp("vllm") / "out",
     )  # fmt: skip
     return {
-        (g["prompt_id"], Policy(**g["policy"])): (
-            tuple(g["token_ids"]),
-            tuple((i["kind"], i["position"], i["tokens"]) for i in g["interventions"]),
-            g["trial_tokens"],
-        )
-        for g in generations
+        name: {
+            (g["prompt_id"], Policy(**g["policy"])): (
+                tuple(g["token_ids"]),
+                tuple((i["kind"], i["position"], i["tokens"]) for i in g["interventions"]),
+                g["trial_tokens"],
+            )
+            for g in generations
+        }
+        for name, generations in zip(SWEEPS, sweeps, strict=True)
     }
+
+
+@pytest.fixture(scope="module")
+def embedded_of(hf: HFEngine, prompts: list[Prompt]) -> Callable[[str], Results]:
+    """What the embedded engine makes of one of `SWEEPS`."""
+
+    @cache
+    def results(name: str) -> Results:
+        sweep = SWEEPS[name]
+        return results_of(
+            hf.sweep(
+                prompts[: sweep.prompts], sweep.policies, FORMATS["s1"],
+                answer_tokens_max=ANSWER_TOKENS_MAX, sampling=sweep.sampling,
+            )
+        )  # fmt: skip
+
+    return results
 
 
 def compare(
@@ -147,6 +186,7 @@ def compare(
         assert gap < LOGIT_GAP_MAX
 
 
+@by_engine
 def test_vllm_has_loaded_the_kernels_of_this_processor() -> None:
     """With `--isa avx2` of one without AVX-512."""
     tell = (
@@ -160,28 +200,27 @@ def test_vllm_has_loaded_the_kernels_of_this_processor() -> None:
     assert (has_avx512, loaded_avx2) == (str(not played), str(played))
 
 
+@by_engine
 def test_vllm_gives_the_ids_of_the_embedded_engine(
-    embedded: Results, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+    embedded_of: Callable[[str], Results], by_vllm: dict[str, Results], model_dir: Path, prompts: list[Prompt]
 ) -> None:
-    compare("vllm", embedded, by_vllm(model_dir, prompts, tmp_path / "out", Sampling()), model_dir, prompts)
+    compare("vllm", embedded_of("greedy"), by_vllm["greedy"], model_dir, prompts)
 
 
+@by_engine
 def test_and_where_thinking_is_stopped_early(
-    hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+    embedded_of: Callable[[str], Results], by_vllm: dict[str, Results], model_dir: Path, prompts: list[Prompt]
 ) -> None:
-    few = prompts[: 20 * TIMES]
-    ours = results_of(hf.sweep(few, STOPPED_EARLY, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
-    theirs = by_vllm(model_dir, few, tmp_path / "out", Sampling(), STOPPED_EARLY)
-    compare("vllm, stopped early", ours, theirs, model_dir, few, ["wait", "cut", "exit", "grace"])
+    ours, theirs = embedded_of("stopped early"), by_vllm["stopped early"]
+    compare("vllm, stopped early", ours, theirs, model_dir, prompts, ["wait", "cut", "exit", "grace"])
     assert sum(trial_tokens for _, _, trial_tokens in theirs.values()) > 0
 
 
+@by_engine
 def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
-    hf: HFEngine, model_dir: Path, prompts: list[Prompt], tmp_path: Path
+    embedded_of: Callable[[str], Results], by_vllm: dict[str, Results]
 ) -> None:
-    few = prompts[:24]
-    ours = results_of(hf.sweep(few, POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX, sampling=HOT))
-    theirs = by_vllm(model_dir, few, tmp_path / "out", HOT)
+    ours, theirs = embedded_of("sampled"), by_vllm["sampled"]
     assert set(ours) == set(theirs)
     same = sum(ours[key] == theirs[key] for key in ours)
     print(f"\nvllm, sampled: {same} of {len(ours)} completions are the same")
@@ -189,53 +228,59 @@ def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
 
 
 @pytest.fixture(scope="module")
-def server(model_dir: Path) -> Iterable[VLLMServer]:
-    options = (
-        "--dtype", "float32", "--generation-config", "vllm",
-        "--logits-processors", "tenner.inference.vllm:ForcingProcessor",
-    )  # fmt: skip
-    with VLLMServer(model_dir, name="m", options=options) as server:
-        yield server
+def api(vllm_server: VLLMServer, hf: HFEngine) -> ApiEngine:
+    return ApiEngine(vllm_server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
 
 
 @pytest.fixture(scope="module")
-def api(server: VLLMServer, hf: HFEngine) -> ApiEngine:
-    return ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
-
-
-@pytest.fixture(scope="module")
-def plain(server: VLLMServer) -> openai.OpenAI:
+def plain(vllm_server: VLLMServer) -> openai.OpenAI:
     """A client that knows nothing of forcing."""
-    return openai.OpenAI(base_url=server.url, api_key="none")
+    return openai.OpenAI(base_url=vllm_server.url, api_key="none")
 
 
+@by_server
 def test_a_server_continued_round_by_round_gives_them_too(
-    api: ApiEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
+    api: ApiEngine, embedded_of: Callable[[str], Results], model_dir: Path, prompts: list[Prompt]
 ) -> None:
     theirs = results_of(api.sweep(prompts[:40], POLICIES, FORMATS["s1"], answer_tokens_max=ANSWER_TOKENS_MAX))
+    embedded = embedded_of("greedy")
     compare("api", {key: embedded[key] for key in theirs}, theirs, model_dir, prompts)
 
 
+@by_server
 def test_the_processor_alone_forces_what_a_request_asks_for(
-    plain: openai.OpenAI, hf: HFEngine, embedded: Results, model_dir: Path, prompts: list[Prompt]
+    plain: openai.OpenAI,
+    hf: HFEngine,
+    embedded_of: Callable[[str], Results],
+    model_dir: Path,
+    prompts: list[Prompt],
 ) -> None:
     """One plain request a completion, `vllm serve` and nothing else of tenner between."""
-    theirs: Results = {}
-    for prompt in prompts[:6]:
-        for policy in POLICIES:
-            forcing_args = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
-            forcing_args |= {"tenner_format": "s1", "tenner_answer_tokens_max": ANSWER_TOKENS_MAX}
-            completion = plain.completions.create(
-                model="m", prompt=prompt.text, max_tokens=200, temperature=0,
-                extra_body={"vllm_xargs": forcing_args, "return_token_ids": True, "add_special_tokens": False},
-            )  # fmt: skip
-            ids = (completion.choices[0].model_extra or {})["token_ids"]
-            assert completion.choices[0].finish_reason == "stop"
-            assert ids[-1] == hf.tokenizer.eos_token_id
-            theirs[prompt.id, policy] = tuple(ids[:-1]), *embedded[prompt.id, policy][1:]
+
+    def ask(prompt: Prompt, policy: Policy) -> tuple[int, ...]:
+        forcing_args = {f"tenner_{k}": v for k, v in policy.model_dump().items()}
+        forcing_args |= {"tenner_format": "s1", "tenner_answer_tokens_max": ANSWER_TOKENS_MAX}
+        completion = plain.completions.create(
+            model="m", prompt=prompt.text, max_tokens=200, temperature=0,
+            extra_body={"vllm_xargs": forcing_args, "return_token_ids": True, "add_special_tokens": False},
+        )  # fmt: skip
+        ids = (completion.choices[0].model_extra or {})["token_ids"]
+        assert completion.choices[0].finish_reason == "stop"
+        assert ids[-1] == hf.tokenizer.eos_token_id
+        return tuple(ids[:-1])
+
+    asked = list(itertools.product(prompts[:6], POLICIES))
+    with ThreadPoolExecutor(len(POLICIES)) as pool:
+        answers = list(pool.map(lambda one: ask(*one), asked))
+    embedded = embedded_of("greedy")
+    theirs: Results = {
+        (prompt.id, policy): (ids, *embedded[prompt.id, policy][1:])
+        for (prompt, policy), ids in zip(asked, answers, strict=True)
+    }
     compare("vllm serve", {key: embedded[key] for key in theirs}, theirs, model_dir, prompts)
 
 
+@by_server
 @pytest.mark.parametrize(
     ("forcing_args", "message"),
     [
@@ -254,14 +299,15 @@ def test_invalid_forcing_arguments_are_refused(
         plain.completions.create(model="m", prompt="x", max_tokens=9, extra_body={"vllm_xargs": forcing_args})
 
 
+@by_server
 def test_text_in_and_out_serves_too_and_an_ignored_budget_is_an_error(
-    server: VLLMServer, hf: HFEngine, prompts: list[Prompt]
+    vllm_server: VLLMServer, hf: HFEngine, prompts: list[Prompt]
 ) -> None:
-    text = ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="text")
+    text = ApiEngine(vllm_server.url, "m", hf.tokenizer, context_tokens=2048, speaks="text")
     generations = list(text.sweep(prompts[:8], POLICIES, FORMATS["plain"], answer_tokens_max=ANSWER_TOKENS_MAX))
     assert len(generations) == 8 * len(POLICIES)
     assert all(g.thinking_tokens <= (g.policy.thinking_tokens_max or 0) for g in generations)
-    ids = ApiEngine(server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
+    ids = ApiEngine(vllm_server.url, "m", hf.tokenizer, context_tokens=2048, speaks="ids")
 
     def ask_all() -> None:
         for prompt in prompts[:20]:  # one that ends its thinking at once would keep any budget

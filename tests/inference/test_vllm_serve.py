@@ -21,6 +21,7 @@ from tenner.training import student_address
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.xdist_group("tenner serve"),
     pytest.mark.skipif(not PROGRAM, reason="TENNER_VLLM names no vllm program (see scripts/install_vllm.sh)"),
 ]
 BUDGET, ANSWER_TOKENS_MAX = 48, 16

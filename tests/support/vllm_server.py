@@ -25,6 +25,9 @@ STOP_SECONDS = 30
 TAIL_LINES = 40
 OLDER_PROCESSOR = SUPPORT / "older_processor"
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+FEW_PROCESSES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""The engine of a server computes in its own process, not in a third one, which would import everything once more and
+keep a core free of computing for the second."""
 OPTIONS = (
     "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "32",
     "--kv-cache-memory-bytes", "1G",  # else it wants nearly all of the machine's
@@ -37,7 +40,7 @@ def environment(*folders: Path) -> dict[str, str]:
     if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
         found.append(OLDER_PROCESSOR)
     talk_to_nobody = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    return os.environ | talk_to_nobody | {"PYTHONPATH": os.pathsep.join(map(str, found))}
+    return os.environ | talk_to_nobody | FEW_PROCESSES | {"PYTHONPATH": os.pathsep.join(map(str, found))}
 
 
 class Tokens(NamedTuple):

@@ -1,6 +1,6 @@
-"""A sweep in a real vLLM engine, and streams that say the same, by the Python beside TENNER_VLLM: JSON in and out.
+"""Sweeps in one real vLLM engine, and streams that say the same, by the Python beside TENNER_VLLM: JSON in and out.
 
-The arguments: model, prompts (texts), policies, format, answer_tokens_max, sampling, rows, dtype.
+The arguments: model, rows, dtype, and sweeps, each of prompts (texts), policies, format, answer_tokens_max, sampling.
 """
 
 import json
@@ -25,8 +25,8 @@ KEPT = (
 )  # fmt: skip
 
 
-def run(arguments: dict[str, Any], out: Path) -> list[dict[str, Any]]:
-    """The generations of a sweep, as dictionaries, with a list of the interventions' fields."""
+def run(arguments: dict[str, Any], out: Path) -> list[list[dict[str, Any]]]:
+    """The generations of each sweep, as dictionaries, with a list of the interventions' fields."""
     subprocess.run(
         [Path(PROGRAM).parent / "python", __file__, out],
         input=json.dumps(arguments), text=True, check=True,
@@ -43,6 +43,11 @@ def main() -> None:
         Path(asked["model"]), rows=asked["rows"], dtype=asked["dtype"], enforce_eager=True, max_model_len=2048,
         kv_cache_memory_bytes=1 << 30,
     )  # fmt: skip
+    Path(sys.argv[1]).write_text(json.dumps([sweep(engine, one) for one in asked["sweeps"]]))
+
+
+def sweep(engine: LocalEngine, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a sweep generates, which is what its streams say."""
     prompts = [Prompt(str(i), text) for i, text in enumerate(asked["prompts"])]
     policies = [Policy.model_validate(p) for p in asked["policies"]]
     generations = engine.sweep(
@@ -56,7 +61,7 @@ def main() -> None:
     ]
     texts = {(g["prompt_id"], str(g["policy"])): g["thinking"] + g["answer"] for g in said}
     assert streamed(engine, asked, prompts, policies).items() <= texts.items()
-    Path(sys.argv[1]).write_text(json.dumps(said))
+    return said
 
 
 def streamed(

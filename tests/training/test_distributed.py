@@ -13,7 +13,8 @@ from paths import SUPPORT
 from tiny_training import run, torchrun
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from tenner.training import loop
+from tenner.core.errors import TennerError
+from tenner.training import distributed, loop
 
 pytestmark = pytest.mark.slow
 JOB = SUPPORT / "train_job.py"
@@ -133,10 +134,12 @@ def test_two_machines_give_the_curve_of_one(alone, tiny_model_dir, tmp_path):
 
 
 def test_copies_of_the_weights_each_in_parts_give_the_curve_of_one(alone, qwen_dir, tmp_path):
+    """Stopped, and gone on with from the checkpoint by the same launch."""
     training = (qwen_dir, tmp_path, {**METHODS["full"], "shard_over": 2, "checkpoint_seconds": 1})
-    (rows,) = trained(training, processes=4, options=("--stop-at", 9))
-    assert len(list((tmp_path / "step-00000010").iterdir())) == 2  # one copy is kept
-    assert_same_curve(rows + trained(training, processes=4)[0], alone("qwen2", "full"))
+    before, after = trained(training, training, processes=4, options=("--stop-at", 9))
+    assert len(before) == 10
+    assert {len(list(folder.iterdir())) for folder in tmp_path.glob("step-*")} == {2}  # one copy is kept
+    assert_same_curve(before + after, alone("qwen2", "full"))
 
 
 @pytest.mark.parametrize(("family", "method"), [("llama", "full"), ("qwen2", "lora")])
@@ -172,11 +175,15 @@ def test_eight_bit_moments_go_on_with_as_many_processes_only(tiny_model_dir, sto
     assert rows + by_two["8bit that went on"] == by_two["8bit"]
 
 
-def test_a_number_of_processes_that_cannot_share_is_told_in_a_line(tiny_model_dir, tmp_path):
-    (done,) = torchrun(JOB, tiny_model_dir, tmp_path, json.dumps({"shard_over": 3}))
-    assert done.returncode != 0
-    assert "2 processes cannot share copies of the weights over 3 each" in done.stderr
-    assert 'File "' + str(JOB) not in done.stderr
+def test_a_number_of_processes_that_cannot_share_is_told_before_they_meet(monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):  # as torchrun tells each of its processes
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(TennerError, match="2 processes cannot share copies of the weights over 3 each") as refused,
+        distributed.join(shard_over=3),
+    ):
+        pytest.fail("they have met")
+    assert "shard_over must divide the number of processes" in str(refused.value.hint)
 
 
 def test_sigterm_to_torchrun_loses_no_step(tiny_model_dir, tmp_path):

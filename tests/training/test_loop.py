@@ -9,6 +9,7 @@ import time
 import warnings
 from typing import Any
 
+import forked
 import pytest
 import torch
 from paths import SUPPORT
@@ -427,18 +428,18 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(tiny_model_dir
     assert same(weights(result), unbroken[1])
 
 
-JOB = str(SUPPORT / "train_job.py")
+JOB = SUPPORT / "train_job.py"
 
 
 def job(model_dir, workdir, settings, pause=0.0):
-    """The training as a process of its own."""
-    command = [sys.executable, JOB, model_dir, workdir, json.dumps(settings), "--pause", str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The words of a training as a process of its own."""
+    return [str(model_dir), str(workdir), json.dumps(settings), "--pause", str(pause)]
 
 
 @pytest.mark.slow
 def test_sigterm_loses_no_step(tiny_model_dir, tmp_path, unbroken):
-    process = job(tiny_model_dir, tmp_path, {}, pause=0.1)
+    command = [sys.executable, JOB, *job(tiny_model_dir, tmp_path, {}, pause=0.1)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     rows = [process.stdout.readline() for _ in range(5)]
     process.send_signal(signal.SIGTERM)
     rest, said = process.communicate(timeout=60)
@@ -456,13 +457,14 @@ def test_killed_at_ten_moments_it_ends_at_the_same_bits(tiny_model_dir, tmp_path
     """A second apart are the checkpoints, and the moments anywhere in between and in loading and writing."""
     settings, draw = {"checkpoint_seconds": 1, "epochs": 12}, rng(0, "moments of kill -9")
     whole = run(tiny_model_dir, tmp_path / "whole", **settings)
-    for _ in range(10):
-        process = job(tiny_model_dir, tmp_path / "work", settings, pause=0.05)
-        process.stdout.readline()  # so that there is something to lose
+    words = job(tiny_model_dir, tmp_path / "work", settings, pause=0.05)
+    for i in range(10):
+        process = forked.program(said := tmp_path / f"said-{i}", JOB, *words)
+        while not (said.exists() and said.stat().st_size):  # so that there is something to lose
+            assert process.exitcode is None, said.read_text()
+            time.sleep(0.005)
         time.sleep(draw.uniform(0, 1.8))
-        assert process.poll() is None, process.stderr.read()
-        process.kill()
-        process.communicate()
+        assert forked.kill(process) == -signal.SIGKILL, said.read_text()
     result = run(tiny_model_dir, tmp_path / "work", **settings)
     assert 5 < result.first_step < whole.steps
     assert same(weights(result), weights(whole))
