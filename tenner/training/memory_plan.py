@@ -15,6 +15,7 @@ A vision tower is counted as loaded and not trained. Recurrent layers are counte
 implementation computes them; kernels of their own libraries keep less.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -75,7 +76,9 @@ def forecast(
     lora, pure = train.method == "lora", train.precision == "pure-bf16"
     trained_layer = a.lora_parameters(train.lora_rank) // len(a.layers) if lora else a.largest_layer
     head_is_trained = not lora and not (train.frozen_layers and a.tied)
-    row_tokens = max(train.tokens_per_row, longest_tokens)
+    # A step has no more samples than fill it; a sample belongs to the step in which its middle falls.
+    of_step = math.ceil(train.tokens_per_step / ranks) + longest_tokens
+    row_tokens = max(min(train.tokens_per_row, of_step), longest_tokens)
     # Of the layers one is at work and the next under way in a buffer. The gradients of one are summed over the
     # processes in float32, while those of the next are made.
     whole_layer = b * (a.largest_layer + trained_layer * lora) if shards > 1 else 0
