@@ -130,7 +130,7 @@ def planned_and_run(name: str, folder: Path, skyrl: Path | None, *, probed: int,
     folder.mkdir()
     with ExitStack() as open_until_done:
         changes = [*SHRUNK, *CHANGES[name]]
-        if name in LAYERS:
+        if name in LAYERS and not any(setting.startswith("student.model=") for setting in more):
             student = folder / "base"
             with_layers(LAYERS[name], student)
             changes.append(f'student.model="{student}"')

@@ -1,8 +1,8 @@
 """`tenner plan --probe N`: N real questions asked of the teacher and the student, and the plan that follows from them.
 
 The questions are the first of the run's own, after cleaning; a service that trains makes two steps on what is learned
-of them. What it costs is booked as `probe` in the run's ledger,
-under its cap. The run goes on in the same folder, and its trace stage does not pay again for a response that it has.
+of them. What it costs is booked as `probe` in the run's ledger, under its cap. The run goes on in the same folder, and
+its trace stage does not pay again for a response that it has.
 """
 
 import asyncio

@@ -107,6 +107,9 @@ def make(
         notes.append(f"warning: {refused}: `tenner run` refuses this")
     if recipe.train.tinker is not None:
         note = "a service trains"
+    seen = next(stage.memory_bytes for stage in stages if stage.stage == "train")
+    if measured is not None and seen is not None:
+        notes.append(f"its training is expected to take {seen / memory.GB:.2f} GB, by the samples that were seen")
     return RunPlan(
         recipe.name, recipe.budget_usd, describe(recipe, machine), recipe.machine.price_usd_per_hour, stages,
         _memory(recipe, size, machine, ranks, memory_gb, lengths, cpu=cpu), note, options,
