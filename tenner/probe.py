@@ -78,7 +78,8 @@ def _measure(run: Run, asked: Sequence[Question]) -> Measured:
     complete_ones = [r for r in replies if r.reply.outcome == "complete"]
     if replies and not complete_ones:
         raise TennerError("the teacher gave no complete trace", hint="raise trace.output_tokens_max, or ask more")
-    samples = [_sample(r) for r in complete_ones] or time_estimate.examples_learned(run, asked)
+    kept = [r for r in complete_ones if recipe.trace.keep == "first" or _is_right(r)]
+    samples = [_sample(r) for r in kept or complete_ones] or time_estimate.examples_learned(run, asked)
     with run.machine_time(STAGE):
         began = time.perf_counter()
         engine = pipeline.engine_for(run, "base", "attempt")
@@ -94,7 +95,7 @@ def _measure(run: Run, asked: Sequence[Question]) -> Measured:
         base_answer=_mean([c.answer_tokens or 0 for c in completions]),
         teacher_input=_mean([r.reply.usage.input_tokens or 0 for r in replies]) if replies else None,
         teacher_output=_mean([r.reply.usage.output_tokens or 0 for r in replies]) if replies else None,
-        kept_share=_kept_share(recipe, replies) if replies else None,
+        kept_share=max(len(kept), 0.5) / len(replies) if replies else None,  # at least half a reply
     )  # fmt: skip
     if recipe.train.tinker is not None and encoded:
         token_seconds = managed_training.tried_token_seconds(run, encoded, STAGE)
@@ -172,15 +173,8 @@ def _sample(paid: PaidReply) -> Sample:
     )  # fmt: skip
 
 
-def _kept_share(recipe: Recipe, replies: Sequence[PaidReply]) -> float:
-    """Of the replies those that are complete and, where the recipe wants that, right; at least half a reply."""
-    wants_right = recipe.trace.keep != "first"
-    kept = [
-        r.reply.outcome == "complete"
-        and (not wants_right or grade_trace(r.reply.answer, r.call.question).verdict == "correct")
-        for r in replies
-    ]
-    return max(sum(kept), 0.5) / len(kept)
+def _is_right(paid: PaidReply) -> bool:
+    return grade_trace(paid.reply.answer, paid.call.question).verdict == "correct"
 
 
 def _learned(engine: LocalEngine, samples: Sequence[Sample], whole: Sequence[int], recipe: Recipe) -> Tokens:
