@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import skyrl_server
 from chat_server import ChatServer
 
+from tenner.budget.estimate import Estimate
 from tenner.budget.ledger_database import read_spend
 from tenner.budget.ledger_rows import SpendRow
 from tenner.core import recipe
@@ -71,13 +72,13 @@ class Figure(NamedTuple):
 
     stage: str
     quantity: str
-    said: tuple[float, float, float] | None
+    said: Estimate | None
     taken: float
 
     @property
     def share(self) -> float | None:
         """Of what was taken, so much was expected."""
-        return self.said[1] / self.taken if self.said and self.taken else None
+        return self.said.expected / self.taken if self.said and self.taken else None
 
 
 def main() -> None:
@@ -179,8 +180,8 @@ def figures(path: Path) -> list[Figure]:
     for quantity in ("seconds", "dollars"):
         rows = [f for f in found if f.quantity == quantity]
         known = [f.said for f in rows if f.said]
-        said = tuple(sum(each) for each in zip(*known, strict=True)) if known else None
-        found.append(Figure("together", quantity, said, sum(f.taken for f in rows)))  # type: ignore[arg-type]
+        said = Estimate.total(known) if known else None
+        found.append(Figure("together", quantity, said, sum(f.taken for f in rows)))
     report = (path / "report.md").read_text("utf-8")
     if SHOWN_IN_REPORT not in report:
         raise SystemExit(f"the report in {path} does not show what was expected")
@@ -198,7 +199,7 @@ def _of_stage(stage: StagePlan, spend: Sequence[SpendRow], folder: RunFolder) ->
         yield Figure(stage.stage, "tokens", stage.tokens, tokens)
     if stage.memory_bytes is not None:
         taken = max(step.memory_bytes or 0 for step in folder.read("training", TrainStep))
-        yield Figure(stage.stage, "memory", (stage.memory_bytes,) * 3, taken)
+        yield Figure(stage.stage, "memory", Estimate.exactly(stage.memory_bytes), taken)
 
 
 def taken_tokens(stage: str, spend: Sequence[SpendRow], folder: RunFolder) -> int | None:
@@ -234,9 +235,9 @@ def show(name: str, rows: Sequence[Figure]) -> None:
     print(f"\n{name:10} {'':8} {'':4}   expected  low to high            taken  expected/taken")
     for row in rows:
         scale = SCALE[row.quantity]
-        low, expected, high = (each * scale for each in row.said) if row.said else (None, None, None)
-        told = "not known" if expected is None else f"{expected:,.1f}"
-        around = "" if low is None else f"{low:,.1f} to {high:,.1f}"
+        said = row.said and row.said.times(scale)
+        told = "not known" if said is None else f"{said.expected:,.1f}"
+        around = "" if said is None else f"{said.low:,.1f} to {said.high:,.1f}"
         share = "" if row.share is None else f"{row.share:.2f}"
         unit = UNITS[row.quantity]
         print(

@@ -19,6 +19,7 @@ from tenner.stages.run_plan import Measured
 from tenner.stages.time_estimate import in_words
 from tenner.training import plan as memory
 from tenner.training import rank_balance, student_address
+from tenner.training.memory_plan import row_lengths
 
 __all__ = ["RunPlan", "UnknownSize", "make", "price_warnings", "stages_of"]
 
@@ -189,7 +190,12 @@ def _memory(
         return None
     limit = recipe.train.tokens_max
     samples = rank_balance.assumed_lengths(lengths.sample.expected, recipe.select.samples, tokens_max=limit)
-    return memory.plan(size.architecture, recipe.train, of, longest_tokens=limit, lengths=samples, seed=recipe.seed)
+    return memory.plan(
+        size.architecture, recipe.train, of, longest_tokens=limit, lengths=samples, seed=recipe.seed,
+        row_lengths=row_lengths(
+            recipe.train, samples=recipe.select.samples, mean_tokens=lengths.sample.expected, longest_tokens=limit
+        ),
+    )  # fmt: skip
 
 
 def _changes(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None) -> list[Change]:

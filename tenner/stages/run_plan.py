@@ -18,8 +18,15 @@ from tenner.data import puzzles, rows
 from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
-from tenner.stages.time_estimate import Lengths, attempt_policies, sweep_context, sweep_seconds, sweep_tokens
-from tenner.training import held_out
+from tenner.stages.time_estimate import (
+    PROBED_BYTES_MAX,
+    Lengths,
+    attempt_policies,
+    sweep_context,
+    sweep_seconds,
+    sweep_tokens,
+)
+from tenner.training import held_out, memory_plan
 from tenner.training import plan as memory
 
 PUZZLES_READ = 200
@@ -79,7 +86,7 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     price = recipe.machine.price_usd_per_hour
     traced = _trace(recipe, pool, lengths, measured)
     trained = train_plan(recipe, size, machine, lengths, measured and measured.service_token_seconds).model_copy(
-        update={"memory_bytes": memory_bytes(recipe, size, machine, measured)}
+        update={"memory_bytes": memory_bytes(recipe, size, machine, lengths, measured)}
     )
     by_stage = {
         "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
@@ -316,16 +323,32 @@ def train_plan(
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
 
 
-def memory_bytes(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None = None) -> int | None:
-    """What training holds at most of a device's memory, or of the process on a CPU; None where a service trains, or
-    the student's architecture is not known. The longest sample is as long as `measured` says, or as train.tokens_max.
+def memory_bytes(
+    recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, measured: Measured | None = None
+) -> int | None:
+    """What training holds at most of a device's memory, or of the process of a run on a CPU; None where a service
+    trains, or the student's architecture is not known. The longest sample is as long as `measured` says, or as
+    train.tokens_max.
     """
-    train = recipe.train
-    if train.tinker is not None or size.architecture is None:
+    train, samples, on_gpu = recipe.train, recipe.select.samples, machine.card is not None
+    if train.tinker is not None or (architecture := size.architecture) is None:
         return None
-    of = memory.Machine(machine.cards, on_gpu=machine.card is not None, memory_gb=None)
     longest = min(train.tokens_max, measured.longest_tokens) if measured else train.tokens_max
-    return memory.plan(size.architecture, train, of, longest_tokens=longest).forecast.total_bytes
+    of = memory.Machine(machine.cards, on_gpu=on_gpu, memory_gb=None)
+
+    def said(row_lengths: int) -> int:
+        made = memory.plan(architecture, train, of, longest_tokens=longest, row_lengths=row_lengths)
+        return made.forecast.total_bytes
+
+    if on_gpu:
+        return said(1)
+    count = memory_plan.row_lengths(train, samples=samples, mean_tokens=lengths.sample.expected, longest_tokens=longest)
+    # Attempts have been decoded in the same process, with ever fewer rows: kernels for forward alone.
+    whole = said(count + min(recipe.evaluate.rows, recipe.attempt.questions) // 3)
+    if recipe.trace.client != "reference-solution" or size.weights_bytes > PROBED_BYTES_MAX:
+        return whole
+    # The training is tried while the student that attempts is loaded, and the file of its weights mapped.
+    return max(whole, said(1) + round(2 * size.weights_bytes))
 
 
 def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:
