@@ -1,20 +1,21 @@
 """`tenner plan --probe N`: N real questions asked of the teacher and the student, and the plan that follows from them.
 
-The questions are the first of the run's own, after cleaning. What it costs is booked as `probe` in the run's ledger,
-under its cap. The run goes on in the same folder, and its trace stage does not pay again for a response that it has.
+The questions are the first of the run's own, after cleaning; a service that trains makes two steps on what is learned
+of them. What it costs is booked as `probe` in the run's ledger, under its cap. The run goes on in the same folder, and
+its trace stage does not pay again for a response that it has.
 """
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Sequence
-from functools import cache, partial
 from pathlib import Path
 
 from tenner import pipeline
 from tenner.budget import assumptions as assumed
 from tenner.budget.estimate import Estimate
-from tenner.clients import registry
+from tenner.clients import registry, tinker
 from tenner.clients.billing import PaidReply
 from tenner.clients.protocol import Call
 from tenner.clients.registry import CallContext
@@ -29,9 +30,10 @@ from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.grading.grader import grade_trace
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import decoding_speed
-from tenner.stages import plan_page, resolve_student, run_plan, time_estimate
+from tenner.stages import managed_training, plan_page, resolve_student, run_plan, time_estimate
 from tenner.stages.plan_page import RunPlan
 from tenner.stages.run_plan import Measured, Tokens
+from tenner.training.loss_mask import Encoded
 
 STAGE = "probe"
 PAYING = ("openai", "gemini")
@@ -53,6 +55,8 @@ def probe(recipe: Recipe, path: Path, *, questions: int, budget_usd: float | Non
             raise TennerError(f"the run in {path} has attempted already", hint="a probe comes before that")
         if recipe.trace.client in PAYING:
             registry.check(recipe.trace, screen)
+        if recipe.train.tinker is not None:
+            tinker.check(recipe.train.tinker)
         if recipe.trace.candidates is not None:
             screen.say("of the teachers that of trace alone is asked now; the run asks its candidates, too")
         pipeline.run_stages(run, ["gather", "clean"])
@@ -74,39 +78,65 @@ def _measure(run: Run, asked: Sequence[Question]) -> Measured:
     complete_ones = [r for r in replies if r.reply.outcome == "complete"]
     if replies and not complete_ones:
         raise TennerError("the teacher gave no complete trace", hint="raise trace.output_tokens_max, or ask more")
-    samples = [_sample(r) for r in complete_ones] or time_estimate.examples_learned(run, asked)
-    load_engine = cache(partial(pipeline.engine_for, run, "base", "attempt"))
-    form = recipe.attempt.prompts[0]
-    # The shortest way to the length of thinking and answer: one policy, the largest budget.
-    policy = Policy(thinking_tokens_max=recipe.evaluate.thinking_tokens_max[-1])
-    student = EvaluatedStudent("base", recipe.student.model, form, load_engine)
-    complete(
-        run, {STAGE: asked}, student, [policy], stage=STAGE, file=STAGE,
-        answer_tokens_max=recipe.evaluate.answer_tokens_max,
-    )  # fmt: skip
-    completions = run.folder.read(STAGE, Completion)
-    engine = load_engine()
-    lengths = _learned(run, engine, samples) if samples else run_plan.token_lengths(recipe)
-    decoding, token_seconds, trial_seconds = None, None, 0.0
-    if _is_this_machine(recipe):
-        with run.machine_time(STAGE):
-            began = time.perf_counter()
-            text = render(engine.tokenizer, asked[0], form, recipe).text
-            decoding = decoding_speed(engine, text, rows=recipe.evaluate.rows)
-            found = time_estimate.training_speed(run, pipeline.base_student(run), samples)
-            trial_seconds = time.perf_counter() - began
-        if found is not None:
-            token_seconds = found[0].token_seconds
-            own = found[1] - lengths.thinking.expected - lengths.answer.expected - assumed.TEMPLATE_TOKENS
-            lengths = lengths._replace(prompt=Estimate.exactly(max(1.0, own)))
-    return Measured(
-        questions=len(asked), lengths=lengths,
+    kept = [r for r in complete_ones if recipe.trace.keep == "first" or _is_right(r)]
+    samples = [_sample(r) for r in kept or complete_ones] or time_estimate.examples_learned(run, asked)
+    with run.machine_time(STAGE):
+        began = time.perf_counter()
+        engine = pipeline.engine_for(run, "base", "attempt")
+        loading_seconds = time.perf_counter() - began
+    completions = _ask_student(run, asked, engine)
+    encoded = time_estimate.as_trained(run, pipeline.base_student(run), samples)
+    tokens = [len(e.ids) for e in encoded]
+    measured = Measured(
+        questions=len(asked),
+        lengths=_learned(engine, samples, tokens, recipe) if samples else run_plan.token_lengths(recipe),
+        longest_tokens=_longest(tokens, recipe.select.samples) if tokens else recipe.train.tokens_max,
         base_thinking=_mean([c.thinking_tokens or 0 for c in completions]),
         base_answer=_mean([c.answer_tokens or 0 for c in completions]),
         teacher_input=_mean([r.reply.usage.input_tokens or 0 for r in replies]) if replies else None,
         teacher_output=_mean([r.reply.usage.output_tokens or 0 for r in replies]) if replies else None,
-        kept_share=_kept_share(recipe, replies) if replies else None,
-        decoding=decoding, train_token_seconds=token_seconds, trial_seconds=trial_seconds,
+        kept_share=max(len(kept), 0.5) / len(replies) if replies else None,  # at least half a reply
+    )  # fmt: skip
+    if recipe.train.tinker is not None and encoded:
+        token_seconds = managed_training.tried_token_seconds(run, encoded, STAGE)
+        measured = measured._replace(service_token_seconds=token_seconds)
+    if _is_this_machine(recipe):
+        measured = _with_speeds(run, measured._replace(loading_seconds=loading_seconds), engine, asked, encoded)
+    return measured
+
+
+def _ask_student(run: Run, asked: Sequence[Question], engine: LocalEngine) -> list[Completion]:
+    """The untrained student's completions the shortest way to the length of thinking and answer: under one policy, that
+    of the largest budget.
+    """
+    recipe = run.recipe
+    policy = Policy(thinking_tokens_max=recipe.evaluate.thinking_tokens_max[-1])
+    student = EvaluatedStudent("base", recipe.student.model, recipe.attempt.prompts[0], lambda: engine)
+    complete(
+        run, {STAGE: asked}, student, [policy], stage=STAGE, file=STAGE,
+        answer_tokens_max=recipe.evaluate.answer_tokens_max,
+    )  # fmt: skip
+    return run.folder.read(STAGE, Completion)
+
+
+def _with_speeds(
+    run: Run, measured: Measured, engine: LocalEngine, asked: Sequence[Question], encoded: Sequence[Encoded]
+) -> Measured:
+    """With how fast this machine decodes and trains, and how long trying that takes, which the run does again: the
+    training only where what it learns is known beforehand.
+    """
+    recipe = run.recipe
+    with run.machine_time(STAGE):
+        began = time.perf_counter()
+        text = render(engine.tokenizer, asked[0], recipe.attempt.prompts[0], recipe).text
+        decoding = decoding_speed(engine, text, rows=recipe.evaluate.rows)
+        decoded = time.perf_counter()
+        speed = time_estimate.training_speed(run, pipeline.base_student(run), encoded)
+        ended = time.perf_counter()
+    again = ended if time_estimate.examples_learned(run, asked) else decoded
+    return measured._replace(
+        decoding=decoding, trial_seconds=again - began,
+        train_token_seconds=speed and speed.token_seconds, train_loading_seconds=speed and speed.loading_seconds,
     )  # fmt: skip
 
 
@@ -143,26 +173,27 @@ def _sample(paid: PaidReply) -> Sample:
     )  # fmt: skip
 
 
-def _kept_share(recipe: Recipe, replies: Sequence[PaidReply]) -> float:
-    """Of the replies those that are complete and, where the recipe wants that, right; at least half a reply."""
-    wants_right = recipe.trace.keep != "first"
-    kept = [
-        r.reply.outcome == "complete"
-        and (not wants_right or grade_trace(r.reply.answer, r.call.question).verdict == "correct")
-        for r in replies
-    ]
-    return max(sum(kept), 0.5) / len(kept)
+def _is_right(paid: PaidReply) -> bool:
+    return grade_trace(paid.reply.answer, paid.call.question).verdict == "correct"
 
 
-def _learned(run: Run, engine: LocalEngine, samples: Sequence[Sample]) -> Tokens:
-    """Lengths of what is learned, in the student's tokens."""
+def _learned(engine: LocalEngine, samples: Sequence[Sample], whole: Sequence[int], recipe: Recipe) -> Tokens:
+    """Lengths of what is learned, in the student's tokens, by whole samples and their parts."""
 
     def tokens(texts: Sequence[str]) -> Estimate:
         return _mean([len(engine.tokenizer.encode(text, add_special_tokens=False)) for text in texts])
 
-    cue = FORMATS[run.recipe.student.form.format].cue
-    answers = tokens([f"{cue} {s.answer}" for s in samples])
-    return Tokens(tokens([s.question for s in samples]), tokens([s.thinking for s in samples]), answers)
+    cue = FORMATS[recipe.student.form.format].cue
+    thinking, answer = tokens([s.thinking for s in samples]), tokens([f"{cue} {s.answer}" for s in samples])
+    prompt = statistics.fmean(whole) - thinking.expected - answer.expected - assumed.TEMPLATE_TOKENS
+    return Tokens(Estimate.exactly(max(1.0, prompt)), thinking, answer)
+
+
+def _longest(tokens: Sequence[int], count: int) -> int:
+    """The longest of `count` samples, were their lengths normally distributed as these are; no less than of these."""
+    mean = statistics.fmean(tokens)
+    spread = statistics.stdev(tokens) if len(tokens) > 1 else mean / 4
+    return round(max(*tokens, mean + spread * math.sqrt(2 * math.log(count))))
 
 
 def _is_this_machine(recipe: Recipe) -> bool:

@@ -85,3 +85,28 @@ def test_gpu_training_is_rehearsed_on_a_cpu_in_pieces(tmp_path):
     assert price["usd_per_gpu_hour"] == 3
     tokens_per_second = told["tenner"]["32b-lora"]["tokens_per_second"]
     assert price["lora_gpu_hours"] == pytest.approx(price["tokens"] / tokens_per_second / 3600)
+
+
+@pytest.mark.slow
+def test_a_plan_is_compared_with_the_run_quantity_by_quantity(tiny_model_dir):
+    settings = [
+        f'student.model="{tiny_model_dir}"', "train.frozen_layers=1", "train.tokens_max=1000", "gather.questions=200",
+        "select.samples=40", "attempt.questions=8", "evaluate.questions=12", "evaluate.rows=8",
+    ]  # fmt: skip
+    command = [sys.executable, str(BENCH / "plan_probe.py"), "--only", "paid", "--probe", "12"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    found = {(f["stage"], f["quantity"]): f for f in told["runs"]["paid"]}
+    assert all(f["taken"] > 0 and f["said"] for f in found.values())
+    for quantity in ("seconds", "dollars"):
+        assert found["together", quantity]["taken"] == pytest.approx(
+            sum(f["taken"] for (stage, of), f in found.items() if of == quantity and stage != "together")
+        )
+    # Half of the traces are wrong, and each question is charged by its length.
+    assert found["trace", "dollars"]["share"] == pytest.approx(1, abs=0.25)
+    assert found["trace", "tokens"]["share"] == pytest.approx(1, abs=0.25)
+    assert found["train", "tokens"]["share"] == pytest.approx(1, abs=0.15)
+    assert ("train", "memory") in found
+    assert len(told["promises"]) == 3

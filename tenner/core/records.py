@@ -426,6 +426,8 @@ class StagePlan(Record):
     """Of the machine that is charged; None: not known. An API's time is not charged."""
     usd: Estimate | None = None
     """None: not known."""
+    memory_bytes: int | None = None
+    """What a device, or the process on a CPU, holds at most; None: not known, or nothing is trained here."""
 
 
 class Setting(Record):

@@ -28,6 +28,8 @@ SERVICE_FILE = "service.json"
 """What the service holds of a run: see `AtService`."""
 ADAPTER = "adapter"
 SKYRL_METRICS = "skyrl.ai/"
+TRIED_STEPS = 2
+"""By which a probe finds out how fast the service is."""
 
 
 class AtService(NamedTuple):
@@ -122,12 +124,43 @@ def learn(run: Run) -> tuple[int, int]:
     return len(encoded) + len(dropped), len(encoded)
 
 
-def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded]) -> str:
+def tried_token_seconds(run: Run, encoded: Sequence[Encoded], stage: str) -> float | None:
+    """How long the service takes for a token of training, by steps on a model of their own, which are paid as `stage`,
+    each once; None where no process saw how long they took. The last of them counts: the first may compile.
+
+    Raises as the training does.
+    """
+    recipe, service = run.recipe, run.recipe.train.tinker
+    assert service is not None, "the recipe's check"
+    lengths = [len(e.ids) for e in encoded]
+    step_tokens = max(1, min(recipe.train.tokens_per_step, sum(lengths) // TRIED_STEPS))
+    steps = packing.plan(lengths, step_tokens, epochs=1, seed=recipe.seed)[:TRIED_STEPS]
+    schedule = Schedule(encoded, steps, recipe.train)
+    with run.machine_time(stage), tinker.connect(service) as client, tinker.rejections(client):
+        paid = PaidSteps(
+            client, run.ledger, service, fingerprint=_fingerprint(recipe.train, recipe.seed, encoded, stage),
+            say=run.screen.say, stage=stage,
+        )  # fmt: skip
+        if models := AtService.of(run).models:  # of a probe that was broken off
+            paid.recover(schedule.step, models[-1])
+            client.unload(models[-1])
+        bought = [paid.bought(number) for number in range(len(steps))]
+        if None in bought:
+            model_id = _new_model(run, client)
+            bought = [done or paid.buy(schedule.step(number), model_id) for number, done in enumerate(bought)]
+            client.unload(model_id)
+        if AtService.of(run).models:
+            delete_all(run, client)
+    timed = [done.seconds / schedule.step(n).tokens for n, done in enumerate(bought) if done and done.seconds]
+    return timed[-1] if timed else None
+
+
+def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded], purpose: str = "") -> str:
     fixed = settings.model_dump_json(
         exclude=dict.fromkeys(Train.free_on_resume(), True) | {"tinker": TrainingService.free_on_resume()},
         exclude_none=True,
     )
-    return digest("tinker", fixed, seed, *encoded)
+    return digest("tinker" + purpose, fixed, seed, *encoded)
 
 
 def _continue(run: Run, client: TinkerClient, paid: PaidSteps, schedule: Schedule) -> tuple[str, int]:

@@ -61,11 +61,12 @@ class PaidSteps:
 
     def __init__(
         self, client: TinkerClient, ledger: Ledger, service: TrainingService, *, fingerprint: str,
-        say: Callable[[str], None],
+        say: Callable[[str], None], stage: str = "train",
     ) -> None:  # fmt: skip
+        """`stage` is what the steps are booked as."""
         self._client, self._ledger, self._fingerprint, self._say = client, ledger, fingerprint, say
         self._price = service.price_usd_per_mtok
-        self.payee = Payee("train", PROVIDER, service.model, f"${self._price:g} per million tokens trained on")
+        self.payee = Payee(stage, PROVIDER, service.model, f"${self._price:g} per million tokens trained on")
 
     def microusd(self, tokens: int) -> int:
         """The price of a step of so many tokens: dollars per million tokens are micro-dollars per token."""

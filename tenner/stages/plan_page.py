@@ -19,6 +19,7 @@ from tenner.stages.run_plan import Measured
 from tenner.stages.time_estimate import in_words
 from tenner.training import plan as memory
 from tenner.training import rank_balance, student_address
+from tenner.training.memory_plan import row_lengths
 
 __all__ = ["RunPlan", "UnknownSize", "make", "price_warnings", "stages_of"]
 
@@ -107,6 +108,9 @@ def make(
         notes.append(f"warning: {refused}: `tenner run` refuses this")
     if recipe.train.tinker is not None:
         note = "a service trains"
+    seen = next(stage.memory_bytes for stage in stages if stage.stage == "train")
+    if measured is not None and seen is not None:
+        notes.append(f"its training is expected to take {seen / memory.GB:.2f} GB, by the samples that were seen")
     return RunPlan(
         recipe.name, recipe.budget_usd, describe(recipe, machine), recipe.machine.price_usd_per_hour, stages,
         _memory(recipe, size, machine, ranks, memory_gb, lengths, cpu=cpu), note, options,
@@ -186,7 +190,12 @@ def _memory(
         return None
     limit = recipe.train.tokens_max
     samples = rank_balance.assumed_lengths(lengths.sample.expected, recipe.select.samples, tokens_max=limit)
-    return memory.plan(size.architecture, recipe.train, of, longest_tokens=limit, lengths=samples, seed=recipe.seed)
+    return memory.plan(
+        size.architecture, recipe.train, of, longest_tokens=limit, lengths=samples, seed=recipe.seed,
+        row_lengths=row_lengths(
+            recipe.train, samples=recipe.select.samples, mean_tokens=lengths.sample.expected, longest_tokens=limit
+        ),
+    )  # fmt: skip
 
 
 def _changes(recipe: Recipe, size: Size, machine: Machine, measured: Measured | None) -> list[Change]:

@@ -89,6 +89,10 @@ class Machine(NamedTuple):
     measured_decoding: DecodingSpeed | None = None
     measured_token_seconds: float | None = None
     """Of training one token."""
+    measured_loading_seconds: float | None = None
+    """Of the weights, to decode."""
+    measured_start_seconds: float | None = None
+    """Of a training, before its first step."""
 
     def train_seconds(self, size: Size, train: Train, tokens: Estimate, mean_tokens: Estimate) -> Estimate:
         """Of so many tokens, padding and checkpoints not counted."""
@@ -139,8 +143,16 @@ class Machine(NamedTuple):
         return min(self.cards, int(tensor_parallel))
 
     def loading_seconds(self, size: Size) -> Estimate:
-        """Of bringing the weights onto the device once."""
+        """Of bringing the weights onto the device once, to decode."""
+        if self.measured_loading_seconds is not None:
+            return Estimate.exactly(self.measured_loading_seconds)
         return _over(Estimate.exactly(size.weights_bytes), assumed.LOADING_BYTES_PER_SECOND)
+
+    def start_seconds(self, size: Size) -> Estimate:
+        """Of a training, before its first step."""
+        if self.measured_start_seconds is not None:
+            return Estimate.exactly(self.measured_start_seconds)
+        return self._replace(measured_loading_seconds=None).loading_seconds(size)
 
 
 def _over(work: Estimate, speed: Estimate) -> Estimate:

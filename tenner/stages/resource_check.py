@@ -10,7 +10,7 @@ from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
 from tenner.training import plan as training_plan
 from tenner.training.architecture import Architecture
-from tenner.training.memory_plan import trained_parameters
+from tenner.training.memory_plan import row_lengths, trained_parameters
 
 GB = training_plan.GB
 OTHER_FILES_BYTES = 100_000_000
@@ -30,7 +30,9 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
     kind = hardware.device_kind(recipe.machine.device)
     if recipe.train.backend is None and architecture.traced and (free_bytes := hardware.free_memory_bytes(kind)):
         machine = training_plan.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
-        plan = training_plan.plan(architecture, recipe.train, machine, longest_tokens=recipe.train.tokens_max)
+        longest, samples = recipe.train.tokens_max, recipe.select.samples
+        lengths = row_lengths(recipe.train, samples=samples, mean_tokens=longest, longest_tokens=longest)
+        plan = training_plan.plan(architecture, recipe.train, machine, longest_tokens=longest, row_lengths=lengths)
         if plan.fits is False:
             where = "of memory are" if kind == "cpu" else f"of the {kind} device's memory are"
             raise TennerError(

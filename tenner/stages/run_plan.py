@@ -12,14 +12,22 @@ from tenner.budget.prices import MICROUSD_PER_USD
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import Policy, StagePlan, Usage
-from tenner.core.sections import PaidModel, Table, TraceSection
+from tenner.core.sections import PaidModel, Table, TraceSection, TrainingService
 from tenner.core.stage_names import CONTROL, TEACHERS
 from tenner.data import puzzles, rows
 from tenner.evaluation import benchmarks
 from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages.plan_speeds import Machine, Size
-from tenner.stages.time_estimate import Lengths, attempt_policies, sweep_context, sweep_seconds, sweep_tokens
-from tenner.training import held_out
+from tenner.stages.time_estimate import (
+    PROBED_BYTES_MAX,
+    Lengths,
+    attempt_policies,
+    sweep_context,
+    sweep_seconds,
+    sweep_tokens,
+)
+from tenner.training import held_out, memory_plan
+from tenner.training import plan as memory
 
 PUZZLES_READ = 200
 """So many generated puzzles are measured."""
@@ -47,6 +55,8 @@ class Measured(NamedTuple):
     """How many were asked."""
     lengths: Tokens
     """Of what is learned, in the student's tokens."""
+    longest_tokens: int
+    """Of the samples, the longest to be expected among as many as are trained on."""
     base_thinking: Estimate
     base_answer: Estimate
     """Of the untrained student, under the largest budget."""
@@ -55,9 +65,15 @@ class Measured(NamedTuple):
     """Of one paid call, in the teacher's tokens; None: nobody is paid."""
     kept_share: float | None
     """Of the traces, complete and, where the recipe wants that, right."""
-    decoding: DecodingSpeed | None
-    train_token_seconds: float | None
-    """None: the recipe names another machine than the one that was tried."""
+    service_token_seconds: float | None = None
+    """Of training one token, where a service trains."""
+    decoding: DecodingSpeed | None = None
+    """Like the speeds below it None where the recipe names another machine than the one that was tried."""
+    loading_seconds: float | None = None
+    """Of the student, to be asked."""
+    train_token_seconds: float | None = None
+    train_loading_seconds: float | None = None
+    """Of the student, to be trained."""
     trial_seconds: float = 0.0
     """Of trying these speeds, which the run does again before its attempts."""
 
@@ -69,7 +85,9 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     base = (measured.base_thinking, measured.base_answer) if measured else None
     price = recipe.machine.price_usd_per_hour
     traced = _trace(recipe, pool, lengths, measured)
-    trained = train_plan(recipe, size, machine, lengths)
+    trained = train_plan(recipe, size, machine, lengths, measured and measured.service_token_seconds).model_copy(
+        update={"memory_bytes": memory_bytes(recipe, size, machine, lengths, measured)}
+    )
     by_stage = {
         "gather": StagePlan(stage="gather", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
         "clean": StagePlan(stage="clean", what="not charged", questions=pool, usd=Estimate.exactly(0.0)),
@@ -92,7 +110,10 @@ def calibrated(machine: Machine, measured: Measured | None) -> Machine:
     """The machine with the speeds that were measured on it."""
     if measured is None:
         return machine
-    return machine._replace(measured_decoding=measured.decoding, measured_token_seconds=measured.train_token_seconds)
+    return machine._replace(
+        measured_decoding=measured.decoding, measured_token_seconds=measured.train_token_seconds,
+        measured_loading_seconds=measured.loading_seconds, measured_start_seconds=measured.train_loading_seconds,
+    )  # fmt: skip
 
 
 def total_usd(stages: Sequence[StagePlan]) -> Estimate:
@@ -186,7 +207,7 @@ def _base_lengths(prompt: Estimate, base: BaseLengths, thinking_max: int, answer
 def _sweep(
     recipe: Recipe, size: Size, machine: Machine, lengths: Sequence[Lengths], questions: int, policies: Sequence[Policy]
 ) -> tuple[Estimate, Estimate]:  # fmt: skip
-    """The tokens that are generated, and the seconds that it takes, loading included."""
+    """The tokens that are generated, and the seconds that it takes."""
     tokens = Estimate(*(questions * sweep_tokens(each, policies)[0] for each in lengths))
     seconds = Estimate(
         *(
@@ -197,7 +218,7 @@ def _sweep(
             for speed, each in zip(machine.decoding(size, recipe.evaluate), lengths, strict=True)
         )
     )  # fmt: skip
-    return tokens, Estimate.total([seconds, machine.loading_seconds(size)])
+    return tokens, seconds
 
 
 def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, base: BaseLengths) -> StagePlan:
@@ -209,9 +230,11 @@ def _attempt(recipe: Recipe, size: Size, machine: Machine, prompt: Estimate, bas
     of_base = _base_lengths(prompt, base, attempt.thinking_tokens_max, attempt.answer_tokens_max)
     tokens, seconds = _sweep(recipe, size, machine, of_base, questions, attempt_policies(attempt))
     what = f"{rounds} times {questions:,} questions, at most {attempt.thinking_tokens_max:,} thinking tokens"
+    loads = machine.loading_seconds(size).times(2 if attempt.second_model else 1)
     return StagePlan(
-        stage="attempt", what=what, questions=questions, tokens=tokens.times(rounds), seconds=seconds.times(rounds)
-    )
+        stage="attempt", what=what, questions=questions, tokens=tokens.times(rounds),
+        seconds=Estimate.total([seconds.times(rounds), loads]),
+    )  # fmt: skip
 
 
 def _with_trial(attempt: StagePlan, measured: Measured | None) -> StagePlan:
@@ -274,10 +297,12 @@ def _of_any(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(min(p.low for p in parts), fmean(p.expected for p in parts), max(p.high for p in parts))
 
 
-def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) -> StagePlan:
+def train_plan(
+    recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, service_token_seconds: float | None = None
+) -> StagePlan:
     """The training alone, without the charge for this machine's time; `tokens` are those of all samples in all epochs.
 
-    How long a service takes is not known.
+    How long a service takes is not known before a probe.
     """
     train, samples = recipe.train, recipe.select.samples
     of_sample = lengths.sample.at_most(train.tokens_max)
@@ -286,12 +311,44 @@ def train_plan(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens) ->
         what = (
             f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, by {train.tinker.model}"
         )
+        tokens = Estimate(*(max(0.0, each - samples * train.epochs) for each in tokens))  # the last is only predicted
         usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
-        return StagePlan(stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, usd=usd)
+        seconds = None if service_token_seconds is None else tokens.times(service_token_seconds)
+        return StagePlan(
+            stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, seconds=seconds, usd=usd
+        )
     seconds = machine.train_seconds(size, train, of_sample.times(held_out.passes(samples, train)), of_sample)
     what = f"{train.epochs} x {samples:,} samples of about {of_sample.expected:,.0f} tokens, {train.method}"
-    seconds = Estimate.total([seconds, machine.loading_seconds(size)])
+    seconds = Estimate.total([seconds, machine.start_seconds(size)])
     return StagePlan(stage="train", what=what, questions=samples, tokens=tokens, seconds=seconds)
+
+
+def memory_bytes(
+    recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, measured: Measured | None = None
+) -> int | None:
+    """What training holds at most of a device's memory, or of the process of a run on a CPU; None where a service
+    trains, or the student's architecture is not known. The longest sample is as long as `measured` says, or as
+    train.tokens_max.
+    """
+    train, samples, on_gpu = recipe.train, recipe.select.samples, machine.card is not None
+    if train.tinker is not None or (architecture := size.architecture) is None:
+        return None
+    longest = min(train.tokens_max, measured.longest_tokens) if measured else train.tokens_max
+    of = memory.Machine(machine.cards, on_gpu=on_gpu, memory_gb=None)
+
+    def said(row_lengths: int) -> int:
+        made = memory.plan(architecture, train, of, longest_tokens=longest, row_lengths=row_lengths)
+        return made.forecast.total_bytes
+
+    if on_gpu:
+        return said(1)
+    count = memory_plan.row_lengths(train, samples=samples, mean_tokens=lengths.sample.expected, longest_tokens=longest)
+    # Attempts have been decoded in the same process, with ever fewer rows: kernels for forward alone.
+    whole = said(count + min(recipe.evaluate.rows, recipe.attempt.questions) // 3)
+    if recipe.trace.client != "reference-solution" or size.weights_bytes > PROBED_BYTES_MAX:
+        return whole
+    # The training is tried while the student that attempts is loaded, and the file of its weights mapped.
+    return max(whole, said(1) + round(2 * size.weights_bytes))
 
 
 def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:
@@ -342,14 +399,33 @@ def _evaluate(recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, bas
         )
         for model in section.models
     ]  # fmt: skip
+    if (service := recipe.train.tinker) and service.compare_questions:
+        usd.append(_compared_usd(service, of_distilled, questions, section.thinking_tokens_max[-1]))
     who = "both" if len(students) == 2 else "all three"
     what = f"{asked:,} answers under {len(section.policies)} policies, by {who} students"
     what += f" and {len(section.models)} models behind APIs" if section.models else ""
     what += "; what a referee is paid is not counted" if section.referee is not None else ""
     return StagePlan(
         stage="evaluate", what=what, questions=questions, tokens=Estimate.total([tokens for tokens, _ in parts]),
-        seconds=Estimate.total([seconds for _, seconds in parts]), usd=Estimate.total(usd) if usd else None,
+        seconds=Estimate.total([*(seconds for _, seconds in parts), machine.loading_seconds(size).times(len(parts))]),
+        usd=Estimate.total(usd) if usd else None,
     )  # fmt: skip
+
+
+def _compared_usd(service: TrainingService, of_distilled: Sequence[Lengths], questions: int, limit: int) -> Estimate:
+    """What the service takes for continuing its student's answers under the largest budget: in one call each, or, in
+    the high case, in another one after a cut.
+    """
+    price = prices.price_of(prices.TINKER, service.model, service.sampling_price)
+    asked = min(service.compare_questions, questions)
+    found = []
+    for case, lengths in enumerate(of_distilled):
+        thinking = min(lengths.thinking, limit)
+        read = lengths.prompt + (case == 2) * (lengths.prompt + thinking)
+        said = thinking + lengths.answer
+        usage = Usage(input_tokens=round(asked * read), output_tokens=round(asked * said))
+        found.append(price.microusd(usage) / MICROUSD_PER_USD)
+    return Estimate(*found)
 
 
 def check_cap(stages: Sequence[StagePlan], cap_usd: float) -> str | None:

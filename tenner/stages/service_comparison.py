@@ -112,9 +112,14 @@ class _Sampler:
         reservation = self._ledger.reserve(self._payee, self._price.microusd(worst))
         try:
             said = self._ask(stretch, tokenizer.eos_token_id)
-        except Rejected:
+        except Rejected as e:
             self._ledger.release(reservation)
-            raise
+            if self._loaded or NOT_LOADED not in str(e):
+                raise
+            from tenner.stages import managed_training
+
+            self._loaded = managed_training.load_trained(self._run, self._client)
+            return self.sample(stretch, tokenizer)
         except BaseException:
             self._ledger.lose(reservation)
             raise
@@ -128,18 +133,9 @@ class _Sampler:
 
     def _ask(self, stretch: Stretch, end_id: int | None) -> list[int]:
         path = self._loaded[1] if self._loaded else self._path
-        try:
-            return self._client.sample(
-                path, stretch.before_ids, max_tokens=len(stretch.ids), stop_ids=[] if end_id is None else [end_id],
-                seed=0,
-            )  # fmt: skip
-        except Rejected as e:
-            if self._loaded or NOT_LOADED not in str(e):
-                raise
-        from tenner.stages import managed_training
-
-        self._loaded = managed_training.load_trained(self._run, self._client)
-        return self._ask(stretch, end_id)
+        return self._client.sample(
+            path, stretch.before_ids, max_tokens=len(stretch.ids), stop_ids=[] if end_id is None else [end_id], seed=0
+        )
 
     def unload(self) -> None:
         """Let go of what was loaded for this."""

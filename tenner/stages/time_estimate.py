@@ -19,6 +19,7 @@ from tenner.inference.speed_probe import DecodingSpeed, decoding_speed
 from tenner.training import held_out
 
 if TYPE_CHECKING:
+    from tenner.training.loss_mask import Encoded
     from tenner.training.speed_probe import TrainingSpeed
 
 EXAMPLES = 64
@@ -213,28 +214,35 @@ def _learned_lengths(engine: LocalEngine, questions: Sequence[Question], run: Ru
 
 
 def _training_seconds(run: Run, base: Path, questions: Sequence[Question]) -> float | None:
-    found = training_speed(run, base, examples_learned(run, questions))
-    if found is None:
+    encoded = as_trained(run, base, examples_learned(run, questions))
+    speed = training_speed(run, base, encoded)
+    if speed is None:
         return None
-    speed, mean_tokens = found
-    tokens = mean_tokens * held_out.passes(run.recipe.select.samples, run.recipe.train)
+    tokens = fmean(len(e.ids) for e in encoded) * held_out.passes(run.recipe.select.samples, run.recipe.train)
     return speed.loading_seconds + tokens * speed.token_seconds
 
 
-def training_speed(run: Run, base: Path, samples: Sequence[Sample]) -> "tuple[TrainingSpeed, float] | None":
-    """How fast the student is trained on these samples, and their mean tokens; None without any, or for a student too
-    large to be loaded only for this.
-    """
-    weights_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    if not samples or weights_bytes > PROBED_BYTES_MAX or run.recipe.train.backend is not None:
-        return None
-    from tenner.training import distributed, loss_mask, speed_probe, student
+def as_trained(run: Run, base: Path, samples: Sequence[Sample]) -> "list[Encoded]":
+    """The samples as the student reads them in training."""
+    if not samples:
+        return []
+    from tenner.training import loss_mask, student
 
     recipe = run.recipe
     fmt, tokenizer = FORMATS[recipe.student.format], student.load_tokenizer(base, recipe.student.chat_template)
     template = chat_template_of(tokenizer, recipe)
     end_id = template.turn_end_id(turn_end.end_ids(base, tokenizer))
-    encoded = [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples]
-    world = distributed.here(recipe.machine.device)
-    speed = speed_probe.training_speed(base, encoded, recipe.train, world, seed=recipe.seed)
-    return speed, fmean(len(e.ids) for e in encoded)
+    return [loss_mask.encode(template, s, fmt, end_id=end_id) for s in samples]
+
+
+def training_speed(run: Run, base: Path, encoded: "Sequence[Encoded]") -> "TrainingSpeed | None":
+    """How fast the student is trained on these samples; None without any, or for a student too large to be loaded only
+    for this.
+    """
+    weights_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    if not encoded or weights_bytes > PROBED_BYTES_MAX or run.recipe.train.backend is not None:
+        return None
+    from tenner.training import distributed, speed_probe
+
+    world = distributed.here(run.recipe.machine.device)
+    return speed_probe.training_speed(base, encoded, run.recipe.train, world, seed=run.recipe.seed)

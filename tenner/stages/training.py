@@ -28,6 +28,7 @@ from tenner.training import (
 )
 from tenner.training.checkpoint import Found
 from tenner.training.loss_mask import Encoded
+from tenner.training.memory_plan import row_lengths
 from tenner.training.trackers import tracker_of
 
 FOLDER = "checkpoint"
@@ -161,6 +162,9 @@ def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> 
     return plan.plan(
         plan.read_config(base / "config.json"), recipe.train, machine, longest_tokens=longest_tokens, run_exists=True,
         lengths=lengths, seed=recipe.seed,
+        row_lengths=row_lengths(
+            recipe.train, samples=len(lengths), mean_tokens=sum(lengths) / len(lengths), longest_tokens=longest_tokens
+        ),
     )  # fmt: skip
 
 

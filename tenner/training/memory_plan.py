@@ -15,6 +15,7 @@ A vision tower is counted as loaded and not trained. Recurrent layers are counte
 implementation computes them; kernels of their own libraries keep less.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,9 +34,9 @@ LIBRARY_BYTES = 70_000_000
 """Of peft, or of bitsandbytes, likewise."""
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight in 4 bits: itself, a scale of 8 bits for each 64, and one of 32 for each 256 of these."""
-KERNELS_BYTES = 640_000_000
-"""Of oneDNN on a CPU, which computes products in bfloat16: it keeps the last 1,024 kernels that it has made, 0.6 MB
-each. It makes one for each shape, and every number of tokens that is sent to an expert is another shape."""
+KERNEL_BYTES, KERNELS_MAX = 625_000, 1024
+"""Of oneDNN on a CPU, which computes products in bfloat16: it keeps the last kernels that it has made. It makes one for
+each shape; every length of a row is another shape, and so is every number of tokens that is sent to an expert."""
 HEAP_SLACK = 0.75
 """Of what a step allocates and frees on a CPU, this share comes on top: the heap gives nothing back while training
 (`training/allocator.py`), and not every hole fits the next block. The one number that is fitted, on nine small
@@ -55,13 +56,14 @@ class Forecast:
 
 
 def forecast(
-    architecture: Architecture, train: Train, *, longest_tokens: int, ranks: int = 1, on_gpu: bool = True
-) -> Forecast:
+    architecture: Architecture, train: Train, *, longest_tokens: int, ranks: int = 1, on_gpu: bool = True,
+    row_lengths: int = 1,
+) -> Forecast:  # fmt: skip
     """What a device, or the process on a CPU, holds at most; gradients are there from a step's first row on.
 
     `longest_tokens` is the longest sample, which goes through the model in one row; `ranks` processes train together,
-    each with a device. Tokens of a row are counted as trained, and rows as full. Raises TennerError where all layers
-    are frozen.
+    each with a device. Rows are of so many different lengths, which matters on a CPU. Tokens of a row are counted as
+    trained, and rows as full. Raises TennerError where all layers are frozen.
     """
     if train.frozen_layers >= len(architecture.layers):
         raise TennerError(
@@ -75,7 +77,9 @@ def forecast(
     lora, pure = train.method == "lora", train.precision == "pure-bf16"
     trained_layer = a.lora_parameters(train.lora_rank) // len(a.layers) if lora else a.largest_layer
     head_is_trained = not lora and not (train.frozen_layers and a.tied)
-    row_tokens = max(train.tokens_per_row, longest_tokens)
+    # A step has no more samples than fill it; a sample belongs to the step in which its middle falls.
+    of_step = math.ceil(train.tokens_per_step / ranks) + longest_tokens
+    row_tokens = max(min(train.tokens_per_row, of_step), longest_tokens)
     # Of the layers one is at work and the next under way in a buffer. The gradients of one are summed over the
     # processes in float32, while those of the next are made.
     whole_layer = b * (a.largest_layer + trained_layer * lora) if shards > 1 else 0
@@ -112,10 +116,26 @@ def forecast(
         moments_of_a_step["when adapters are merged"] = {"the base as it was": b * a.parameters}
     moment, moving = max(moments_of_a_step.items(), key=lambda item: sum(item[1].values()))
     if not on_gpu:
-        if b == 2 and any(layer.experts for layer in a.layers):
-            moving = moving | {"kernels": KERNELS_BYTES}
+        moving = moving | {"kernels": _kernels_bytes(a, row_lengths) if b == 2 else 0}
         moving = moving | {"heap not given back": round(HEAP_SLACK * sum(moving.values()))}
     return Forecast(moment, {name: n for name, n in (standing | moving).items() if n})
+
+
+def row_lengths(train: Train, *, samples: int, mean_tokens: float, longest_tokens: int) -> int:
+    """How many different lengths the rows have at most: a step is filled to within a sample."""
+    row_tokens = min(train.tokens_per_row, train.tokens_per_step)
+    rows = math.ceil(train.epochs * samples * mean_tokens / max(row_tokens, mean_tokens))
+    return max(1, min(rows, longest_tokens))
+
+
+def _kernels_bytes(a: Architecture, lengths: int) -> int:
+    """Of the products of rows of so many lengths, one forward and two backward; `HEAP_SLACK` was fitted with those of
+    one length.
+    """
+    if any(layer.experts for layer in a.layers):
+        return KERNELS_MAX * KERNEL_BYTES
+    shapes = {shape for layer in a.layers for shape in layer.linears}
+    return min(KERNELS_MAX, 3 * (len(shapes) + 1) * (lengths - 1)) * KERNEL_BYTES
 
 
 def _weights(a: Architecture, train: Train, b: int, ranks: int, shards: int) -> dict[str, int]:

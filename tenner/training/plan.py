@@ -100,11 +100,12 @@ def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
 
 def plan(
     architecture: Architecture, train: Train, machine: Machine, *, longest_tokens: int, run_exists: bool = False,
-    lengths: Sequence[int] = (), seed: int = 0,
+    lengths: Sequence[int] = (), seed: int = 0, row_lengths: int = 1,
 ) -> Plan:  # fmt: skip
     """The forecast, and what would help; of a run that exists, which of it needs a new one.
 
-    With the `lengths` of the samples it says how long several GPUs wait for one another.
+    With the `lengths` of the samples it says how long several GPUs wait for one another. `row_lengths` as in
+    `memory_plan.forecast`.
 
     Raises TennerError for a number of ranks or GB that cannot be.
     """
@@ -115,7 +116,9 @@ def plan(
 
     def of(settings: Train, ranks: int) -> Forecast:
         longest = min(longest_tokens, settings.tokens_max)
-        return forecast(architecture, settings, longest_tokens=longest, ranks=ranks, on_gpu=machine.on_gpu)
+        return forecast(
+            architecture, settings, longest_tokens=longest, ranks=ranks, on_gpu=machine.on_gpu, row_lengths=row_lengths
+        )
 
     def fit(settings: Train, ranks: int) -> bool | None:
         return None if machine.memory_gb is None else of(settings, ranks).total_bytes <= machine.memory_gb * GB

@@ -192,20 +192,40 @@ def test_on_request_all_that_the_service_stores_is_deleted(can_delete, described
     assert ("cannot delete" in said, "did not delete" in said) == (not can_delete, not can_delete)
 
 
-@pytest.mark.parametrize("from_memory_only", [False, True])
-def test_the_student_is_compared_with_the_service_and_each_call_paid_once(
-    from_memory_only, described, server, tmp_path
-):
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_probe_pays_for_two_steps_once_and_leaves_nothing_stored(broken, described, server, tmp_path):
+    def tried(run):
+        return managed_training.tried_token_seconds(run, training.prepare(run).encoded, "probe")
+
+    with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
+        run.folder.write("samples", [sample(number) for number in range(1, 9)])
+        if broken:
+            server.breaks = {("optim_step", 2, "after")}
+            with pytest.raises(TennerError, match="did not answer"):
+                tried(run)
+        for _ in range(2):  # the second time all is known
+            seconds = tried(run)
+    assert seconds is not None and 0 < seconds < 1  # noqa: PT018
+    assert len(server.steps_tokens) == managed_training.TRIED_STEPS
+    assert spent(tmp_path) == (server.tokens, server.tokens * PRICE, 0)
+    assert {row.stage for row in read_spend(tmp_path / "run.db") if row.provider == "tinker"} == {"probe"}
+    assert not server.states
+    assert not server.models
+    server.tokens = 0
+    tokens = learn(tmp_path, described)
+    assert server.tokens == tokens, "the training is paid as if there had been no probe"
+
+
+def compared(described, path):
+    """A recipe whose service is compared, and its run after training and evaluation, whose completions are made up."""
     price = PriceSection(input_usd_per_mtok=2.0, output_usd_per_mtok=3.0)
     more = {"compare_questions": 2, "sampling_price": price, "delete": True}
     service = described.train.tinker.model_copy(update=more)
     described = described.model_copy(update={"train": described.train.model_copy(update={"tinker": service})})
-    learn(tmp_path, described)
-    assert server.states, "what is compared is not deleted yet"
+    learn(path, described)
     policy = Policy(thinking_tokens_max=described.evaluate.thinking_tokens_max[-1])
     questions = [Question(id=f"q{n}", question=f"What is {n}+1?", source="s", answer=str(n + 1)) for n in range(3)]
-    server.says, server.samples_from_memory_only = [[7, 8, 9], [7, 8]], from_memory_only
-    with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
+    with open_run(path, described, Screen(), budget_usd=None) as run:
         run.folder.write("benchmark", questions)
         run.folder.write("completions", [
             Completion(
@@ -215,16 +235,56 @@ def test_the_student_is_compared_with_the_service_and_each_call_paid_once(
             )
             for q in questions
         ])  # fmt: skip
+    return described
+
+
+def spent_comparing(path):
+    """The rows of what the service was paid for sampling."""
+    return [row for row in read_spend(path / "run.db") if (row.stage, row.provider) == ("evaluate", "tinker")]
+
+
+@pytest.mark.parametrize("from_memory_only", [False, True])
+def test_the_student_is_compared_with_the_service_and_each_call_paid_once(
+    from_memory_only, described, server, tmp_path
+):
+    described = compared(described, tmp_path)
+    assert server.states, "what is compared is not deleted yet"
+    server.says, server.samples_from_memory_only = [[7, 8, 9], [7, 8]], from_memory_only
+    with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
         for _ in range(2):  # the second time all is there
             service_comparison.compare(run)
         found = run.folder.read(service_comparison.FILE, ServiceComparison)
     assert [(row.question_id, row.tokens, row.same_tokens) for row in found] == [("q0", 3, 2), ("q1", 3, 2)]
     assert server.asked["asample"] == (3 if from_memory_only else 2), "refused once, and not paid for"
-    (row,) = [row for row in read_spend(tmp_path / "run.db") if row.stage == "evaluate" and row.provider == "tinker"]
+    (row,) = spent_comparing(tmp_path)
     assert (row.output_tokens, row.unsettled_usd) == (5, 0)
     assert round(row.cost_usd * 1e6) == 2 * row.input_tokens + 3 * row.output_tokens
     assert not server.states
     assert not server.models
+
+
+@pytest.mark.parametrize("from_memory_only", [False, True])
+def test_a_run_that_did_not_write_its_trained_state_down_is_compared_only_where_nothing_need_be_loaded(
+    from_memory_only, described, server, tmp_path
+):
+    described = compared(described, tmp_path)
+    written = tmp_path / managed_training.SERVICE_FILE
+    fields = json.loads(written.read_text())
+    del fields["state"]  # as a run of an older version
+    written.write_text(json.dumps(fields))
+    models = dict(server.models)
+    server.says, server.samples_from_memory_only = [[7, 8, 9], [7, 8]], from_memory_only
+    with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
+        if not from_memory_only:
+            service_comparison.compare(run)
+            assert len(spent_comparing(tmp_path)) == 1
+            return
+        with pytest.raises(TennerError, match="did not write down where the trained state is") as refused:
+            service_comparison.compare(run)
+    assert "\n" not in str(refused.value)
+    assert refused.value.hint == "--set train.tinker.compare_questions=0 ends the run without the comparison"
+    assert not sum(row.cost_usd for row in spent_comparing(tmp_path)), "nothing was sampled"
+    assert server.models == models, "no model was made that nobody would unload"
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(described):

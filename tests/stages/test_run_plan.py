@@ -13,9 +13,11 @@ from tenner.core import hardware, recipe
 from tenner.core.errors import TennerError
 from tenner.core.records import StagePlan
 from tenner.core.sections import Train
+from tenner.inference.speed_probe import DecodingSpeed
 from tenner.stages import plan_page, run_plan
 from tenner.stages.plan_speeds import Machine, Size, UnknownSize
 from tenner.training.architecture import Architecture
+from tenner.training.memory_plan import forecast
 
 QWEN_32B = {
     "model_type": "qwen2", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40,
@@ -153,6 +155,83 @@ def test_training_by_a_service_is_paid_by_the_token(tmp_path):
     assert train["usd"] == [pytest.approx(tokens * 0.5e-6) for tokens in train["tokens"]]
     assert train["seconds"] is None
     assert made["memory_note"] == "a service trains"
+
+
+MEASURED = run_plan.Measured(
+    questions=24, lengths=run_plan.Tokens(*map(Estimate.exactly, (40.0, 28.0, 6.0))), longest_tokens=180,
+    base_thinking=Estimate.exactly(50.0), base_answer=Estimate.exactly(7.0), teacher_input=None, teacher_output=None,
+    kept_share=None, service_token_seconds=0.01,
+    decoding=DecodingSpeed(0.05, 0.001, 0.001), loading_seconds=1000.0, train_token_seconds=0.002,
+    train_loading_seconds=5.0, trial_seconds=3.0,
+)  # fmt: skip
+
+
+def after_a_probe(*overrides: str, size: Size | None = None, measured: run_plan.Measured = MEASURED):
+    described = recipe.load("demo", overrides=list(overrides))
+    stages = run_plan.stage_plans(described, size or Size.by_name("SmolLM2-135M"), Machine(None, 1), measured)
+    return {stage.stage: stage for stage in stages}
+
+
+def test_after_a_probe_each_student_is_loaded_once_a_stage_and_no_longer_than_it_took():
+    stages = after_a_probe()
+    assert stages["attempt"].seconds and stages["train"].seconds and stages["evaluate"].seconds  # noqa: PT018
+    assert 1003 < stages["attempt"].seconds.expected < 1100, "once for three prompt forms"
+    assert 2000 < stages["evaluate"].seconds.expected < 2200, "both students"
+    tokens = 1000 * (40 + 28 + 6 + assumed.TEMPLATE_TOKENS)
+    assert stages["train"].seconds == pytest.approx((5 + 0.002 * tokens,) * 3)
+
+
+SERVICE = [
+    "train.frozen_layers=0", 'train.method="lora"', 'train.backend="tinker"', "train.checkpoint_seconds=600",
+    'train.tinker={base_url="http://localhost:1", model="m", price_usd_per_mtok=0.5, '
+    "sampling_price={input_usd_per_mtok=0.1, output_usd_per_mtok=0.4}}",
+]  # fmt: skip
+
+
+def test_a_service_is_paid_for_all_tokens_but_the_last_of_each_sample_and_takes_as_long_as_it_was_seen_to():
+    train = after_a_probe(*SERVICE)["train"]
+    tokens = 1000 * (40 + 28 + 6 + assumed.TEMPLATE_TOKENS - 1)
+    assert train.tokens == Estimate.exactly(tokens)
+    assert train.seconds == pytest.approx((0.01 * tokens,) * 3)
+    assert train.usd and train.usd.expected == pytest.approx(0.5e-6 * tokens + 0.01 * tokens * 0.1 / 3600)  # noqa: PT018
+    assert train.memory_bytes is None
+
+
+def test_what_a_service_is_paid_for_the_comparison_is_in_the_plan():
+    plain, more = (
+        after_a_probe(*SERVICE, f"train.tinker.compare_questions={count}")["evaluate"].usd for count in (0, 20)
+    )
+    assert plain and more  # noqa: PT018
+    assert more.expected - plain.expected == pytest.approx(20 * (40 * 0.1 + (28 + 6) * 0.4) / 1e6, abs=1e-6)
+    assert more.high - plain.high == pytest.approx(20 * ((40 + 40 + 28) * 0.1 + (28 + 6) * 0.4) / 1e6, abs=1e-6)
+
+
+def test_a_training_is_said_to_take_the_memory_of_the_longest_sample_that_is_expected():
+    size = Size.of(Architecture.of(CONFIGS["Qwen3-0.6B"]))
+    long, short = "train.tokens_per_row=8192", "train.tokens_max=180"
+    as_seen, limited, unseen = (
+        stages["train"].memory_bytes
+        for stages in (
+            after_a_probe(long, size=size),
+            after_a_probe(long, short, size=size),
+            after_a_probe(long, size=size, measured=MEASURED._replace(longest_tokens=512)),
+        )
+    )
+    assert as_seen and unseen  # noqa: PT018
+    assert as_seen == limited < unseen
+
+
+def test_a_row_is_no_longer_than_a_step_and_the_sample_that_ends_it(size_32b):
+    architecture = size_32b.architecture
+    settings = Train(epochs=1, lr=1e-5, tokens_per_step=4000, tokens_max=1000, tokens_per_row=8192, precision="bf16")
+
+    def said(ranks: int, **changes: int) -> int:
+        return forecast(
+            architecture, settings.model_copy(update=changes), longest_tokens=1000, ranks=ranks
+        ).total_bytes  # fmt: skip
+
+    assert said(1) == said(1, tokens_per_row=5000) > said(1, tokens_per_row=4999)
+    assert said(4) == said(4, tokens_per_row=2000) > said(4, tokens_per_row=1999)
 
 
 def test_small_students_too():

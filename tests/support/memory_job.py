@@ -1,6 +1,8 @@
 """A short training of a random model as a program, alone in its process: prints the most memory it took as JSON.
 
 python memory_job.py CONFIG SETTINGS SAMPLE_TOKENS WORKDIR
+
+SAMPLE_TOKENS is a number, or A-B for one sample of each of these lengths.
 """
 
 import json
@@ -25,7 +27,7 @@ STEPS = 2
 
 def main() -> None:
     config, settings = json.loads(sys.argv[1]), Train(**json.loads(sys.argv[2]))
-    tokens, workdir = int(sys.argv[3]), Path(sys.argv[4])
+    (first, _, last), workdir = sys.argv[3].partition("-"), Path(sys.argv[4])
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if not (workdir / "config.json").exists():
@@ -33,9 +35,10 @@ def main() -> None:
         model.save_pretrained(workdir)
         return
     draw = rng(0, "memory")
-    count = STEPS * settings.tokens_per_step // tokens
-    ids = [tuple(draw.randrange(config["vocab_size"]) for _ in range(tokens)) for _ in range(count)]
-    samples = [Encoded(str(i), sample, (True,) * tokens) for i, sample in enumerate(ids)]
+    count = STEPS * settings.tokens_per_step // int(first)
+    lengths = range(int(first), int(last) + 1) if last else [int(first)] * count
+    ids = [tuple(draw.randrange(config["vocab_size"]) for _ in range(tokens)) for tokens in lengths]
+    samples = [Encoded(str(i), sample, (True,) * len(sample)) for i, sample in enumerate(ids)]
     loop.train(workdir, samples, settings, seed=0, workdir=workdir / "checkpoint", on_step=lambda _: None)
     print(json.dumps({"bytes": peak_memory_bytes()}))
 

@@ -36,7 +36,7 @@ LONG_ROWS = {"tokens_per_row": 4096, "tokens_per_step": 4096}
 S1_TOKENS = 20_000
 
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int | range]] = {
     "bf16": (LLAMA, {}, 512),
     "fp32": (LLAMA, {"precision": "fp32"}, 512),
     "pure-bf16": (LLAMA, {"precision": "pure-bf16"}, 512),
@@ -48,8 +48,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "frozen": (QWEN, {"frozen_layers": 4}, 512),
     "nf4": (LLAMA, {"method": "lora", "quantization": "nf4"}, 512),
     "olmo2": (OLMO2, LONG_ROWS, 1024),
+    "ever-other-lengths": (LLAMA, {"tokens_per_step": 1}, range(104, 145)),
 }
-"""Changes of SETTINGS, and the tokens of each sample."""
+"""Changes of SETTINGS, and the tokens of each sample: of a range one sample of each length, alone in its step."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def memory_of(request, tmp_path_factory):
         config, changes, sample_tokens = CASES[name]
         folder = tmp_path_factory.mktemp(name)
         shutil.copytree(models[config["model_type"]], folder, dirs_exist_ok=True)
-        return json.loads(run(config, SETTINGS.model_copy(update=changes), sample_tokens, folder))["bytes"]
+        told = f"{sample_tokens[0]}-{sample_tokens[-1]}" if isinstance(sample_tokens, range) else sample_tokens
+        return json.loads(run(config, SETTINGS.model_copy(update=changes), told, folder))["bytes"]
 
     names = [item.callspec.params["name"] for item in request.session.items if "memory_of" in item.fixturenames]
     models = {CASES[name][0]["model_type"]: tmp_path_factory.mktemp("model") for name in names}
@@ -95,7 +97,10 @@ def test_a_training_takes_what_was_said(name, memory_of):
     config, changes, sample_tokens = CASES[name]
     settings = SETTINGS.model_copy(update=changes)
     taken = memory_of[name].result()
-    said = forecast(Architecture.of(config), settings, longest_tokens=sample_tokens, on_gpu=False).total_bytes
+    lengths = sample_tokens if isinstance(sample_tokens, range) else [sample_tokens]
+    said = forecast(
+        Architecture.of(config), settings, longest_tokens=max(lengths), on_gpu=False, row_lengths=len(lengths)
+    ).total_bytes
     print(f"taken {taken / 1e6:,.0f} MB, said {said / 1e6:,.0f} MB, {said / taken:.2f} of it")
     assert said == pytest.approx(taken, rel=0.15)
 
@@ -195,7 +200,7 @@ def test_one_card_is_offered_shorter_samples_before_more_cards(gb):
 
 
 def test_packed_rows_are_made_shorter_before_samples_are():
-    train = SETTINGS.model_copy(update={"tokens_max": 2048, "tokens_per_row": 32768})
+    train = SETTINGS.model_copy(update={"tokens_max": 2048, "tokens_per_row": 32768, "tokens_per_step": 32768})
     made = plan(Architecture.of(CONFIGS["Qwen3-0.6B"]), train, Machine(1, True, 24), longest_tokens=2048)
     changes, ranks = parsed(made.remedies[0], 1)
     assert (ranks, list(changes)) == (1, ["activations"])

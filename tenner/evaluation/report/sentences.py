@@ -184,7 +184,16 @@ def spend_note(facts: RunFacts) -> str:
 
 def training_note(facts: RunFacts) -> str:
     """What training came to, and how far the student says what the service says that trained it."""
-    return " ".join(filter(None, (_loss_note(facts), _service_note(facts))))
+    return " ".join(filter(None, (_loss_note(facts), _memory_note(facts), _service_note(facts))))
+
+
+def _memory_note(facts: RunFacts) -> str:
+    """The memory that was taken, beside what was expected before the run began; empty where that is not known."""
+    expected = next((stage.memory_bytes for stage in facts.plan if stage.stage == "train"), None)
+    taken = max((row.memory_bytes or 0 for row in facts.training), default=0)
+    if not (expected and taken):
+        return ""
+    return f"It took at most {taken / 1e9:.2f} GB of memory; {expected / 1e9:.2f} GB were expected."
 
 
 def _service_note(facts: RunFacts) -> str:

@@ -18,7 +18,7 @@ from tenner.evaluation.report.html import render_html
 from tenner.evaluation.report.markdown import fenced, render_markdown
 from tenner.evaluation.report.run_tables import plan_table
 from tenner.evaluation.report.score_tables import score_tables, spend_table
-from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note
+from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note, training_note
 from tenner.evaluation.report.tables import usd
 from tenner.evaluation.statistics.scores import before_and_after, score
 
@@ -292,3 +292,14 @@ def test_what_was_expected_stands_beside_what_it_took(facts: RunFacts, page_html
         assert table.caption in page
     unplanned = without_drawings(facts)
     assert table.caption not in render_markdown(unplanned) + render_html(unplanned)
+
+
+def test_the_memory_that_was_expected_stands_beside_what_was_taken(facts: RunFacts) -> None:
+    assert "of memory" not in training_note(facts)
+    plan = [stage.model_copy(update={"memory_bytes": 2_900_000_000 * (stage.stage == "train")}) for stage in facts.plan]
+    training = [
+        step.model_copy(update={"memory_bytes": taken})
+        for step, taken in zip(facts.training, (2_500_000_000, 3_149_144_064), strict=False)
+    ]
+    said = training_note(facts._replace(plan=plan, training=training))
+    assert "It took at most 3.15 GB of memory; 2.90 GB were expected." in said
