@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import evidence
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from families import FAMILIES, MORE_FAMILIES, VOCABULARY, Family, model_of
@@ -109,8 +109,9 @@ def outcome(family: Family, *, rows: int = 5) -> Outcome:
         except TennerError as error:
             return Outcome(0, 0, 0, str(error), supported=False, seconds=time.monotonic() - began)
         swept = list(engine.sweep(PROMPTS, POLICIES, FORMAT, answer_tokens_max=ANSWER_TOKENS_MAX))
-    encoded = {p.id: words.encode(p.text, add_special_tokens=False) for p in PROMPTS}
-    same = sum(generated_the_same(model, encoded[g.prompt_id], g, len(words)) for g in swept)
+        loaded = AutoTokenizer.from_pretrained(folder)  # some families' tokenizers add an id to those that were saved
+    encoded = {p.id: loaded.encode(p.text, add_special_tokens=False) for p in PROMPTS}
+    same = sum(generated_the_same(model, encoded[g.prompt_id], g, len(loaded)) for g in swept)
     waits = sum(i.kind == "wait" for g in swept for i in g.interventions)
     return Outcome(same, len(swept), waits, engine.notice or "continuous batch", True, time.monotonic() - began)
 

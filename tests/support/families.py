@@ -148,7 +148,7 @@ MORE_FAMILIES = [
 
 def family(model_type: str, variant: str = "") -> Family:
     """The row of a model type."""
-    return next(f for f in FAMILIES if (f.model_type, f.variant) == (model_type, variant))
+    return next(f for f in FAMILIES + MORE_FAMILIES if (f.model_type, f.variant) == (model_type, variant))
 
 
 def config_of(family: Family) -> PreTrainedConfig:

@@ -55,7 +55,7 @@ def choose_decoder(model: PreTrainedModel, *, vocabulary: int, rows_max: int) ->
         if (fault := find_fault(model, new, expected, vocabulary=vocabulary)) is None:
             return Choice(new, notice, shortens=False)
     assert fault is not None
-    raise _refusal(name, fault)
+    raise _refusal(name, f"going on from transformers' own cache, {fault}")
 
 
 def _batched_choices(model: PreTrainedModel, rows_max: int) -> tuple[list[Choice], str]:

@@ -78,6 +78,30 @@ def test_rows_policies_and_their_order_change_nothing(families_decode, model_typ
     assert alone == {key: swept[key] for key in alone}
 
 
+def nemotron(**more):
+    """A small Nemotron-H. transformers bounds its time steps in a whole text from below, but not in a single step."""
+    layers = ["linear_attention", "full_attention"]
+    family = families.family("nemotron_h")
+    return families.model_of(family._replace(more=family.more | {"num_hidden_layers": 2, "layer_types": layers} | more))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_whose_steps_are_not_those_of_its_forward_pass_is_refused_in_one_line():
+    with pytest.raises(TennerError) as caught:
+        choose(nemotron())
+    assert str(caught.value) == (
+        "the embedded engine cannot decode this nemotron_h model: going on from transformers' own cache, "
+        "the logits are not those of the model's own forward pass"
+    )
+    assert caught.value.hint == "decode it with vLLM, or behind a URL"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_model_is_decoded_where_no_time_step_reaches_the_bound():
+    assert "recurrent state" in (choose(nemotron(time_step_min=1e-30)).notice or "")
+
+
 def leaky(attend):
     """Each row sees the first key of the row before it in place of its own."""
 
