@@ -12,6 +12,8 @@ import random
 import time
 from collections import Counter
 
+import evidence
+
 from tenner.evaluation.grading.extraction import stated_answers
 from tenner.evaluation.grading.grader import Grader, GradingRequest
 from tenner.evaluation.grading.maths.exact import verify
@@ -80,7 +82,8 @@ def main() -> None:
         "misgraded": wrong,
         "disputed": disputed,
     }
-    print(json.dumps(result | {"slowest_hostile_seconds": round(slowest, 2)}))
+    ran_on = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "sympy", "math-verify")}
+    print(json.dumps(result | {"slowest_hostile_seconds": round(slowest, 2)} | ran_on))
 
 
 if __name__ == "__main__":

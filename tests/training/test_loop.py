@@ -440,6 +440,7 @@ def job(model_dir, workdir, settings, pause=0.0):
 def test_sigterm_loses_no_step(tiny_model_dir, tmp_path, unbroken):
     command = [sys.executable, JOB, *job(tiny_model_dir, tmp_path, {}, pause=0.1)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     rows = [process.stdout.readline() for _ in range(5)]
     process.send_signal(signal.SIGTERM)
     rest, said = process.communicate(timeout=60)
