@@ -9,6 +9,7 @@ from tenner.budget import assumptions as assumed
 from tenner.budget import prices
 from tenner.budget.estimate import Estimate
 from tenner.budget.prices import MICROUSD_PER_USD
+from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import Policy, StagePlan, Usage
@@ -348,7 +349,8 @@ def memory_bytes(
     if recipe.trace.client != "reference-solution" or size.weights_bytes > PROBED_BYTES_MAX:
         return whole
     # The training is tried while the student that attempts is loaded, and the file of its weights mapped.
-    return max(whole, said(1) + round(2 * size.weights_bytes))
+    loaded_bytes = 2 + (4 if hardware.best_precision("cpu") == "fp32" else 2)
+    return max(whole, said(1) + round(loaded_bytes * size.parameters))
 
 
 def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:
