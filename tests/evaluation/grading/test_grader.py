@@ -179,6 +179,7 @@ def test_math_verify_decides_only_what_it_read_whole(grader):
     assert grader.grade(r"\boxed{\int_0^1 2x dx}", "2", "maths").verdict == "wrong"
     half = symbolic.verify_pair(("f(x) = 0", r"\forall x>0, f(x) = 0"))
     assert not (half.agreement == "same" and half.certain)
+    assert grader.grade(r"\boxed{3'}", "3", "maths").verdict == "wrong"
 
 
 def test_the_reason_of_a_disagreement_gives_both_results(grader):

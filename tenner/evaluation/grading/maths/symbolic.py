@@ -24,6 +24,8 @@ READ_COMMANDS = frozenset(
     ).split()
 )
 """Commands that math-verify reads without losing anything of their meaning."""
+DROPPED_SIGNS = re.compile(r"['\"\u2032\u2033?#@]")
+"""Signs that it leaves out: 3' is 3 to it."""
 
 
 def is_available() -> bool:
@@ -70,7 +72,7 @@ def verify_pair(pair: tuple[str, str]) -> Verification:
 def _read_whole(text: str, parsed: Any) -> bool:
     """Whether the parser understands every number, letter and command of a text, or kept it in its result."""
     shown = str(parsed)
-    if set(NUMBER.findall(text)) - set(NUMBER.findall(shown)):
+    if DROPPED_SIGNS.search(text) or set(NUMBER.findall(text)) - set(NUMBER.findall(shown)):
         return False
     names, known = set(NAME.findall(text)), set(NAME.findall(shown))
     return all(name[1:] in READ_COMMANDS if name[0] == "\\" else name in known for name in names)
