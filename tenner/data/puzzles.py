@@ -21,6 +21,7 @@ NAMES = (
     "Mia", "Nora", "Oscar", "Paul", "Rosa", "Sam", "Tom", "Uma", "Vera", "Will", "Yusuf", "Zoe",
 )  # fmt: skip
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+PLACES = ("first", "second", "third", "fourth")
 THINGS = ("apples", "books", "cards", "cups", "eggs", "pens", "shells", "stamps")
 CHECK_RATE = 0.25  # the share of solutions that check themselves once before they answer
 REDRAWS_MAX = 2000
@@ -52,8 +53,8 @@ def sorting(r: random.Random) -> Item:
     numbers = [10 * tens + r.randrange(10) for tens in r.sample(range(1, 10), 4)]
     ordered = sorted(numbers)
     rank = r.choice((1, 2))
-    place = ("first", "second", "third")[rank]
-    line = ", ".join(map(str, ordered))
+    place = PLACES[rank]
+    line = ", ".join(f"{name} {number}" for name, number in zip(PLACES, ordered, strict=True))
     question = f"Sort {', '.join(map(str, numbers))} from low to high. Which number is {place}?"
     steps = f"In order: {line}. The {place} is {ordered[rank]}."
     return Item(question, steps, f"{ordered[rank - 1]} is before {ordered[rank]}.", str(ordered[rank]))
