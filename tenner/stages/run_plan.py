@@ -9,7 +9,6 @@ from tenner.budget import assumptions as assumed
 from tenner.budget import prices
 from tenner.budget.estimate import Estimate
 from tenner.budget.prices import MICROUSD_PER_USD
-from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import Policy, StagePlan, Usage
@@ -348,9 +347,9 @@ def memory_bytes(
     whole = said(count + min(recipe.evaluate.rows, recipe.attempt.questions) // 3)
     if recipe.trace.client != "reference-solution" or size.weights_bytes > PROBED_BYTES_MAX:
         return whole
-    # The training is tried while the student that attempts is loaded, and the file of its weights mapped.
-    loaded_bytes = 2 + (4 if hardware.best_precision("cpu") == "fp32" else 2)
-    return max(whole, said(1) + round(loaded_bytes * size.parameters))
+    # The training is tried while the student that attempts is loaded: in float32, or in bfloat16 as the file is mapped
+    # and as products want it.
+    return max(whole, said(1) + round(4 * size.parameters))
 
 
 def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:

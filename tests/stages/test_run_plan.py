@@ -167,7 +167,7 @@ MEASURED = run_plan.Measured(
 
 
 def after_a_probe(*overrides: str, size: Size | None = None, measured: run_plan.Measured = MEASURED):
-    described = recipe.load("demo", overrides=list(overrides))
+    described = recipe.load("demo", overrides=["select.samples=1000", *overrides])
     stages = run_plan.stage_plans(described, size or Size.by_name("SmolLM2-135M"), Machine(None, 1), measured)
     return {stage.stage: stage for stage in stages}
 
