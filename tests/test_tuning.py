@@ -13,7 +13,7 @@ def test_the_usual_policies_are_below_the_full_budget_or_end_it_early() -> None:
     found = usual_policies(evaluate)
     assert len(set(found)) == len(found)
     assert all(p.stops_early or 0 < (p.thinking_tokens_max or 0) < 64 for p in found)
-    assert {8, 16, 32} <= {p.thinking_tokens_max for p in found}
+    assert {16, 32} <= {p.thinking_tokens_max for p in found}
     assert {p.early_exit.at for p in found if p.early_exit} == {"tokens", "sentence", "wait"}
     assert max(p.early_exit.trial_tokens for p in found if p.early_exit) == evaluate.answer_tokens_max
 
