@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not slurm_cluster.is_installed(), reason="Slurm is not installed: apt-get install slurm-wlm"),
 ]
 LONGER = [*SETTINGS, "--set=train.epochs=40"]
-ENDLESS = [*SETTINGS, "--set=train.epochs=100000"]
+ENDLESS = [*SETTINGS, "--set=train.epochs=10000"]
 NODES = ["--on", "slurm", "--nodes", 2, "--processes", 1, "--grace-seconds", 20, "--option", "cpus-per-task=1"]
 
 
