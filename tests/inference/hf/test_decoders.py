@@ -236,6 +236,14 @@ def test_what_is_neither_float32_nor_bfloat16_is_not_packed():
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_in_bfloat16_a_step_computes_what_the_models_own_forward_pass_does(monkeypatch):
+    """Scores that were rounded to bfloat16 put the logits off by several hundredths of their spread, or far more."""
+    monkeypatch.setitem(decoding_check.DEVIATION_MAX, torch.bfloat16, 0.01)
+    choice = choose(families.model_of(families.family("qwen3"), dtype=torch.bfloat16))
+    assert isinstance(choice.new(), SlotDecoder)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_text_part_of_a_larger_model_is_decoded(families_decode, tmp_path: Path):
     """Qwen3.5 comes as a vision model's config, whose sizes are those of its text part."""
     families.model_of(families.family("qwen3_5_text")).save_pretrained(tmp_path)
