@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from commands import tenner, tenner_here
@@ -108,6 +109,10 @@ def test_an_upload_that_is_killed_goes_on_and_sends_nothing_twice(run_dir):
         command = [sys.executable, "-m", "tenner", "push", str(run_dir), *TO, "--yes"]
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert hub.stalled.wait(60)
+            deadline = time.monotonic() + 60
+            while not hub.received:  # they are sent side by side
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
         assert (len(hub.received), hub.commits) == (1, 0)  # the tokenizer, while the weights were on their way
         hub.stall_at_bytes = None

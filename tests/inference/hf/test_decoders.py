@@ -19,7 +19,7 @@ from tenner.inference.hf import decoders, decoding_check, kv_cache, library_deco
 from tenner.inference.hf.decoder import RowFeed
 from tenner.inference.hf.engine import HFEngine
 from tenner.inference.hf.library_decoder import LibraryDecoder
-from tenner.inference.hf.packed_linear import can_pack, pack_linears
+from tenner.inference.hf.packed_linear import BLOCK_ROWS, can_pack, pack_linears, rounded_up
 from tenner.inference.hf.recurrent_decoder import RecurrentDecoder
 from tenner.inference.hf.recurrent_states import RecurrentStates
 from tenner.inference.hf.slot_decoder import SlotDecoder
@@ -225,9 +225,17 @@ def test_a_packed_layer_computes_the_same_and_its_weight_can_be_read(dtype):
     pack_linears(model)
     assert torch.equal(model[0].weight, plain.weight)
     assert torch.equal(model[0].bias, plain.bias)
-    for rows in (1, 7, 64, 200):
+    for rows in (1, 7, 64, 200, 600):
         x_RD = torch.randn(rows, 48, generator=torch.Generator().manual_seed(rows)).to(dtype)
         torch.testing.assert_close(model(x_RD), plain(x_RD))
+
+
+def test_kernels_are_compiled_for_few_numbers_of_rows():
+    padded = [rounded_up(rows) for rows in range(1, BLOCK_ROWS + 1)]
+    assert all(rows <= wanted <= max(rows + 3, 1.125 * rows) for rows, wanted in enumerate(padded, 1))
+    assert padded[:8] == list(range(1, 9))
+    assert padded[-1] == BLOCK_ROWS
+    assert len(set(padded)) < 40
 
 
 def test_what_is_neither_float32_nor_bfloat16_is_not_packed():
