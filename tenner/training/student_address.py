@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import gguf as gguf_library
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -256,7 +256,7 @@ def _gguf_parsed_once() -> Iterator[None]:
     """transformers parses a GGUF anew for the config, the weights and the tokenizer, and makes a table of all names of
     tensors for each of the model's modules: two thirds of the time of a conversion.
     """
-    library: Any = gguf_library
+    library: Any = import_module("gguf")  # where vLLM is installed it may be missing, and is not needed
     known = {name: getattr(library, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, one in known.items():
         setattr(library, name, cache(one))
