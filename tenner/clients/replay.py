@@ -20,8 +20,13 @@ class ReplayClient:
         self._original = original
         with sqlite_errors(database):
             self._db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
-            begun = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone()
+            try:
+                begun = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone()
+            except sqlite3.Error:
+                self._db.close()
+                raise
         if begun is None:
+            self._db.close()
             raise TennerError(f"{database} holds no responses", hint="name the folder of another run")
         self.price = original.price._replace(
             input_usd_per_mtok=0.0, output_usd_per_mtok=0.0, cached_input_usd_per_mtok=None, peak=None,
