@@ -40,7 +40,7 @@ class PackedLinear(nn.Module):
         if x.dtype is not torch.float32:
             return self._product(x)
         x_RD = x.reshape(-1, x.shape[-1])
-        blocks = [self._product(_padded(block))[: len(block)] for block in x_RD.split(BLOCK_ROWS)]
+        blocks = [self._product(_padded(block))[: len(block)] for block in torch.split(x_RD, BLOCK_ROWS)]
         out_RO = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         return out_RO.view(*x.shape[:-1], -1)
 
