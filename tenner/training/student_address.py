@@ -254,7 +254,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 @contextmanager
 def _gguf_parsed_once() -> Iterator[None]:
     """transformers parses a GGUF anew for the config, the weights and the tokenizer, and makes a table of all names of
-    tensors for each of the model's modules: two thirds of the time of a conversion.
+    tensors for each of the model's modules: about half of the time of a conversion.
     """
     library: Any = import_module("gguf")  # where vLLM is installed it may be missing, and is not needed
     known = {name: getattr(library, name) for name in ("GGUFReader", "get_tensor_name_map")}
