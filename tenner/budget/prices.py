@@ -147,13 +147,20 @@ class Price(NamedTuple):
         """The row as short text, for the ledger."""
         times = f", times {self.batch_multiplier:g} in a batch" if batch else ""
         return (
-            f"${self.input_usd_per_mtok:g} in, ${self.output_usd_per_mtok:g} out per million tokens{times}, "
+            f"{in_dollars(self.input_usd_per_mtok)} in, {in_dollars(self.output_usd_per_mtok)} out per million tokens{times}, "
             f"{self.checked}, {self.source}"
             + (f"; from {self.following.since}: {self.following.label(batch=batch)}" if self.following else "")
         )
 
 
 PRICE: TypeAdapter[Price] = TypeAdapter(Price)
+
+
+def in_dollars(price_usd: float) -> str:
+    """A price as it is asked, with whole cents at least: $0.10, $0.075, $2."""
+    text = f"{price_usd:,.10f}".rstrip("0").rstrip(".")
+    whole, point, part = text.partition(".")
+    return f"${whole}{point}{part:0<2}" if point else f"${whole}"
 
 
 def ceil_microusd(microusd: float) -> int:

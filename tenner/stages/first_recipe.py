@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tenner.budget import prices
+from tenner.budget.prices import in_dollars
 from tenner.clients.openai import presets
 from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
@@ -20,7 +21,6 @@ from tenner.core.suggest import did_you_mean
 from tenner.data import rows, sources
 from tenner.evaluation import benchmarks
 from tenner.evaluation.benchmarks import TASKS
-from tenner.evaluation.report.tables import usd
 
 QUESTION_COLUMNS = ("question", "problem", "prompt", "query", "instruction", "input")
 ANSWER_COLUMNS = (
@@ -186,8 +186,8 @@ def _teacher(options: FirstRecipeOptions, samples: int) -> tuple[str, str, str |
         fields["price"] = {"input_usd_per_mtok": price_in, "output_usd_per_mtok": price_out}
     worst_cents = math.ceil(samples * OUTPUT_TOKENS_MAX * dollars / 1e4)
     price = (
-        f"{samples:,} traces of at most {OUTPUT_TOKENS_MAX:,} tokens, at {usd(dollars)} a million: at most "
-        f"{usd(worst_cents / 100)}, and more where wrong ones are made up for; the cap is {usd(options.budget_usd)}"
+        f"{samples:,} traces of at most {OUTPUT_TOKENS_MAX:,} tokens, at {in_dollars(dollars)} a million: at most "
+        f"{in_dollars(worst_cents / 100)}, and more where wrong ones are made up for; the cap is {in_dollars(options.budget_usd)}"
     )
     return _table(fields), price if dollars else "the teacher's tokens cost nothing", key
 

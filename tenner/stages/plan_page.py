@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tenner.budget import machines, price_files
 from tenner.budget.estimate import Estimate
+from tenner.budget.prices import in_dollars
 from tenner.core import hardware
 from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
@@ -66,7 +67,7 @@ class RunPlan(NamedTuple):
     def as_text(self) -> str:
         """For people."""
         lines = [self.memory.as_text() if self.memory else f"memory: {self.memory_note}", ""]
-        lines.append(f"on {self.machine}, ${self.price_usd_per_hour:g} an hour; low / expected / high")
+        lines.append(f"on {self.machine}, {in_dollars(self.price_usd_per_hour)} an hour; low / expected / high")
         for stage in self.stages:
             if stage.usd is None or stage.usd.high or stage.seconds:
                 lines.append(_stage_line(stage))

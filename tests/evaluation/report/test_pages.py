@@ -134,7 +134,7 @@ def test_both_forms_tell_the_same_facts(facts: RunFacts, page_html: str, form: s
     for table in score_tables(facts):
         for row in table.rows:
             assert all(cell in text for cell in row)
-    for fact in (*facts.provenance.values(), "nobody is paid", "$0.1 an hour", 'format = "s1"', "120,000 tokens"):
+    for fact in (*facts.provenance.values(), "nobody is paid", "$0.10 an hour", 'format = "s1"', "120,000 tokens"):
         assert fact in text
 
 
