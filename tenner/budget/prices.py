@@ -146,10 +146,9 @@ class Price(NamedTuple):
     def label(self, *, batch: bool = False) -> str:
         """The row as short text, for the ledger."""
         times = f", times {self.batch_multiplier:g} in a batch" if batch else ""
-        return (
-            f"{in_dollars(self.input_usd_per_mtok)} in, {in_dollars(self.output_usd_per_mtok)} out per million tokens{times}, "
-            f"{self.checked}, {self.source}"
-            + (f"; from {self.following.since}: {self.following.label(batch=batch)}" if self.following else "")
+        tokens_in, tokens_out = in_dollars(self.input_usd_per_mtok), in_dollars(self.output_usd_per_mtok)
+        return f"{tokens_in} in, {tokens_out} out per million tokens{times}, {self.checked}, {self.source}" + (
+            f"; from {self.following.since}: {self.following.label(batch=batch)}" if self.following else ""
         )
 
 

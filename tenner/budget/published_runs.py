@@ -118,4 +118,5 @@ def _by(run: PublishedRun) -> str:
         return f"{run.managed_tokens:,.0f} tokens at the price of {run.managed}"
     offer = machines.charged(run.today or run.card or "")
     stands_in = f" in place of {run.card}" if run.today else ""
-    return f"{in_dollars(offer.low_usd_per_hour)} to {in_dollars(offer.high_usd_per_hour)} an hour of {offer.label}{stands_in}"
+    low, high = in_dollars(offer.low_usd_per_hour), in_dollars(offer.high_usd_per_hour)
+    return f"{low} to {high} an hour of {offer.label}{stands_in}"

@@ -19,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print the rows of the user's file, of tenner's tables and, where something is searched, of genai-prices."""
     from tenner.budget import library_prices, machines, price_files, prices
+    from tenner.budget.prices import in_dollars
 
     words = [word.lower() for word in args.search]
 
@@ -45,14 +46,10 @@ def main(args: argparse.Namespace) -> None:
             hint += "; pip install 'tenner[prices]' knows more models"
         raise TennerError(f"no price matches {' '.join(args.search)}", hint=hint)
     lines = [
-        f"{row.provider}/{row.model}: {prices.in_dollars(row.input_usd_per_mtok)} in, "
-        + (
-            f"{prices.in_dollars(row.cached_input_usd_per_mtok)} cached, "
-            if row.cached_input_usd_per_mtok is not None
-            else ""
-        )
-        + f"{prices.in_dollars(row.output_usd_per_mtok)} out per million tokens"
-        + (f", {prices.in_dollars(row.train_usd_per_mtok)} trained" if row.train_usd_per_mtok is not None else "")
+        f"{row.provider}/{row.model}: {in_dollars(row.input_usd_per_mtok)} in, "
+        + (f"{in_dollars(row.cached_input_usd_per_mtok)} cached, " if row.cached_input_usd_per_mtok is not None else "")
+        + f"{in_dollars(row.output_usd_per_mtok)} out per million tokens"
+        + (f", {in_dollars(row.train_usd_per_mtok)} trained" if row.train_usd_per_mtok is not None else "")
         + (f", times {row.batch_multiplier:g} in a batch" if row.batch_multiplier is not None else "")
         + (f", times {row.peak.multiplier:g} at peak hours" if row.peak else "")
         + _period(row.since, row.until)

@@ -76,7 +76,8 @@ class Job(NamedTuple):
         if by_cap is not None and by_cap <= self.grace_seconds:
             raise BudgetReached(
                 f"${left_usd:.4f} are left under the cap of ${cap_usd:g}: {max(0.0, by_cap):.0f} s of machines at "
-                f"{in_dollars(price)} an hour, and a job needs more than the {self.grace_seconds:g} s that are kept for saving",
+                f"{in_dollars(price)} an hour, and a job needs more than the {self.grace_seconds:g} s "
+                "that are kept for saving",
                 hint="raise the cap with --budget-usd, or lower --grace-seconds",
             )
         return min(known)

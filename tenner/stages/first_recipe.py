@@ -187,7 +187,8 @@ def _teacher(options: FirstRecipeOptions, samples: int) -> tuple[str, str, str |
     worst_cents = math.ceil(samples * OUTPUT_TOKENS_MAX * dollars / 1e4)
     price = (
         f"{samples:,} traces of at most {OUTPUT_TOKENS_MAX:,} tokens, at {in_dollars(dollars)} a million: at most "
-        f"{in_dollars(worst_cents / 100)}, and more where wrong ones are made up for; the cap is {in_dollars(options.budget_usd)}"
+        f"{in_dollars(worst_cents / 100)}, and more where wrong ones are made up for; "
+        f"the cap is {in_dollars(options.budget_usd)}"
     )
     return _table(fields), price if dollars else "the teacher's tokens cost nothing", key
 
