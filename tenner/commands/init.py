@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ ASKED = {
     "budget_usd": "the most that the whole run may cost, in dollars",
 }
 """What has no default: the option, and how it is asked on a terminal."""
+QUESTION_CHARS_MIN = 30
+"""Of a question as it is shown, in however narrow a terminal."""
 EXAMPLES = {
     "file": "questions.csv",
     "teacher": "deepseek",
@@ -139,13 +142,17 @@ def _missing(names: Sequence[str]) -> TennerError:
     return TennerError(f"{', '.join(others)} and {last} are missing", hint=f"for example {' '.join(example)}")
 
 
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+
+
 def _print_summary(made: FirstRecipe, out: Path) -> None:
     """On standard error: the first questions, the price, the key, and the next commands."""
     lines = [f"{made.questions:,} questions, {made.without_answer:,} of them without an answer; the first ones:"]
     for q in made.shown:
-        text = " ".join(q.question.split())
-        shown = f"{text[:80]}…" if len(text) > 80 else text
-        lines.append(f"  {q.id}: {shown} -> {q.answer or 'no answer, so no verdict on its traces'}")
+        begin, end = f"  {q.id}: ", f" -> {q.answer or 'no answer, so no verdict on its traces'}"
+        room = max(QUESTION_CHARS_MIN, shutil.get_terminal_size().columns - len(begin) - len(end))
+        lines.append(f"{begin}{_cut(' '.join(q.question.split()), room)}{end}")
     if made.without_answer == made.questions:
         lines.append(f"if one of the columns {', '.join(made.columns)} holds the answers, name it with --answer")
     lines.append(made.price)

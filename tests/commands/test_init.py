@@ -75,6 +75,15 @@ def test_ids_of_ones_own_stay_whatever_their_column_is_called(mine):
     assert made.gather.sources[0].columns.id == made.evaluate.benchmarks[0].columns.id == "Nr"
 
 
+def test_questions_are_shown_in_one_line_each(mine, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    (mine / "long.csv").write_text(f"question,answer\n{'How many sheep are there? ' * 9},12\n")
+    done = tenner_here("init", "long.csv", *PAID, "--benchmark", "bench.jsonl", "--samples", "1")
+    (shown,) = (line for line in done.stderr.splitlines() if "sheep" in line)
+    assert len(shown) == 60
+    assert shown.endswith("… -> 12")
+
+
 @pytest.mark.usefixtures("mine")
 def test_all_that_is_missing_is_named_at_once_with_an_example():
     said = refused("mine.csv", "--teacher", "deepseek")
