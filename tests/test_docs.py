@@ -27,6 +27,16 @@ def test_links_lead_somewhere(page):
         assert "://" in link or (page.parent / link).exists(), link
 
 
+def test_every_page_is_reached_from_the_readme():
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page.name)
+        links = (page.parent / link for link in LINK.findall(page.read_text("utf-8")) if link.endswith(".md"))
+        ahead += [link for link in links if link.name not in reached]
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - reached == set()
+
+
 def test_newcomers_read_one_short_page():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 100
     assert len(COMMANDS) > 10
