@@ -162,6 +162,11 @@ def in_dollars(price_usd: float) -> str:
     return f"${whole}{point}{part:0<2}" if point else f"${whole}"
 
 
+def estimate_in_dollars(usd: float, *, digits: int = 3) -> str:
+    """An estimate, rounded to so many digits: $86.30, $0.000025."""
+    return in_dollars(float(f"{usd:.{digits}g}"))
+
+
 def ceil_microusd(microusd: float) -> int:
     """Round up to whole micro-dollars: what is recorded is never less than what was spent."""
     # 3.6 s at $0.10 an hour are 100.00000000000001 in floating point.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tenner.budget import machines, price_files
 from tenner.budget.estimate import Estimate
-from tenner.budget.prices import in_dollars
+from tenner.budget.prices import estimate_in_dollars, in_dollars
 from tenner.core import hardware
 from tenner.core import recipe as recipes
 from tenner.core.errors import TennerError
@@ -72,13 +72,13 @@ class RunPlan(NamedTuple):
             if stage.usd is None or stage.usd.high or stage.seconds:
                 lines.append(_stage_line(stage))
         usd, seconds = run_plan.total_usd(self.stages), run_plan.total_seconds(self.stages)
-        lines.append(f"{'together':9} {_times(seconds):>28}  {_usd(usd):>26}  cap ${self.cap_usd:g}")
+        lines.append(f"{'together':9} {_times(seconds):>28}  {_usd(usd):>26}  cap {in_dollars(self.cap_usd)}")
         if self.options:
             lines += ["", "where its training fits, at list prices, without boot and download:"]
             lines += [_option_line(option) for option in self.options]
         if self.changes:
             lines += ["", "what would change the bill:"]
-            lines += [f"  --set {c.setting:44} ${c.saved_usd:.3g} less" for c in self.changes]
+            lines += [f"  --set {c.setting:44} {estimate_in_dollars(c.saved_usd)} less" for c in self.changes]
         return "\n".join([*lines, *self.notes])
 
 
@@ -244,7 +244,7 @@ def _stage_line(stage: StagePlan) -> str:
 def _option_line(option: Option) -> str:
     took = in_words(option.seconds.expected) if option.seconds else "time not known"
     low, high = option.usd.low, option.usd.high
-    return f"  {option.what}: {took}, ${low:.3g} to ${high:.3g} ({option.source})"
+    return f"  {option.what}: {took}, {estimate_in_dollars(low)} to {estimate_in_dollars(high)} ({option.source})"
 
 
 def _times(seconds: Estimate) -> str:
@@ -252,4 +252,4 @@ def _times(seconds: Estimate) -> str:
 
 
 def _usd(usd: Estimate) -> str:
-    return " / ".join(f"${each:,.0f}" if each >= 100 else f"${each:.3g}" for each in usd)
+    return " / ".join(f"${each:,.0f}" if each >= 100 else estimate_in_dollars(each) for each in usd)

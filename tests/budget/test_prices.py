@@ -11,6 +11,7 @@ from tenner.budget.prices import (
     Peak,
     Price,
     ceil_microusd,
+    estimate_in_dollars,
     find,
     in_dollars,
     in_force,
@@ -47,6 +48,10 @@ def test_costs_are_rounded_up():
 )
 def test_a_price_is_written_with_whole_cents(price, text):
     assert in_dollars(price) == text
+
+
+def test_an_estimate_has_no_exponent():
+    assert [estimate_in_dollars(usd) for usd in (25.24, 0.0000254, 0.0)] == ["$25.20", "$0.0000254", "$0"]
 
 
 def test_cached_input_has_its_own_price_where_there_is_one():

@@ -101,11 +101,11 @@ def test_a_cap_is_held_against_the_plan():
         StagePlan(stage="train", what="", usd=Estimate(0.5, 3.0, 9.0)),
         StagePlan(stage="evaluate", what="not known"),
     ]
-    with pytest.raises(TennerError, match=r"the cap of \$1.4 is below what the run takes at least: \$1.5 to \$13"):
+    with pytest.raises(TennerError, match=r"the cap of \$1.40 is below what the run takes at least: \$1.50 to \$13"):
         run_plan.check_cap(stages, 1.4)
     warning = run_plan.check_cap(stages, 1.5)
     assert warning is not None
-    assert "the cap of $1.5 is below what is expected" in warning
+    assert "the cap of $1.50 is below what is expected" in warning
     assert "most of it for train" in warning
     assert run_plan.check_cap(stages, 5.0) is None
 
