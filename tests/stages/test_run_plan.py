@@ -95,6 +95,28 @@ def test_the_demo_takes_minutes_and_about_a_cent():
     assert stages["trace"].what == "free"
 
 
+@pytest.mark.parametrize(("width", "lines_of_a_stage"), [(120, 1), (80, 2), (60, 3)])
+def test_a_plan_keeps_to_the_width_of_the_terminal(width, lines_of_a_stage):
+    stages = [
+        StagePlan(
+            stage="evaluate", what="530 answers under 9 policies, by both students",
+            usd=Estimate(5.85, 24.5, 320.0), seconds=Estimate(330.0, 1386.0, 18000.0),
+        )
+    ]  # fmt: skip
+    plan = plan_page.RunPlan(
+        "r", 100.0, "16 H100 SXM, listed", 63.84, stages, None, "not known", [], [], ["word " * 40]
+    )
+    lines = plan.as_text(width).splitlines()
+    assert max(map(len, lines)) <= width
+    (place,) = (n for n, line in enumerate(lines) if line.startswith("evaluate"))
+    assert lines[place + lines_of_a_stage].startswith("together")
+    told = " ".join(" ".join(lines[place : place + lines_of_a_stage]).split())
+    assert (
+        told
+        == "evaluate 5.5 min / 23.1 min / 5.0 h $5.85 / $24.50 / $320 530 answers under 9 policies, by both students"
+    )
+
+
 def test_a_cap_is_held_against_the_plan():
     stages = [
         StagePlan(stage="trace", what="", usd=Estimate(1.0, 2.0, 4.0)),
