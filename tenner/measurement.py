@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tenner.budget.prices import in_dollars
 from tenner.core import recipe as recipes
 from tenner.core import toml_text
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Measurement

@@ -14,7 +14,8 @@ from pathlib import Path
 from tenner.budget import ledger_database
 from tenner.budget.ledger_database import sqlite_errors
 from tenner.budget.ledger_rows import BatchRow, Line, Payee, SpendRow, StoredResponse, WaitingLine
-from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd, in_dollars
+from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import BudgetReached
 from tenner.core.records import Usage
 

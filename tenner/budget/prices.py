@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 from pydantic import TypeAdapter
 
 from tenner.budget import price_files
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
@@ -153,18 +154,6 @@ class Price(NamedTuple):
 
 
 PRICE: TypeAdapter[Price] = TypeAdapter(Price)
-
-
-def in_dollars(price_usd: float) -> str:
-    """A price as it is asked, with whole cents at least: $0.10, $0.075, $2."""
-    text = f"{price_usd:,.10f}".rstrip("0").rstrip(".")
-    whole, point, part = text.partition(".")
-    return f"${whole}{point}{part:0<2}" if point else f"${whole}"
-
-
-def estimate_in_dollars(usd: float, *, digits: int = 3) -> str:
-    """An estimate, rounded to so many digits: $86.30, $0.000025."""
-    return in_dollars(float(f"{usd:.{digits}g}"))
 
 
 def ceil_microusd(microusd: float) -> int:

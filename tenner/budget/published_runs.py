@@ -7,7 +7,7 @@ from annotated_types import Gt
 from pydantic import TypeAdapter
 
 from tenner.budget import machines, price_files, prices
-from tenner.budget.prices import in_dollars
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 
 FILE = "published_runs.toml"

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.terminal import say
 
@@ -19,7 +20,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print the rows of the user's file, of tenner's tables and, where something is searched, of genai-prices."""
     from tenner.budget import library_prices, machines, price_files, prices
-    from tenner.budget.prices import in_dollars
 
     words = [word.lower() for word in args.search]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenner.budget.ledger_database import read_spend
-from tenner.budget.prices import in_dollars
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Device

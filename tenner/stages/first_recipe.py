@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tenner.budget import prices
-from tenner.budget.prices import in_dollars
 from tenner.clients.openai import presets
 from tenner.core import recipe as recipes
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.records import Question
 from tenner.core.sections import Columns, Source

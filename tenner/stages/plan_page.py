@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from tenner.budget import machines, price_files
 from tenner.budget.estimate import Estimate
-from tenner.budget.prices import estimate_in_dollars, in_dollars
 from tenner.core import hardware
 from tenner.core import recipe as recipes
+from tenner.core.dollars import estimate_in_dollars, in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import StagePlan

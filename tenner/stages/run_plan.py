@@ -8,7 +8,8 @@ from typing import NamedTuple
 from tenner.budget import assumptions as assumed
 from tenner.budget import prices
 from tenner.budget.estimate import Estimate
-from tenner.budget.prices import MICROUSD_PER_USD, estimate_in_dollars, in_dollars
+from tenner.budget.prices import MICROUSD_PER_USD
+from tenner.core.dollars import estimate_in_dollars, in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import Policy, StagePlan, Usage

@@ -11,9 +11,7 @@ from tenner.budget.prices import (
     Peak,
     Price,
     ceil_microusd,
-    estimate_in_dollars,
     find,
-    in_dollars,
     in_force,
     load_prices,
     price_of,
@@ -32,26 +30,6 @@ SUNDAY = datetime.datetime(2026, 11, 22, 9, 59, tzinfo=datetime.UTC)
 def test_costs_are_rounded_up():
     assert PRICE.microusd(Usage(input_tokens=1, output_tokens=0)) == 1
     assert PRICE.microusd(Usage(input_tokens=100, output_tokens=100)) == 75
-
-
-@pytest.mark.parametrize(
-    ("price", "text"),
-    [
-        (0.1, "$0.10"),
-        (0.075, "$0.075"),
-        (2.0, "$2"),
-        (1.8, "$1.80"),
-        (63.84, "$63.84"),
-        (0.0, "$0"),
-        (1e-7, "$0.0000001"),
-    ],
-)
-def test_a_price_is_written_with_whole_cents(price, text):
-    assert in_dollars(price) == text
-
-
-def test_an_estimate_has_no_exponent():
-    assert [estimate_in_dollars(usd) for usd in (25.24, 0.0000254, 0.0)] == ["$25.20", "$0.0000254", "$0"]
 
 
 def test_cached_input_has_its_own_price_where_there_is_one():

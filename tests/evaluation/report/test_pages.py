@@ -11,6 +11,7 @@ from example_run import FAMILIES, HOSTILE, completion, run_facts, without_drawin
 from playwright.sync_api import sync_playwright
 
 from tenner.budget.ledger_rows import SpendRow
+from tenner.core.dollars import usd
 from tenner.core.records import Completion
 from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
@@ -19,7 +20,6 @@ from tenner.evaluation.report.markdown import fenced, render_markdown
 from tenner.evaluation.report.run_tables import plan_table
 from tenner.evaluation.report.score_tables import score_tables, spend_table
 from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note, training_note
-from tenner.evaluation.report.tables import usd
 from tenner.evaluation.statistics.scores import before_and_after, score
 
 NBSP = "\u00a0"
