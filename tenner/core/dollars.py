@@ -1,5 +1,7 @@
 """How dollars are written: prices, estimates and what was spent."""
 
+import math
+
 
 def in_dollars(price_usd: float) -> str:
     """A price as it is asked, with whole cents at least: $0.10, $0.075, $2."""
@@ -15,4 +17,4 @@ def estimate_in_dollars(usd: float, *, digits: int = 3) -> str:
 
 def usd(amount: float) -> str:
     """What was spent; in hundredths of a cent where cents would not do."""
-    return f"${amount:,.2f}" if amount >= 1 or amount == round(amount, 2) else f"${amount:.4f}"
+    return f"${amount:,.2f}" if amount >= 1 or math.isclose(amount, round(amount, 2)) else f"${amount:.4f}"

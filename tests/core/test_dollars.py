@@ -24,4 +24,4 @@ def test_an_estimate_has_no_exponent():
 
 
 def test_what_was_spent_is_told_to_a_hundredth_of_a_cent_below_a_dollar():
-    assert [usd(amount) for amount in (0.0024, 0.05, 1.005, 1234.5)] == ["$0.0024", "$0.05", "$1.00", "$1,234.50"]
+    assert [usd(amount) for amount in (0.0024, 3 * 0.05, 1.005, 1234.5)] == ["$0.0024", "$0.15", "$1.00", "$1,234.50"]
