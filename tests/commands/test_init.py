@@ -68,7 +68,7 @@ def test_ids_of_ones_own_stay_whatever_their_column_is_called(mine):
     (mine / "trains.csv").write_text("Nr,problem,answer\nT1,What is 1+1?,2\n")
     (mine / "other.csv").write_text("Nr,problem,answer\nB1,What is 2+2?,4\n")
     options = ("trains.csv", *PAID, "--benchmark", "other.csv", "--samples", "1")
-    assert "did you mean Nr?" in refused(*options, "--id", "nr")
+    assert "there are Nr, problem, answer" in refused(*options, "--id", "nr")
     done = tenner_here("init", *options, "--id", "Nr")
     assert "\n  T1: What is 1+1? -> 2\n" in done.stderr
     made = recipe.load("trains.toml")

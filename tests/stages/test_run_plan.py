@@ -95,7 +95,7 @@ def test_the_demo_takes_minutes_and_about_a_cent():
     assert stages["trace"].what == "free"
 
 
-@pytest.mark.parametrize(("width", "lines_of_a_stage"), [(120, 1), (80, 2), (60, 3)])
+@pytest.mark.parametrize(("width", "lines_of_a_stage"), [(120, 1), (80, 2), (50, 3)])
 def test_a_plan_keeps_to_the_width_of_the_terminal(width, lines_of_a_stage):
     stages = [
         StagePlan(

@@ -17,6 +17,7 @@ from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
 from tenner.evaluation.report.html import render_html
 from tenner.evaluation.report.markdown import fenced, render_markdown
+from tenner.evaluation.report.page import breakable
 from tenner.evaluation.report.run_tables import plan_table
 from tenner.evaluation.report.score_tables import score_tables, spend_table
 from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note, training_note
@@ -31,7 +32,7 @@ CUT_OFF = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth >
 class Page(HTMLParser):
     """The tags, the attributes that point somewhere, and the text of a page."""
 
-    VOID = frozenset({"meta", "link", "input"})
+    VOID = frozenset({"meta", "link", "input", "wbr"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -236,6 +237,10 @@ def test_dollars(amount: float, shown: str) -> None:
 
 def test_a_fence_is_longer_than_what_it_holds() -> None:
     assert fenced("a ```` b") == "`````\na ```` b\n`````"
+
+
+def test_a_provider_and_its_model_may_stand_in_two_lines():
+    assert breakable("127.0.0.1/<b>") == "127.0.0.1/<wbr>&lt;b&gt;"
 
 
 @pytest.mark.slow
