@@ -1,0 +1,168 @@
+"""Thinking budgets while vLLM speculates: how often tenner's and vLLM's own are exceeded, in one engine.
+
+    tenner run demo && scripts/install_vllm.sh DIR
+    python bench/speculation.py runs/demo/student --vllm-python DIR/bin/python [--requests N]
+
+vLLM drafts the next tokens by n-grams of the prompt and of what was said. As many generated questions as `--requests`
+says are answered greedily under budgets of 2 to 30 thinking tokens, first forced by tenner, then with vLLM's
+`thinking_token_budget`. What is counted is read off the ids alone, for both alike: those before the first whole
+delimiter, or all where there is none. Then the first questions are answered by tenner in an engine without speculation:
+the ids must be the same.
+
+The last line is one JSON object. Exits with 1 where a budget that tenner forces was exceeded, or ids differ. In
+bfloat16 a step of several tokens rounds otherwise than one of a single token, so ids are compared in float32.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tenner.core.formats import FORMATS
+from tenner.core.records import Policy
+from tenner.inference.defaults import WAIT_TEXT
+from tenner.inference.format_ids import FormatIds
+from tenner.inference.job import Prompt
+
+REQUESTS, COMPARED, ROWS = 10_000, 500, 128
+ANSWER_MAX = 8
+BUDGETS = range(2, 32, 4)
+DRAFTS = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
+FORMAT = FORMATS["s1"]
+ENVIRONMENT = {
+    "PYTHONPATH": str(Path(__file__).parents[1]), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}  # fmt: skip
+
+
+def thinking_tokens(ids: Sequence[int], close: Sequence[int]) -> int:
+    """How many ids come before the first `close`; all where there is none."""
+    found = (i for i in range(len(ids)) if tuple(ids[i : i + len(close)]) == tuple(close))
+    return next(found, len(ids))
+
+
+def side(student: Path, texts: list[str]) -> dict[str, Any]:
+    """In vLLM's Python: what each side exceeds, and what speculation changes."""
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    from tenner.inference.vllm import VLLMEngine
+
+    options: dict[str, Any] = {
+        "rows": ROWS, "dtype": "float32", "max_model_len": 1024, "kv_cache_memory_bytes": 2 << 30,
+        "disable_log_stats": False,
+    }  # fmt: skip
+    reasoning = {"reasoning_start_str": FORMAT.open, "reasoning_end_str": FORMAT.close}
+    engine = VLLMEngine.load(student, speculative_config=DRAFTS, reasoning_config=reasoning, **options)
+    ids = FormatIds.resolve(engine.tokenizer, FORMAT, WAIT_TEXT)
+    prompts = [Prompt(str(i), text) for i, text in enumerate(texts)]
+    budget_of = {p.id: BUDGETS[i % len(BUDGETS)] for i, p in enumerate(prompts)}
+
+    def forced(by: VLLMEngine, some: list[Prompt]) -> dict[str, tuple[int, ...]]:
+        found = {}
+        for budget in BUDGETS:
+            own = [p for p in some if budget_of[p.id] == budget]
+            for g in by.sweep(own, [Policy(thinking_tokens_max=budget)], FORMAT, answer_tokens_max=ANSWER_MAX):
+                found[g.prompt_id] = g.token_ids[len(ids.open) :]
+        return found
+
+    def by_vllm() -> dict[str, tuple[int, ...]]:
+        encoded = [engine.tokenizer.encode(p.text, add_special_tokens=False) for p in prompts]
+        requests = [TokensPrompt(prompt_token_ids=[*prompt, *ids.open]) for prompt in encoded]
+        params = [
+            SamplingParams(
+                temperature=0, thinking_token_budget=budget_of[p.id], detokenize=False,
+                max_tokens=budget_of[p.id] + len(ids.close) + ANSWER_MAX,
+            )
+            for p in prompts
+        ]  # fmt: skip
+        outputs = engine._llm.generate(requests, params, use_tqdm=False)
+        return {p.id: tuple(out.outputs[0].token_ids) for p, out in zip(prompts, outputs, strict=True)}
+
+    def judged(found: dict[str, tuple[int, ...]], seconds: float, drafted: dict[str, int]) -> dict[str, Any]:
+        over = Counter(
+            thinking_tokens(told, ids.close) - budget_of[i]
+            for i, told in found.items()
+            if thinking_tokens(told, ids.close) > budget_of[i]
+        )
+        tokens = sum(map(len, found.values()))
+        return {
+            "requests": len(found), "exceeded": sum(over.values()), "by_tokens": dict(sorted(over.items())),
+            "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1), **drafted,
+        }  # fmt: skip
+
+    result: dict[str, Any] = {}
+    answered: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, answer in (("tenner", lambda: forced(engine, prompts)), ("vllm", by_vllm)):
+        before, start = drafts_of(engine._llm), time.perf_counter()
+        answered[name] = answer()
+        seconds, after = time.perf_counter() - start, drafts_of(engine._llm)
+        result[name] = judged(answered[name], seconds, {key: after[key] - before[key] for key in after})
+    del engine._llm
+    plain = forced(VLLMEngine.load(student, **options), prompts[:COMPARED])
+    result["compared"] = len(plain)
+    result["same_without_speculation"] = sum(answered["tenner"][i] == told for i, told in plain.items())
+    return result
+
+
+def drafts_of(llm: Any) -> dict[str, int]:
+    """How many tokens were drafted and accepted so far."""
+    values = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
+    return {name: int(values.get(f"vllm:spec_decode_num_{name}_tokens", 0)) for name in ("draft", "accepted")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", type=Path, help="the student folder of a run of the demo")
+    parser.add_argument("--vllm-python", required="--side" not in sys.argv)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps(side(args.student, json.load(sys.stdin))))
+        return 0
+
+    import evidence
+    from transformers import AutoTokenizer
+
+    from tenner.core.chat_template import ChatTemplate
+    from tenner.data import puzzles
+
+    tokenizer = AutoTokenizer.from_pretrained(args.student)
+    questions = puzzles.generate(args.requests, families=list(puzzles.FAMILIES), split="train", seed=1, distinct=True)
+    texts = [ChatTemplate(tokenizer, system_prompt="").question(q.question).text for q in questions]
+    about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers")}
+    for name, fields in about.items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
+    done = subprocess.run(
+        [args.vllm_python, __file__, args.student, "--side"], input=json.dumps(texts), text=True,
+        stdout=subprocess.PIPE, check=True, env=os.environ | ENVIRONMENT,
+    )  # fmt: skip
+    told: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    print(f"\n{'budget':8}{'requests':>10}{'exceeded':>10}{'tokens/s':>10}{'drafted':>10}{'accepted':>10}")
+    for name in ("tenner", "vllm"):
+        row = told[name]
+        numbers = (row[key] for key in ("requests", "exceeded", "tokens_per_second", "draft", "accepted"))
+        print(f"{name:8}" + "".join(f"{number:>10,}" for number in numbers))
+        if row["by_tokens"]:
+            print("        by so many tokens: " + ", ".join(f"{n} ({count})" for n, count in row["by_tokens"].items()))
+    promises = {
+        f"no budget that tenner forces is exceeded: {told['tenner']['exceeded']}": not told["tenner"]["exceeded"],
+        f"the same ids without speculation: {told['same_without_speculation']} of {told['compared']}":
+            told["same_without_speculation"] == told["compared"],
+    }  # fmt: skip
+    print()
+    for promise, holds in promises.items():
+        print(f"{'holds ' if holds else 'MISSED'}  {promise}")
+    print(json.dumps(about | {"drafts": DRAFTS, **told, "promises": promises}))
+    return 0 if all(promises.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
