@@ -6,8 +6,8 @@
 vLLM drafts the next tokens by n-grams of the prompt and of what was said. As many generated questions as `--requests`
 says are answered greedily under budgets of 2 to 30 thinking tokens, first forced by tenner, then with vLLM's
 `thinking_token_budget`. What is counted is read off the ids alone, for both alike: those before the first whole
-delimiter, or all where there is none. Then the first questions are answered by tenner in an engine without speculation:
-the ids must be the same.
+delimiter, or all where there is none. Then the first questions are answered in an engine without speculation, by both:
+tenner's ids must be the same.
 
 The last line is one JSON object. Exits with 1 where a budget that tenner forces was exceeded, or ids differ. In
 bfloat16 a step of several tokens rounds otherwise than one of a single token, so ids are compared in float32.
@@ -47,68 +47,84 @@ def thinking_tokens(ids: Sequence[int], close: Sequence[int]) -> int:
     return next(found, len(ids))
 
 
-def side(student: Path, texts: list[str]) -> dict[str, Any]:
-    """In vLLM's Python: what each side exceeds, and what speculation changes."""
+REASONING = {"reasoning_start_str": FORMAT.open, "reasoning_end_str": FORMAT.close}
+Answered = dict[str, tuple[int, ...]]
+
+
+def speculating(student: Path, prompts: list[Prompt]) -> dict[str, Any]:
+    """In vLLM's Python: what each side exceeds, and tenner's first ids."""
+    engine, ids = loaded(student, prompts, speculative_config=DRAFTS, reasoning_config=REASONING)
+    result: dict[str, Any] = {}
+    for name, answer in (("tenner", forced), ("vllm", by_vllm)):
+        before, start = drafts_of(engine._llm), time.perf_counter()
+        answered = answer(engine, ids, prompts)
+        seconds, after = time.perf_counter() - start, drafts_of(engine._llm)
+        tokens = sum(map(len, answered.values()))
+        result[name] = exceeded(answered, ids) | {key: after[key] - before[key] for key in after}
+        result[name] |= {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
+        if name == "tenner":
+            result["ids"] = {p.id: answered[p.id] for p in prompts[:COMPARED]}
+    return result
+
+
+def plain(student: Path, prompts: list[Prompt]) -> dict[str, Any]:
+    """In vLLM's Python, without speculation: tenner's ids of the first prompts, and what vLLM's own budget exceeds."""
+    engine, ids = loaded(student, prompts, reasoning_config=REASONING)
+    first = prompts[:COMPARED]
+    return {"ids": forced(engine, ids, first), "vllm": exceeded(by_vllm(engine, ids, first), ids)}
+
+
+def exceeded(answered: Answered, ids: FormatIds) -> dict[str, Any]:
+    """How many of the budgets, and by how many tokens."""
+    counts = {i: thinking_tokens(told, ids.close) - BUDGETS[int(i) % len(BUDGETS)] for i, told in answered.items()}
+    over = Counter(n for n in counts.values() if n > 0)
+    return {"requests": len(answered), "exceeded": sum(over.values()), "by_tokens": dict(sorted(over.items()))}
+
+
+def loaded(student: Path, prompts: Sequence[Prompt], **options: Any) -> tuple[Any, FormatIds]:
+    """An engine, and the ids of the format as it goes on after these prompts, which may have opened the thinking."""
+    from tenner.inference.vllm import VLLMEngine
+
+    engine = VLLMEngine.load(
+        student, rows=ROWS, dtype="float32", max_model_len=1024, kv_cache_memory_bytes=2 << 30,
+        disable_log_stats=False, **options,
+    )  # fmt: skip
+    return engine, FormatIds.resolve(engine.tokenizer, FORMAT.after(prompts[0].text), WAIT_TEXT)
+
+
+def budget_of(prompt: Prompt) -> int:
+    return BUDGETS[int(prompt.id) % len(BUDGETS)]
+
+
+def forced(engine: Any, ids: FormatIds, prompts: Sequence[Prompt]) -> Answered:
+    """The ids after `open` of each prompt under its budget."""
+    found = {}
+    for budget in BUDGETS:
+        own = [p for p in prompts if budget_of(p) == budget]
+        for g in engine.sweep(own, [Policy(thinking_tokens_max=budget)], FORMAT, answer_tokens_max=ANSWER_MAX):
+            found[g.prompt_id] = g.token_ids[len(ids.open) :]
+    return found
+
+
+def by_vllm(engine: Any, ids: FormatIds, prompts: Sequence[Prompt]) -> Answered:
+    """The ids after `open` of each prompt under its budget, which vLLM keeps."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
-    from tenner.inference.vllm import VLLMEngine
-
-    options: dict[str, Any] = {
-        "rows": ROWS, "dtype": "float32", "max_model_len": 1024, "kv_cache_memory_bytes": 2 << 30,
-        "disable_log_stats": False,
-    }  # fmt: skip
-    reasoning = {"reasoning_start_str": FORMAT.open, "reasoning_end_str": FORMAT.close}
-    engine = VLLMEngine.load(student, speculative_config=DRAFTS, reasoning_config=reasoning, **options)
-    ids = FormatIds.resolve(engine.tokenizer, FORMAT, WAIT_TEXT)
-    prompts = [Prompt(str(i), text) for i, text in enumerate(texts)]
-    budget_of = {p.id: BUDGETS[i % len(BUDGETS)] for i, p in enumerate(prompts)}
-
-    def forced(by: VLLMEngine, some: list[Prompt]) -> dict[str, tuple[int, ...]]:
-        found = {}
-        for budget in BUDGETS:
-            own = [p for p in some if budget_of[p.id] == budget]
-            for g in by.sweep(own, [Policy(thinking_tokens_max=budget)], FORMAT, answer_tokens_max=ANSWER_MAX):
-                found[g.prompt_id] = g.token_ids[len(ids.open) :]
-        return found
-
-    def by_vllm() -> dict[str, tuple[int, ...]]:
-        encoded = [engine.tokenizer.encode(p.text, add_special_tokens=False) for p in prompts]
-        requests = [TokensPrompt(prompt_token_ids=[*prompt, *ids.open]) for prompt in encoded]
-        params = [
-            SamplingParams(
-                temperature=0, thinking_token_budget=budget_of[p.id], detokenize=False,
-                max_tokens=budget_of[p.id] + len(ids.close) + ANSWER_MAX,
-            )
-            for p in prompts
-        ]  # fmt: skip
-        outputs = engine._llm.generate(requests, params, use_tqdm=False)
-        return {p.id: tuple(out.outputs[0].token_ids) for p, out in zip(prompts, outputs, strict=True)}
-
-    def judged(found: dict[str, tuple[int, ...]], seconds: float, drafted: dict[str, int]) -> dict[str, Any]:
-        over = Counter(
-            thinking_tokens(told, ids.close) - budget_of[i]
-            for i, told in found.items()
-            if thinking_tokens(told, ids.close) > budget_of[i]
+    encoded = [engine.tokenizer.encode(p.text, add_special_tokens=False) for p in prompts]
+    requests = [TokensPrompt(prompt_token_ids=[*prompt, *ids.open]) for prompt in encoded]
+    params = [
+        SamplingParams(
+            temperature=0, thinking_token_budget=budget_of(p), detokenize=False,
+            max_tokens=budget_of(p) + len(ids.close) + ANSWER_MAX,
         )
-        tokens = sum(map(len, found.values()))
-        return {
-            "requests": len(found), "exceeded": sum(over.values()), "by_tokens": dict(sorted(over.items())),
-            "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1), **drafted,
-        }  # fmt: skip
+        for p in prompts
+    ]  # fmt: skip
+    outputs = engine._llm.generate(requests, params, use_tqdm=False)
+    return {p.id: tuple(out.outputs[0].token_ids) for p, out in zip(prompts, outputs, strict=True)}
 
-    result: dict[str, Any] = {}
-    answered: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, answer in (("tenner", lambda: forced(engine, prompts)), ("vllm", by_vllm)):
-        before, start = drafts_of(engine._llm), time.perf_counter()
-        answered[name] = answer()
-        seconds, after = time.perf_counter() - start, drafts_of(engine._llm)
-        result[name] = judged(answered[name], seconds, {key: after[key] - before[key] for key in after})
-    del engine._llm
-    plain = forced(VLLMEngine.load(student, **options), prompts[:COMPARED])
-    result["compared"] = len(plain)
-    result["same_without_speculation"] = sum(answered["tenner"][i] == told for i, told in plain.items())
-    return result
+
+SIDES = {"speculating": speculating, "plain": plain}
 
 
 def drafts_of(llm: Any) -> dict[str, int]:
@@ -117,15 +133,26 @@ def drafts_of(llm: Any) -> dict[str, int]:
     return {name: int(values.get(f"vllm:spec_decode_num_{name}_tokens", 0)) for name in ("draft", "accepted")}
 
 
+def run_side(python: str, side: str, student: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """A process of its own, whose last line of JSON is what it has found; vLLM logs between."""
+    done = subprocess.run(
+        [python, __file__, student, "--side", side], input=json.dumps(texts), text=True, stdout=subprocess.PIPE,
+        check=True, env=os.environ | ENVIRONMENT,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path, help="the student folder of a run of the demo")
     parser.add_argument("--vllm-python", required="--side" not in sys.argv)
     parser.add_argument("--requests", type=int, default=REQUESTS)
-    parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(side(args.student, json.load(sys.stdin))))
+        prompts = [Prompt(str(i), text) for i, text in enumerate(json.load(sys.stdin))]
+        print(json.dumps(SIDES[args.side](args.student, prompts)))
         return 0
 
     import evidence
@@ -140,11 +167,14 @@ def main() -> int:
     about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers")}
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
-    done = subprocess.run(
-        [args.vllm_python, __file__, args.student, "--side"], input=json.dumps(texts), text=True,
-        stdout=subprocess.PIPE, check=True, env=os.environ | ENVIRONMENT,
-    )  # fmt: skip
-    told: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    told = run_side(args.vllm_python, "speculating", args.student, texts)
+    without = run_side(args.vllm_python, "plain", args.student, texts[:COMPARED])
+    ids, expected = told.pop("ids"), without["ids"]
+    told |= {
+        "vllm_without_speculation": without["vllm"],
+        "compared": len(expected),
+        "same_without_speculation": sum(ids[i] == expected[i] for i in expected),
+    }
     print(f"\n{'budget':8}{'requests':>10}{'exceeded':>10}{'tokens/s':>10}{'drafted':>10}{'accepted':>10}")
     for name in ("tenner", "vllm"):
         row = told[name]
@@ -152,6 +182,8 @@ def main() -> int:
         print(f"{name:8}" + "".join(f"{number:>10,}" for number in numbers))
         if row["by_tokens"]:
             print("        by so many tokens: " + ", ".join(f"{n} ({count})" for n, count in row["by_tokens"].items()))
+    own = told["vllm_without_speculation"]
+    print(f"vLLM's own without speculation: {own['exceeded']} of {own['requests']} {own['by_tokens'] or ''}")
     promises = {
         f"no budget that tenner forces is exceeded: {told['tenner']['exceeded']}": not told["tenner"]["exceeded"],
         f"the same ids without speculation: {told['same_without_speculation']} of {told['compared']}":
