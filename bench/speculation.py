@@ -4,7 +4,7 @@
     python bench/speculation.py runs/demo/student --vllm-python DIR/bin/python [--requests N]
 
 vLLM drafts the next tokens by n-grams of the prompt and of what was said. As many generated questions as `--requests`
-says are answered greedily under budgets of 2 to 30 thinking tokens, first forced by tenner, then with vLLM's
+says are answered greedily under budgets of 2 to 16 thinking tokens, first forced by tenner, then with vLLM's
 `thinking_token_budget`. What is counted is read off the ids alone, for both alike: those before the first whole
 delimiter, or all where there is none. Then the first questions are answered in an engine without speculation, by both:
 tenner's ids must be the same.
@@ -31,9 +31,9 @@ from tenner.inference.format_ids import FormatIds
 from tenner.inference.job import Prompt
 
 REQUESTS, COMPARED, ROWS = 10_000, 500, 128
-ANSWER_MAX = 8
-BUDGETS = range(2, 32, 4)
-DRAFTS = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
+ANSWER_MAX = 4
+BUDGETS = range(2, 18, 2)
+DRAFTS = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 FORMAT = FORMATS["s1"]
 ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).parents[1]), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
@@ -51,9 +51,9 @@ REASONING = {"reasoning_start_str": FORMAT.open, "reasoning_end_str": FORMAT.clo
 Answered = dict[str, tuple[int, ...]]
 
 
-def speculating(student: Path, prompts: list[Prompt]) -> dict[str, Any]:
-    """In vLLM's Python: what each side exceeds, and tenner's first ids."""
-    engine, ids = loaded(student, prompts, speculative_config=DRAFTS, reasoning_config=REASONING)
+def counted(student: Path, prompts: list[Prompt], dtype: str) -> dict[str, Any]:
+    """In vLLM's Python, with speculation: what each side exceeds."""
+    engine, ids = loaded(student, prompts, dtype=dtype, speculative_config=DRAFTS, reasoning_config=REASONING)
     result: dict[str, Any] = {}
     for name, answer in (("tenner", forced), ("vllm", by_vllm)):
         before, start = drafts_of(engine._llm), time.perf_counter()
@@ -62,16 +62,19 @@ def speculating(student: Path, prompts: list[Prompt]) -> dict[str, Any]:
         tokens = sum(map(len, answered.values()))
         result[name] = exceeded(answered, ids) | {key: after[key] - before[key] for key in after}
         result[name] |= {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
-        if name == "tenner":
-            result["ids"] = {p.id: answered[p.id] for p in prompts[:COMPARED]}
     return result
 
 
-def plain(student: Path, prompts: list[Prompt]) -> dict[str, Any]:
-    """In vLLM's Python, without speculation: tenner's ids of the first prompts, and what vLLM's own budget exceeds."""
-    engine, ids = loaded(student, prompts, reasoning_config=REASONING)
-    first = prompts[:COMPARED]
-    return {"ids": forced(engine, ids, first), "vllm": exceeded(by_vllm(engine, ids, first), ids)}
+def speculated(student: Path, prompts: list[Prompt], dtype: str) -> dict[str, Any]:
+    """In vLLM's Python: tenner's ids with speculation."""
+    engine, ids = loaded(student, prompts, dtype=dtype, speculative_config=DRAFTS)
+    return {"ids": forced(engine, ids, prompts)}
+
+
+def plain(student: Path, prompts: list[Prompt], dtype: str) -> dict[str, Any]:
+    """In vLLM's Python, without speculation: tenner's ids, and what vLLM's own budget exceeds."""
+    engine, ids = loaded(student, prompts, dtype=dtype, reasoning_config=REASONING)
+    return {"ids": forced(engine, ids, prompts), "vllm": exceeded(by_vllm(engine, ids, prompts), ids)}
 
 
 def exceeded(answered: Answered, ids: FormatIds) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def loaded(student: Path, prompts: Sequence[Prompt], **options: Any) -> tuple[An
     from tenner.inference.vllm import VLLMEngine
 
     engine = VLLMEngine.load(
-        student, rows=ROWS, dtype="float32", max_model_len=1024, kv_cache_memory_bytes=2 << 30,
+        student, rows=ROWS, max_model_len=1024, kv_cache_memory_bytes=2 << 30,
         disable_log_stats=False, **options,
     )  # fmt: skip
     return engine, FormatIds.resolve(engine.tokenizer, FORMAT.after(prompts[0].text), WAIT_TEXT)
@@ -124,7 +127,7 @@ def by_vllm(engine: Any, ids: FormatIds, prompts: Sequence[Prompt]) -> Answered:
     return {p.id: tuple(out.outputs[0].token_ids) for p, out in zip(prompts, outputs, strict=True)}
 
 
-SIDES = {"speculating": speculating, "plain": plain}
+SIDES = {"counted": counted, "speculated": speculated, "plain": plain}
 
 
 def drafts_of(llm: Any) -> dict[str, int]:
@@ -133,11 +136,11 @@ def drafts_of(llm: Any) -> dict[str, int]:
     return {name: int(values.get(f"vllm:spec_decode_num_{name}_tokens", 0)) for name in ("draft", "accepted")}
 
 
-def run_side(python: str, side: str, student: Path, texts: Sequence[str]) -> dict[str, Any]:
+def run_side(python: str, side: str, student: Path, texts: Sequence[str], dtype: str) -> dict[str, Any]:
     """A process of its own, whose last line of JSON is what it has found; vLLM logs between."""
     done = subprocess.run(
-        [python, __file__, student, "--side", side], input=json.dumps(texts), text=True, stdout=subprocess.PIPE,
-        check=True, env=os.environ | ENVIRONMENT,
+        [python, __file__, student, "--side", side, "--dtype", dtype], input=json.dumps(texts), text=True,
+        stdout=subprocess.PIPE, check=True, env=os.environ | ENVIRONMENT,
     )  # fmt: skip
     found: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     return found
@@ -149,15 +152,17 @@ def main() -> int:
     parser.add_argument("--vllm-python", required="--side" not in sys.argv)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         prompts = [Prompt(str(i), text) for i, text in enumerate(json.load(sys.stdin))]
-        print(json.dumps(SIDES[args.side](args.student, prompts)))
+        print(json.dumps(SIDES[args.side](args.student, prompts, args.dtype)))
         return 0
 
     import evidence
     from transformers import AutoTokenizer
 
+    from tenner.core import hardware
     from tenner.core.chat_template import ChatTemplate
     from tenner.data import puzzles
 
@@ -167,14 +172,15 @@ def main() -> int:
     about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers")}
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
-    told = run_side(args.vllm_python, "speculating", args.student, texts)
-    without = run_side(args.vllm_python, "plain", args.student, texts[:COMPARED])
-    ids, expected = told.pop("ids"), without["ids"]
-    told |= {
-        "vllm_without_speculation": without["vllm"],
-        "compared": len(expected),
-        "same_without_speculation": sum(ids[i] == expected[i] for i in expected),
-    }
+    precision = hardware.choose("cpu").precision
+    dtype = "float32" if precision == "fp32" else "bfloat16"
+    print(f"precision: {precision}, float32 where ids are compared", flush=True)
+    told = run_side(args.vllm_python, "counted", args.student, texts, dtype)
+    first = texts[:COMPARED]
+    ids = run_side(args.vllm_python, "speculated", args.student, first, "float32")["ids"]
+    without = run_side(args.vllm_python, "plain", args.student, first, "float32")
+    told["vllm_without_speculation"], told["compared"] = without["vllm"], len(ids)
+    told["same_without_speculation"] = sum(ids[i] == without["ids"][i] for i in ids)
     print(f"\n{'budget':8}{'requests':>10}{'exceeded':>10}{'tokens/s':>10}{'drafted':>10}{'accepted':>10}")
     for name in ("tenner", "vllm"):
         row = told[name]

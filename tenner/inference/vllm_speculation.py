@@ -45,6 +45,7 @@ class ForcingVerifier(RejectionSampler):  # type: ignore[misc]
         if any(i not in self._processor.rows for i in range(len(counts))):
             by_vllm = super().forward(metadata, draft_probs, logits.clone(), self._without_forcing(sampling_metadata))
             emitted_RS, logprobs = by_vllm.sampled_token_ids.cpu(), by_vllm.logprobs_tensors
+        logits = logits.float()  # as vLLM's sampler does before any processor
         drafts = torch.split(metadata.draft_token_ids.cpu(), counts)
         firsts = [sum(counts[:i]) + i for i in range(len(counts))]  # of each row's logits
         active = {i: (row, len(out)) for i, (row, out) in self._processor.rows.items()}
