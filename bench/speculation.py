@@ -169,7 +169,10 @@ def main() -> int:
     tokenizer = AutoTokenizer.from_pretrained(args.student)
     questions = puzzles.generate(args.requests, families=list(puzzles.FAMILIES), split="train", seed=1, distinct=True)
     texts = [ChatTemplate(tokenizer, system_prompt="").question(q.question).text for q in questions]
-    about = {"machine": evidence.machine(), "versions": evidence.versions("tenner", "torch", "transformers")}
+    about: dict[str, dict[str, Any]] = {
+        "machine": evidence.machine(),
+        "versions": evidence.versions("tenner", "torch", "transformers"),
+    }
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
     precision = hardware.choose("cpu").precision

@@ -199,7 +199,8 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
             return draw(logits_NV[list(rows)], [row.rng.sampling for row in own], [row.uniform() for row in own])
         if list(rows) != list(range(len(logits_NV))):  # some, or in another order
             logits_NV = logits_NV[list(rows)]
-        return Sampler.greedy_sample(logits_NV).tolist()  # on a CPU in a fifth of the time of torch.argmax
+        likeliest: list[int] = Sampler.greedy_sample(logits_NV).tolist()  # on a CPU in a fifth of torch.argmax's time
+        return likeliest
 
     def _measure(
         self, logits_NV: Tensor, rows: Mapping[int, ForcedRow], sampled: Mapping[int, int]

@@ -78,7 +78,7 @@ def install(llm: LLM) -> None:
 
 def _install(worker: Any) -> None:
     config, runner = worker.vllm_config, worker.model_runner
-    own = getattr(runner, "rejection_sampler", None)
+    own: Any = getattr(runner, "rejection_sampler", None)
     if type(own) is not RejectionSampler or config.parallel_config.world_size > 1:
         raise TennerError(
             "budgets cannot be forced under this speculative decoding: vLLM samples it in another place",
