@@ -61,6 +61,8 @@ class ForcingVerifier(RejectionSampler):  # type: ignore[misc]
                 emitted_RS[i, position] = token = tokens[firsts[i] + position]
                 if position == counts[i] or token != drafts[i][position]:
                     del active[i]
+            if not active:
+                break
         return SamplerOutput(sampled_token_ids=emitted_RS.to(logits.device), logprobs_tensors=logprobs)
 
     def _without_forcing(self, sampling_metadata: SamplingMetadata) -> SamplingMetadata:
