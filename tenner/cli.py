@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from tenner import __version__
 from tenner.core.errors import TennerError
@@ -49,6 +49,24 @@ COMMANDS = {
     "serve": Command("serve", "put a student behind OpenAI's chat completions, with a page to talk to it"),
     "chat": Command("chat", "talk to a student; to that of a run each line is a question of its own"),
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses as everything else does: by a TennerError with a hint."""
+
+    def error(self, message: str) -> NoReturn:
+        raise TennerError(message, hint=f"see `{self.prog} --help`")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Raises TennerError for what the command does not take, with the nearest of its options."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            from tenner.core.suggest import did_you_mean  # which --help need not wait for
+
+            option = unknown[0].partition("=")[0]
+            hint = did_you_mean(option, self._option_string_actions, f"see `{self.prog} --help`", cutoff=0.75)
+            raise TennerError(f"{self.prog.removeprefix('tenner ')} does not take {unknown[0]}", hint=hint)
+        return parsed, unknown
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -107,7 +125,9 @@ def _run_folder(args: argparse.Namespace | None) -> Path | None:
 
 
 def _refuse_unknown_verb(words: Sequence[str]) -> None:
-    """Raise TennerError with the nearest verb, where the first word is neither a verb nor an option."""
+    """Raise TennerError where there is no word, or the first is neither an option nor a verb; then with the nearest."""
+    if not words:
+        raise TennerError("no command is named", hint="`tenner --help` has them all; `tenner run demo` is the first")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         from tenner.core.suggest import did_you_mean  # which --help need not wait for
 
@@ -116,7 +136,7 @@ def _refuse_unknown_verb(words: Sequence[str]) -> None:
 
 def parser(verb: str | None) -> argparse.ArgumentParser:
     """The parser of the command line; only `verb` has its options, so that the others' modules are not imported."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tenner",
         description="Make a reasoning model on a budget: s1 for a tenner.",
         epilog="Progress goes to stderr, data to stdout. Exit codes: 1 a fault of tenner, 2 unusable input, "

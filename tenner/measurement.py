@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tenner.core import recipe as recipes
 from tenner.core import toml_text
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
 from tenner.core.recipe import Measurement
@@ -306,7 +307,7 @@ def _refuse_without_cap(data: dict[str, Any], price_usd_per_hour: float | None) 
     if price_usd_per_hour and "budget_usd" not in data:
         raise TennerError(
             "--budget-usd is missing",
-            hint=f"this machine costs ${price_usd_per_hour:g} an hour: say what it may come to",
+            hint=f"this machine costs {in_dollars(price_usd_per_hour)} an hour: say what it may come to",
         )
 
 

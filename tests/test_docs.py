@@ -1,37 +1,40 @@
-"""README and docs: links lead somewhere, and every block of commands or Python is executed, or says what it needs."""
+"""README and docs: links lead somewhere, and every block is executed, read, or says what it needs."""
 
 import io
 import json
 import re
 import shutil
+import tomllib
 
 import pytest
 from commands import tenner_here
-from doc_blocks import BLOCKS, NEEDS, USER_PAGES, Block
+from doc_blocks import BLOCKS, LINK, NEEDS, PAGES, USER_PAGES, blocks_of
 from paths import ROOT
 from published_configs import QWEN25_32B
 
 from tenner import cli
+from tenner.budget import machines
 from tenner.core import recipe
 
-PAGES = [*USER_PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
-LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 COMMANDS = sorted({" ".join(words): words for b in BLOCKS if b.language == "sh" for words in b.commands}.items())
-WITHOUT_MODEL = {"grade", "init", "overlap", "prices"}
-"""Verbs that neither load a model nor read a run: their blocks are executed by the default tests."""
-
-
-def is_quick(block: Block) -> bool:
-    return block.language == "sh" and all(words[1] in WITHOUT_MODEL for words in block.commands)
-
-
-EXECUTED = [pytest.param(b, marks=[] if is_quick(b) else pytest.mark.slow, id=str(b)) for b in BLOCKS if not b.needs]
+RUNNABLE = [b for b in BLOCKS if b.language in ("sh", "python") and not b.needs]
+EXECUTED = [pytest.param(b, marks=[] if b.is_quick else pytest.mark.slow, id=str(b)) for b in RUNNABLE]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for link in LINK.findall(page.read_text("utf-8")):
         assert "://" in link or (page.parent / link).exists(), link
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page.name)
+        links = (page.parent / link for link in LINK.findall(page.read_text("utf-8")) if link.endswith(".md"))
+        ahead += [link for link in links if link.name not in reached]
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - reached == set()
 
 
 def test_newcomers_read_one_short_page():
@@ -63,6 +66,28 @@ def test_a_command_stands_in_a_block_that_is_executed_or_marked(page):
 def test_a_mark_names_what_is_missing(block):
     assert (named := re.match(r"[a-z_]+", block.needs))
     assert named[0] in NEEDS
+
+
+@pytest.mark.parametrize("page", USER_PAGES, ids=lambda page: page.name)
+def test_no_block_is_of_a_kind_that_nothing_looks_at(page):
+    assert page.read_text("utf-8").count("\n```") == 2 * len(blocks_of(page))
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=str)
+def test_settings_are_read_as_they_stand(block, tmp_path, monkeypatch):
+    said = tomllib.loads(block.code)
+    if isinstance(said.get("machine"), list):
+        (tmp_path / "tenner").mkdir()
+        (tmp_path / "tenner" / "prices.toml").write_text(block.code)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        assert {row["provider"] for row in said["machine"]} <= {offer.provider for offer in machines.offers()}
+    elif "name" in said:
+        said["evaluate"]["benchmarks"] = [{"task": "AIME24"}]  # --task says it there
+        recipe.validate(recipe.Measurement, said, text=block.code, where=str(block))
+    else:
+        rest = tomllib.loads(recipe.built_in()["s1k-tinker" if "train" in said else "demo"])
+        merged = rest | {name: rest[name] | section for name, section in said.items()}
+        recipe.validate(recipe.Recipe, merged, text=block.code, where=str(block))
 
 
 def jsonl(*rows):
@@ -104,7 +129,7 @@ def runs(files, finished_demo, tiny_recipe, monkeypatch):
 
 @pytest.mark.parametrize("block", EXECUTED)
 def test_a_block_runs(block, request, monkeypatch):
-    request.getfixturevalue("files" if is_quick(block) else "runs")
+    request.getfixturevalue("files" if block.is_quick else "runs")
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 2 + 2?\n"))
     if block.language == "python":
         exec(compile(block.code, str(block), "exec"), {})

@@ -15,6 +15,7 @@ from tenner.budget import ledger_database
 from tenner.budget.ledger_database import sqlite_errors
 from tenner.budget.ledger_rows import BatchRow, Line, Payee, SpendRow, StoredResponse, WaitingLine
 from tenner.budget.prices import MICROUSD_PER_USD, ceil_microusd
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import BudgetReached
 from tenner.core.records import Usage
 
@@ -253,7 +254,7 @@ class Ledger:
             db.execute(
                 "INSERT INTO spends (stage, provider, model, machine_seconds, microusd, settled, price, spent_at) "
                 "VALUES (?, ?, 'local', ?, ?, 1, ?, ?)",
-                (stage, MACHINE, seconds, microusd, f"${price_usd_per_hour:g} an hour", time.time()),
+                (stage, MACHINE, seconds, microusd, f"{in_dollars(price_usd_per_hour)} an hour", time.time()),
             )
             if heartbeat is not None:
                 db.execute("UPDATE heartbeats SET seconds = 0 WHERE id = ?", (heartbeat,))
@@ -285,7 +286,7 @@ class Ledger:
             room = max(0, min(high, self.cap_microusd - held))
             db.execute(
                 "INSERT INTO reservations (stage, provider, model, microusd, price) VALUES (?, ?, 'local', ?, ?)",
-                (stage, MACHINE, room, f"${price_usd_per_hour:g} an hour"),
+                (stage, MACHINE, room, f"{in_dollars(price_usd_per_hour)} an hour"),
             )
         if room < low:
             self._refuse_over_cap(stage, low - room)

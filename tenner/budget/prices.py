@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 from pydantic import TypeAdapter
 
 from tenner.budget import price_files
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
 
@@ -146,10 +147,9 @@ class Price(NamedTuple):
     def label(self, *, batch: bool = False) -> str:
         """The row as short text, for the ledger."""
         times = f", times {self.batch_multiplier:g} in a batch" if batch else ""
-        return (
-            f"${self.input_usd_per_mtok:g} in, ${self.output_usd_per_mtok:g} out per million tokens{times}, "
-            f"{self.checked}, {self.source}"
-            + (f"; from {self.following.since}: {self.following.label(batch=batch)}" if self.following else "")
+        tokens_in, tokens_out = in_dollars(self.input_usd_per_mtok), in_dollars(self.output_usd_per_mtok)
+        return f"{tokens_in} in, {tokens_out} out per million tokens{times}, {self.checked}, {self.source}" + (
+            f"; from {self.following.since}: {self.following.label(batch=batch)}" if self.following else ""
         )
 
 

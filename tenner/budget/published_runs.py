@@ -7,6 +7,7 @@ from annotated_types import Gt
 from pydantic import TypeAdapter
 
 from tenner.budget import machines, price_files, prices
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 
 FILE = "published_runs.toml"
@@ -117,4 +118,5 @@ def _by(run: PublishedRun) -> str:
         return f"{run.managed_tokens:,.0f} tokens at the price of {run.managed}"
     offer = machines.charged(run.today or run.card or "")
     stands_in = f" in place of {run.card}" if run.today else ""
-    return f"${offer.low_usd_per_hour:g} to ${offer.high_usd_per_hour:g} an hour of {offer.label}{stands_in}"
+    low, high = in_dollars(offer.low_usd_per_hour), in_dollars(offer.high_usd_per_hour)
+    return f"{low} to {high} an hour of {offer.label}{stands_in}"

@@ -167,6 +167,8 @@ class CallBilling:
     def fatal_error(self, fault: Fault) -> TennerError:
         """The error for a fault that every other call would meet, too."""
         hint = fault.rule.hint or "what was bought is kept: the same command tries again"
+        if fault.kind == "bad_key" and not self._client.secret:
+            hint = "the server requires a key: name its variable with api_key_env"
         return fault.error_class(f"{fault.kind}: {fault.redacted(self._client.secret)}", hint=hint)
 
     def retried(self, fault: Fault) -> None:

@@ -139,7 +139,7 @@ def talk(address: str, options: StudentOptions, *, waits: int, engine_name: Loca
 
 
 def _summary(report: "UsageReport") -> str:
-    cost = "" if report.cost_usd is None else f", ${report.cost_usd:.6f}"
+    cost = "" if not report.cost_usd else f", ${report.cost_usd:.6f}"
     return f"{report.thinking_tokens} tokens of thinking, {report.answer_tokens} of answer{cost}"
 
 

@@ -17,7 +17,12 @@ LIBRARIES = {
     "datasets": "tables of the Hugging Face hub, Parquet files (tenner[data])",
     "peft": "LoRA (tenner[lora])",
     "bitsandbytes": "8-bit optimizer, 4-bit weights (tenner[8bit])",
+    "math-verify": "a second verifier of maths answers (tenner[maths])",
     "google-genai": "Gemini (tenner[gemini])",
+    "genai-prices": "prices of 2,000 more models (tenner[prices])",
+    "scikit-learn": "domains by clusters (tenner[clusters])",
+    "ray": "cleaning on several machines (tenner[ray])",
+    "socksio": "a SOCKS proxy (tenner[socks])",
     "trl": "other trainers, for comparison",
 }
 GB = 1e9

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,21 @@ from tenner.stages.first_recipe import FirstRecipe, FirstRecipeOptions
 
 ASKED = {
     "file": "your questions, a .jsonl, .csv or .parquet file",
-    "teacher": "the teacher: a provider (deepseek, openrouter, qwen, glm, kimi, local) or the URL of a server",
+    "teacher": "the teacher: a provider (deepseek, openai, openrouter, qwen, glm, kimi, local) or the URL of a server",
     "teacher_model": "the teacher's model, as the provider calls it",
     "benchmark": "what proves it: a known benchmark (GSM8K, MATH500, …) or a file of questions with answers",
     "budget_usd": "the most that the whole run may cost, in dollars",
 }
 """What has no default: the option, and how it is asked on a terminal."""
+QUESTION_CHARS_MIN = 30
+"""Of a question as it is shown, in however narrow a terminal."""
+EXAMPLES = {
+    "file": "questions.csv",
+    "teacher": "deepseek",
+    "teacher_model": "deepseek-flash",
+    "benchmark": "GSM8K",
+    "budget_usd": "5",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="of the run (default: of the file)")
     parser.add_argument("--question", metavar="COLUMN", help="the column of the questions (default: by its name)")
     parser.add_argument("--answer", metavar="COLUMN", help="the column of the answers (default: by its name)")
+    parser.add_argument("--id", metavar="COLUMN", help="the column of the ids (default: id, or a hash of the question)")
     parser.add_argument("--teacher", metavar="NAME|URL", help=ASKED["teacher"])
     parser.add_argument("--teacher-model", metavar="NAME", help=ASKED["teacher_model"])
     parser.add_argument("--api-key-env", metavar="VAR", help="the environment variable of its key (default: the usual)")
@@ -54,14 +66,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Ask for what is missing, write the recipe, and say what it means and what to do next."""
-    given = {name: getattr(args, name) for name in FirstRecipeOptions._fields}
-    for name, question in ASKED.items():
-        if given[name] is None:
-            given[name] = _ask(name, question)
-    given["file"], given["budget_usd"] = Path(given["file"]), parse_cap(str(given["budget_usd"]))
+    wanted = FirstRecipeOptions(**_completed({name: getattr(args, name) for name in FirstRecipeOptions._fields}))
     if args.samples is not None and args.samples < 1:
         raise TennerError(f"--samples {args.samples} is less than 1")
-    wanted = FirstRecipeOptions(**given)
     out = args.out or Path(f"{first_recipe.run_name(wanted)}.toml")
     if out.exists():
         raise TennerError(f"{out} is there already", hint="choose another --out")
@@ -75,26 +82,77 @@ def main(args: argparse.Namespace) -> None:
     say(str(out))
 
 
-def _ask(name: str, question: str) -> Any:
+def _completed(given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, with what is asked on the terminal. Raises TennerError where something is missing without one."""
+    asks = sys.stdin.isatty()
+    if asks and given["file"] is None:
+        given["file"] = _ask("file")
+    if given["file"] is not None:  # a file that is of no use is refused before anything else is asked
+        given["file"] = Path(given["file"])
+        if asks:
+            _ask_columns(given)
+        first_recipe.columns_of(given["file"], question=given["question"], answer=given["answer"], id=given["id"])
+    missing = [name for name in ASKED if given[name] is None]
+    if missing and not asks:
+        raise _missing(missing)
+    given |= {name: _ask(name) for name in missing}
+    given["budget_usd"] = parse_cap(str(given["budget_usd"]))
+    return given
+
+
+def _ask_columns(given: dict[str, Any]) -> None:
+    """Ask which columns of the file hold questions and answers, where their names do not tell."""
+    there = first_recipe.column_names(given["file"])
+    for what, usual in (("question", first_recipe.QUESTION_COLUMNS), ("answer", first_recipe.ANSWER_COLUMNS)):
+        if given[what] is not None or not set(usual).isdisjoint(there):
+            continue
+        may_lack = ", or empty if there are none" if what == "answer" else ""
+        asked = f"the column of the {what}s (there are {', '.join(there)}{may_lack}): "
+        while (said := _typed(asked, f"--{what}")) not in there and not (may_lack and not said):
+            if said:
+                say(f"there is no column {said}", file=sys.stderr)
+        given[what] = said or None
+
+
+def _ask(name: str) -> str:
     """An answer on the terminal. Raises TennerError where there is none."""
-    option = "QUESTIONS" if name == "file" else f"--{name.replace('_', '-')}"
-    if not sys.stdin.isatty():
-        raise TennerError(f"{option} is missing", hint=question)
-    try:
-        while not (said := input(f"{question}: ").strip()):
-            pass
-    except EOFError:
-        raise TennerError(f"{option} is missing", hint=question) from None
+    while not (said := _typed(f"{ASKED[name]}: ", _option(name))):
+        pass
     return said
+
+
+def _typed(prompt: str, option: str) -> str:
+    """A line, possibly empty. Raises TennerError at the end of what is typed."""
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        raise TennerError(f"{option} is missing") from None
+
+
+def _option(name: str) -> str:
+    return "QUESTIONS" if name == "file" else f"--{name.replace('_', '-')}"
+
+
+def _missing(names: Sequence[str]) -> TennerError:
+    """All of them in one line, so that nobody is sent back once for each."""
+    *others, last = map(_option, names)
+    if not others:
+        return TennerError(f"{last} is missing", hint=ASKED[names[0]])
+    example = (EXAMPLES[name] if name == "file" else f"{_option(name)} {EXAMPLES[name]}" for name in names)
+    return TennerError(f"{', '.join(others)} and {last} are missing", hint=f"for example {' '.join(example)}")
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 
 def _print_summary(made: FirstRecipe, out: Path) -> None:
     """On standard error: the first questions, the price, the key, and the next commands."""
     lines = [f"{made.questions:,} questions, {made.without_answer:,} of them without an answer; the first ones:"]
     for q in made.shown:
-        text = " ".join(q.question.split())
-        shown = f"{text[:80]}…" if len(text) > 80 else text
-        lines.append(f"  {q.id}: {shown} -> {q.answer or 'no answer, so no verdict on its traces'}")
+        begin, end = f"  {q.id}: ", f" -> {q.answer or 'no answer, so no verdict on its traces'}"
+        room = max(QUESTION_CHARS_MIN, shutil.get_terminal_size().columns - len(begin) - len(end))
+        lines.append(f"{begin}{_cut(' '.join(q.question.split()), room)}{end}")
     if made.without_answer == made.questions:
         lines.append(f"if one of the columns {', '.join(made.columns)} holds the answers, name it with --answer")
     lines.append(made.price)

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     _refuse(args, ("run_dir", "budget_usd"), "without --probe")
     recipe = recipes.load(args.recipe, overrides=args.overrides)
     made = plan_page.make(recipe, config=args.config, ranks=args.ranks, memory_gb=args.memory_gb, cpu=args.cpu)
-    say(made.as_json() if args.json else made.as_text())
+    say(made.as_json() if args.json else made.as_text(_width()))
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -70,7 +73,12 @@ def _probe(args: argparse.Namespace) -> None:
     recipe = recipes.load(args.recipe, overrides=others)
     path = args.run_dir or Path("runs") / recipe.name
     made = probe.probe(recipe, path, questions=args.probe, budget_usd=cap_usd)
-    say(made.as_json() if args.json else made.as_text())
+    say(made.as_json() if args.json else made.as_text(_width()))
+
+
+def _width() -> int:
+    """Of the terminal; where the plan is written elsewhere, lines end where they end."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else sys.maxsize
 
 
 def _refuse(args: argparse.Namespace, names: Iterable[str], where: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.terminal import say
 
@@ -45,10 +46,10 @@ def main(args: argparse.Namespace) -> None:
             hint += "; pip install 'tenner[prices]' knows more models"
         raise TennerError(f"no price matches {' '.join(args.search)}", hint=hint)
     lines = [
-        f"{row.provider}/{row.model}: ${row.input_usd_per_mtok:g} in, "
-        + (f"${row.cached_input_usd_per_mtok:g} cached, " if row.cached_input_usd_per_mtok is not None else "")
-        + f"${row.output_usd_per_mtok:g} out per million tokens"
-        + (f", ${row.train_usd_per_mtok:g} trained" if row.train_usd_per_mtok is not None else "")
+        f"{row.provider}/{row.model}: {in_dollars(row.input_usd_per_mtok)} in, "
+        + (f"{in_dollars(row.cached_input_usd_per_mtok)} cached, " if row.cached_input_usd_per_mtok is not None else "")
+        + f"{in_dollars(row.output_usd_per_mtok)} out per million tokens"
+        + (f", {in_dollars(row.train_usd_per_mtok)} trained" if row.train_usd_per_mtok is not None else "")
         + (f", times {row.batch_multiplier:g} in a batch" if row.batch_multiplier is not None else "")
         + (f", times {row.peak.multiplier:g} at peak hours" if row.peak else "")
         + _period(row.since, row.until)

@@ -3,13 +3,13 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from tenner import tracing
 from tenner.core import spending
-from tenner.core.console import SafeConsole
+from tenner.core.console import SafeConsole, fitting_table
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
@@ -20,6 +20,9 @@ from tenner.core.stage_names import CONTROL
 from tenner.core.terminal import say, visible, write_rendered
 from tenner.distill.traces import trace_id
 from tenner.evaluation.report.tables import limit, mean_tokens
+
+NAMES = ("student", "thinking", "thinking\n+ waits")
+"""Columns that say which score a row is."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,21 +77,12 @@ def summary(path: Path) -> str:
     facts = json.loads(as_json(path))
     console = SafeConsole(width=min(SafeConsole().width, 100), highlight=False)
     with console.capture() as captured:
-        stages = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("stage", "state", "in", "out", "seconds", "$"):
-            stages.add_column(column, justify="left" if column in ("stage", "state") else "right")
-        by_stage = facts["spend_usd"]["by_stage"]
-        for s in facts["stages"]:
-            counts = ["" if s[key] is None else f"{s[key]:,}" for key in ("items_in", "items_out")]
-            seconds = "" if s["seconds"] is None else f"{s['seconds']:.1f}"
-            cost = f"{by_stage[s['name']]:.4f}" if s["name"] in by_stage else ""
-            stages.add_row(s["name"], s["state"], *counts, seconds, cost)
-        stages.add_row("total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}")
-        console.print(stages)
+        console.print(fitting_table(_stage_columns(facts), width=console.width, left=("stage", "state")))
         if scores := [s for s in folder.read("scores", Score) if s.domain is None]:
             for task in dict.fromkeys(s.task for s in scores):
                 console.print()
-                console.print(_score_table(task, [s for s in scores if s.task == task]))
+                of_task = _score_columns([s for s in scores if s.task == task])
+                console.print(fitting_table(of_task, width=console.width, left=NAMES, title=visible(task)))
         if reports := [path / name for name in ("report.html", "report.md") if (path / name).exists()]:
             console.print(f"\n{reports[0]}", soft_wrap=True)
     return captured.get().rstrip()
@@ -192,12 +186,25 @@ def _stage(folder: RunFolder, name: str) -> dict[str, object]:
     return {"name": name, "state": state, "seconds": begun, "items_in": None, "items_out": None}
 
 
-def _score_table(task: str, scores: list[Score]) -> Table:
+def _stage_columns(facts: dict[str, Any]) -> dict[str, list[str]]:
+    """What each stage took in, gave out and cost, and the sum of the costs."""
+    by_stage = facts["spend_usd"]["by_stage"]
+    rows = []
+    for s in facts["stages"]:
+        counts = ["" if s[key] is None else f"{s[key]:,}" for key in ("items_in", "items_out")]
+        seconds = "" if s["seconds"] is None else f"{s['seconds']:.1f}"
+        cost = f"{by_stage[s['name']]:.4f}" if s["name"] in by_stage else ""
+        rows.append([s["name"], s["state"], *counts, seconds, cost])
+    rows.append(["total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}"])
+    return dict(zip(("stage", "state", "in", "out", "seconds", "$"), map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _score_columns(scores: list[Score]) -> dict[str, list[str]]:
     """A benchmark's scores, within 80 columns; a count that is nought in all rows has no column."""
     has_waits = any(s.policy.waits for s in scores)
     columns = {
         "student": [visible(s.student) for s in scores],
-        "thinking" + "\n+ waits" * has_waits: [
+        "thinking\n+ waits" if has_waits else "thinking": [
             limit(s.policy) + f" + {s.policy.waits}" * bool(s.policy.waits) for s in scores
         ],
         "accuracy": [f"{s.accuracy:.1%}" for s in scores],
@@ -211,14 +218,4 @@ def _score_table(task: str, scores: list[Score]) -> Table:
         columns["thinking/\nanswers cut"] = [f"{s.thinking_cut}/{s.truncated}" for s in scores]
     if any(s.unparsed for s in scores):
         columns["unparsed"] = [str(s.unparsed) for s in scores]
-    table = Table(
-        box=None, pad_edge=False, header_style="dim", title=visible(task), title_justify="left", title_style="bold"
-    )
-    for name in columns:
-        is_name = name == "student"
-        table.add_column(
-            name, justify="left" if is_name else "right", overflow="fold", min_width=6 * is_name, no_wrap=not is_name
-        )
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
+    return columns

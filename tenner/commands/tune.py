@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from tenner.commands import options
-from tenner.core.console import SafeConsole
+from tenner.core.console import SafeConsole, fitting_table
 from tenner.core.terminal import say, write_rendered
 
 if TYPE_CHECKING:
@@ -90,14 +88,10 @@ def as_text(done: "Tuned") -> str:
     shown = policy_table.table(done.candidates, done.chosen)
     console = SafeConsole(width=min(SafeConsole().width, 100), highlight=False)
     with console.capture() as captured:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        columns = [place for place, name in enumerate(shown.header) if name not in LEFT_OUT]
-        for place in columns:
-            is_right = shown.align[place] == "r"
-            table.add_column(shown.header[place], justify="right" if is_right else "left", no_wrap=place > 0)
-        for row in shown.rows:
-            table.add_row(*(row[place] for place in columns))
-        console.print(table)
+        columns = {
+            name: [row[place] for row in shown.rows] for place, name in enumerate(shown.header) if name not in LEFT_OUT
+        }
+        console.print(fitting_table(columns, width=console.width, left=shown.header[:1]))
         console.print(f"\n{done.chosen.sentence}", soft_wrap=True)
         console.print(str(done.file), soft_wrap=True)
     return captured.get().rstrip()

@@ -9,12 +9,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from tenner.budget.ledger_database import read_spend
 from tenner.budget.ledger_rows import SpendRow
-from tenner.core.console import SafeConsole
+from tenner.core.console import SafeConsole, fitting_table
 from tenner.core.followed_file import FollowedFile
 from tenner.core.recipe import Description, stored
 from tenner.core.records import StagePlan
@@ -45,14 +44,14 @@ def main(args: argparse.Namespace) -> None:
     view, console = View(args.run), SafeConsole(highlight=False)
     if args.once or not console.is_terminal or view.is_finished():
         with console.capture() as captured:
-            console.print(view.render())
+            console.print(view.render(console.width))
         write_rendered(captured.get().rstrip())
         return
     try:
-        with Live(view.render(), console=console, auto_refresh=False) as live:
+        with Live(view.render(console.width), console=console, auto_refresh=False) as live:
             while not view.is_finished():
                 time.sleep(LOOK_EVERY_SECONDS)
-                live.update(view.render(), refresh=True)
+                live.update(view.render(console.width), refresh=True)
     except KeyboardInterrupt:
         console.print(f"left; the run is as it was. tenner watch {args.run} joins again", style="dim", soft_wrap=True)
 
@@ -75,13 +74,13 @@ class View:
         """Whether every stage is done."""
         return all(self._folder.done(stage) for stage in self._described.stages)
 
-    def render(self) -> RenderableType:
-        """The view as it is now."""
+    def render(self, width: int) -> RenderableType:
+        """The view as it is now, `width` characters wide."""
         for file in self._files.values():
             file.update()
         spend = read_spend(self._folder.path / "run.db")
         plan = {row.stage: row for row in self._folder.read("plan", StagePlan)}
-        parts: list[RenderableType] = [self._heading(spend), Text(), self._stages(spend, plan)]
+        parts: list[RenderableType] = [self._heading(spend), Text(), self._stages(spend, plan, width)]
         if (training := self._files.get("train")) and training.last:
             parts += [Text(), training_line(list(training.last))]
         return Group(*parts, *self._last_samples())
@@ -105,11 +104,8 @@ class View:
         changed = [path.stat().st_mtime for path in (*paths, self._folder.path / "run.json") if path.exists()]
         return max(0.0, time.time() - max(changed, default=0.0))
 
-    def _stages(self, spend: Sequence[SpendRow], plan: dict[str, StagePlan]) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("stage", "state", "out", "seconds", "expected", "$"):
-            table.add_column(column, justify="left" if column in ("stage", "state") else "right")
-        current = self._current()
+    def _stages(self, spend: Sequence[SpendRow], plan: dict[str, StagePlan], width: int) -> RenderableType:
+        rows, current = [], self._current()
         for stage in self._described.stages:
             done, file = self._folder.done(stage), self._files.get(stage)
             state = "done" if done else "now" if stage == current else ""
@@ -117,12 +113,14 @@ class View:
             seconds = done.seconds if done else self._folder.begun_seconds(stage)
             expected = plan[stage].seconds if stage in plan else None
             cost = sum(row.cost_usd for row in spend if row.stage == stage)
-            table.add_row(
+            rows.append([
                 stage, state, f"{done.items_out:,}" if done else written, "" if seconds is None else f"{seconds:,.0f}",
                 f"{expected[1]:,.0f}" if expected else "", f"{cost:.4f}" if cost else "",
-                style="bold" if state == "now" else "",
-            )  # fmt: skip
-        return table
+            ])  # fmt: skip
+        names = ("stage", "state", "out", "seconds", "expected", "$")
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        styles = ["bold" if state == "now" else "" for state in columns["state"]]
+        return fitting_table(columns, width=width, left=names[:2], styles=styles)
 
     def _last_samples(self) -> list[RenderableType]:
         """The last answers of the last stage that has written any."""

@@ -71,8 +71,10 @@ class _TimeLeft:
         share = (done - before) / (total - before)
         by_speed = (now - since) / share * (1 - share) if share > 0 else 0.0
         expected = by_speed
-        if self._expected_seconds is not None:
-            expected = max(0.0, self._expected_seconds - (now - self._began))
+        if self._expected_seconds is not None and self._expected_seconds > now - self._began:
+            expected = self._expected_seconds - (now - self._began)
+        elif share <= 0:  # it takes longer than was expected, and how much longer cannot be said yet
+            return ""
         return f"{((1 - share) * expected + share * by_speed) / 60:.1f} min left"
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tenner.budget.estimate import Estimate
+from tenner.core.dollars import usd
 
 StudentName = Literal["base", "second", "distilled", "distilled-random"]
 """The models of a run: the untrained student, an optional second untrained model that attempts the questions too, the
@@ -127,8 +128,8 @@ class Counterfactual(Record):
         """As a sentence for the report."""
         other, about = ("trace-first", "") if self.order == "select-first" else ("select-first", "about ")
         return (
-            f"{self.order} bought {self.bought:,} traces for ${self.spent_usd:,.2f}; "
-            f"{other} would have bought {about}{self.other_bought:,} for about ${self.other_usd:,.2f}"
+            f"{self.order} bought {self.bought:,} traces for {usd(self.spent_usd)}; "
+            f"{other} would have bought {about}{self.other_bought:,} for about {usd(self.other_usd)}"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tenner.budget.ledger_database import read_spend
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Device
@@ -75,7 +76,8 @@ class Job(NamedTuple):
         if by_cap is not None and by_cap <= self.grace_seconds:
             raise BudgetReached(
                 f"${left_usd:.4f} are left under the cap of ${cap_usd:g}: {max(0.0, by_cap):.0f} s of machines at "
-                f"${price:g} an hour, and a job needs more than the {self.grace_seconds:g} s that are kept for saving",
+                f"{in_dollars(price)} an hour, and a job needs more than the {self.grace_seconds:g} s "
+                "that are kept for saving",
                 hint="raise the cap with --budget-usd, or lower --grace-seconds",
             )
         return min(known)

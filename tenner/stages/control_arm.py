@@ -72,7 +72,7 @@ def _bought(arm: Run, order: Sequence[Question], wanted: int) -> list[Sample]:
         missing = wanted - selection.count_questions(kept)
         if missing <= 0 or not rules.top_up or len(drawn) == len(order):
             return _first(kept, drawn, wanted)
-        arm.screen.say(f"control: {missing:,} samples short")
+        arm.screen.say(f"control: samples that are missing: {missing:,}")
         count += missing
 
 

@@ -1,6 +1,7 @@
 """A commented recipe for questions of one's own, from a few facts about them and about who teaches."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from tenner.budget import prices
 from tenner.clients.openai import presets
 from tenner.core import recipe as recipes
+from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.records import Question
 from tenner.core.sections import Columns, Source
@@ -47,6 +49,7 @@ class FirstRecipeOptions(NamedTuple):
     question: str | None = None
     """The columns of the file; the benchmark's file has the same, or others that are usually called so."""
     answer: str | None = None
+    id: str | None = None
     student: str | None = None
     license: str | None = None
     name: str | None = None
@@ -83,7 +86,7 @@ def compose(options: FirstRecipeOptions, out: Path) -> FirstRecipe:
     Raises:
         TennerError: a file, column, teacher, price or benchmark that the run would refuse.
     """
-    columns = _columns(options.file, options.question, options.answer)
+    columns = columns_of(options.file, question=options.question, answer=options.answer, id=options.id)
     mine = Source(name=_slug(options.file.stem), file=str(options.file), columns=columns)
     pool = sources.gather([mine], seed=0).questions
     if not pool:
@@ -118,20 +121,29 @@ def compose(options: FirstRecipeOptions, out: Path) -> FirstRecipe:
     return FirstRecipe(text, pool[:3], len(pool), without, [*_first_row(options.file)], price, key)
 
 
-def _columns(file: Path, question: str | None, answer: str | None) -> Columns:
-    """The columns that are named, or that are usually called so. Raises TennerError where there are none."""
-    first = _first_row(file)
-    found: dict[str, str | None] = {}
-    for what, named, usual in (("question", question, QUESTION_COLUMNS), ("answer", answer, ANSWER_COLUMNS)):
-        found[what] = named or next((name for name in usual if name in first), None)
-        if found[what] is None and what == "question":
-            raise TennerError(
-                f"{file} has no column that is called {', '.join(usual[:-1])} or {usual[-1]}",
-                hint=f"name one with --{what}: there are {', '.join(first)}",
-            )
-        if named is not None and named not in first:
-            raise TennerError(f"{file} has no column {named}", hint=did_you_mean(named, map(str, first)))
-    return Columns(question=found["question"], answer=found["answer"])
+def column_names(file: Path) -> list[str]:
+    """Those of the first row. Raises TennerError for a file that cannot be read, or holds none."""
+    return list(map(str, _first_row(file)))
+
+
+def columns_of(file: Path, *, question: str | None, answer: str | None, id: str | None) -> Columns:
+    """The columns that are named, or that are usually called so; None: not named. A file may lack ids and answers.
+
+    Raises:
+        TennerError: a file that cannot be read, one without questions, or a named column that it has not.
+    """
+    there = column_names(file)
+    for named in (question, answer, id):
+        if named is not None and named not in there:
+            raise TennerError(f"{file} has no column {named}", hint=did_you_mean(named, there))
+    question = question or next((name for name in QUESTION_COLUMNS if name in there), None)
+    if question is None:
+        raise TennerError(
+            f"{file} has no column that is called {', '.join(QUESTION_COLUMNS[:-1])} or {QUESTION_COLUMNS[-1]}",
+            hint=f"name one with --question: there are {', '.join(there)}",
+        )
+    answer = answer or next((name for name in ANSWER_COLUMNS if name in there), None)
+    return Columns(question=question, answer=answer, id=id)
 
 
 def _first_row(file: Path) -> Mapping[str, Any]:
@@ -172,10 +184,11 @@ def _teacher(options: FirstRecipeOptions, samples: int) -> tuple[str, str, str |
     else:
         dollars = price_out
         fields["price"] = {"input_usd_per_mtok": price_in, "output_usd_per_mtok": price_out}
-    worst_usd = samples * OUTPUT_TOKENS_MAX * dollars / 1e6
+    worst_cents = math.ceil(samples * OUTPUT_TOKENS_MAX * dollars / 1e4)
     price = (
-        f"{samples:,} traces of at most {OUTPUT_TOKENS_MAX:,} tokens, at ${dollars:g} a million: at most "
-        f"${worst_usd:.2f}, and more where wrong ones are made up for; the cap is ${options.budget_usd:g}"
+        f"{samples:,} traces of at most {OUTPUT_TOKENS_MAX:,} tokens, at {in_dollars(dollars)} a million: at most "
+        f"{in_dollars(worst_cents / 100)}, and more where wrong ones are made up for; "
+        f"the cap is {in_dollars(options.budget_usd)}"
     )
     return _table(fields), price if dollars else "the teacher's tokens cost nothing", key
 
@@ -196,16 +209,21 @@ def _benchmark(options: FirstRecipeOptions, columns: Columns, out: Path) -> str:
     if not path.is_file():
         hint = did_you_mean(options.benchmark, TASKS, f"there are {', '.join(TASKS)}; or give a file")
         raise TennerError(f"{options.benchmark} is neither a known benchmark nor a file", hint=hint)
-    has = _first_row(path)
-    found = _columns(path, *(name if name in has else None for name in (columns.question, columns.answer)))
+    there = column_names(path)
+    question, answer, id = (name if name in there else None for name in (columns.question, columns.answer, columns.id))
+    if question is None and set(QUESTION_COLUMNS).isdisjoint(there):
+        raise TennerError(
+            f"{path} has no column that is called {columns.question} or question",
+            hint=f"there are {', '.join(there)}: rename them as in {options.file.name}, or to question and answer",
+        )
+    found = columns_of(path, question=question, answer=answer, id=id)
     if found.answer is None:
         raise TennerError(
             f"{path} has no column that is called {', '.join(ANSWER_COLUMNS[:-1])} or {ANSWER_COLUMNS[-1]}",
-            hint=f"a benchmark needs answers: name their column with --answer: there are {', '.join(has)}",
+            hint=f"a benchmark needs answers: name their column with --answer: there are {', '.join(there)}",
         )
-    asked = {"question": found.question, "answer": found.answer}
     fields = {"name": _slug(path.stem), "file": _beside(path, out)}
-    return f"{_table(fields)}\ncolumns = {_inline(asked)}"
+    return f"{_table(fields)}\ncolumns = {_inline(found.model_dump(exclude_none=True, exclude_defaults=True))}"
 
 
 def _beside(file: Path, out: Path) -> str:

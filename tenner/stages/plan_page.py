@@ -1,6 +1,7 @@
 """The whole plan of a recipe: stages, memory, machines to choose from, and what would change the bill."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from tenner.budget import machines, price_files
 from tenner.budget.estimate import Estimate
 from tenner.core import hardware
 from tenner.core import recipe as recipes
+from tenner.core.dollars import estimate_in_dollars, in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import StagePlan
@@ -63,22 +65,18 @@ class RunPlan(NamedTuple):
         del whole["memory"]
         return json.dumps(whole)
 
-    def as_text(self) -> str:
-        """For people."""
-        lines = [self.memory.as_text() if self.memory else f"memory: {self.memory_note}", ""]
-        lines.append(f"on {self.machine}, ${self.price_usd_per_hour:g} an hour; low / expected / high")
-        for stage in self.stages:
-            if stage.usd is None or stage.usd.high or stage.seconds:
-                lines.append(_stage_line(stage))
-        usd, seconds = run_plan.total_usd(self.stages), run_plan.total_seconds(self.stages)
-        lines.append(f"{'together':9} {_times(seconds):>28}  {_usd(usd):>26}  cap ${self.cap_usd:g}")
+    def as_text(self, width: int) -> str:
+        """For people, in lines of `width` characters where words allow it."""
+        lines = [*(self.memory.as_text() if self.memory else f"memory: {self.memory_note}").splitlines(), ""]
+        lines.append(f"on {self.machine}, {in_dollars(self.price_usd_per_hour)} an hour; low / expected / high")
+        lines += _stage_lines(self.stages, self.cap_usd, width)
         if self.options:
             lines += ["", "where its training fits, at list prices, without boot and download:"]
             lines += [_option_line(option) for option in self.options]
         if self.changes:
             lines += ["", "what would change the bill:"]
-            lines += [f"  --set {c.setting:44} ${c.saved_usd:.3g} less" for c in self.changes]
-        return "\n".join([*lines, *self.notes])
+            lines += [f"  --set {c.setting:44} {estimate_in_dollars(c.saved_usd)} less" for c in self.changes]
+        return "\n".join(_wrapped(line, width) for line in [*lines, *self.notes])
 
 
 def make(
@@ -234,16 +232,36 @@ def _overrides(recipe: Recipe, key: str, value: object) -> list[str]:
     return [f"{key}={value}", f"machine.price_usd_per_hour={price * int(str(value))}"]
 
 
-def _stage_line(stage: StagePlan) -> str:
-    times = _times(stage.seconds) if stage.seconds else ""
-    usd = _usd(stage.usd) if stage.usd else "not known"
-    return f"{stage.stage:9} {times:>28}  {usd:>26}  {stage.what}"
+def _stage_lines(stages: Sequence[StagePlan], cap_usd: float, width: int) -> list[str]:
+    """Name, hours, dollars and what is done, in columns; in a narrow terminal what has no room goes below."""
+    rows = [
+        (stage.stage, _times(stage.seconds) if stage.seconds else "", _usd(stage.usd) if stage.usd else "not known",
+         stage.what)
+        for stage in stages
+        if stage.usd is None or stage.usd.high or stage.seconds
+    ]  # fmt: skip
+    usd, seconds = run_plan.total_usd(stages), run_plan.total_seconds(stages)
+    rows.append(("together", _times(seconds), _usd(usd), f"cap {in_dollars(cap_usd)}"))
+    names, times, dollars = (max(len(row[place]) for row in rows) for place in range(3))
+    columns = names + 2 + times + 2 + dollars
+    if columns + 2 + max(len(row[3]) for row in rows) <= width:
+        return [f"{name:{names}}  {time:>{times}}  {usd:>{dollars}}  {what}" for name, time, usd, what in rows]
+    if columns <= width:
+        below = [(f"{name:{names}}  {time:>{times}}  {usd:>{dollars}}", f"  {what}") for name, time, usd, what in rows]
+        return [line for lines in below for line in lines]
+    return [line for name, time, usd, what in rows for line in (f"{name:{names}}  {time}", f"  {usd}", f"  {what}")]
+
+
+def _wrapped(line: str, width: int) -> str:
+    """The line, broken between words; its further lines are indented by two more than it is itself."""
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _option_line(option: Option) -> str:
     took = in_words(option.seconds.expected) if option.seconds else "time not known"
     low, high = option.usd.low, option.usd.high
-    return f"  {option.what}: {took}, ${low:.3g} to ${high:.3g} ({option.source})"
+    return f"  {option.what}: {took}, {estimate_in_dollars(low)} to {estimate_in_dollars(high)} ({option.source})"
 
 
 def _times(seconds: Estimate) -> str:
@@ -251,4 +269,4 @@ def _times(seconds: Estimate) -> str:
 
 
 def _usd(usd: Estimate) -> str:
-    return " / ".join(f"${each:,.0f}" if each >= 100 else f"${each:.3g}" for each in usd)
+    return " / ".join(f"${each:,.0f}" if each >= 100 else estimate_in_dollars(each) for each in usd)

@@ -9,6 +9,7 @@ from tenner.budget import assumptions as assumed
 from tenner.budget import prices
 from tenner.budget.estimate import Estimate
 from tenner.budget.prices import MICROUSD_PER_USD
+from tenner.core.dollars import estimate_in_dollars, in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.records import Policy, StagePlan, Usage
@@ -436,12 +437,13 @@ def check_cap(stages: Sequence[StagePlan], cap_usd: float) -> str | None:
     """
     usd = total_usd(stages)
     dearest = max((s for s in stages if s.usd is not None), key=lambda s: s.usd.expected if s.usd else 0.0)
-    told = f"${usd.low:.4g} to ${usd.high:.4g}, ${usd.expected:.4g} expected, most of it for {dearest.stage}"
+    low, expected, high = (estimate_in_dollars(each, digits=4) for each in usd)
+    told, cap = f"{low} to {high}, {expected} expected, most of it for {dearest.stage}", in_dollars(cap_usd)
     if cap_usd < usd.low:
         raise TennerError(
-            f"the cap of ${cap_usd:g} is below what the run takes at least: {told}",
+            f"the cap of {cap} is below what the run takes at least: {told}",
             hint="raise it (--budget-usd), or see `tenner plan` for what would make it cheaper",
         )
     if cap_usd < usd.expected:
-        return f"warning: the cap of ${cap_usd:g} is below what is expected ({told}): the run may stop there and wait"
+        return f"warning: the cap of {cap} is below what is expected ({told}): the run may stop there and wait"
     return None

@@ -72,7 +72,7 @@ def top_up(run: Run, missing: int) -> bool:
     picked = pick(run, run.folder.read("clean", Question), len(before) + missing)
     more = picked[len(before) :]
     if more:
-        run.screen.say(f"{missing:,} samples short: {len(more):,} more questions")
+        run.screen.say(f"samples that are missing: {missing:,}; further questions: {len(more):,}")
         buy_traces(run, picked)
     return bool(more)
 

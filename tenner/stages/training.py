@@ -227,8 +227,9 @@ def _note(step: TrainStep, recipe: Recipe) -> str:
     """What the bar says beside the loss: speed, MFU where it is known, memory, and the price of what is left."""
     assert step.tokens_per_second is not None, "it was made here"
     hours_left = (step.tokens_left or 0) / step.tokens_per_second / 3600
+    usd_left = hours_left * recipe.machine.price_usd_per_hour
     mfu = f"{step.mfu_causal:.0%} MFU  " if step.mfu_causal is not None else ""
     return (
         f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s  {mfu}"
-        f"{(step.memory_bytes or 0) / 1e9:.1f} GB  ${hours_left * recipe.machine.price_usd_per_hour:.4f} to go  "
+        f"{(step.memory_bytes or 0) / 1e9:.1f} GB  " + (f"${usd_left:.4f} to go  " if usd_left else "")
     )

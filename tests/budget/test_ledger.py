@@ -287,7 +287,7 @@ def test_machine_time_is_booked_once_by_its_price(ledger):
     with closing(sqlite3.connect(ledger.path)) as db, db:
         db.execute("UPDATE heartbeats SET seconds = 36000")
     ledger.charge_machine("train", 36_000, 0.1, heartbeat=heartbeat)
-    assert ledger.rows() == [SpendRow("train", "machine", "local", 1, 0, 0, 36_000.0, 1.0, "$0.1 an hour", 0.0)]
+    assert ledger.rows() == [SpendRow("train", "machine", "local", 1, 0, 0, 36_000.0, 1.0, "$0.10 an hour", 0.0)]
     assert ledger.charge_orphans() == HEARTBEAT_SECONDS
 
 

@@ -6,7 +6,16 @@ import pytest
 from tenner.budget import price_files
 from tenner.budget.ledger import Ledger
 from tenner.budget.ledger_rows import Payee
-from tenner.budget.prices import LongPrompt, Peak, Price, ceil_microusd, find, in_force, load_prices, price_of
+from tenner.budget.prices import (
+    LongPrompt,
+    Peak,
+    Price,
+    ceil_microusd,
+    find,
+    in_force,
+    load_prices,
+    price_of,
+)
 from tenner.clients.openai import presets
 from tenner.core.errors import TennerError
 from tenner.core.records import Usage
@@ -107,7 +116,7 @@ def test_a_price_changes_at_midnight_utc():
     tokyo = datetime.timezone(datetime.timedelta(hours=9))
     assert price.microusd(usage, datetime.datetime(2027, 1, 1, 8, 59, 59, tzinfo=tokyo)) == 4_500_000
     assert price.microusd(usage, datetime.datetime(2027, 1, 1, 9, 0, 0, tzinfo=tokyo)) == 9_000_000
-    assert "from 2027-01-01: $1.5 in" in price.label()
+    assert "from 2027-01-01: $1.50 in" in price.label()
     # The moments of a batch are not known when it is reserved, and known when it is settled.
     assert price.microusd(usage, batch=True) == 4_500_000
     assert price.microusd(usage, NEW_YEAR - 2 * SECOND, NEW_YEAR - SECOND, batch=True) == 2_250_000

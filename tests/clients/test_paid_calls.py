@@ -299,6 +299,12 @@ def test_a_response_that_was_kept_but_not_settled_is_settled_by_the_next_session
     assert len(server.asked) == 1
 
 
+def test_a_server_that_wants_a_key_after_all_is_told_how_it_gets_one(ledger):
+    with ChatServer(key="sk-very-secret-0123456789") as server, pytest.raises(TennerError) as caught:
+        buy(OpenAIClient(section(server)), ledger, questions("1+2?"))
+    assert caught.value.hint == "the server requires a key: name its variable with api_key_env"
+
+
 def test_a_key_that_the_server_repeats_is_written_nowhere(monkeypatch, ledger, tmp_path):
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv("THE_KEY", key)

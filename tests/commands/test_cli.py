@@ -88,6 +88,21 @@ def test_a_missing_recipe_file(tmp_path, monkeypatch):
     assert "recipe none.toml cannot be read: No such file" in refused("run", "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "no command is named\nhint: `tenner --help` has them all; `tenner run demo` is the first"),
+        ("fork", "the following arguments are required: RUN\nhint: see `tenner fork --help`"),
+        ("show RUN --jsn", "tenner: show does not take --jsn\nhint: did you mean --json?"),
+        ("show RUN --why=q --xyz=3", "tenner: show does not take --xyz=3\nhint: see `tenner show --help`"),
+        ("show RUN OTHER", "tenner: show does not take OTHER\nhint: see `tenner show --help`"),
+        ("export RUN --out D --format x", "invalid choice: 'x'"),
+    ],
+)
+def test_a_wrong_command_line(words, told):
+    assert told in refused(*words.split())
+
+
 def test_an_unknown_family(tmp_path):
     message = refused("run", "demo", "--run-dir", tmp_path / "run", "--set", 'gather.families=["shoping"]')
     assert message.endswith("no family is called shoping\nhint: did you mean shopping?")

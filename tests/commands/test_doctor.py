@@ -1,6 +1,16 @@
 import json
+import tomllib
 
 from commands import tenner_here
+from paths import ROOT
+
+from tenner.commands import doctor
+
+
+def test_every_extra_of_the_package_is_named_with_what_it_is_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    told = " ".join(doctor.LIBRARIES.values())
+    assert [name for name in extras if f"tenner[{name}]" not in told] == ["docs", "test", "dev"]
 
 
 def test_what_is_here_is_told_and_no_key_is(monkeypatch):

@@ -1,11 +1,14 @@
 """`tenner init`: from a file of questions to a recipe that runs."""
 
 import json
+import os
+import pty
 
 import pytest
 from chat_server import ChatServer
 from commands import tenner_here
 
+from tenner.clients.openai import presets
 from tenner.core import recipe
 
 PAID = ("--teacher", "deepseek", "--teacher-model", "deepseek-flash", "--budget-usd", "1")
@@ -34,7 +37,7 @@ def test_a_file_and_four_facts_are_a_recipe_that_is_read(mine):
     assert (done.returncode, done.stdout) == (0, "mine.toml\n"), done.stderr
     for told in (
         "50 questions, 0 of them without an answer; the first ones:\n  q0: What is 0+0? -> 0\n  q1: What is 1+1? -> 2",
-        "40 traces of at most 4,000 tokens, at $1.2 a million: at most $0.19",
+        "40 traces of at most 4,000 tokens, at $1.20 a million: at most $0.20",
         "the key in DEEPSEEK_API_KEY is not set: export DEEPSEEK_API_KEY=… before the run",
         "next: tenner plan mine.toml; tenner run mine.toml",
     ):
@@ -59,6 +62,81 @@ def test_an_answer_column_that_is_not_found_can_be_named_for_both_files(mine):
     (mine / "points.toml").unlink()
     done = tenner_here("init", "points.csv", *PAID, "--benchmark", "bench.jsonl", "--samples", "1")
     assert "if one of the columns problem, points holds the answers, name it with --answer" in done.stderr
+
+
+def test_ids_of_ones_own_stay_whatever_their_column_is_called(mine):
+    (mine / "trains.csv").write_text("Nr,problem,answer\nT1,What is 1+1?,2\n")
+    (mine / "other.csv").write_text("Nr,problem,answer\nB1,What is 2+2?,4\n")
+    options = ("trains.csv", *PAID, "--benchmark", "other.csv", "--samples", "1")
+    assert "there are Nr, problem, answer" in refused(*options, "--id", "nr")
+    done = tenner_here("init", *options, "--id", "Nr")
+    assert "\n  T1: What is 1+1? -> 2\n" in done.stderr
+    made = recipe.load("trains.toml")
+    assert made.gather.sources[0].columns.id == made.evaluate.benchmarks[0].columns.id == "Nr"
+
+
+def test_questions_are_shown_in_one_line_each(mine, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    (mine / "long.csv").write_text(f"question,answer\n{'How many sheep are there? ' * 9},12\n")
+    done = tenner_here("init", "long.csv", *PAID, "--benchmark", "bench.jsonl", "--samples", "1")
+    (shown,) = (line for line in done.stderr.splitlines() if "sheep" in line)
+    assert len(shown) == 60
+    assert shown.endswith("… -> 12")
+
+
+@pytest.mark.usefixtures("mine")
+def test_all_that_is_missing_is_named_at_once_with_an_example():
+    said = refused("mine.csv", "--teacher", "deepseek")
+    assert said.splitlines() == [
+        "tenner: --teacher-model, --benchmark and --budget-usd are missing",
+        "hint: for example --teacher-model deepseek-flash --benchmark GSM8K --budget-usd 5",
+    ]
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_file_that_cannot_be_read_is_refused_before_anything_is_asked():
+    assert "nosuch.csv" in refused("nosuch.csv")
+
+
+def test_a_benchmark_with_other_columns_is_told_how_to_name_them(mine):
+    (mine / "other.csv").write_text("Aufgabe,Loesung\nWas ist 2+2?,4\n")
+    assert refused("mine.csv", *PAID, "--benchmark", "other.csv").splitlines()[1] == (
+        "hint: there are Aufgabe, Loesung: rename them as in mine.csv, or to question and answer"
+    )
+
+
+def test_columns_that_are_called_otherwise_are_asked_for_on_a_terminal(mine, terminal):
+    (mine / "trains.csv").write_text("Nr,Task,Minutes\nT1,What is 1+1?,2\nT2,What is 2+1?,3\n")
+    (mine / "other.csv").write_text("Task,Minutes\nWhat is 2+2?,4\n")
+    terminal("task", "Task", "Minutes", "other.csv")  # the first of them with a slip
+    done = tenner_here("init", "trains.csv", *PAID, "--samples", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the column of the questions (there are Nr, Task, Minutes): ") == 2
+    (source,) = recipe.load("trains.toml").gather.sources
+    assert (source.columns.question, source.columns.answer) == ("Task", "Minutes")
+
+
+def test_questions_without_answers_need_no_column_on_a_terminal(mine, terminal):
+    (mine / "open.csv").write_text("problem,topic\nWhat is 1+1?,sums\nWhat is 2+1?,sums\n")
+    terminal("")
+    done = tenner_here("init", "open.csv", *PAID, "--samples", "1", "--benchmark", "bench.jsonl")
+    assert "2 questions, 2 of them without an answer" in done.stderr
+    assert recipe.load("open.toml").gather.sources[0].columns.answer is None
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard input is a terminal; the fixture types lines on it."""
+    keyboard, screen = pty.openpty()
+    with open(screen, encoding="utf-8") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield lambda *lines: os.write(keyboard, "".join(f"{line}\n" for line in lines).encode())
+    os.close(keyboard)
+
+
+def test_the_help_names_every_provider():
+    said = " ".join(tenner_here("init", "--help").stdout.split())
+    assert f"a provider ({', '.join(presets())}) or" in said
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,16 @@ def test_at_first_it_takes_as_long_as_was_expected_and_later_as_the_pace_says(mo
     ]
 
 
+def test_what_takes_longer_than_was_expected_is_not_said_to_be_over(monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr("tenner.core.progress.time.monotonic", lambda: clock[0])
+    with progress.Screen().bar("attempt", 16, expected_seconds=20.0) as bar:
+        for done in (0, 1, 4):
+            clock[0] += 60
+            bar.update(done)
+    assert capsys.readouterr().err.splitlines() == ["attempt 0/16", "attempt 1/16", "attempt 4/16  4.0 min left"]
+
+
 def test_nothing_is_printed_faster_than_a_reader_wants(capsys):
     with progress.Screen().bar("trace", 10) as bar:
         for done in range(10):

@@ -69,7 +69,8 @@ def test_an_explicit_cap_always_wins(tmp_path):
     "free",
     [
         "train.activations='inputs'", "train.tokens_per_row=512", "train.tracker='trackio'", "trace.concurrency=2",
-        "machine.price_usd_per_hour=2.0", "machine.device='cpu'", "train.checkpoint_seconds=5",
+        "trace.api_key_env='MINE'", "machine.price_usd_per_hour=2.0", "machine.device='cpu'",
+        "train.checkpoint_seconds=5",
         "trace.price={input_usd_per_mtok = 1.0, output_usd_per_mtok = 2.0}",
     ],
 )  # fmt: skip

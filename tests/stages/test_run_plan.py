@@ -95,17 +95,39 @@ def test_the_demo_takes_minutes_and_about_a_cent():
     assert stages["trace"].what == "free"
 
 
+@pytest.mark.parametrize(("width", "lines_of_a_stage"), [(120, 1), (80, 2), (50, 3)])
+def test_a_plan_keeps_to_the_width_of_the_terminal(width, lines_of_a_stage):
+    stages = [
+        StagePlan(
+            stage="evaluate", what="530 answers under 9 policies, by both students",
+            usd=Estimate(5.85, 24.5, 320.0), seconds=Estimate(330.0, 1386.0, 18000.0),
+        )
+    ]  # fmt: skip
+    plan = plan_page.RunPlan(
+        "r", 100.0, "16 H100 SXM, listed", 63.84, stages, None, "not known", [], [], ["word " * 40]
+    )
+    lines = plan.as_text(width).splitlines()
+    assert max(map(len, lines)) <= width
+    (place,) = (n for n, line in enumerate(lines) if line.startswith("evaluate"))
+    assert lines[place + lines_of_a_stage].startswith("together")
+    told = " ".join(" ".join(lines[place : place + lines_of_a_stage]).split())
+    assert (
+        told
+        == "evaluate 5.5 min / 23.1 min / 5.0 h $5.85 / $24.50 / $320 530 answers under 9 policies, by both students"
+    )
+
+
 def test_a_cap_is_held_against_the_plan():
     stages = [
         StagePlan(stage="trace", what="", usd=Estimate(1.0, 2.0, 4.0)),
         StagePlan(stage="train", what="", usd=Estimate(0.5, 3.0, 9.0)),
         StagePlan(stage="evaluate", what="not known"),
     ]
-    with pytest.raises(TennerError, match=r"the cap of \$1.4 is below what the run takes at least: \$1.5 to \$13"):
+    with pytest.raises(TennerError, match=r"the cap of \$1.40 is below what the run takes at least: \$1.50 to \$13"):
         run_plan.check_cap(stages, 1.4)
     warning = run_plan.check_cap(stages, 1.5)
     assert warning is not None
-    assert "the cap of $1.5 is below what is expected" in warning
+    assert "the cap of $1.50 is below what is expected" in warning
     assert "most of it for train" in warning
     assert run_plan.check_cap(stages, 5.0) is None
 

@@ -48,7 +48,7 @@ class PaidModel(Section):
     """The server's address, such as `http://localhost:8000/v1`."""
     further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
     """More servers of the same model at the same price: the calls are split between all of them."""
-    api_key_env: KeyVariable | None = None
+    api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None
     """Name of the environment variable that holds the key. Leave out for a server without keys."""
     model: str | None = None
     """The model's name at the provider."""
@@ -101,7 +101,7 @@ class TeacherCandidate(Section):
     preset: str | None = None
     base_url: BaseURL | None = None
     further_base_urls: Annotated[list[BaseURL], Resume.FREE] = []
-    api_key_env: KeyVariable | None = None
+    api_key_env: Annotated[KeyVariable | None, Resume.FREE] = None
     model: str
     price: Annotated[PriceSection | None, Resume.FREE] = None
     parameters: Parameters = {}

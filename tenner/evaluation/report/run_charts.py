@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from tenner.budget.estimate import Estimate
+from tenner.core.dollars import usd
 from tenner.evaluation.report.answers import Answered
 from tenner.evaluation.report.charts import MARKERS
 from tenner.evaluation.report.facts import BenchmarkFacts, FunnelRow, RunFacts
 from tenner.evaluation.report.sentences import charted
 from tenner.evaluation.report.svg import BASE, DISTILLED, RULE, STUDENT_INKS, TEXT, Width, plain_axes, svg
-from tenner.evaluation.report.tables import NAMES, usd
+from tenner.evaluation.report.tables import NAMES
 from tenner.evaluation.statistics.scores import policy_order
 from tenner.evaluation.statistics.test_time_compute import AnswerPrice
 

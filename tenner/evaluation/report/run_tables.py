@@ -1,10 +1,11 @@
 """The tables of a run's report that a measurement has not: domains, funnel, sources, test-time compute."""
 
+from tenner.core.dollars import usd
 from tenner.core.records import Score
 from tenner.evaluation.report import policy_table
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import benchmark_caption
-from tenner.evaluation.report.tables import DASH, Table, interval, percent, usd
+from tenner.evaluation.report.tables import DASH, Table, interval, percent
 from tenner.evaluation.statistics import forcing_effects, test_time_compute
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Protocol
 
 from tenner.budget.ledger_rows import SpendRow
+from tenner.core.dollars import usd
 from tenner.core.records import Score, Setting, Share
 from tenner.evaluation.report import published
-from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, limit, mean_tokens, percent, usd
+from tenner.evaluation.report.tables import DASH, NAMES, Table, called, interval, limit, mean_tokens, percent
 
 MACHINE = "machine"  # the ledger's provider of machine time
 

@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+from tenner.core.dollars import usd
 from tenner.core.policy_text import waits
 from tenner.core.records import Score
 from tenner.evaluation.report.facts import BenchmarkFacts, RunFacts
 from tenner.evaluation.report.score_tables import is_own, payee
-from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points, usd
+from tenner.evaluation.report.tables import NBSP, interval, limit, p_value, percent, points
 from tenner.evaluation.statistics import forcing_effects, test_time_compute
 
 CUT_SHARE_TOLD = 0.1

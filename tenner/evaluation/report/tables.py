@@ -77,8 +77,3 @@ def ways_to_stop(policy: Policy) -> list[str]:
 def setting(policy: Policy) -> str:
     """A policy's bounds, and its waits where it has any."""
     return f"{limit(policy)}, {waits(policy)}" if policy.waits else limit(policy)
-
-
-def usd(amount: float) -> str:
-    """Dollars; in hundredths of a cent where cents would not do."""
-    return f"${amount:,.2f}" if amount >= 1 or amount == round(amount, 2) else f"${amount:.4f}"

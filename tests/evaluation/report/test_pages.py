@@ -11,15 +11,16 @@ from example_run import FAMILIES, HOSTILE, completion, run_facts, without_drawin
 from playwright.sync_api import sync_playwright
 
 from tenner.budget.ledger_rows import SpendRow
+from tenner.core.dollars import usd
 from tenner.core.records import Completion
 from tenner.evaluation.report.charts import accuracy_chart
 from tenner.evaluation.report.facts import RunFacts, benchmark_facts
 from tenner.evaluation.report.html import render_html
 from tenner.evaluation.report.markdown import fenced, render_markdown
+from tenner.evaluation.report.page import breakable
 from tenner.evaluation.report.run_tables import plan_table
 from tenner.evaluation.report.score_tables import score_tables, spend_table
 from tenner.evaluation.report.sentences import charted_scores, comparison_note, headline, spend_note, training_note
-from tenner.evaluation.report.tables import usd
 from tenner.evaluation.statistics.scores import before_and_after, score
 
 NBSP = "\u00a0"
@@ -31,7 +32,7 @@ CUT_OFF = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth >
 class Page(HTMLParser):
     """The tags, the attributes that point somewhere, and the text of a page."""
 
-    VOID = frozenset({"meta", "link", "input"})
+    VOID = frozenset({"meta", "link", "input", "wbr"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -134,7 +135,7 @@ def test_both_forms_tell_the_same_facts(facts: RunFacts, page_html: str, form: s
     for table in score_tables(facts):
         for row in table.rows:
             assert all(cell in text for cell in row)
-    for fact in (*facts.provenance.values(), "nobody is paid", "$0.1 an hour", 'format = "s1"', "120,000 tokens"):
+    for fact in (*facts.provenance.values(), "nobody is paid", "$0.10 an hour", 'format = "s1"', "120,000 tokens"):
         assert fact in text
 
 
@@ -236,6 +237,10 @@ def test_dollars(amount: float, shown: str) -> None:
 
 def test_a_fence_is_longer_than_what_it_holds() -> None:
     assert fenced("a ```` b") == "`````\na ```` b\n`````"
+
+
+def test_a_provider_and_its_model_may_stand_in_two_lines():
+    assert breakable("127.0.0.1/<b>") == "127.0.0.1/<wbr>&lt;b&gt;"
 
 
 @pytest.mark.slow
