@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tenner.budget.ledger import Ledger
@@ -160,14 +160,14 @@ class PaidSteps:
         """Where the service has stored a state."""
         return text_field(self._client.result(request_id), "path", "save_weights")
 
-    def _outputs(self, request_ids: Iterable[str]) -> list[dict[str, Any]]:
+    def _outputs(self, request_ids: Iterable[str]) -> list[Mapping[str, Any]]:
         """What the gradients' requests computed, sample by sample."""
         return [
             row for request_id in request_ids
             for row in mappings(self._client.result(request_id).get("loss_fn_outputs"))
         ]  # fmt: skip
 
-    def _outputs_if_kept(self, request_ids: Iterable[str]) -> list[dict[str, Any]]:
+    def _outputs_if_kept(self, request_ids: Iterable[str]) -> list[Mapping[str, Any]]:
         """The same of an earlier session; nothing where the service no longer keeps it."""
         try:
             return self._outputs(request_ids)
@@ -177,7 +177,7 @@ class PaidSteps:
             return []
 
     def _book(
-        self, step: Step, batch: BatchRow, line: WaitingLine, path: str, outputs: Sequence[dict[str, Any]],
+        self, step: Step, batch: BatchRow, line: WaitingLine, path: str, outputs: Sequence[Mapping[str, Any]],
         metrics: dict[str, float], *, seconds: float | None = None,
     ) -> BoughtStep:  # fmt: skip
         bought = BoughtStep(path, _loss(step.data, outputs), _grad_norm(metrics), seconds, sorted(metrics))
@@ -226,12 +226,12 @@ def _requests(data: Sequence[Datum]) -> list[list[Datum]]:
     return requests
 
 
-def _loss(data: Sequence[Datum], outputs: Sequence[dict[str, Any]]) -> float | None:
+def _loss(data: Sequence[Datum], outputs: Sequence[Mapping[str, Any]]) -> float | None:
     """The loss by what each target was thought likely; the weights of a step's predictions sum to 1.
 
     None where the service does not tell it of every prediction: a step that was paid for is not lost by that.
     """
-    logprobs = [mapping(row.get("logprobs")).get("data") for row in outputs]
+    logprobs: list[Any] = [mapping(row.get("logprobs")).get("data") for row in outputs]
     if not outputs or [len(datum.weights) for datum in data] != [
         len(row) if isinstance(row, list) and all(isinstance(x, int | float) for x in row) else None for row in logprobs
     ]:

@@ -30,10 +30,11 @@ from tinker_server import adapter_archive
 
 from tenner import measurement, tracing
 from tenner.clients.faults import Fault
+from tenner.clients.json_fields import mappings
 from tenner.clients.openai import OpenAIClient, read_models
 from tenner.clients.protocol import Call
 from tenner.clients.replay import ReplayClient
-from tenner.clients.tinker import TinkerClient, rejections
+from tenner.clients.tinker import Datum, TinkerClient, rejections
 from tenner.commands import options, overlap, trace
 from tenner.commands.chat import Setting
 from tenner.commands.watch import View
@@ -541,9 +542,9 @@ def train_there(told: dict[str, bytes], place: Place) -> None:
     with rejections(client), client:
         client.models()
         model = client.create_model("m", rank=2, seed=0)
-        datum = paid_steps.Datum([1, 2], [2, 3], [0.5, 0.5])
+        datum = Datum([1, 2], [2, 3], [0.5, 0.5])
         result = client.result(client.forward_backward(model, [datum]))
-        paid_steps._loss([datum], [row for row in result.get("loss_fn_outputs") or [] if isinstance(row, dict)])
+        paid_steps._loss([datum], mappings(result.get("loss_fn_outputs")))
         metrics = paid_steps._metrics(client.result("3"))
         paid_steps._grad_norm(metrics)
         client.checkpoints(model)

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tenner.core.records import Question
 from tenner.core.sections import ApiModel, Labeller, PriceSection, Referee, TraceSection
 
 PRICE = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)
-LOCAL = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
+LOCAL: dict[str, Any] = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
 
 
 def sections(**fields):
