@@ -26,9 +26,9 @@ test-avx2:
 slow:
     pytest -m slow -n 2 --durations=15
 
-# seeded faults: lying teachers, damaged files, full disks, a hostile crowd; TIMES as many as CI, with their tables
-campaign TIMES='10':
-    TENNER_CAMPAIGN={{TIMES}} pytest -m slow -s tests/campaign
+# seeded faults: lying teachers, damaged files, full disks, a hostile crowd; TIMES as many as CI, from SEED on, with their tables
+campaign TIMES='10' SEED='0':
+    TENNER_CAMPAIGN={{TIMES}} TENNER_CAMPAIGN_SEED={{SEED}} pytest -m slow -s tests/campaign
 
 # the documentation site, into build/site; any warning stops it
 docs:

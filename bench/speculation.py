@@ -167,7 +167,7 @@ def main() -> int:
     from tenner.data import puzzles
 
     tokenizer = AutoTokenizer.from_pretrained(args.student)
-    questions = puzzles.generate(args.requests, families=list(puzzles.FAMILIES), split="train", seed=1, distinct=True)
+    questions = puzzles.generate(args.requests, families=list(puzzles.FAMILIES), split="train", seed=1)
     texts = [ChatTemplate(tokenizer, system_prompt="").question(q.question).text for q in questions]
     about: dict[str, dict[str, Any]] = {
         "machine": evidence.machine(),

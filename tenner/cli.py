@@ -121,7 +121,7 @@ def _exit_with(error: TennerError) -> NoReturn:
 def _run_folder(args: argparse.Namespace | None) -> Path | None:
     """The folder of a run that the command line names."""
     named = [getattr(args, name, None) for name in ("run_dir", "run", "run_a", "file", "out", "student", "who")]
-    return next((Path(name) for name in named if name and (Path(name) / "run.json").is_file()), None)
+    return next((Path(name) for name in named if name and os.path.isfile(Path(name) / "run.json")), None)
 
 
 def _refuse_unknown_verb(words: Sequence[str]) -> None:

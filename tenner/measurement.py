@@ -271,7 +271,7 @@ def _set_student(data: dict[str, Any], who: str, options: MeasureOptions) -> Non
         takes_own_policy=_names_no_policy(data["evaluate"]),
     )  # fmt: skip
     served, price_usd_per_hour = resolve_student.resolve_student(who, student_options)
-    is_run = (Path(who) / "recipe.toml").is_file()
+    is_run = resolve_student.is_run(who)
     student = {"model": str(served.model_dir) if is_run else who, "format": served.fmt.name}
     data["student"] = student | _given(
         {

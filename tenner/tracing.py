@@ -127,7 +127,7 @@ def read_questions(path: Path, columns: Mapping[str, str] = MappingProxyType({})
 def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
     """The rows of a JSONL, CSV or Parquet file with the fields' own names, and where each stands."""
     found: Iterator[tuple[dict[str, Any], str]]
-    if path.suffix in (".csv", ".parquet"):
+    if path.suffix.lower() in (".csv", ".parquet"):  # Windows writes .CSV, too
         table = Source(name=path.name, file=str(path), columns=Columns(question="question"))
         rows.check(table)
         found = ((_without_blanks(row), f"{path}, row {number:,}") for number, row in enumerate(rows.read(table), 1))

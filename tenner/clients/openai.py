@@ -152,7 +152,7 @@ class OpenAIClient:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 body = await server.posts.get(f"{url.rstrip('/')}/models")
-            listed = {row["id"] for row in json.loads(body)["data"]}
+            listed = read_models(body)
         except Fault as fault:
             if fault.kind in ("unreachable", "interrupted"):
                 raise _no_answer(url, fault.redacted(self.secret)) from None
@@ -267,7 +267,8 @@ class OpenAIClient:
     async def upload(self, lines: bytes) -> str:
         """Upload lines."""
         with _faults():
-            return (await self._client.files.create(file=("batch.jsonl", lines), purpose="batch")).id
+            uploaded = await self._client.files.create(file=("batch.jsonl", lines), purpose="batch")
+            return _id(uploaded.id)
 
     async def create_batch(self, file_id: str, token: str) -> str:
         """Start a batch of the calls in a file."""
@@ -275,37 +276,20 @@ class OpenAIClient:
             batch = await self._client.batches.create(
                 input_file_id=file_id, endpoint=BATCH_PATH, completion_window="24h", metadata={TOKEN_NAME: token}
             )
-        return _batch(batch).id
+            return _id(_batch(batch).id)
 
     async def find_batch(self, token: str) -> str | None:
         """Search the provider's list, to its end if need be."""
         with _faults():
             async for batch in self._client.batches.list(limit=100):
                 if (batch.metadata or {}).get(TOKEN_NAME) == token:
-                    return batch.id
+                    return _id(batch.id)
         return None
 
     async def batch_status(self, batch_id: str) -> BatchStatus:
         """The state of a batch."""
         with _faults(not_found="unknown_batch"):
-            batch = _batch(await self._client.batches.retrieve(batch_id))
-        counts = batch.request_counts
-        files = tuple(file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id)
-        # Completed calls are charged, so their file must exist: while it is missing, the batch has not ended.
-        missing = counts is not None and counts.completed > 0 and not batch.output_file_id
-        refusal = None
-        if batch.status == "failed" and not files:
-            errors = (batch.errors and batch.errors.data) or []
-            messages = "; ".join(filter(None, (e.message for e in errors)))
-            refusal = from_report(next((e.code for e in errors), None), messages or "no reason given")
-        return BatchStatus(
-            state=batch.status,
-            ended=batch.status in BATCH_ENDS and not missing,
-            done=counts.completed + counts.failed if counts else 0,
-            total=counts.total if counts else 0,
-            files=files,
-            refusal=refusal,
-        )
+            return _status_of(_batch(await self._client.batches.retrieve(batch_id)))
 
     async def download(self, file_id: str, into: BinaryIO) -> None:
         """Write a result file as it arrives."""
@@ -327,6 +311,11 @@ class OpenAIClient:
     def _key_hint(self) -> str:
         env = self._provider.api_key_env
         return f"check the key in ${env}" if env else "the server requires a key: name its variable with api_key_env"
+
+
+def read_models(body: bytes) -> set[str]:
+    """The names in a server's list of its models. Raises what a body raises that holds none."""
+    return {str(row["id"]) for row in json.loads(body)["data"]}
 
 
 def read_result(line: bytes) -> BatchResult:
@@ -383,6 +372,35 @@ def _provider(section: PaidModel) -> Provider:
     return provider
 
 
+def _id(given: object) -> str:
+    """The id of a file or a batch; the SDK passes on whatever stands in its place."""
+    if not isinstance(given, str) or not given:
+        raise Fault("server_error", f"the response has no id, but {str(given)[:40]}")
+    return given
+
+
+def _status_of(batch: Batch) -> BatchStatus:
+    """The state of a batch."""
+    counts = batch.request_counts
+    completed, failed, total = (count(getattr(counts, name, None)) or 0 for name in ("completed", "failed", "total"))
+    files = tuple(_id(file_id) for file_id in (batch.output_file_id, batch.error_file_id) if file_id)
+    # Completed calls are charged, so their file must exist: while it is missing, the batch has not ended.
+    missing = completed > 0 and not batch.output_file_id
+    refusal = None
+    if batch.status == "failed" and not files:
+        errors = (batch.errors and batch.errors.data) or []
+        messages = "; ".join(str(e.message) for e in errors if e.message)
+        refusal = from_report(next((e.code for e in errors), None), messages or "no reason given")
+    return BatchStatus(
+        state=str(batch.status),
+        ended=batch.status in BATCH_ENDS and not missing,
+        done=completed + failed,
+        total=total,
+        files=files,
+        refusal=refusal,
+    )
+
+
 def _batch(parsed: object) -> Batch:
     """The SDK returns what it cannot parse as it is, such as the web page of a proxy."""
     if not isinstance(parsed, Batch) or not parsed.id:
@@ -401,8 +419,10 @@ def _faults(*, not_found: str = "unknown_model") -> Iterator[None]:
         if not_found == "file_not_ready" and found.kind == "bad_request":
             is_missing = read_error(e.response.text).is_about_missing_file
         raise (Fault(not_found, found.evidence) if is_missing else found) from None
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise Fault("server_error", f"the response is not JSON: {e}") from None
+    except (AttributeError, TypeError) as e:  # the SDK checks no types: a web page is text, and a field anything
+        raise Fault("server_error", f"the response is not one of this protocol: {e}") from None
     except httpx2.RequestError as e:  # while a body is read; timeouts are subclasses
         raise fault_of(e) from None
     except openai.APIConnectionError as e:

@@ -1,6 +1,7 @@
 """From a section of the recipe to its client, the calls that it makes, and their progress bar."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -125,6 +126,6 @@ def _replay_client(section: PaidModel) -> Client:
     original, database = stored_trace_section(folder), folder / "run.db"
     if original is None:
         raise TennerError(f"{setting}: {folder} holds no traces", hint="name the folder of another run")
-    if not database.is_file():
+    if not os.path.isfile(database):
         raise TennerError(f"{setting}: {database} does not exist", hint="name the folder of another run")
     return ReplayClient(client_for(original, key=""), database)

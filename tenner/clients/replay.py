@@ -17,11 +17,13 @@ class ReplayClient:
 
     def __init__(self, original: Client, database: Path) -> None:
         """Raise TennerError where the database is damaged or holds no responses."""
-        self._original = original
+        self._original, self._database = original, database
         with sqlite_errors(database):
             self._db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
             try:
                 begun = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone()
+                if begun is not None:
+                    self._db.execute("SELECT key, body, content_type FROM responses LIMIT 0")
             except sqlite3.Error:
                 self._db.close()
                 raise
@@ -48,10 +50,14 @@ class ReplayClient:
     async def send(self, call: Call, request: Request) -> Response:
         """Look the response up. Raises Fault `not_stored`."""
         key = keyed_request(self.price, request, call.sample_index).key
-        row = self._db.execute("SELECT body, content_type FROM responses WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            raise Fault("not_stored", "the other run holds no response to this request")
-        return Response(*row)
+        with sqlite_errors(self._database):
+            row = self._db.execute("SELECT body, content_type FROM responses WHERE key = ?", (key,)).fetchone()
+        match row:
+            case None:
+                raise Fault("not_stored", "the other run holds no response to this request")
+            case (bytes() as body, str() as content_type):
+                return Response(body, content_type)
+        raise Fault("not_stored", "what the other run holds as its response is damaged")
 
     def parse(self, response: Response) -> Reply:
         """As the original does."""

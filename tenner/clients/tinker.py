@@ -4,10 +4,14 @@ It speaks the JSON over HTTP of the SDK `tinker` 0.18 itself. The SDK hides whet
 connection broke off, and a step that may have been accepted must not be sent, and paid, again.
 """
 
+import gzip
 import io
+import lzma
+import shutil
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +22,8 @@ import httpx2
 from tenner.clients.api_keys import key_in_environment
 from tenner.clients.faults import Fault, from_status
 from tenner.clients.http import CONNECT_SECONDS, UNSENT, check_proxies, fault_of
+from tenner.clients.json_fields import mapping
+from tenner.core.disk import disk_errors
 from tenner.core.errors import TennerError
 from tenner.core.sections import TrainingService
 from tenner.core.suggest import did_you_mean
@@ -72,8 +78,8 @@ class TinkerClient:
     """One session of a service; a context manager that keeps the session alive.
 
     Requests are queued by the service and worked on in their order for one model; `result` waits for one of them.
-    Every method raises TennerError where the service cannot be reached or refuses the key, and Rejected where it
-    refuses the request itself.
+    Every method raises TennerError where the service cannot be reached, refuses the key or answers with something else
+    than the protocol has, and Rejected where it refuses the request itself.
     """
 
     def __init__(self, base_url: str, *, key: str, retry_seconds: float = 1.0) -> None:
@@ -95,7 +101,7 @@ class TinkerClient:
             session = self._ask("create_session", body)
             if said := session.get("error_message"):
                 raise TennerError(f"{self._url}: {said}")
-            self._session = session["session_id"]
+            self._session = text_field(session, "session_id", "create_session")
         except BaseException as e:
             self._http.close()
             if isinstance(e, Rejected):
@@ -117,8 +123,8 @@ class TinkerClient:
 
     def models(self) -> list[str]:
         """The names of the models that the service trains."""
-        found = self._request("GET", "get_server_capabilities").json()
-        return [str(row["model_name"]) for row in found["supported_models"]]
+        what = "get_server_capabilities"
+        return _texts(_fields(self._request("GET", what), what), "supported_models", "model_name", what)
 
     # -- models --------------------------------------------------------------------------------------------------
 
@@ -130,7 +136,7 @@ class TinkerClient:
             "type": "create_model",
         }  # fmt: skip
         self._models += 1
-        return str(self.result(self._queue("create_model", body))["model_id"])
+        return text_field(self.result(self._queue("create_model", body)), "model_id", "create_model")
 
     def unload(self, model_id: str) -> None:
         """Free what the service holds in memory of an adapter; one that it no longer holds is passed over."""
@@ -188,8 +194,8 @@ class TinkerClient:
 
     def checkpoints(self, model_id: str) -> list[str]:
         """The paths of what is stored of a model."""
-        found = self._request("GET", f"training_runs/{model_id}/checkpoints").json()
-        return [str(row["tinker_path"]) for row in found["checkpoints"]]
+        what = f"training_runs/{model_id}/checkpoints"
+        return _texts(_fields(self._request("GET", what), what), "checkpoints", "tinker_path", what)
 
     def delete(self, path: str) -> bool:
         """Delete what is stored under a path; False where the server cannot delete."""
@@ -203,7 +209,7 @@ class TinkerClient:
         return True
 
     def download(self, path: str, folder: Path) -> None:
-        """Unpack an adapter that `save_for_sampler` stored."""
+        """Unpack an adapter that `save_for_sampler` stored, once it is known to fit on the disk."""
         model_id, kind, name = _parts(path)
         try:
             answer = self._request("GET", f"training_runs/{model_id}/checkpoints/{kind}/{name}/archive")
@@ -211,9 +217,16 @@ class TinkerClient:
             if e.status != 404:
                 raise
             answer = self._request("GET", f"training_runs/{model_id}/checkpoints/{name}/archive")  # SkyRL's server
-        folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
-            archive.extractall(folder, filter="data")
+        with disk_errors(folder), _archive_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+                size, free = sum(member.size for member in archive), shutil.disk_usage(folder).free
+                if size > free:
+                    raise TennerError(
+                        f"the archive of {path} has {size:,} bytes, and {free:,} are free at {folder}",
+                        hint="free some space: the same command downloads it again",
+                    )
+                archive.extractall(folder, filter="data")
 
     # -- sampling ------------------------------------------------------------------------------------------------
 
@@ -228,7 +241,10 @@ class TinkerClient:
                 "max_tokens": max_tokens, "stop": list(stop_ids), "temperature": temperature, "seed": seed
             },
         }  # fmt: skip
-        return list(self.result(self._queue("asample", body))["sequences"][0]["tokens"])
+        match self.result(self._queue("asample", body)).get("sequences"):
+            case [{"tokens": [*tokens]}, *_] if all(type(token) is int for token in tokens):
+                return tokens
+        raise _unreadable("asample")
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -238,11 +254,10 @@ class TinkerClient:
         return {"model_id": model_id, "seq_id": self._sent[model_id], **body}
 
     def _queue(self, what: str, body: Mapping[str, Any]) -> str:
-        return str(self._ask(what, body, once=True)["request_id"])
+        return text_field(self._ask(what, body, once=True), "request_id", what)
 
     def _ask(self, what: str, body: Mapping[str, Any], *, once: bool = False, waits: bool = False) -> dict[str, Any]:
-        found: dict[str, Any] = self._request("POST", what, body, once=once, waits=waits).json()
-        return found
+        return _fields(self._request("POST", what, body, once=once, waits=waits), what)
 
     def _request(
         self, method: str, what: str, body: Mapping[str, Any] | None = None, *, once: bool = False, waits: bool = False
@@ -287,7 +302,7 @@ class TinkerClient:
     def _renew_token(self) -> None:
         """Exchange the key for a token that lasts some minutes."""
         self._token = self._key
-        self._token = str(self._ask("auth/token", {})["jwt"])
+        self._token = text_field(self._ask("auth/token", {}), "jwt", "auth/token")
 
     def _beat(self) -> None:
         """Say every few seconds that the session lives; a beat that is missed is made up for by the next."""
@@ -323,6 +338,48 @@ def rejections(client: TinkerClient) -> Iterator[None]:
         yield
     except Rejected as e:
         raise client.error(e) from None
+
+
+def _fields(answer: httpx2.Response, what: str) -> dict[str, Any]:
+    """The object in the body of an answer. Raises TennerError where there is none."""
+    try:
+        found = answer.json()
+    except (ValueError, RecursionError) as e:  # a web page, as where the address is that of something else
+        raise _unreadable(what) from e
+    if not isinstance(found, dict):
+        raise _unreadable(what)
+    return found
+
+
+def text_field(found: Mapping[str, Any], name: str, what: str) -> str:
+    """A name or a number in an answer, as text. Raises TennerError where there is none."""
+    value = found.get(name)
+    if not isinstance(value, str | int):
+        raise _unreadable(what)
+    return str(value)
+
+
+def _texts(found: Mapping[str, Any], name: str, key: str, what: str) -> list[str]:
+    """The same of each object in a list."""
+    rows = found.get(name)
+    if not isinstance(rows, list):
+        raise _unreadable(what)
+    return [text_field(mapping(row), key, what) for row in rows]
+
+
+def _unreadable(what: str) -> TennerError:
+    return TennerError(
+        f"the training service's answer to {what} is not one of the Tinker protocol",
+        hint="check train.tinker.base_url; nothing is lost: the same command goes on from here",
+    )
+
+
+@contextmanager
+def _archive_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as e:
+        raise TennerError(f"the archive of {path} is damaged: {e}", hint="the same command downloads it again") from e
 
 
 def _parts(path: str) -> tuple[str, str, str]:

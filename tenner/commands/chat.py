@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,6 +51,7 @@ HELP = """\
 /help         these lines
 Ctrl-C stops an answer; an empty line or Ctrl-D ends."""
 COMMANDS = ("/thinking", "/waits", "/help")
+NUMBER = re.compile("-?[0-9]{1,9}")
 
 
 class Setting(NamedTuple):
@@ -77,7 +79,7 @@ class Setting(NamedTuple):
             raise TennerError(f"there is no command {name}", hint=did_you_mean(name, COMMANDS))
         if name == "/help":
             return self
-        if len(values) != 1 or not values[0].removeprefix("-").isdecimal():
+        if len(values) != 1 or NUMBER.fullmatch(values[0]) is None:
             raise TennerError(f"{name} needs a number", hint=f"write {name} 2")
         field = "waits" if name == "/waits" else "thinking_tokens_max"
         return self._replace(**{field: int(values[0])}).check()

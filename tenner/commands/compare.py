@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     if args.html is None:
         say(run(args.run_a, args.run_b, students=args.student, policy=args.policy, as_json=args.json))
         return
-    if args.html.is_dir():
+    if os.path.isdir(args.html):
         raise TennerError(f"--html {args.html} is a folder", hint="name the file to be written")
     found = _compared(args.run_a, args.run_b, students=args.student, policy=args.policy)
     disk.replace_text(args.html, as_html(args.run_a, args.run_b, found))

@@ -80,7 +80,7 @@ def _hardware() -> Iterator[Finding]:
     known = "unknown" if free is None else f"{free / GB:.1f} GB"
     yield Finding("free memory", known, is_problem=free is not None and free < MEMORY_GB * GB)
     for what, folder in (("this folder", Path.cwd()), ("cache of students", default_cache_dir())):
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
         free_gb = shutil.disk_usage(existing).free / GB
         yield Finding(what, f"{folder}: {free_gb:.1f} GB free", is_problem=free_gb < DISK_GB)
         if not os.access(existing, os.W_OK):

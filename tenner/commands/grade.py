@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def run(path: Path) -> Iterator[tuple[str, Grade]]:
     Raises:
         TennerError: a file that cannot be read, or a line that is no row; found before anything is graded.
     """
-    rows = kept_rows(path) if path.is_dir() else read_rows(path)
+    rows = kept_rows(path) if os.path.isdir(path) else read_rows(path)
     with Grader() as grader:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]

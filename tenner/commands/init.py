@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     if args.samples is not None and args.samples < 1:
         raise TennerError(f"--samples {args.samples} is less than 1")
     out = args.out or Path(f"{first_recipe.run_name(wanted)}.toml")
-    if out.exists():
+    if os.path.exists(out):
         raise TennerError(f"{out} is there already", hint="choose another --out")
     made = first_recipe.compose(wanted, out)
     with disk_errors(out):

@@ -1,6 +1,7 @@
 """`tenner run RECIPE`: a whole run, or what is left of it."""
 
 import argparse
+import os
 from pathlib import Path
 
 from tenner.commands import options
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
 
     overrides = args.overrides + ([f"machine.device={args.device}"] if args.device else [])
     name, run_dir = args.recipe, args.run_dir
-    if run_dir is None and (Path(name) / "recipe.toml").is_file():
+    if run_dir is None and os.path.isfile(Path(name) / "recipe.toml"):
         name, run_dir = str(Path(name) / "recipe.toml"), Path(name)
     done = api.run(name, run_dir=run_dir, overrides=overrides, budget_usd=args.budget_usd)
     if args.json:

@@ -1,6 +1,7 @@
 """`tenner trace QUESTIONS.jsonl`: its options, and the job that they describe."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Buy traces: for a run as its recipe says, or for a file of questions, and print what they came to."""
-    if args.run.is_dir():
+    if os.path.isdir(args.run):
         _refuse_file_options(args)
         stage.main(args)
         return

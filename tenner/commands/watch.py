@@ -1,12 +1,15 @@
 """`tenner watch RUN`: a view of a run that moves with it, which can be left and joined at any time."""
 
 import argparse
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -16,7 +19,7 @@ from tenner.budget.ledger_rows import SpendRow
 from tenner.core.console import SafeConsole, fitting_table
 from tenner.core.followed_file import FollowedFile
 from tenner.core.recipe import Description, stored
-from tenner.core.records import StagePlan
+from tenner.core.records import StagePlan, TrainStep
 from tenner.core.run_folder import RunFolder
 from tenner.core.terminal import visible, write_rendered
 
@@ -80,9 +83,9 @@ class View:
             file.update()
         spend = read_spend(self._folder.path / "run.db")
         plan = {row.stage: row for row in self._folder.read("plan", StagePlan)}
-        parts: list[RenderableType] = [self._heading(spend), Text(), self._stages(spend, plan, width)]
-        if (training := self._files.get("train")) and training.last:
-            parts += [Text(), training_line(list(training.last))]
+parts: list[RenderableType] = [self._heading(spend), Text(), self._stages(spend, plan, width)]
+        if (training := self._files.get("train")) and (steps := list(steps_in(training.last))):
+            parts += [Text(), training_line(steps)]
         return Group(*parts, *self._last_samples())
 
     def _current(self) -> str | None:
@@ -132,18 +135,27 @@ class View:
         return []
 
 
-def training_line(steps: Sequence[dict[str, Any]]) -> Text:
+def steps_in(rows: Iterable[dict[str, Any]]) -> Iterator[TrainStep]:
+    """The lines that are steps of a training: this is a look, which passes over a line that is damaged."""
+    for row in rows:
+        with suppress(ValidationError, OverflowError):
+            step = TrainStep.model_validate(row)
+            if all(map(math.isfinite, (step.loss, step.tokens_per_second or 0, step.tokens_left or 0))):
+                yield step
+
+
+def training_line(steps: Sequence[TrainStep]) -> Text:
     """The step, the loss with its curve, the speed and the time that is left."""
     last = steps[-1]
-    text = Text(f"step {last['step'] + 1:,} of {last['steps']:,}  loss {last['loss']:.3f}  ")
-    text.append(curve([row["loss"] for row in steps]), style="cyan")
-    measured = [loss for row in steps if (loss := row.get("validation_loss")) is not None]
+    text = Text(f"step {last.step + 1:,} of {last.steps:,}  loss {last.loss:.3f}  ")
+    text.append(curve([step.loss for step in steps]), style="cyan")
+    measured = [step.validation_loss for step in steps if step.validation_loss is not None]
     if measured:
         text.append(f"  of held-out samples {measured[-1]:.3f}, lowest {min(measured):.3f}")
-    if speed := last.get("tokens_per_second"):
+    if speed := last.tokens_per_second:
         text.append(f"  {speed:,.0f} tokens/s")
-        if left := last.get("tokens_left"):
-            text.append(f"  {left / speed / 60:.1f} min left")
+        if last.tokens_left:
+            text.append(f"  {last.tokens_left / speed / 60:.1f} min left")
     return text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tenner.core.errors import StorageFull, TennerError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENXIO)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENXIO, errno.ENAMETOOLONG)
 PRIVATE = 0o600
 """Mode of files with questions, replies and amounts: only their owner reads them."""
 

@@ -48,7 +48,7 @@ def _record(error: Exception, folder: Path | None) -> Path | None:
     said = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{''.join(traceback.format_exception(error))}\n"
     data = said.encode("utf-8", "backslashreplace")
     try:
-        if folder is not None and (folder / "run.json").is_file():
+        if folder is not None and os.path.isfile(folder / "run.json"):
             disk.append(folder / LOG, data)
             return folder / LOG
     except (TennerError, OSError):

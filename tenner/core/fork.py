@@ -1,5 +1,6 @@
 """A run with other settings that takes over from another run all that they leave as it is."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from itertools import takewhile
@@ -87,7 +88,7 @@ def fork(source: Path, recipe: Recipe, target: Path) -> Forked:
             f"nothing that makes another run is different from {source}",
             hint=f"name one with --set; a cap or a price may change in the run itself: tenner run {source} --set …",
         )
-    if target.exists() and any(target.iterdir()):
+    if os.path.exists(target) and any(target.iterdir()):
         raise TennerError(f"{target} is not empty", hint="choose another --run-dir")
     with folder.writing():
         ledger_copy.refuse_waiting_batches(source / "run.db")

@@ -11,7 +11,7 @@ from tenner.core.errors import TennerError
 from tenner.core.records import EarlyExit, Grace, Policy
 
 R = TypeVar("R", EarlyExit, Grace)
-POLICY = re.compile(r"(?P<limit>[0-9]+|none)(?:\+(?P<waits>[0-9]+))?(?P<exit>,early-exit)?(?P<grace>,grace)?")
+POLICY = re.compile(r"(?P<limit>[0-9]{1,18}|none)(?:\+(?P<waits>[0-9]{1,18}))?(?P<exit>,early-exit)?(?P<grace>,grace)?")
 
 
 def name(policy: Policy) -> str:

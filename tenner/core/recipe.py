@@ -293,7 +293,7 @@ def beside_the_file(data: dict[str, Any], path: Path) -> None:
         *sections, key = dotted.split(".")
         for table in _tables_at(data, sections):
             value = table.get(key)
-            if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
+            if isinstance(value, str) and value and not Path(value).is_absolute() and os.path.exists(folder / value):
                 table[key] = str(folder / value)
 
 

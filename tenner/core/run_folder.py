@@ -72,7 +72,7 @@ class RunFolder:
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
         """The run, the measurement or the trace job at `path`. Raises TennerError where there is none to be read."""
-        if not any((path / name).is_file() for name in ("recipe.toml", "measurement.toml", "trace.toml")):
+        if not any(os.path.isfile(path / name) for name in ("recipe.toml", "measurement.toml", "trace.toml")):
             raise TennerError(f"{path} is not a run folder", hint="tenner run RECIPE --run-dir DIR makes one")
         folder = cls(path)
         folder.check_schema()

@@ -12,12 +12,15 @@ FUNCTION = "strftime_now"
 
 
 def with_date(source: str, day: date) -> str | None:
-    """The template with its dates fixed; None where it writes none, or in a format that it computes."""
+    """The template with its dates fixed; None where it writes none, or in a format that it computes or that is none."""
     calls = [call for call in parsed(source).find_all(jinja2.nodes.Call) if _is_named(call.node)]
     formats = [a.value for call in calls for a in call.args if isinstance(a, jinja2.nodes.Const)]
     if not formats or len(formats) != len(calls) or not all(isinstance(wanted, str) for wanted in formats):
         return None
-    dates = json.dumps({wanted: day.strftime(wanted) for wanted in formats}, ensure_ascii=False)
+    try:
+        dates = json.dumps({wanted: day.strftime(wanted) for wanted in formats}, ensure_ascii=False)
+    except ValueError:  # half a character in it, or a letter that this system does not know
+        return None
     # The end of the line goes with the tag before it, and the template begins on a line of its own, as it did.
     return f"{{%- macro {FUNCTION}(format) %}}{{{{- ({dates})[format] }}}}{{%- endmacro %}}\n{source}"
 

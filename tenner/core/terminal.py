@@ -4,8 +4,9 @@ import re
 import sys
 from typing import TextIO
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""C0 and C1 but for tab and newline; marks that turn the direction of text around; halves of characters."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1 but for tab and newline; other ends of lines; marks that turn the direction of text around; halves of
+characters."""
 
 
 def visible(text: str) -> str:

@@ -5,11 +5,14 @@ from typing import Any
 
 from tenner.core.errors import TennerError
 
+INTEGER_BITS_MAX = 4096
+"""TOML promises 64. Of far more Python cannot write the digits, and hexadecimal ones are read all the same."""
+
 
 def tables(text: str, *, where: str) -> dict[str, Any]:
     """The tables of a TOML text; `where` names it in messages. Raises TennerError where it is not TOML."""
     try:
-        return tomllib.loads(text)
+        return _loads(text)
     except ValueError as e:  # TOMLDecodeError, and Python's own for a number of thousands of digits
         raise TennerError(f"{where} is not valid TOML: {e}") from e
     except RecursionError as e:
@@ -25,8 +28,24 @@ def named_value(option: str, text: str, *, example: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise TennerError(f"{option} {text} has no '='", hint=f"write {option} {example}")
     try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+        found = _loads(f"value = {value}")
+        return name.strip(), found["value"] if len(found) == 1 else value  # of several lines it is text
     except ValueError:
         return name.strip(), value
     except RecursionError as e:
         raise TennerError(f"{option} {name.strip()}: its value is nested too deeply") from e
+
+
+def _loads(text: str) -> dict[str, Any]:
+    """The tables of a text. Raises ValueError for what is not TOML or holds too large a number, and RecursionError."""
+    found = tomllib.loads(text)
+    left: list[Any] = [found]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, int) and value.bit_length() > INTEGER_BITS_MAX:
+            raise ValueError(f"an integer has {value.bit_length():,} bits")
+    return found

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 import re
 import shutil
 import tempfile
@@ -42,7 +43,7 @@ def check(source: Table) -> None:
     if source.file is not None:
         if _suffix(source.file) not in FILE_KINDS:
             raise _error(source, f"{source.file} is not one of {', '.join(FILE_KINDS)}")
-        if not is_url(source.file) and not Path(source.file).is_file():
+        if not is_url(source.file) and not os.path.isfile(source.file):
             raise _error(source, f"{source.file} does not exist")
     needs_datasets = source.file is None or _suffix(source.file) == ".parquet"
     if needs_datasets and importlib.util.find_spec("datasets") is None:
@@ -133,30 +134,36 @@ def _csv(source: Table, path: Path) -> Iterator[Row]:
     csv.field_size_limit(FIELD_CHARACTERS_MAX)  # the library's own limit is 131,072: a long solution
     with open(path, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
-        names = rows.fieldnames or ()
-        if len(names) == 1 and (found := next((sign for sign in ";\t|" if sign in names[0]), None)):
-            raise _error(source, f"{path} has {found!r} between its fields", hint="save it with commas between them")
-        _refuse_repeated_columns(source, names)
         try:
+            names = rows.fieldnames or ()
+            if len(names) == 1 and (found := next((sign for sign in ";\t|" if sign in names[0]), None)):
+                hint = "save it with commas between them"
+                raise _error(source, f"{path} has {found!r} between its fields", hint=hint)
+            _refuse_repeated_columns(source, names)
             for row in rows:
                 if None in row or None in row.values():
                     raise _error(source, f"{path}, line {rows.line_num} has another number of fields than its header")
                 yield row
         except csv.Error as e:
-            raise _error(source, f"{path}, line {rows.line_num} is not CSV: {e}") from e
+            raise _error(source, f"{path}, line {max(1, rows.line_num)} is not CSV: {e}") from e
 
 
 def _parquet(source: Table, path: Path) -> Iterator[Row]:
-    import pyarrow
     import pyarrow.parquet
 
+    what = "is not Parquet"
     try:
         table = pyarrow.parquet.ParquetFile(path)
         _refuse_repeated_columns(source, table.schema_arrow.names)
         for batch in table.iter_batches(batch_size=1000):
+            what = "holds a value that Python has no type for"
             yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid as e:
-        raise _error(source, f"{path} is not Parquet: {str(e).splitlines()[0]}") from e
+            what = "is damaged"
+    except (TennerError, OSError, UnicodeDecodeError):  # told by those who call
+        raise
+    except Exception as e:  # pyarrow's own, and Python's for a date after the year 9999 or a zone that it does not know
+        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        raise _error(source, f"{path} {what}: {reason}") from e
 
 
 def _refuse_repeated_columns(source: Table, names: Sequence[str]) -> None:
@@ -171,7 +178,7 @@ def _dataset(source: Table, config: str | None, split: str) -> Iterator[Row]:
 
     assert source.dataset is not None, "validated in the recipe"
     with _dataset_errors(source, config, split):
-        if Path(source.dataset).is_dir():
+        if os.path.isdir(source.dataset):
             folder = Path(source.dataset) / config if config else Path(source.dataset)
             try:
                 table = datasets.load_from_disk(str(folder))

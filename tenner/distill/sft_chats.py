@@ -23,7 +23,8 @@ def in_tags(tags: str) -> Write:
     words = tags.split()
     if len(words) == 1 and (name := re.fullmatch(r"<([^<>/\s]+)>", words[0])):
         words.append(f"</{name[1]}>")
-    if len(words) != 2:
+    is_text = not any("\ud800" <= character <= "\udfff" for character in tags)  # a terminal may give other bytes
+    if len(words) != 2 or not is_text:
         raise TennerError(
             f"--think-tags {tags!r} is neither a tag nor an opening and a closing one",
             hint="write --think-tags '<think>', or --think-tags '<|begin_of_thought|> <|end_of_thought|>'",

@@ -9,12 +9,14 @@ an error.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import openai
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tenner.core.errors import TennerError
 from tenner.core.finish_reasons import ending_of
@@ -29,6 +31,57 @@ from tenner.inference.job import GREEDY, Job, Prompt
 from tenner.inference.servers import Lease, Servers
 
 SEED_BITS = 31
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Choice(BaseModel):
+    """What is read of a choice."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    stop_reason: Any = None
+    token_ids: list[TokenId] | None = None
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _whole_characters(cls, text: object) -> object:
+        """Half a character, as a server sends it that cuts between two tokens of an emoji, is "?"."""
+        return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
+
+class Tokens(BaseModel):
+    """What is read of the usage."""
+
+    completion_tokens: int | None = None
+
+
+class Completion(BaseModel):
+    """What is read of the body of a completion."""
+
+    choices: Annotated[list[Choice], Field(min_length=1)]
+    usage: Tokens | None = None
+
+
+def read_completion(body: bytes, *, where: str) -> Completion:
+    """The completion in a body; `where` names the server. Raises TennerError where there is none."""
+    try:
+        fields = json.loads(body)
+        if isinstance(fields, dict) and fields.get("choices") in ([], None):
+            raise TennerError(f"{where} returned no choice", hint="look at the server's log")
+        return Completion.model_validate(fields)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the body"
+        raise TennerError(
+            f"{where} returned no completion: {place}: {first['msg']}", hint="look at the server's log"
+        ) from e
+    except TennerError:
+        raise
+    except (ValueError, RecursionError) as e:
+        raise TennerError(
+            f"{where} returned something else than JSON",
+            hint="check the address: that of an OpenAI-compatible server usually ends in /v1",
+        ) from e
 
 
 class ApiEngine(JobEngine):
@@ -230,7 +283,7 @@ class ApiEngine(JobEngine):
         elif stops and until:
             stop = [self._text_of(until)]
         try:
-            completion = client.completions.create(
+            answer = client.completions.with_raw_response.create(
                 model=self._model,
                 prompt=before if self._speaks == "ids" else self._text_of(before),
                 max_tokens=room,
@@ -245,28 +298,9 @@ class ApiEngine(JobEngine):
             raise TennerError(
                 f"{client.base_url}: {error}", hint="check that the server is running, and the model's name"
             ) from error
-        if not completion.choices:
-            raise TennerError(f"{client.base_url} returned no choice", hint="look at the server's log")
-        choice = completion.choices[0]
-        extra_fields, end_of_text = choice.model_extra or {}, machine.format_ids.end_of_text
-        ending = ending_of(choice.finish_reason)
-        if ending not in ("complete", "cut"):
-            raise TennerError(
-                f"{client.base_url} ended a completion with finish_reason {choice.finish_reason}",
-                hint="neither an end of text nor a limit of tokens: look at the server's log",
-            )
-        ended = ending == "complete"
-        if self._speaks == "ids":
-            if "token_ids" not in extra_fields:
-                raise TennerError(f"{client.base_url} returns no token ids", hint='set speaks = "text"')
-            ids: list[int] = list(extra_fields["token_ids"])
-            if ended and (not ids or ids[-1] not in machine.format_ids.eos | set(until)):
-                ids.append(end_of_text)
-        else:
-            ids = self.tokenizer.encode(choice.text, add_special_tokens=False)
-            if ended:  # vLLM reports which stop it was; of other servers, assume the delimiter
-                ids += until if stop and extra_fields.get("stop_reason", stop) is not None else [end_of_text]
-        returned = completion.usage.completion_tokens if completion.usage else 0
+        completion = read_completion(answer.http_response.content, where=str(client.base_url))
+        ids = self._ids_of(completion.choices[0], machine, until, stop, where=str(client.base_url))
+        returned = (completion.usage and completion.usage.completion_tokens) or 0
         if returned > room:
             raise TennerError(
                 f"{client.base_url} returned {returned} tokens where {room} were allowed",
@@ -274,6 +308,30 @@ class ApiEngine(JobEngine):
             )
         if not ids:
             raise TennerError(f"{client.base_url} returned no tokens", hint="look at the server's log")
+        return ids
+
+    def _ids_of(
+        self, choice: Choice, machine: ForcingMachine, until: Sequence[int], stop: list[str] | None, *, where: str
+    ) -> list[int]:
+        """The ids of a choice, with the delimiter `until` or the end of text that it stopped at."""
+        ending, end_of_text = ending_of(choice.finish_reason), machine.format_ids.end_of_text
+        if ending not in ("complete", "cut"):
+            raise TennerError(
+                f"{where} ended a completion with finish_reason {choice.finish_reason}",
+                hint="neither an end of text nor a limit of tokens: look at the server's log",
+            )
+        ended = ending == "complete"
+        if self._speaks == "ids":
+            if choice.token_ids is None:
+                raise TennerError(f"{where} returns no token ids", hint='set speaks = "text"')
+            ids = list(choice.token_ids)
+            if ended and (not ids or ids[-1] not in machine.format_ids.eos | set(until)):
+                ids.append(end_of_text)
+            return ids
+        ids = self.tokenizer.encode(choice.text, add_special_tokens=False)
+        if ended:  # vLLM reports which stop it was; of other servers, assume the delimiter
+            is_stop = "stop_reason" not in choice.model_fields_set or choice.stop_reason is not None
+            ids += until if stop and is_stop else [end_of_text]
         return ids
 
     def _text_of(self, ids: Sequence[int]) -> str:

@@ -206,7 +206,7 @@ def _benchmark(options: FirstRecipeOptions, columns: Columns, out: Path) -> str:
     if options.benchmark in TASKS:
         return _table({"task": options.benchmark})
     path = Path(options.benchmark)
-    if not path.is_file():
+    if not os.path.isfile(path):
         hint = did_you_mean(options.benchmark, TASKS, f"there are {', '.join(TASKS)}; or give a file")
         raise TennerError(f"{options.benchmark} is neither a known benchmark nor a file", hint=hint)
     there = column_names(path)

@@ -3,13 +3,14 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tenner.budget.ledger import Ledger
 from tenner.budget.ledger_rows import BatchRow, Line, Payee, WaitingLine
 from tenner.budget.prices import TINKER, ceil_microusd
-from tenner.clients.tinker import Adam, Datum, Rejected, TinkerClient
+from tenner.clients.json_fields import mapping, mappings
+from tenner.clients.tinker import Adam, Datum, Rejected, TinkerClient, text_field
 from tenner.core.records import Usage
 from tenner.core.sections import TrainingService
 from tenner.core.seeds import digest
@@ -103,8 +104,8 @@ class PaidSteps:
             update = self._client.optim_step(model_id, step.adam)
             saved = self._client.save_state(model_id, _state_name(step.number))
             outputs = self._outputs(accepted)
-            metrics = self._client.result(update).get("metrics") or {}
-            path = str(self._client.result(saved)["path"])
+            metrics = _metrics(self._client.result(update))
+            path = self._path(saved)
         except Rejected:
             self._close(batch, line, charged=bool(accepted))
             raise
@@ -140,7 +141,7 @@ class PaidSteps:
             self._lose(step, batch, line)
             return
         self._ledger.mark_batch(batch._replace(batch_id=" ".join([*request_ids, PROBED])))
-        metrics = self._client.result(self._client.optim_step(model_id, step.adam)).get("metrics") or {}
+        metrics = _metrics(self._client.result(self._client.optim_step(model_id, step.adam)))
         norm = _grad_norm(metrics)
         if norm is None or (norm == 0 and was_probed):  # an earlier probe may have used the gradients
             self._lose(step, batch, line)
@@ -153,13 +154,20 @@ class PaidSteps:
             self._close(batch, line, charged=False)
 
     def _save(self, model_id: str, name: str) -> str:
-        return str(self._client.result(self._client.save_state(model_id, name))["path"])
+        return self._path(self._client.save_state(model_id, name))
 
-    def _outputs(self, request_ids: Iterable[str]) -> list[dict[str, Any]]:
+    def _path(self, request_id: str) -> str:
+        """Where the service has stored a state."""
+        return text_field(self._client.result(request_id), "path", "save_weights")
+
+    def _outputs(self, request_ids: Iterable[str]) -> list[Mapping[str, Any]]:
         """What the gradients' requests computed, sample by sample."""
-        return [row for request_id in request_ids for row in self._client.result(request_id)["loss_fn_outputs"]]
+        return [
+            row for request_id in request_ids
+            for row in mappings(self._client.result(request_id).get("loss_fn_outputs"))
+        ]  # fmt: skip
 
-    def _outputs_if_kept(self, request_ids: Iterable[str]) -> list[dict[str, Any]]:
+    def _outputs_if_kept(self, request_ids: Iterable[str]) -> list[Mapping[str, Any]]:
         """The same of an earlier session; nothing where the service no longer keeps it."""
         try:
             return self._outputs(request_ids)
@@ -169,7 +177,7 @@ class PaidSteps:
             return []
 
     def _book(
-        self, step: Step, batch: BatchRow, line: WaitingLine, path: str, outputs: Sequence[dict[str, Any]],
+        self, step: Step, batch: BatchRow, line: WaitingLine, path: str, outputs: Sequence[Mapping[str, Any]],
         metrics: dict[str, float], *, seconds: float | None = None,
     ) -> BoughtStep:  # fmt: skip
         bought = BoughtStep(path, _loss(step.data, outputs), _grad_norm(metrics), seconds, sorted(metrics))
@@ -218,17 +226,29 @@ def _requests(data: Sequence[Datum]) -> list[list[Datum]]:
     return requests
 
 
-def _loss(data: Sequence[Datum], outputs: Sequence[dict[str, Any]]) -> float | None:
-    """The loss by what each target was thought likely; the weights of a step's predictions sum to 1."""
-    if not outputs or any("logprobs" not in row for row in outputs):
+def _loss(data: Sequence[Datum], outputs: Sequence[Mapping[str, Any]]) -> float | None:
+    """The loss by what each target was thought likely; the weights of a step's predictions sum to 1.
+
+    None where the service does not tell it of every prediction: a step that was paid for is not lost by that.
+    """
+    logprobs: list[Any] = [mapping(row.get("logprobs")).get("data") for row in outputs]
+    if not outputs or [len(datum.weights) for datum in data] != [
+        len(row) if isinstance(row, list) and all(isinstance(x, int | float) for x in row) else None for row in logprobs
+    ]:
         return None
     likely: float = sum(
         weight * logprob
-        for datum, row in zip(data, outputs, strict=True)
-        for weight, logprob in zip(datum.weights, row["logprobs"]["data"], strict=True)
+        for datum, row in zip(data, logprobs, strict=True)
+        for weight, logprob in zip(datum.weights, row, strict=True)
         if weight
     )
     return -likely
+
+
+def _metrics(result: dict[str, Any]) -> dict[str, float]:
+    """The numbers that the service tells of a step of the optimizer."""
+    told = mapping(result.get("metrics"))
+    return {name: value for name, value in told.items() if isinstance(value, int | float)}
 
 
 def _grad_norm(metrics: dict[str, float]) -> float | None:

@@ -1,6 +1,7 @@
 """Resolve a run folder or a model to the student that `tenner serve` and `tenner chat` answer with."""
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ def resolve_student(address: str, options: StudentOptions) -> ResolvedStudent:
 
 def is_run(address: str) -> bool:
     """Whether an address is a run's folder, and no model's."""
-    return (Path(address) / "recipe.toml").is_file()
+    return os.path.isfile(Path(address) / "recipe.toml")
 
 
 def load(
@@ -191,7 +192,7 @@ def _of_model(address: str, options: StudentOptions) -> ResolvedStudent:
     from tenner.training.student import load_tokenizer
     from tenner.training.student_address import HUB, resolve
 
-    if Path(address).is_dir() and not (Path(address) / "config.json").is_file():
+    if os.path.isdir(address) and not os.path.isfile(Path(address) / "config.json"):
         raise TennerError(f"{address} is not a run folder, and holds no model", hint="one has a config.json")
     folder = resolve(address)
     if options.format in (None, AUTO):

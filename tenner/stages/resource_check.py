@@ -56,4 +56,4 @@ def disk_bytes(architecture: Architecture, train: Train, *, students: int = 1) -
 
 
 def _existing(folder: Path) -> Path:
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))

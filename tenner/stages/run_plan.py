@@ -1,5 +1,6 @@
 """What a run will take, stage by stage, before anything starts: questions, tokens, seconds and dollars."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -154,7 +155,7 @@ def _rows_here(table: Table) -> int | None:
     file = table.file
     if file is None or rows.is_url(file) or Path(file).suffix not in COUNTED or table.where or table.without:
         return None
-    return sum(1 for _ in rows.read(table)) if Path(file).is_file() else None
+    return sum(1 for _ in rows.read(table)) if os.path.isfile(file) else None
 
 
 def token_lengths(recipe: Recipe) -> Tokens:

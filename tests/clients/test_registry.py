@@ -1,14 +1,24 @@
 """Which client a section gets, and that every refusal names the section it is about."""
 
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import Any
+
 import pytest
 
 from tenner.clients import registry
+from tenner.clients.faults import Fault
+from tenner.clients.openai import OpenAIClient
+from tenner.clients.protocol import Call, keyed_request
+from tenner.clients.replay import ReplayClient
 from tenner.core.errors import TennerError
 from tenner.core.progress import Screen
+from tenner.core.records import Question
 from tenner.core.sections import ApiModel, Labeller, PriceSection, Referee, TraceSection
 
 PRICE = PriceSection(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0)
-LOCAL = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
+LOCAL: dict[str, Any] = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
 
 
 def sections(**fields):
@@ -52,3 +62,33 @@ def test_a_folder_that_cannot_be_replayed_is_named_with_its_setting(tmp_path):
     with pytest.raises(TennerError) as caught:
         registry.client_for(TraceSection(client="replay", replay_from=str(tmp_path)))
     assert str(caught.value) == f"trace.replay_from: {tmp_path} holds no traces"
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("key TEXT", None),
+        ("key TEXT, body TEXT, content_type TEXT", ("{}", "application/json")),
+        ("key TEXT, body BLOB, content_type TEXT", (None, "application/json")),
+        ("key TEXT, body BLOB, content_type TEXT", (b"{}", None)),
+    ],
+    ids=["other columns", "text for bytes", "no body", "no content type"],
+)
+def test_a_store_that_holds_something_else_is_told_in_one_line(columns, row, tmp_path):
+    original = OpenAIClient(TraceSection(client="openai", **LOCAL), key="")
+    call = Call(Question(id="q", question="1 + 1?", source="s"), 0)
+    request = original.request(call)
+    with closing(sqlite3.connect(tmp_path / "run.db")) as db:
+        db.execute(f"CREATE TABLE responses ({columns})")
+        if row is not None:
+            key = keyed_request(original.price, request, 0).key
+            db.execute("INSERT INTO responses VALUES (?, ?, ?)", (key, *row))
+        db.commit()
+    if row is None:
+        with pytest.raises(TennerError, match=r"run\.db cannot be used: no such column"):
+            ReplayClient(original, tmp_path / "run.db")
+        return
+    client = ReplayClient(original, tmp_path / "run.db")
+    with pytest.raises(Fault, match="not_stored: what the other run holds as its response is damaged"):
+        asyncio.run(client.send(call, request))
+    asyncio.run(client.close())

@@ -29,6 +29,7 @@ def test_a_command_changes_how_the_next_question_is_asked(line, after):
     [
         ("/waits", "/waits needs a number", "write /waits 2"),
         ("/thinking many", "/thinking needs a number", "write /thinking 2"),
+        pytest.param("/waits " + "9" * 5000, "/waits needs a number", "write /waits 2", id="5,000 digits"),
         ("/waits -1", "-1 is negative", "give a number from 0"),
         ("/thinkng 8", "there is no command /thinkng", "did you mean /thinking?"),
     ],

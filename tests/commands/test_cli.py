@@ -119,6 +119,27 @@ def test_a_folder_that_is_no_run(verb, tmp_path):
     assert f"{tmp_path} is not a run folder" in refused(verb, tmp_path)
 
 
+LONG = "a" * 300
+"""More characters than the name of a file may have."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", LONG], ["watch", LONG], ["run", LONG], ["run", f"{LONG}.toml"], ["plan", LONG], ["overlap", LONG],
+        ["grade", f"{LONG}.jsonl"], ["export", LONG, "--format", "sft", "--out", "out"], ["compare", LONG, LONG],
+        ["trace", f"{LONG}.jsonl", "--out", LONG, "--budget-usd", "1", "--base-url", "http://127.0.0.1:1/v1"],
+        ["measure", f"{LONG}.toml"], ["init", f"{LONG}.jsonl"], ["push", LONG], ["fork", LONG], ["tune", LONG],
+    ],
+    ids=lambda words: " ".join(word.replace(LONG, "LONG") for word in words),
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_told_in_one_line(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = tenner_here(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_run_folder_of_another_recipe(gathered, tiny_recipe):
     message = refused("run", tiny_recipe, "--run-dir", gathered, "--set", "train.lr=0.1")
     assert "holds a run with other settings: train.lr is 0.0005 there and 0.1 here" in message

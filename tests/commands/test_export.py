@@ -183,7 +183,7 @@ def test_other_tags_may_be_named(tags, content):
     assert sft_chats.row(SAMPLE, sft_chats.in_tags(tags))["messages"][1]["content"] == content
 
 
-@pytest.mark.parametrize("tags", ["think", "<think> </think> <x>", "", "<a> <a>"])
+@pytest.mark.parametrize("tags", ["think", "<think> </think> <x>", "", "<a> <a>", "<\udcff>"])
 def test_what_are_no_tags_is_refused(tags):
     with pytest.raises(TennerError, match="--think-tags"):
         sft_chats.in_tags(tags)

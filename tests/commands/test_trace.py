@@ -13,7 +13,7 @@ import pytest
 from chat_server import ChatServer, usage_of
 from commands import tenner, tenner_here
 
-from tenner import cli
+from tenner import cli, tracing
 from tenner.clients import registry
 from tenner.core import progress
 from tenner.distill import reply_watch
@@ -446,3 +446,8 @@ def test_the_folder_of_another_job(file):
             in message
         )
         assert trace(file, server, "--concurrency", "2").returncode == 0  # how fast may change
+
+
+def test_the_ending_of_a_table_may_be_in_capitals(tmp_path):
+    (tmp_path / "Q.CSV").write_text("id,question\n1,What?\n")
+    assert tracing.check_questions(tmp_path / "Q.CSV") == {}

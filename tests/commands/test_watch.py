@@ -2,7 +2,16 @@ from typing import Any
 
 import pytest
 
-from tenner.commands.watch import CURVE_CHARACTERS, curve, sample_line, training_line
+from tenner.commands.watch import CURVE_CHARACTERS, curve, sample_line, steps_in, training_line
+
+STEP: dict[str, Any] = {
+    "step": 9, "steps": 20, "loss": 0.5, "grad_norm": None, "lr": 0.1, "tokens": 9, "trained_tokens": 9,
+    "tokens_per_second": None, "cost_usd": 0.0,
+}  # fmt: skip
+
+
+def line(rows: list[dict[str, Any]]) -> str:
+    return training_line(list(steps_in(rows))).plain
 
 
 @pytest.mark.parametrize(
@@ -13,11 +22,11 @@ def test_a_curve_begins_at_nought(values, drawn):
 
 
 def test_a_step_is_told_with_speed_and_time_left_where_they_are_known():
-    step: dict[str, Any] = {"step": 9, "steps": 20, "loss": 0.5, "tokens_per_second": 100.0, "tokens_left": 6000}
-    assert training_line([step]).plain == "step 10 of 20  loss 0.500  █  100 tokens/s  1.0 min left"
-    assert training_line([step | {"tokens_per_second": None}]).plain == "step 10 of 20  loss 0.500  █"
+    step = STEP | {"tokens_per_second": 100.0, "tokens_left": 6000}
+    assert line([step]) == "step 10 of 20  loss 0.500  █  100 tokens/s  1.0 min left"
+    assert line([step | {"tokens_per_second": None}]) == "step 10 of 20  loss 0.500  █"
     measured = [step | {"tokens_per_second": None, "validation_loss": loss} for loss in (0.7, 0.8, None)]
-    assert training_line(measured).plain == "step 10 of 20  loss 0.500  ███  of held-out samples 0.800, lowest 0.700"
+    assert line(measured) == "step 10 of 20  loss 0.500  ███  of held-out samples 0.800, lowest 0.700"
 
 
 def test_an_answer_is_told_by_its_end_and_cannot_steer_the_terminal():
@@ -25,3 +34,12 @@ def test_an_answer_is_told_by_its_end_and_cannot_steer_the_terminal():
     told = sample_line(row, "question_id", "grade").plain
     assert told.startswith("q1 wrong  …aaa")
     assert told.endswith("\\u001b[2J5")
+
+
+def test_a_damaged_line_of_the_training_is_passed_over():
+    damaged: list[dict[str, Any]] = [
+        {}, {"step": 1}, STEP | {"loss": "low"}, STEP | {"loss": float("nan")},
+        STEP | {"tokens_left": 10**400, "tokens_per_second": 1.0},
+    ]  # fmt: skip
+    assert list(steps_in(damaged)) == []
+    assert line([*damaged, STEP]) == "step 10 of 20  loss 0.500  █"

@@ -32,7 +32,9 @@ def test_a_name_of_several_is_refused_with_what_tells_them_apart() -> None:
     assert all(as_json(policy) in e.value.hint for policy in (EXIT, OTHER_EXIT))
 
 
-@pytest.mark.parametrize("text", ["much", "64,late", '{"thinking": 64}', "{", '{"thinking_tokens_max": -1}'])
+@pytest.mark.parametrize(
+    "text", ["much", "64,late", '{"thinking": 64}', "{", '{"thinking_tokens_max": -1}', "9" * 5000]
+)
 def test_what_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(TennerError, match="--policy") as e:
         find(text, ALL)

@@ -224,3 +224,38 @@ def test_a_candidate_takes_from_trace_what_it_does_not_say():
 def test_a_control_arm_is_not_trained_by_a_service():
     with pytest.raises(TennerError, match=r'select\.control has no effect with train\.backend = "tinker"'):
         load("s1k-tinker", overrides=['select.control="random"'])
+
+
+def test_an_address_too_long_for_a_file_is_left_as_it_is(tmp_path):
+    """As a signed address of a file is: none lies beside the recipe."""
+    address = f"https://files.example/rows.jsonl?signature={'a' * 600}"
+    table = f'[[gather.sources]]\nname = "mine"\nfile = "{address}"\ncolumns = {{ question = "q" }}\n'
+    (tmp_path / "mine.toml").write_text(built_in()["demo"] + table)
+    assert load(str(tmp_path / "mine.toml")).gather.sources[-1].file == address
+
+
+@pytest.mark.parametrize("setting", ["seed", "budget_usd", "train.epochs"])
+def test_a_number_that_python_cannot_write_is_refused(setting):
+    digits = f"0x{'f' * 5000}"
+    with pytest.raises(TennerError):
+        parse(built_in()["demo"], where="mine.toml", overrides=[f"{setting}=[{digits}]"])
+    with pytest.raises(TennerError, match=r"mine\.toml is not valid TOML: an integer has 20,000 bits"):
+        parse(built_in()["demo"] + f"\n[a]\nb = [[{{ c = {digits} }}]]\n", where="mine.toml")
+
+
+def test_an_override_sets_one_setting():
+    with pytest.raises(TennerError, match="seed: Input should be a valid integer"):
+        parse(built_in()["demo"], where="demo", overrides=["seed=1\nbudget_usd=9"])
+
+
+@pytest.mark.parametrize("value", ["1979-05-27", "07:32:00", "[{b = 1979-05-27T07:32:00Z}]", "inf", "nan"])
+def test_an_argument_of_the_chat_template_is_a_value_of_json(value):
+    """It is written into the template of the saved student."""
+    with pytest.raises(TennerError, match=r"student\.chat_template_kwargs: not JSON"):
+        parse(built_in()["demo"], where="demo", overrides=[f"student.chat_template_kwargs={{a = {value}}}"])
+
+
+def test_an_answer_cannot_stand_behind_nothing():
+    table = '[[gather.sources]]\nname = "a"\nfile = "a.jsonl"\ncolumns = { question = "q", answer_after = "" }\n'
+    with pytest.raises(TennerError, match=r"answer_after: String should have at least 1 character"):
+        parse(built_in()["demo"] + table, where="mine.toml")

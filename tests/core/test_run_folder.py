@@ -318,3 +318,11 @@ def test_a_row_that_another_file_names_and_that_is_gone(folder):
     assert found["1"].question == "?"
     with pytest.raises(TennerError, match=r"d\.jsonl has no question 7"):
         found["7"]
+
+
+def test_a_folder_whose_name_is_too_long_is_one_line(tmp_path):
+    path = tmp_path / ("a" * 300)
+    with pytest.raises(TennerError, match="is not a run folder"):
+        RunFolder.existing(path)
+    with pytest.raises(TennerError, match="cannot be written: File name too long"), RunFolder(path).writing():
+        pass

@@ -34,6 +34,12 @@ def test_the_date_is_that_of_the_day():
     assert asked(fixed, date_string="1 May ") == asked(written, date_string="1 May ")
 
 
-@pytest.mark.parametrize("source", [QWEN3, "{{ strftime_now(messages[0].content) }}", "{{ strftime_now is defined }}"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        QWEN3, "{{ strftime_now(messages[0].content) }}", "{{ strftime_now is defined }}",
+        "{{ strftime_now('\\ud800') }}",
+    ],
+)  # fmt: skip
 def test_a_template_without_a_date_or_with_one_that_it_computes_is_left_alone(source):
     assert with_date(source, date(2024, 2, 29)) is None

@@ -21,7 +21,7 @@ def test_control_characters_are_shown_and_ordinary_text_is_left_alone():
 
 
 def test_a_message_is_one_line():
-    assert one_line("no file a\n\x1b[2Jb\r") == "no file a\\n\\u001b[2Jb\\u000d"
+    assert one_line("no file a\n\x1b[2Jb\r\u2028\u2029") == "no file a\\n\\u001b[2Jb\\u000d\\u2028\\u2029"
 
 
 def test_json_says_the_same_as_before():

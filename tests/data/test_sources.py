@@ -402,6 +402,8 @@ UNUSABLE = {
     "b.csv": ("", "b.csv has no rows"), "c.csv": ("question,answer\n", "c.csv has no rows"),
     "d.csv": ("<!DOCTYPE html><html>404</html>", "d.csv has no rows"), "e.jsonl": ("\n \n", "e.jsonl has no rows"),
     "f.jsonl": ('{"question": "a", "answer": {"value": "1"}}', "such as answer.value"),
+    "h.csv": ('question,"answer\n1+2?,3\n', "h.csv, line 1 is not CSV: unexpected end of data"),
+    "i.csv": ('"question"s,answer\n1+2?,3\n', "i.csv, line 1 is not CSV"),
     "g.tsv": ("question\tanswer\n", "is not one of .jsonl, .csv, .parquet"),
 }  # fmt: skip
 
@@ -426,6 +428,9 @@ def test_parquet_of_databases_and_a_damaged_one(tmp_path):
     twice = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * 2, names=["question", "question"])
     pyarrow.parquet.write_table(twice, path)
     assert "has several columns question" in refusal(source(columns, file=str(path)))[0]
+    for far in (pyarrow.array([2**31 - 1], pyarrow.date32()), pyarrow.array([2**62], pyarrow.duration("s"))):
+        pyarrow.parquet.write_table(pyarrow.table({"question": ["1"], "answer": ["2"], "asked": far}), path)
+        assert "holds a value that Python has no type for" in refusal(source(columns, file=str(path)))[0]
 
 
 def test_a_file_in_another_encoding_is_one_line(tmp_path):

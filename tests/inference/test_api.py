@@ -12,6 +12,7 @@ from tenner.core.errors import TennerError
 from tenner.core.formats import ThinkFormat, Tokenizer
 from tenner.core.records import EarlyExit, Policy, Sampling
 from tenner.core.seeds import digest
+from tenner.inference import api
 from tenner.inference.api import ApiEngine
 from tenner.inference.forcing import ForcingMachine, Phase
 from tenner.inference.format_ids import FormatIds
@@ -211,3 +212,40 @@ def test_no_server_and_no_room(tokenizer: Any) -> None:
         list(engine.sweep([Prompt("p", "?")], [Policy()], FORMAT, answer_tokens_max=ANSWER_MAX))
     with pytest.raises(TennerError, match="too many for the context"):
         list(engine.sweep(PROMPTS, [Policy()], FORMAT, answer_tokens_max=30))
+
+
+UNREADABLE = {
+    "a web page": (b"<!DOCTYPE html><html>Please log in</html>", "returned something else than JSON"),
+    "nothing": (b"", "returned something else than JSON"),
+    "deep": (b"[" * 100_000, "returned something else than JSON"),
+    "a list": (b"[]", "returned no completion: the body"),
+    "null": (b"null", "returned no completion: the body"),
+    "no choices": (b"{}", "returned no choice"),
+    "null choices": (b'{"choices": null}', "returned no choice"),
+    "a choice that is text": (b'{"choices": ["a"]}', r"returned no completion: choices\.0"),
+    "text that is a number": (b'{"choices": [{"text": 7}]}', r"returned no completion: choices\.0\.text"),
+    "a reason that is a number": (b'{"choices": [{"finish_reason": 7}]}', r"choices\.0\.finish_reason"),
+    "ids that are words": (b'{"choices": [{"token_ids": ["a"]}]}', r"choices\.0\.token_ids\.0"),
+    "ids below nought": (b'{"choices": [{"token_ids": [-1]}]}', r"choices\.0\.token_ids\.0"),
+    "ids beyond any": (b'{"choices": [{"token_ids": [4294967296]}]}', r"choices\.0\.token_ids\.0"),
+    "a count that is text": (b'{"choices": [{}], "usage": {"completion_tokens": "many"}}', "completion_tokens"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_body_that_is_no_completion_is_one_line(tokenizer: Any, name: str) -> None:
+    body, message = UNREADABLE[name]
+    with (
+        CompletionsServer(tokenizer, lambda _: 3, body=body) as server,
+        pytest.raises(TennerError, match=message) as caught,
+    ):
+        list(engine_for(server, tokenizer).sweep(PROMPTS[:1], POLICIES[:1], FORMAT, answer_tokens_max=ANSWER_MAX))
+    assert caught.value.hint
+    assert server.url in str(caught.value)
+
+
+def test_half_a_character_of_a_text_is_replaced(tokenizer: Any) -> None:
+    body = b'{"choices": [{"text": "1 \\ud83d", "finish_reason": "length"}], "usage": null}'
+    completion = api.read_completion(body, where="http://a")
+    assert completion.choices[0].text == "1 ?"
+    assert tokenizer.encode(completion.choices[0].text)

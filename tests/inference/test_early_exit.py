@@ -316,3 +316,57 @@ def test_an_engine_that_cannot_is_refused(tiny_model_dir: Path) -> None:
     ):
         with pytest.raises(TennerError, match=message):
             next(engine.sweep([Prompt("p", "Hi")], [policy], SHORT, answer_tokens_max=5))
+
+
+def test_who_asks_for_a_probability_or_grace_must_be_told_of_the_distribution() -> None:
+    measuring = (Policy(grace=Grace(tokens=1)), Policy(early_exit=EarlyExit(every_tokens=1, agree=1, probability=0.5)))
+    for policy in measuring:
+        machine = machine_for(FORMAT_IDS["two tokens"], policy)
+        assert machine.measures
+        with pytest.raises(AssertionError, match="needs the distribution measured"):
+            machine.push(3)
+    for policy in (Policy(), Policy(early_exit=EarlyExit(every_tokens=1))):
+        machine = machine_for(FORMAT_IDS["two tokens"], policy)
+        assert not machine.measures
+        machine.push(3)
+
+
+def test_an_engine_is_told_where_the_next_switch_point_is() -> None:
+    fmt = FORMAT_IDS["two tokens"]
+    every_four = Policy(thinking_tokens_max=10, waits=1, early_exit=EarlyExit(every_tokens=4, trial_tokens=1))
+    machine = machine_for(fmt, every_four)
+    told = []
+    for token in (3, 3, 3, 3, 3, EOS):  # held until the end of text, in whose place a wait is put
+        assert not machine.trial_due
+        told.append(machine.next_switch)
+        machine.push(token)
+    assert told == [4, 4, 4, 4, 5, 6], "where a trial was held up, it may be due at the very next id"
+    assert machine.trial_due
+
+
+def test_where_a_trial_was_run_the_next_multiple_is_the_next_switch_point() -> None:
+    policy = Policy(thinking_tokens_max=10, early_exit=EarlyExit(every_tokens=4, trial_tokens=1))
+    machine, told = machine_for(FORMAT_IDS["two tokens"], policy), []
+    while machine.phase is Phase.THINKING:
+        if machine.trial_due:
+            trial = machine.trial()
+            assert trial.answer_tokens_max == 1
+            trial.push(10 + machine.thinking_tokens)
+            machine.conclude(trial)
+        told.append(machine.next_switch)
+        machine.push(3)
+    assert told == [4, 4, 4, 4, 8, 8, 8, 8, 10, 10]
+    assert machine_for(FORMAT_IDS["two tokens"], Policy(thinking_tokens_max=7)).next_switch == 7
+
+
+def test_the_ids_of_a_switch_point_are_those_of_its_kind_while_it_thinks() -> None:
+    fmt = FORMAT_IDS["overlaps itself"]
+    kinds = {"sentence": SENTENCE_ENDS, "wait": frozenset(fmt.wait[:1]), "tokens": frozenset()}
+    for at, ids in kinds.items():
+        rule = EarlyExit(every_tokens=2) if at == "tokens" else EarlyExit.model_validate({"at": at})
+        machine = machine_for(fmt, Policy(early_exit=rule))
+        assert machine.switch_ids == ids
+        machine.push(EOS)
+        assert machine.phase is Phase.ANSWERING
+        assert machine.switch_ids == frozenset()
+    assert machine_for(fmt, Policy()).switch_ids == frozenset()

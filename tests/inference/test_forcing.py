@@ -407,3 +407,23 @@ def test_resolve_and_transcript_with_a_real_tokenizer(tiny_model_dir: Path) -> N
             assert "".join(p.text for p in pieces if p.part == part) == tokenizer.decode(ids)
         forced = "".join(p.text for p in pieces if p.forced)
         assert forced == {0: "", 1: "Wait"}[policy.waits] + ("Answer:" if policy.thinking_tokens_max else "")
+
+
+def test_what_is_known_while_it_thinks_and_while_it_answers() -> None:
+    fmt = FORMAT_IDS["two tokens"]
+    thinking = run(fmt, Policy(), 3, 1)
+    assert (thinking.answer_tokens, thinking.answer_ids, thinking.thinking_tokens) == (0, [], 2)
+    assert thinking.settled == len(thinking.ids) - 1, "the delimiter has begun"
+    answering = run(fmt, Policy(), 3, 1, 2, 3, 1)
+    assert (answering.answer_tokens, answering.answer_ids, answering.thinking_tokens) == (2, [3, 1], 1)
+    assert answering.settled == len(answering.ids), "an answer may hold what begins a delimiter"
+
+
+def test_a_machine_anew_shares_nothing() -> None:
+    machine = run(FORMAT_IDS["two tokens"], Policy(waits=1), 3, 3)
+    again = machine.anew()
+    again.recall()
+    assert (again.ids, again.policy, again.budget) == ([OPEN, 8], machine.policy, machine.budget)
+    assert again.answer_tokens_max == ANSWER_MAX
+    twin = machine.replay(machine.policy)
+    assert twin.ids == machine.ids

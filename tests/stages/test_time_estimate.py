@@ -78,3 +78,15 @@ def test_an_engine_is_tried_and_left_as_it_was(tiny_model_dir):
     assert speed.prompt_token_seconds > 0
     assert speed.context_token_seconds >= 0
     assert speed.seconds(rows=8, steps=10, prompt_tokens=100) < 60
+
+
+def test_the_groups_of_a_sweep_are_counted_and_not_listed():
+    """However many questions a recipe names."""
+    lengths, sweep = time_estimate.Lengths(prompt=10, thinking=100, answer=10), budgets(0, 64)
+
+    def seconds(questions: int) -> float:
+        return time_estimate.sweep_seconds(SPEED, lengths, questions, sweep, rows=3)
+
+    assert seconds(7) == pytest.approx(2 * seconds(3) + seconds(1))
+    assert seconds(0) == 0
+    assert seconds(3 * 10**18) == pytest.approx(10**18 * seconds(3))

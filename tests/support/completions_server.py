@@ -24,8 +24,9 @@ class CompletionsServer:
         heeds_max_tokens: bool = True,
         choices: int = 1,
         words: Mapping[str, str | None] | None = None,
+        body: bytes | None = None,
     ) -> None:
-        """`words` are the server's own for the finish reasons `stop` and `length`."""
+        """`words` are the server's own for the finish reasons `stop` and `length`; `body` is what it says to all."""
         self._tokenizer = tokenizer
         self._model = model
         self._gives_ids = gives_ids
@@ -37,9 +38,9 @@ class CompletionsServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                server.requests.append(body)
-                said = json.dumps(server.answer(body)).encode()
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                server.requests.append(asked)
+                said = json.dumps(server.answer(asked)).encode() if body is None else body
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(said)))

@@ -31,6 +31,9 @@ def test_a_family_positions_or_a_tokenizer_that_llama_cpp_reads_otherwise_is_ref
         ({"architectures": ["MambaForCausalLM"]}, "a MambaForCausalLM cannot be written"),
         ({"rope_scaling": {"type": "yarn"}}, "scaled rotary positions"),
         (None, "llama.cpp would split texts otherwise"),
+        ({"architectures": 7}, "cannot be read"), ({"rms_norm_eps": None}, "cannot be written as GGUF"),
+        ({"vocab_size": "many"}, "cannot be written as GGUF"),
+        ({"num_attention_heads": 0}, "cannot be written as GGUF"),
     ]):  # fmt: skip
         folder = tmp_path / str(number)
         shutil.copytree(tiny_model_dir, folder)

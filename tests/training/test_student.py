@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -63,3 +64,11 @@ def test_the_turn_ends_where_the_template_says(tiny_model_dir):
     tokenizer = student.load_tokenizer(tiny_model_dir)
     tokenizer.eos_token = "<|im_start|>"
     assert ChatTemplate(tokenizer).turn_end_id(frozenset()) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_a_tokenizer_with_a_length_in_words_is_refused(tiny_model_dir, tmp_path):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "long"}))
+    with pytest.raises(TennerError, match="holds no usable tokenizer"):
+        student.load_tokenizer(tmp_path / "model")

@@ -32,12 +32,18 @@ def test_a_local_folder_is_itself(tiny_model_dir):
     [
         ("/nowhere/model", "does not exist"),
         (".", "has no config.json"),
+        ("~nobody-of-this-name/model", "does not exist"),
+        ("~\0/model", "does not exist"),
+        pytest.param("a" * 5000, "does not exist", id="a name that no file can have"),
         ("wheel:a==1/b.gguf", "not a wheel address"),
         (f"wheel:-r==1/b.gguf#sha256={'0' * 64}", "not a wheel address"),
         (f"wheel:--index-url==x/b.gguf#sha256={'0' * 64}", "not a wheel address"),
         (f"wheel:a==-r/b.gguf#sha256={'0' * 64}", "not a wheel address"),
         ("wheel:a==1/b.gguf#sha256=12", "not a wheel address"),
         ("hf:nameonly", "not a hub address"),
+        pytest.param(
+            f"wheel:a{{1..{'9' * 5000}}}==1/b.gguf#sha256={'0' * 64}", "not a wheel address", id="many digits"
+        ),
     ],
 )
 def test_bad_addresses_are_refused_with_the_right_form(address, words, tmp_path, monkeypatch):

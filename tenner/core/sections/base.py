@@ -69,10 +69,15 @@ def _variable(name: str) -> str:
 
 def _parameters(given: dict[str, Any]) -> dict[str, Any]:
     refuse_key_in_parameters(given)
+    return _json(given)
+
+
+def _json(given: dict[str, Any]) -> dict[str, Any]:
+    """Dates, infinity and NaN are values of TOML, and of no request and no chat template."""
     try:
         json.dumps(given, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as e:
-        raise ValueError(f"not JSON, as which they are sent: {e}") from None
+        raise ValueError(f"not JSON, as which they are sent and saved: {e}") from None
     return given
 
 
@@ -80,6 +85,7 @@ FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
 KeyVariable = Annotated[str, AfterValidator(_variable)]
 Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
+TemplateArguments = Annotated[dict[str, Any], AfterValidator(_json)]
 
 
 class Resume(Enum):

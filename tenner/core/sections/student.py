@@ -1,10 +1,10 @@
 """The student: which model it is, and how it is asked."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from tenner.core.sections.base import FormatName, Resume, Section
+from tenner.core.sections.base import FormatName, Resume, Section, TemplateArguments
 from tenner.core.sections.selection import PromptForm
 
 
@@ -19,7 +19,7 @@ class Model(Section):
     """Default: that of the chat template."""
     chat_template: str | None = None
     """`chatml`, `plain` or a file, for a base model that has none. Default: the model's own."""
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: TemplateArguments = {}
     """Arguments of the chat template, such as enable_thinking or reasoning_effort."""
 
     @property

@@ -20,7 +20,7 @@ class Columns(Section):
     domain: str | None = None
     origin: str | None = None
     """Where the source took the question from."""
-    answer_after: str | None = None
+    answer_after: Annotated[str, Field(min_length=1)] | None = None
     """The answer is the text after the last occurrence of this, such as "####" in GSM8K."""
     choices: list[str] = []
     """Columns with the choices of a question, the correct one first; they are appended to it in a seeded order."""

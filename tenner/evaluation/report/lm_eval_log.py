@@ -67,7 +67,7 @@ def file_name(task: str, prompt: str, policy: Policy, moment: str) -> str:
 
 def folder_name(model: str) -> str:
     """A model's name as the harness makes a folder of it; one of dots alone would be a folder above."""
-    name = re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model)
+    name = re.sub(r"[\"<>:/|\\?*\[\]\0]+", "__", model)
     return name if name.strip(".") else "__"
 
 
