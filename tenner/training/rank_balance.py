@@ -2,7 +2,8 @@
 
 Ranks that share weights gather every layer together, so a turn (one row on each) takes as long as its slowest row. No
 row is faster than the longest sample of its turn: a step of about as many samples as there are ranks leaves most of
-them waiting, however its samples are dealt, and only a larger step helps.
+them waiting, however its samples are dealt. What helps is a larger step, or ranks that share rows
+(`context_parallel.py`): here a group of them is one rank, as fast as they are together.
 """
 
 import math
@@ -32,6 +33,11 @@ class Waiting(NamedTuple):
     tokens_per_step: int
     """A larger step with which it is at most `IDLE_MAX`; the recipe's own where it is so already, or none is found."""
     idle_share_then: float
+    context_parallel: int | None = None
+    """So many ranks that share each row bring the recipe's own step to at most `IDLE_MAX`; None where it is so already,
+    or none do."""
+    idle_share_shared: float | None = None
+    """With these."""
 
 
 def even_turns(
@@ -97,25 +103,32 @@ def idle_share(
 
 def waiting(
     lengths: Sequence[int], tokens_per_step: int, row_tokens_max: int, ranks: int, *, flops: Callable[[int], float],
-    seed: int,
+    seed: int, sharing: int = 1, could_share: Sequence[int] = (),
 ) -> Waiting:  # fmt: skip
-    """By the first epoch. `flops` is what a sample of so many tokens takes."""
+    """By the first epoch. `flops` is what a sample of so many tokens takes, and `row_tokens_max` of each rank.
+
+    `sharing` ranks share each row; the numbers of `could_share`, ascending, are tried in its place.
+    """
     work = [flops(tokens) for tokens in lengths]
 
-    def share(step_tokens: int) -> float:
+    def share(step_tokens: int, shared_by: int) -> float:
         steps = packing.epoch_steps(lengths, step_tokens, seed=seed, epoch=0)
-        return idle_share(steps, lengths, row_tokens_max, ranks, work=work)
+        return idle_share(steps, lengths, row_tokens_max * shared_by, ranks // shared_by, work=work)
 
-    own = share(tokens_per_step)
+    found = Waiting(own := share(tokens_per_step, sharing), tokens_per_step, tokens_per_step, own)
     if own <= IDLE_MAX:
-        return Waiting(own, tokens_per_step, tokens_per_step, own)
+        return found
+    for more in could_share:
+        if (then := share(tokens_per_step, more)) <= IDLE_MAX:
+            found = found._replace(context_parallel=more, idle_share_shared=then)
+            break
     factor = STEP_GROWTH
     while factor <= STEP_FACTOR_MAX:
         larger = math.ceil(tokens_per_step * factor / ROUNDED_TOKENS) * ROUNDED_TOKENS
-        if (then := share(larger)) <= IDLE_MAX:
-            return Waiting(own, tokens_per_step, larger, then)
+        if (then := share(larger, sharing)) <= IDLE_MAX:
+            return found._replace(tokens_per_step=larger, idle_share_then=then)
         factor *= STEP_GROWTH
-    return Waiting(own, tokens_per_step, tokens_per_step, own)
+    return found
 
 
 def assumed_lengths(mean_tokens: float, count: int, *, tokens_max: int) -> list[int]:

@@ -52,7 +52,19 @@ def test_the_step_is_found_with_which_16_ranks_hardly_wait():
     assert found.idle_share_then <= rank_balance.IDLE_MAX
     assert 100_000 < found.tokens_per_step < 1_000_000
     again = rank_balance.waiting(lengths, found.tokens_per_step, 1024, 16, flops=work_of, seed=0)
-    assert again == (found.idle_share_then, found.tokens_per_step, found.tokens_per_step, found.idle_share_then)
+    assert again[:4] == (found.idle_share_then, found.tokens_per_step, found.tokens_per_step, found.idle_share_then)
+
+
+def test_the_ranks_are_found_that_should_share_rows():
+    lengths = rank_balance.assumed_lengths(9_200, 256, tokens_max=20_480)
+    found = rank_balance.waiting(lengths, 100_000, 1024, 16, flops=work_of, seed=0, could_share=(2, 4, 8))
+    assert found.context_parallel in (4, 8)
+    assert found.idle_share_shared <= rank_balance.IDLE_MAX < found.idle_share
+    again = rank_balance.waiting(
+        lengths, 100_000, 1024, 16, flops=work_of, seed=0, sharing=found.context_parallel, could_share=(8, 16)
+    )
+    assert again[:4] == (found.idle_share_shared, 100_000, 100_000, found.idle_share_shared)
+    assert again.context_parallel is None
 
 
 def test_assumed_lengths_have_the_mean_that_was_told():
