@@ -46,13 +46,15 @@ def even_turns(
     """A step's rows of each rank, as many for each; `work` is what each sample takes, in any unit.
 
     A row holds at most `row_tokens_max` tokens, or as many as the step's longest sample, for which there must be room
-    anyway. Of three ways to fill the rows the one with the least waiting is taken: longest first into the row with the
-    least work (Graham 1969), into the fullest row that has room (best fit decreasing), or even shares of tokens.
+    anyway. Of four ways to fill the rows the one with the least waiting is taken: longest first into the row with the
+    least work (Graham 1969), as far as an even share goes or as far as there is room; into the fullest row that has
+    room (best fit decreasing); or even shares of tokens.
     """
     order = sorted(step, key=lambda i: (-lengths[i], i))
     room_tokens = max(row_tokens_max, lengths[order[0]])
     tried: list[list[Turn]] = [
-        _turns(order, lengths, room_tokens, ranks, work, fullest=fullest) for fullest in (False, True)
+        _turns(order, lengths, room_tokens, ranks, work, fullest=fullest, share_only=share_only)
+        for fullest, share_only in ((False, True), (False, False), (True, True))
     ]
     by_tokens = packing.deal(packing.split_rows(step, lengths, row_tokens_max, ranks=ranks), lengths, ranks)
     tried.append([list(turn) for turn in zip(*by_tokens, strict=True)])
@@ -61,15 +63,19 @@ def even_turns(
 
 
 def _turns(
-    order: Sequence[int], lengths: Sequence[int], room_tokens: int, ranks: int, work: Sequence[float], *, fullest: bool
-) -> list[Turn]:
-    """Each turn takes as long as its longest sample alone, or as an even share of what is left if that is more."""
+    order: Sequence[int], lengths: Sequence[int], room_tokens: int, ranks: int, work: Sequence[float], *,
+    fullest: bool, share_only: bool,
+) -> list[Turn]:  # fmt: skip
+    """With `share_only` a turn takes as long as its longest sample alone, or as an even share of what is left if that
+    is more: what exceeds it is for the next turn.
+    """
     turns: list[Turn] = []
     left = list(order)
     while left:
         rows: list[list[int]] = [[] for _ in range(ranks)]
         tokens, loads, over = [0] * ranks, [0.0] * ranks, list[int]()
-        limit = max(work[left[0]], sum(work[i] for i in left) / ranks) * (1 + 1e-9)
+        share = max(work[left[0]], sum(work[i] for i in left) / ranks) * (1 + 1e-9)
+        limit = share if share_only else math.inf
         for index in left:
             tokens_left, work_left = room_tokens - lengths[index], limit - work[index]
             fitting = [r for r in range(ranks) if not rows[r] or (tokens[r] <= tokens_left and loads[r] <= work_left)]

@@ -40,6 +40,14 @@ def test_rows_that_may_be_longer_than_any_sample_are_filled_evenly():
     assert [[len(row) for row in rows] for rows in dealt] == [[3]] * 4
 
 
+def test_a_few_ranks_with_room_for_the_whole_step_take_one_turn():
+    """A sample that exceeds the even share is not left for a turn in which all others wait."""
+    work = [7, 6, 5, 5, 4, 4]
+    dealt = rank_balance.even_turns(range(6), work, 100, 2, work=work)
+    assert [len(rows) for rows in dealt] == [1, 1]
+    assert sorted(sum(work[i] for i in rows[0]) for rows in dealt) == [15, 16]
+
+
 def test_a_step_with_fewer_samples_than_ranks_leaves_ranks_without_a_row():
     dealt = rank_balance.even_turns([0, 1], [50, 100], 10, 3, work=[50, 100])
     assert sorted(dealt) == [[()], [(0,)], [(1,)]]
