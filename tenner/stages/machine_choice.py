@@ -17,7 +17,7 @@ from tenner.training import plan as memory
 COUNTS = (1, 2, 4, 8, 16)
 MANAGED = ("tinker", "prime")
 """Services that train by the token; their prices have `train_usd_per_mtok`."""
-LORA = {"method": "lora", "activations": "inputs", "optimizer": "adamw", "frozen_layers": 0}
+LORA = {"method": "lora", "activations": "inputs", "optimizer": "adamw", "frozen_layers": 0, "context_parallel": 1}
 SHOWN = 6
 
 

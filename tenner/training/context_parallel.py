@@ -74,7 +74,7 @@ def own_heads(
     repeats = math.lcm(key_heads, n) // key_heads
     keys_and_values = [x[0] if repeats == 1 else x[0].repeat_interleave(repeats, dim=0) for x in (key_1KSD, value_1KSD)]
     # One message: of each process, of each token, its query heads, its key heads, and their values.
-    parts_NSD = [x.unflatten(0, (n, -1)).transpose(1, 2) for x in (query_1HSD[0], *keys_and_values)]
+    parts_NSD = [x.view(n, -1, *x.shape[1:]).transpose(1, 2) for x in (query_1HSD[0], *keys_and_values)]
     received_TD: Tensor = _Exchange.apply(torch.cat(parts_NSD, dim=2), context).flatten(0, 1)  # type: ignore[no-untyped-call]
     own = key_heads * repeats // n
     query, key, value = (x.transpose(0, 1)[None] for x in torch.split(received_TD, [heads // n, own, own], dim=1))
@@ -83,7 +83,7 @@ def own_heads(
 
 def own_tokens(context: ContextGroup, out_1ThD: Tensor) -> Tensor:
     """From this process' heads of the whole row to all heads of its slice: (1, S, H, D)."""
-    sent_NShD = out_1ThD[0].unflatten(0, (context.size, -1))
+    sent_NShD = out_1ThD[0].view(context.size, -1, *out_1ThD.shape[2:])
     received_NShD: Tensor = _Exchange.apply(sent_NShD, context)  # type: ignore[no-untyped-call]
     return received_NShD.transpose(0, 1).flatten(1, 2)[None]
 

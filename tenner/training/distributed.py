@@ -222,7 +222,7 @@ def context_group(rank: int, context_parallel: int) -> ContextGroup | None:
         return None
     from torch import distributed
 
-    processes, _ = distributed.new_subgroups(context_parallel)
+    processes, _ = distributed.new_subgroups(context_parallel)  # type: ignore[no-untyped-call]
     assert processes is not None
     return ContextGroup(rank % context_parallel, context_parallel, processes)
 

@@ -48,7 +48,7 @@ def choose_packing(
         batches = [Batch.of(row, device=device, dtype=dtype, weight=1.0, context=shared) for row in rows]
         with torch.no_grad():
             losses = torch.stack([loss(batch, as_the_library=as_the_library) for batch in batches])
-            return sum((losses if shared is None else shared.gather(losses)).tolist())
+            return math.fsum((losses if shared is None else shared.gather(losses)).tolist())
 
     def hidden(ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
         bounds = pairwise(accumulate(lengths, initial=0))

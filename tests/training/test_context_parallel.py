@@ -90,9 +90,9 @@ def test_attention_over_a_shared_row_is_that_of_the_row(heads, key_heads, count,
     module, cpu = torch.nn.Module(), torch.device("cpu")
 
     def attended(parts, grad, lengths, **how):
-        leaves = [part.clone().requires_grad_() for part in parts]
+        leaves = query, key, value = [part.clone().requires_grad_() for part in parts]
         documents = Documents(lengths, torch.float32, cpu)
-        out, _ = packed_attention(module, *leaves, None, scaling=0.3, documents=documents, **how)
+        out, _ = packed_attention(module, query, key, value, None, scaling=0.3, documents=documents, **how)
         out.backward(grad)
         return [out.detach(), *(leaf.grad.transpose(1, 2) for leaf in leaves)]
 
@@ -101,7 +101,8 @@ def test_attention_over_a_shared_row_is_that_of_the_row(heads, key_heads, count,
         own_grad = functional.pad(grad, (0, 0, 0, 0, 0, padding)).chunk(count, dim=1)[rank]
         return attended(padded, own_grad, (*lengths, padding)[: len(lengths) + (padding > 0)], context=groups[rank])
 
-    padding, meeting = -tokens % count, Meeting(count)
+    padding = -tokens % count
+    meeting: Any = Meeting(count)
     groups = [ThreadGroup(rank, count, meeting) for rank in range(count)]
     with ThreadPoolExecutor(count) as threads:
         slices = list(threads.map(of_slice, range(count)))
@@ -182,6 +183,7 @@ def test_the_plan_names_the_ranks_that_should_share_rows():
     shared = SETTINGS.model_copy(update={"context_parallel": told.waiting.context_parallel})
     then = plan(Architecture.of(config), shared, Machine(16, True, None), longest_tokens=20_480, lengths=lengths)
     assert then.waiting is not None
+    assert told.waiting.idle_share_shared is not None
     assert then.waiting.idle_share == told.waiting.idle_share_shared <= 0.1
     assert then.waiting.context_parallel is None
 

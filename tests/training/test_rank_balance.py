@@ -67,6 +67,7 @@ def test_the_ranks_are_found_that_should_share_rows():
     lengths = rank_balance.assumed_lengths(9_200, 256, tokens_max=20_480)
     found = rank_balance.waiting(lengths, 100_000, 1024, 16, flops=work_of, seed=0, could_share=(2, 4, 8))
     assert found.context_parallel in (4, 8)
+    assert found.idle_share_shared is not None
     assert found.idle_share_shared <= rank_balance.IDLE_MAX < found.idle_share
     again = rank_balance.waiting(
         lengths, 100_000, 1024, 16, flops=work_of, seed=0, sharing=found.context_parallel, could_share=(8, 16)
