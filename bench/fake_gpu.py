@@ -34,7 +34,7 @@ from tenner.training import (
     packing,
     student,
 )
-from tenner.training.distributed import World
+from tenner.training.distributed import World, context_group
 from tenner.training.documents import Documents
 from tenner.training.loop import StepReport
 from tenner.training.loss_mask import Encoded
@@ -134,7 +134,11 @@ def run_steps(
     def found_nothing(_found: object) -> None:
         observer.begin()
 
-    with _ranks(ranks) as world, _as_on_cuda(observer), tempfile.TemporaryDirectory() as name:
+    with (
+        _ranks(ranks, settings.context_parallel) as world,
+        _as_on_cuda(observer),
+        tempfile.TemporaryDirectory() as name,
+    ):
         folder, workdir = Path(name) / "model", Path(name) / "checkpoints"
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
@@ -156,8 +160,8 @@ def run_steps(
 
 
 @contextmanager
-def _ranks(ranks: int) -> Iterator[World]:
-    """The first of so many ranks, which share one copy of the weights."""
+def _ranks(ranks: int, context_parallel: int) -> Iterator[World]:
+    """The first of so many ranks, which share one copy of the weights, and some of them each row."""
     device = torch.device("cpu")
     if ranks == 1:
         yield _FakeWorld(0, 1, device)
@@ -168,7 +172,8 @@ def _ranks(ranks: int) -> Iterator[World]:
 
     distributed.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     try:
-        yield _FakeWorld(0, ranks, device, init_device_mesh("cpu", (ranks,), mesh_dim_names=("shard",)))
+        mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("shard",))
+        yield _FakeWorld(0, ranks, device, mesh, context_group(0, context_parallel))
     finally:
         distributed.destroy_process_group()
 

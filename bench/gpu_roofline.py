@@ -11,7 +11,9 @@ step of the recipe's plan: ranks go forward and back together, so that each turn
 
 A collective over n ranks moves (n - 1) / n of the whole tensor (an all-reduce twice that) at the speed of the slowest
 link: the GPU's own within a node, all network adapters of a node together between nodes, since NCCL runs a ring over
-each (nccl-tests, doc/PERFORMANCE.md: "bus bandwidth"). It is taken as hidden behind the rest where it is shorter.
+each (nccl-tests, doc/PERFORMANCE.md: "bus bandwidth"). It is taken as hidden behind the rest where it is shorter. What
+ranks that share rows exchange for attention is not: of what each of N ranks has, (N - 1) / N at the same speed, each
+time at least `EXCHANGE_SECONDS`.
 
 A prediction, not a measurement: it is right about which operators run, and on what. Waits of the GPU for Python are not
 in it. s1K-1.1's traces are not here; their lengths are taken as lognormal around the mean that its recipe states, and
@@ -43,8 +45,11 @@ MEDIAN_TOKENS, SIGMA, SAMPLES, TOKENS_MAX, PROMPT_TOKENS = 7_800, 0.55, 1000, 20
 """Of thinking: a mean of 9,070 tokens."""
 STEP_TOKENS, WIDE_STEP_TOKENS = 100_000, 600_000
 PROBED_TOKENS = (2_048, 8_192, 20_480)
+"""Of a row, for each rank that shares it."""
 KERNEL_SECONDS = 4e-6
 """The shortest kernel, from one start to the next."""
+EXCHANGE_SECONDS = 20e-6
+"""The shortest exchange between the GPUs of a node: an assumption, for what starting it and meeting take."""
 SHARES = {"products": 0.75, "attention": 0.5, "attention's backward": 0.4, "bytes": 0.85, "links": 0.8}
 """Of the data sheet's figures that good kernels reach on large tensors. Of links: 360 of 450 GB/s in a node of eight
 H100, which NCCL's maintainers call expected (github.com/NVIDIA/nccl-tests/issues/326)."""
@@ -86,6 +91,22 @@ class Training(NamedTuple):
     train: dict[str, Any]
     ranks: int = 1
 
+    @property
+    def sharing(self) -> int:
+        """How many ranks share each row."""
+        count: int = self.train.get("context_parallel", 1)
+        return count
+
+    @property
+    def groups(self) -> int:
+        """How many rows are at work at a time."""
+        return self.ranks // self.sharing
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Of the rows that are run."""
+        return tuple(self.sharing * count for count in PROBED_TOKENS)
+
 
 TRAININGS = {
     "7b-full-all": Training("7b", {"precision": "pure-bf16", "tokens_per_row": 8192}),
@@ -99,6 +120,10 @@ TRAININGS = {
     "32b-full-16-wide": Training(
         "32b", {"precision": "bf16", "activations": "inputs", "tokens_per_step": WIDE_STEP_TOKENS}, 16
     ),
+    # The eight cards of a node share each row.
+    "32b-full-16-cp8": Training(
+        "32b", {"precision": "bf16", "activations": "inputs", "context_parallel": 8, "tokens_per_row": 8192}, 16
+    ),
 }
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh",
              "resize_", "_local_scalar_dense", "set_", "record_stream"}  # fmt: skip
@@ -111,7 +136,7 @@ CHAIN_PASSES = {"_norm_backward": 2, "_to_gradients": 3}
 """Of chains with sums over what they read: so many kernels, each of which reads its inputs again."""
 
 
-OPTIMIZER, NETWORK = "optimizer and rounding", "network"
+OPTIMIZER, NETWORK, EXCHANGE = "optimizer and rounding", "network", "exchange for attention"
 
 
 class Cost(NamedTuple):
@@ -128,9 +153,9 @@ class Cost(NamedTuple):
 class Roofline(fake_gpu.Observer):
     """What the operators since the last look take on a card, by kind."""
 
-    def __init__(self, card: Card, ranks: int = 1) -> None:
+    def __init__(self, card: Card, ranks: int = 1, sharing: int = 1) -> None:
         super().__init__()
-        self._card, self._ranks = card, ranks
+        self._card, self._ranks, self._sharing = card, ranks, sharing
         self.costs: defaultdict[str, Cost] = defaultdict(Cost)
         self.operators: defaultdict[str, Cost] = defaultdict(Cost)
 
@@ -151,6 +176,11 @@ class Roofline(fake_gpu.Observer):
         outputs = _tensors(out) or (inputs[:1] if operator._schema.is_mutable else [])
         if operator.namespace in ("c10d", "_c10d_functional"):
             whole = max(map(_bytes, inputs), default=0)
+            if "alltoall" in name:
+                moved = whole * (self._sharing - 1) / self._sharing
+                seconds = max(moved / self._card.moved_bytes_per_second(self._sharing), EXCHANGE_SECONDS)
+                self.costs[EXCHANGE] += Cost(seconds, 1)
+                return
             moved = whole * (self._ranks - 1) / self._ranks * (2 if "allreduce" in name else 1)
             self.costs[NETWORK] += Cost(moved / self._card.moved_bytes_per_second(self._ranks), 1)
             return
@@ -255,11 +285,12 @@ def probe(
 def _probed(
     config: dict[str, Any], train: dict[str, Any], card: Card, ranks: int, tokens: Sequence[int]
 ) -> tuple[list[Row], Roofline]:
-    rows, roofline = [], Roofline(card, ranks)
+    sharing = train.get("context_parallel", 1)
+    rows, roofline = [], Roofline(card, ranks, sharing)
     for count in tokens:
         mask = (False,) * PROMPT_TOKENS + (True,) * (count - PROMPT_TOKENS)
-        encoded = [Encoded(f"s{i}", (1,) * count, mask) for i in range(ranks)]
-        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **train | {"tokens_per_step": count * ranks})
+        encoded = [Encoded(f"s{i}", (1,) * count, mask) for i in range(ranks // sharing)]
+        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **train | {"tokens_per_step": count * len(encoded)})
         reports: list[StepReport] = []
         fake_gpu.run_steps(
             config, settings, encoded, roofline, ranks=ranks, on_step=reports.append, device_tflops=1.0
@@ -295,13 +326,14 @@ def sample_tokens() -> list[int]:
 
 
 def dealt(
-    step: Sequence[int], lengths: Sequence[int], row_tokens: int, ranks: int, seconds: Callable[[Sequence[int]], float]
-) -> list[list[tuple[int, ...]]]:
-    """The rows of each rank, as the loop deals them on GPUs."""
-    if ranks > 1:
+    step: Sequence[int], lengths: Sequence[int], row_tokens: int, training: Training,
+    seconds: Callable[[Sequence[int]], float],
+) -> list[list[tuple[int, ...]]]:  # fmt: skip
+    """The rows of each rank, or of those that share rows, as the loop deals them on GPUs."""
+    if training.ranks > 1:
         work = [seconds([tokens]) for tokens in lengths]
-        return rank_balance.even_turns(step, lengths, row_tokens, ranks, work=work)
-    return packing.deal(packing.split_rows(step, lengths, row_tokens), lengths, ranks)
+        return rank_balance.even_turns(step, lengths, row_tokens * training.sharing, training.groups, work=work)
+    return packing.deal(packing.split_rows(step, lengths, row_tokens), lengths, 1)
 
 
 def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequence[int]) -> dict[str, Any]:
@@ -317,33 +349,35 @@ def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequenc
     lengths = sample_tokens()
     settings = Train(epochs=1, lr=1e-5, **{"tokens_per_step": STEP_TOKENS, "tokens_max": TOKENS_MAX} | training.train)
     plan = packing.plan(lengths, settings.tokens_per_step, epochs=1, seed=0)
-    busy = waited = flops = 0.0
+    busy = waited = flops = computed = sent = 0.0
     turns, by_kind = 0, defaultdict[str, float](float)
     for step in plan:
-        for turn in zip(*dealt(step, lengths, settings.tokens_per_row, training.ranks, row_seconds), strict=True):
+        for turn in zip(*dealt(step, lengths, settings.tokens_per_row, training, row_seconds), strict=True):
             documents = [[lengths[i] for i in row] for row in turn]
             took = [row_seconds(row) if row else 0.0 for row in documents]
             busy, waited, turns = busy + sum(took), waited + max(took), turns + 1
             flops += sum(work(row) for row in documents if row)
+            computed += sum(fit(row) for row in documents if row for fit in fits.values())
+            sent += sum(network(row) for row in documents if row)
             for kind, fit in fits.items():
                 by_kind[kind] += sum(fit(row) for row in documents if row)
     fixed = rows[0].costs.get(OPTIMIZER, Cost())
     seconds = waited + len(plan) * fixed.seconds
-    by_kind[OPTIMIZER] = training.ranks * len(plan) * fixed.seconds
-    by_kind["waiting for other ranks"] = training.ranks * waited - busy
+    groups = training.groups  # ranks that share a row take as long as one another
+    by_kind[OPTIMIZER] = groups * len(plan) * fixed.seconds
+    by_kind["waiting for other ranks"] = groups * waited - busy
     row_kernels = sum(cost.kernels for kind, cost in rows[0].costs.items() if kind in kinds)
     return {
         "tokens_per_second_per_gpu": sum(lengths) / seconds / training.ranks,
-        "mfu_causal": flops / (card.bf16_tflops * 1e12 * seconds * training.ranks),
-        "idle_share": 1 - busy / (training.ranks * waited),
+        "mfu_causal": flops / (card.bf16_tflops * 1e12 * seconds * groups),
+        "idle_share": 1 - busy / (groups * waited),
         "gpu_hours_of_5_epochs": 5 * training.ranks * seconds / 3600,
         "kernels_of_a_row": row_kernels,
         "kernels_of_the_optimizer": fixed.kernels,
         "kernels_of_a_step": round(row_kernels * turns / len(plan) + fixed.kernels),
-        "network_share": network(lengths[:1]) / max(1e-9, sum(fit(lengths[:1]) for fit in fits.values())),
+        "network_share": sent / computed,
         "shares": {
-            kind: by_kind[kind] / (training.ranks * seconds)
-            for kind in sorted(by_kind, key=by_kind.__getitem__, reverse=True)
+            kind: by_kind[kind] / (groups * seconds) for kind in sorted(by_kind, key=by_kind.__getitem__, reverse=True)
         },
     }
 
@@ -365,15 +399,16 @@ def main() -> None:
     began = time.perf_counter()
     for name in args.only:
         training, card = TRAININGS[name], CARDS[args.card]
-        rows, roofline = probe(config_of(training.shape), training.train, card, ranks=training.ranks)
-        told = found[name] = predict(training, card, rows, PROBED_TOKENS)
+        config = config_of(training.shape)
+        rows, roofline = probe(config, training.train, card, ranks=training.ranks, tokens=training.tokens)
+        told = found[name] = predict(training, card, rows, training.tokens)
         print(
             f"{name:17} {told['tokens_per_second_per_gpu']:12,.0f} {told['mfu_causal']:5.1%} {told['idle_share']:5.1%} "
             f"{told['kernels_of_a_row']:12,.0f} {told['kernels_of_the_optimizer']:10,.0f} "
             f"{told['kernels_of_a_step']:6,}"
         )
         shares = ", ".join(f"{kind} {share:.1%}" for kind, share in told["shares"].items())
-        print(f"{'':18}{shares}; network {told['network_share']:.0%} of a row", flush=True)
+        print(f"{'':18}{shares}; network {told['network_share']:.0%} of the rows", flush=True)
         if args.operators:
             for operator, cost in sorted(roofline.operators.items(), key=lambda item: -item[1].seconds)[:30]:
                 print(f"    {cost.seconds * 1e3:9.2f} ms {cost.kernels:8,} {operator}")

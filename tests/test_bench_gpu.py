@@ -29,8 +29,9 @@ def _bench_on_the_path():
         ({"activations": "all"}, 1),
         ({"activations": "inputs", "precision": "pure-bf16"}, 8),
         ({"activations": "products", "method": "lora"}, 8),
+        ({"activations": "all", "context_parallel": 4}, 8),
     ],
-    ids=["full", "pure", "lora"],
+    ids=["full", "pure", "lora", "shared rows"],
 )
 def test_the_forecast_is_what_a_step_takes(changes, ranks):
     import gpu_memory
@@ -64,3 +65,33 @@ def test_a_collective_over_two_nodes_goes_at_the_speed_of_their_adapters():
     card = gpu_roofline.CARDS["H100 SXM"]
     assert card.moved_bytes_per_second(8) == pytest.approx(360e9)
     assert card.moved_bytes_per_second(16) == pytest.approx(320e9)
+
+
+def test_ranks_that_share_rows_exchange_what_attention_reads_and_gives():
+    import gpu_roofline
+
+    slow = gpu_roofline.CARDS["H100 SXM"]._replace(link_gb=1e-3)
+    train, tokens = {"precision": "bf16", "context_parallel": 2}, 1024
+    (told,), _ = gpu_roofline.probe(SHAPE, train, slow, ranks=4, tokens=(tokens,))
+    exchanged = told.costs[gpu_roofline.EXCHANGE]
+    layers, heads, key_heads, size = SHAPE["num_hidden_layers"], 4, 2, 64
+    assert exchanged.kernels == 4 * layers, "before and after attention, there and back"
+    sent_bytes = 2 * layers * (2 * heads + 2 * key_heads) * size * tokens / 2 * 2
+    assert exchanged.seconds == pytest.approx(sent_bytes / 2 / slow.moved_bytes_per_second(2))
+    (own,), _ = gpu_roofline.probe(SHAPE, {"precision": "bf16"}, slow, ranks=4, tokens=(tokens,))
+    assert told.flops == pytest.approx(own.flops / 2), "of each rank"
+
+
+def test_ranks_that_share_rows_wait_less():
+    import gpu_roofline
+
+    training = gpu_roofline.TRAININGS["32b-full-16-cp8"]
+    assert (training.sharing, training.groups) == (8, 2)
+    row = gpu_roofline.Row({"products": gpu_roofline.Cost(1.0, 1)}, 1.0)
+    rows = [row._replace(costs={"products": gpu_roofline.Cost(n / 1000, 1)}) for n in training.tokens]
+    card = gpu_roofline.CARDS["H100 SXM"]
+    shared = gpu_roofline.predict(training, card, rows, training.tokens)
+    alone = gpu_roofline.predict(gpu_roofline.TRAININGS["32b-full-16"], card, rows, training.tokens)
+    assert shared["idle_share"] < 0.1 < alone["idle_share"]
+    for told in (shared, alone):
+        assert sum(told["shares"].values()) == pytest.approx(1)

@@ -30,6 +30,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "optim": ("optimizer",),
     "load_in_4bit": ("quantization",),
     "gradient_checkpointing": ("activations",),
+    "context_parallel_size": ("context_parallel",),
+    "sequence_parallel_size": ("context_parallel",),
     "dtype": ("precision",),
     "report_to": ("tracker",),
     "path": ("file", "dataset", "model"),

@@ -46,6 +46,8 @@ def group_of(settings: Train, device: Device, *, processes: int | None = None, n
     """
     import torch
 
+    from tenner.training import distributed
+
     kind = hardware.device_kind(device)
     gpus = torch.cuda.device_count() if kind == "cuda" else 0
     one = settings.quantization is not None or settings.backend is not None or kind != "cuda"
@@ -58,6 +60,7 @@ def group_of(settings: Train, device: Device, *, processes: int | None = None, n
         )
     if group.size > 1:
         _check_several(group, settings, kind)
+    distributed.check_rows_shared(group.size, settings.context_parallel)
     return group
 
 

@@ -1,5 +1,6 @@
 """On which machines or services a recipe's training fits, and what it takes there."""
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple, get_args
@@ -16,7 +17,7 @@ from tenner.training import plan as memory
 COUNTS = (1, 2, 4, 8, 16)
 MANAGED = ("tinker", "prime")
 """Services that train by the token; their prices have `train_usd_per_mtok`."""
-LORA = {"method": "lora", "activations": "inputs", "optimizer": "adamw", "frozen_layers": 0}
+LORA = {"method": "lora", "activations": "inputs", "optimizer": "adamw", "frozen_layers": 0, "context_parallel": 1}
 SHOWN = 6
 
 
@@ -89,7 +90,8 @@ def _fewest(train: Train, size: Size, card: str, counts: tuple[int, ...]) -> int
     if size.architecture is None:
         return None
     for count in counts:
-        if count % (train.shard_over or 1) or (count > 1 and train.quantization):
+        together = math.lcm(train.shard_over or 1, train.context_parallel)
+        if count % together or (count > 1 and train.quantization):
             continue
         machine = memory.Machine(count, on_gpu=True, memory_gb=None)
         made = memory.plan(size.architecture, train, machine, longest_tokens=train.tokens_max)

@@ -44,7 +44,11 @@ def learn(run: Run) -> tuple[int, int]:
     precision = run.hardware(label, recipe.train.precision).precision
     settings = recipe.train.model_copy(update={"precision": precision})
     with (
-        distributed.join(device=recipe.machine.device, shard_over=recipe.train.shard_over) as world,
+        distributed.join(
+            device=recipe.machine.device,
+            shard_over=recipe.train.shard_over,
+            context_parallel=recipe.train.context_parallel,
+        ) as world,
         run.machine_time(label) as meter,
         run.screen.bar(label, 0, expected_seconds=run.expected_seconds(label)) as bar,
         tracker_of(recipe) as track,
@@ -130,7 +134,11 @@ def follow(path: Path, *, device: Device | None = None) -> None:
     plan.check_trains_here(recipe.train)
     allocator.ask_for_expandable_segments()
     base, encoded, _dropped, validation = _prepared(folder, recipe)
-    with distributed.join(device=device or recipe.machine.device, shard_over=recipe.train.shard_over) as world:
+    with distributed.join(
+        device=device or recipe.machine.device,
+        shard_over=recipe.train.shard_over,
+        context_parallel=recipe.train.context_parallel,
+    ) as world:
         loop.train(
             base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, validation=validation,
             on_step=lambda _: None, world=world,

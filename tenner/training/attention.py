@@ -17,6 +17,8 @@ from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tenner.training import context_parallel
+from tenner.training.distributed import ContextGroup
 from tenner.training.documents import BLOCK, SHORT_LENGTH_MAX, Documents
 from tenner.training.masked_attention import MaskFunction, Visibility, masked_attention
 
@@ -210,7 +212,7 @@ def _takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def packed_attention(
-    module: torch.nn.Module,  # noqa: ARG001  the signature is transformers'
+    module: torch.nn.Module,
     query_1HTD: Tensor,
     key_1KTD: Tensor,
     value_1KTE: Tensor,
@@ -218,6 +220,7 @@ def packed_attention(
     *,
     scaling: float,
     documents: Documents,
+    context: ContextGroup | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_unused: object,
@@ -225,10 +228,19 @@ def packed_attention(
     """What transformers calls for every layer of a model loaded with `attention=NAME`. Returns (1, T, H, E).
 
     `softcap` and `s_aux` (sinks, a logit for each head) are transformers' names. Other arguments that would change what
-    is computed are found by the comparison before training (`packing_check.choose_packing`).
+    is computed are found by the comparison before training (`packing_check.choose_packing`). Where several processes
+    share the row, T are the tokens of this one's slice, and the mask, which knows no others, is not asked.
+
+    Raises NotImplementedError for a shared row where not all that comes before a token is seen alike.
     """
     heads, tokens, size = query_1HTD.shape[1:]
     special = softcap is not None or s_aux is not None or value_1KTE.shape[-1] != size
+    if context is not None:
+        if special:
+            raise NotImplementedError("its attention has sinks, a soft cap, or values of another size than its keys")
+        parts = context_parallel.own_heads(context, query_1HTD, key_1KTD, value_1KTE)
+        out_1ThD, _ = packed_attention(module, *parts, None, scaling=scaling, documents=documents)
+        return context_parallel.own_tokens(context, out_1ThD), None
     if special or (attention_mask is not None and not attention_mask.is_causal(documents)):
         query_THD, key_TKD, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTE))
         out_THE = masked_attention(
@@ -236,8 +248,8 @@ def packed_attention(
         )
         return out_THE[None], None
     if VARLEN is not None and _takes_varlen(query_1HTD.device, query_1HTD.dtype):
-        parts = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
-        return VARLEN(*parts, documents, scaling)[None], None
+        contiguous = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
+        return VARLEN(*contiguous, documents, scaling)[None], None
     query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTE))
     in_blocks = query.device.type == "cpu" or (query.device.type == "cuda" and query.dtype == torch.float32)
     if in_blocks:

@@ -17,6 +17,7 @@ from tenner.core.errors import TennerError
 from tenner.core.sections import Device
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
 
@@ -31,6 +32,28 @@ def launched_size() -> int:
 
 
 @dataclass(frozen=True)
+class ContextGroup:
+    """Neighbouring processes that share each row, every one with a slice of its tokens (`context_parallel.py`)."""
+
+    rank: int
+    size: int
+    processes: "ProcessGroup"
+
+    def exchange(self, chunks: Tensor) -> Tensor:
+        """Send each process its chunk of the first axis; returns what they sent here, in the order of their ranks."""
+        from torch import distributed
+
+        sent = chunks.contiguous()
+        received = torch.empty_like(sent)
+        distributed.all_to_all_single(received, sent, group=self.processes)
+        return received
+
+    def gather(self, part: Tensor) -> Tensor:
+        """The parts of all processes, of one shape, one after the other along the first axis."""
+        return self.exchange(part.expand(self.size, *part.shape)).flatten(0, 1)
+
+
+@dataclass(frozen=True)
 class World:
     """The processes of one training. One alone is a world too: all of these then do nothing."""
 
@@ -39,6 +62,23 @@ class World:
     device: torch.device
     mesh: "DeviceMesh | None" = None
     """One dimension, or two: `replicate` copies of the weights, each in `shard` parts."""
+    context: ContextGroup | None = None
+    """Those that share each row with this process; None: it has rows of its own."""
+
+    @property
+    def context_parallel(self) -> int:
+        """How many processes share a row."""
+        return 1 if self.context is None else self.context.size
+
+    @property
+    def data_parallel(self) -> int:
+        """How many rows are at work at a time."""
+        return self.size // self.context_parallel
+
+    @property
+    def data_rank(self) -> int:
+        """Which of these rows this process works on: neighbours share one."""
+        return self.rank // self.context_parallel
 
     @property
     def replicas(self) -> int:
@@ -122,13 +162,15 @@ def idle_gpus(world: World) -> int:
 
 
 @contextmanager
-def join(*, device: Device = "auto", shard_over: int | None = None) -> Iterator[World]:
+def join(*, device: Device = "auto", shard_over: int | None = None, context_parallel: int = 1) -> Iterator[World]:
     """Meet the processes that torchrun launched beside this one; without torchrun, be alone.
 
-    `shard_over` processes share one copy of the weights (None: all of them); it must divide their number.
-    Raises TennerError otherwise, and where the device is not there. Several processes train on CUDA or on CPUs.
+    `shard_over` processes share one copy of the weights (None: all of them), and `context_parallel` of them each row;
+    both must divide their number. Raises TennerError otherwise, and where the device is not there. Several processes
+    train on CUDA or on CPUs.
     """
     size, rank = launched_size(), launched_rank()
+    check_rows_shared(size, context_parallel)
     if size == 1:
         yield here(device)
         return
@@ -147,7 +189,8 @@ def join(*, device: Device = "auto", shard_over: int | None = None) -> Iterator[
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         shape, names = ((size,), ("shard",)) if over == size else ((size // over, over), ("replicate", "shard"))
-        yield World(rank, size, own, init_device_mesh(own.type, shape, mesh_dim_names=names))
+        mesh = init_device_mesh(own.type, shape, mesh_dim_names=names)
+        yield World(rank, size, own, mesh, context_group(rank, context_parallel))
     finally:
         distributed.destroy_process_group()
 
@@ -161,6 +204,27 @@ def check_sharing(size: int, shard_over: int | None) -> int:
             hint="train.shard_over must divide the number of processes; left out, all share one copy",
         )
     return over
+
+
+def check_rows_shared(size: int, context_parallel: int) -> None:
+    """Raise TennerError where `size` processes cannot share each row between so many."""
+    if size % context_parallel:
+        several = f"{size} processes" if size > 1 else "one process"
+        raise TennerError(
+            f"{several} cannot share rows between {context_parallel} each",
+            hint="train.context_parallel must divide the number of processes; left out, each has rows of its own",
+        )
+
+
+def context_group(rank: int, context_parallel: int) -> ContextGroup | None:
+    """The neighbours that share rows with this process; None where it shares none. Every process must ask."""
+    if context_parallel == 1:
+        return None
+    from torch import distributed
+
+    processes, _ = distributed.new_subgroups(context_parallel)  # type: ignore[no-untyped-call]
+    assert processes is not None
+    return ContextGroup(rank % context_parallel, context_parallel, processes)
 
 
 def local_part(weight: Tensor) -> Tensor:

@@ -80,7 +80,9 @@ class _Step(NamedTuple):
     """A step of the plan as one process sees it."""
 
     rows: list[list[tuple[int, ...]]]
-    """Of every rank: sample indices; an empty row is gone through without weight, to keep in step."""
+    """Of every rank, or of those that share rows: sample indices; an empty row is gone through without weight, to keep
+    in step.
+    """
     tokens: int
     trained: int
     work: Work
@@ -198,7 +200,9 @@ def _load(
     if world.device.type == "cuda" and (why := fused.failure(world.device)) is not None:
         say(f"norms, gates and the optimizer take several kernels each, which is slower: {why}")
     dtype = compute_dtype(settings)
-    why = choose_packing(learner.loss, encoded, device=world.device, dtype=dtype, alone=world.size == 1)
+    why = choose_packing(
+        learner.loss, encoded, device=world.device, dtype=dtype, alone=world.size == 1, context=world.context
+    )
     if why is not None:
         say(f"each sample has a row of its own, which takes longer: {why}")
     if settings.method == "lora" and (experts := sum(w.numel() for w in expert_weights(learner.model))):
@@ -293,12 +297,16 @@ def _plan_step(
 def _dealt(
     indices: Sequence[int], lengths: Sequence[int], learner: Learner, settings: Train, world: World
 ) -> list[list[tuple[int, ...]]]:
-    """The rows of each rank. Several GPUs, whose kernel needs no padding, get rows of like work."""
+    """The rows of each rank, or of those that share them. Several GPUs, whose kernel needs no padding, get rows of like
+    work.
+    """
+    row_tokens, ranks = settings.tokens_per_row * world.context_parallel, world.data_parallel
     if learner.loss.packed and world.size > 1 and world.device.type == "cuda":
         work = [learner.arithmetic.work([tokens], tokens).causal for tokens in lengths]
-        return rank_balance.even_turns(indices, lengths, settings.tokens_per_row, world.size, work=work)
-    row_tokens = settings.tokens_per_row if learner.loss.packed else 1  # a longer sample has a row to itself
-    return packing.deal(packing.split_rows(indices, lengths, row_tokens, ranks=world.size), lengths, world.size)
+        return rank_balance.even_turns(indices, lengths, row_tokens, ranks, work=work)
+    if not learner.loss.packed:
+        row_tokens = 1  # a longer sample has a row to itself
+    return packing.deal(packing.split_rows(indices, lengths, row_tokens, ranks=ranks), lengths, ranks)
 
 
 def _forward_backward(
@@ -308,16 +316,16 @@ def _forward_backward(
     idle = min((i for rows in doing.rows for row in rows for i in row), key=lambda i: lengths[i])
     compute = compute_dtype(settings)
     losses = []
-    for row in doing.rows[world.rank]:
+    for row in doing.rows[world.data_rank]:
         packed = packing.pack([encoded[i] for i in row or (idle,)])
         weight = 1 / doing.trained if row else 0.0
-        batch = Batch.of(packed, device=world.device, dtype=compute, weight=weight)
+        batch = Batch.of(packed, device=world.device, dtype=compute, weight=weight, context=world.context)
         with offloaded(settings):
             loss = learner.loss(batch)
         loss.backward()
         losses.append(loss.detach())
-    of_all = [0.0] * (world.size * len(losses))
-    of_all[world.rank * len(losses) : (world.rank + 1) * len(losses)] = torch.stack(losses).tolist()
+    of_all = [0.0] * (world.data_parallel * len(losses))
+    of_all[world.data_rank * len(losses) : (world.data_rank + 1) * len(losses)] = torch.stack(losses).tolist()
     of_all = world.sum(*of_all)
     if not math.isfinite(total := sum(of_all)):
         flat = [row for rows in doing.rows for row in rows]
@@ -334,10 +342,12 @@ def _mean_loss(samples: Sequence[Encoded], learner: Learner, settings: Train, wo
     idle = min(range(len(samples)), key=lambda i: lengths[i])
     total = 0.0
     with learner.weights.in_model():
-        for row in doing.rows[world.rank]:
+        for row in doing.rows[world.data_rank]:
             packed = packing.pack([samples[i] for i in row or (idle,)])
             weight = 1 / doing.trained if row else 0.0
-            batch = Batch.of(packed, device=world.device, dtype=compute_dtype(settings), weight=weight)
+            batch = Batch.of(
+                packed, device=world.device, dtype=compute_dtype(settings), weight=weight, context=world.context
+            )
             total += float(learner.loss(batch))
         world.forget_gathered(learner.loss)
     return world.sum(total)[0]

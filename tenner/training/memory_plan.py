@@ -24,7 +24,7 @@ from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
 from tenner.training.cross_entropy import BLOCK_LOGITS, CHUNK_LOGITS
 from tenner.training.documents import SHORT_LENGTH_MAX
-from tenner.training.layer_trace import Layer
+from tenner.training.layer_trace import Attention, Layer
 from tenner.training.optimizer import BLOCK_NUMBERS, STEP_COPIES
 
 PROCESS_BYTES = 450_000_000
@@ -62,8 +62,9 @@ def forecast(
     """What a device, or the process on a CPU, holds at most; gradients are there from a step's first row on.
 
     `longest_tokens` is the longest sample, which goes through the model in one row; `ranks` processes train together,
-    each with a device. Rows are of so many different lengths, which matters on a CPU. Tokens of a row are counted as
-    trained, and rows as full. Raises TennerError where all layers are frozen.
+    each with a device, and `train.context_parallel` of them share each row. Rows are of so many different lengths,
+    which matters on a CPU. Tokens of a row are counted as trained, and rows as full. Raises TennerError where all
+    layers are frozen.
     """
     if train.frozen_layers >= len(architecture.layers):
         raise TennerError(
@@ -77,9 +78,11 @@ def forecast(
     lora, pure = train.method == "lora", train.precision == "pure-bf16"
     trained_layer = a.lora_parameters(train.lora_rank) // len(a.layers) if lora else a.largest_layer
     head_is_trained = not lora and not (train.frozen_layers and a.tied)
-    # A step has no more samples than fill it; a sample belongs to the step in which its middle falls.
-    of_step = math.ceil(train.tokens_per_step / ranks) + longest_tokens
-    row_tokens = max(min(train.tokens_per_row, of_step), longest_tokens)
+    # A step has no more samples than fill it; a sample belongs to the step in which its middle falls. Of a row that
+    # several share each holds a slice.
+    sharing = train.context_parallel
+    of_step = math.ceil(train.tokens_per_step * sharing / ranks) + longest_tokens
+    row_tokens = math.ceil(max(min(train.tokens_per_row * sharing, of_step), longest_tokens) / sharing)
     # Of the layers one is at work and the next under way in a buffer. The gradients of one are summed over the
     # processes in float32, while those of the next are made.
     whole_layer = b * (a.largest_layer + trained_layer * lora) if shards > 1 else 0
@@ -198,8 +201,16 @@ def _activations(
         return len(layer.linears) * train.lora_rank if train.method == "lora" else 0
 
     def everything(layer: Layer) -> float:
-        scores = layer.attention.heads * longest_tokens if layer.attention and short else 0
-        return b * (layer.kept_numbers + between(layer) + scores) + layer.kept_bytes
+        attention = layer.attention
+        scores = attention.heads * longest_tokens if attention and short else 0
+        return b * (layer.kept_numbers + between(layer) + scores + repeated(attention)) + layer.kept_bytes
+
+    def repeated(attention: Attention | None) -> int:
+        """Of key heads that more processes share than there are."""
+        if attention is None:
+            return 0
+        more = math.lcm(attention.key_heads, train.context_parallel) - attention.key_heads
+        return more * (attention.key_size + attention.value_size)
 
     def kept(layer: Layer) -> float:
         if train.activations == "all":

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
-from tenner.training import activation_checkpointing, attention, kernels, lora, student
+from tenner.training import activation_checkpointing, attention, context_parallel, kernels, lora, student
 from tenner.training.architecture import decoder_layers
 from tenner.training.bf16_rounding import rounded
-from tenner.training.distributed import World, first_row, local_part, whole
+from tenner.training.distributed import World, check_rows_shared, first_row, local_part, whole
 from tenner.training.flops import Arithmetic
 from tenner.training.packed_loss import PackedLoss
 from tenner.training.weights import Weights, weights_of
@@ -48,6 +48,8 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     Raises TennerError for a folder or a family of models that cannot be trained.
     """
     compute, stored = compute_dtype(settings), stored_dtype(settings)
+    check_rows_shared(world.size, settings.context_parallel)
+    assert world.context_parallel == settings.context_parallel, "the processes have met for these settings"
     if settings.quantization:
         model = _quantized(base, compute, world)
     elif isinstance(base, PreTrainedModel):
@@ -55,6 +57,8 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
         model = _prepared(base, stored)
     else:
         model = (student.load if world.size == 1 else student.load_empty)(base, stored, attention.NAME)
+    if settings.context_parallel > 1:
+        context_parallel.check_model(model, settings)
     layers = decoder_layers(model)
     freeze(model, layers, settings.frozen_layers)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None

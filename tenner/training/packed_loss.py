@@ -13,16 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tenner.training import packing
+from tenner.training import context_parallel, packing
 from tenner.training.architecture import backbone
 from tenner.training.cross_entropy import summed_cross_entropy
+from tenner.training.distributed import ContextGroup
 from tenner.training.documents import Documents
 from tenner.training.own_head import PROBED_ROWS, head_is_linear, own_cross_entropy
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A row on its device. Not a tuple: FSDP would look into it, number by number."""
+    """A row on its device, or this process' slice of one that several share, with the documents of all of it.
+
+    Not a tuple: FSDP would look into it, number by number.
+    """
 
     ids_1T: Tensor
     positions_1T: Tensor
@@ -31,9 +35,19 @@ class Batch:
     targets_P: Tensor
     weight: float
     """What the sum of the losses is multiplied by."""
+    context: ContextGroup | None = None
+    """The processes that share the row; None: all of it is here."""
 
     @classmethod
-    def of(cls, row: packing.Row, *, device: torch.device, dtype: torch.dtype, weight: float) -> "Batch":
+    def of(
+        cls, row: packing.Row, *, device: torch.device, dtype: torch.dtype, weight: float,
+        context: ContextGroup | None = None,
+    ) -> "Batch":  # fmt: skip
+        """Of a whole row, which every process of `context` must be given."""
+        if context is not None:
+            row = context_parallel.slice_of(row, context.rank, context.size)
+        if not row.predictors:  # the head needs its gradient everywhere, be it nought: processes that share it sum it
+            row, weight = row._replace(predictors=(0,), targets=(0,)), 0.0
         return cls(
             ids_1T=torch.tensor([row.ids], device=device),
             positions_1T=torch.tensor([row.positions], device=device),
@@ -41,6 +55,7 @@ class Batch:
             predictors_P=torch.tensor(row.predictors, device=device),
             targets_P=torch.tensor(row.targets, device=device),
             weight=weight,
+            context=context,
         )
 
 
@@ -55,10 +70,10 @@ class PackedLoss(nn.Module):
         self._head_is_linear: bool | None = None
 
     def forward(self, batch: Batch, *, as_the_library: bool = False, hidden_only: bool = False) -> Tensor:
-        """`weight` times the sum of the cross entropy at the trained positions, in nats.
+        """`weight` times the sum of the cross entropy at the trained positions that are here, in nats.
 
-        `as_the_library`: by transformers' own forward pass, for a row of one document only. `hidden_only`: the hidden
-        states (T, D) instead.
+        `as_the_library`: by transformers' own forward pass, for a whole row of one document only. `hidden_only`: the
+        hidden states (T, D) instead, of the slice that is here.
         """
         model = self.model
         if as_the_library:
@@ -83,10 +98,12 @@ class PackedLoss(nn.Module):
         model = self.model
         if self.packed:
             out = backbone(model)(
-                input_ids=batch.ids_1T, use_cache=False, position_ids=batch.positions_1T, documents=batch.documents
-            )
+                input_ids=batch.ids_1T, use_cache=False, position_ids=batch.positions_1T, documents=batch.documents,
+                context=batch.context,
+            )  # fmt: skip
             return out.last_hidden_state[0], None
         assert batch.documents.count == 1
+        assert batch.context is None
         if not has_auxiliary_loss(model):
             return backbone(model)(input_ids=batch.ids_1T, use_cache=False).last_hidden_state[0], None
         with _last_hidden_state(model) as states:

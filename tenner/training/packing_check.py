@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tenner.core.errors import TennerError
-from tenner.training import attention, isolation, packing
+from tenner.training import attention, context_parallel, isolation, packing
+from tenner.training.distributed import ContextGroup
 from tenner.training.isolation import NotIsolated
 from tenner.training.loss_mask import Encoded
 from tenner.training.packed_loss import Batch, PackedLoss, has_auxiliary_loss
@@ -28,12 +29,14 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 def choose_packing(
-    loss: PackedLoss, encoded: Sequence[Encoded], *, device: torch.device, dtype: torch.dtype, alone: bool
-) -> str | None:
+    loss: PackedLoss, encoded: Sequence[Encoded], *, device: torch.device, dtype: torch.dtype, alone: bool,
+    context: ContextGroup | None = None,
+) -> str | None:  # fmt: skip
     """Let rows hold several documents where it is proved that they are isolated and the loss is transformers' own.
 
     Returns why not, otherwise; each sample then has a row of its own, which transformers' own code computes. `alone`:
-    this process trains by itself. Raises TennerError where even that is not transformers' own loss.
+    this process trains by itself; `context`: those that it shares rows with, as in the proof. Raises TennerError where
+    even that is not transformers' own loss, or rows that are shared cannot hold several documents.
     """
     samples = [
         e._replace(ids=e.ids[-CHECKED_TOKENS:], loss_mask=e.loss_mask[-CHECKED_TOKENS:])
@@ -41,15 +44,18 @@ def choose_packing(
     ]
 
     def value(rows: Sequence[packing.Row], *, as_the_library: bool) -> float:
-        batches = [Batch.of(row, device=device, dtype=dtype, weight=1.0) for row in rows]
+        shared = None if as_the_library else context
+        batches = [Batch.of(row, device=device, dtype=dtype, weight=1.0, context=shared) for row in rows]
         with torch.no_grad():
-            return sum(float(loss(batch, as_the_library=as_the_library).item()) for batch in batches)
+            losses = torch.stack([loss(batch, as_the_library=as_the_library) for batch in batches])
+            return math.fsum((losses if shared is None else shared.gather(losses)).tolist())
 
     def hidden(ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
         bounds = pairwise(accumulate(lengths, initial=0))
         documents = [Encoded("", tuple(ids[a:b]), (True,) * (b - a)) for a, b in bounds]
-        batch = Batch.of(packing.pack(documents), device=device, dtype=dtype, weight=1.0)
-        return cast(Tensor, loss(batch, hidden_only=True))
+        batch = Batch.of(packing.pack(documents), device=device, dtype=dtype, weight=1.0, context=context)
+        hidden_TD = cast(Tensor, loss(batch, hidden_only=True))
+        return hidden_TD if context is None else context.gather(hidden_TD)[: len(ids)]
 
     singly = [packing.pack([sample]) for sample in samples]
     loss.model.set_attn_implementation("eager")
@@ -72,6 +78,8 @@ def choose_packing(
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"  # layers that do not take a packed row
+    if context is not None:
+        raise context_parallel.refusal(context.size, why)
     loss.packed = False
     for implementation in ("sdpa", "eager"):
         try:

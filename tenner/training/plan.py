@@ -12,7 +12,7 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
-from tenner.training import rank_balance, student_address
+from tenner.training import context_parallel, distributed, rank_balance, student_address
 from tenner.training.architecture import Architecture
 from tenner.training.memory_plan import Forecast, forecast, trained_parameters
 from tenner.training.rank_balance import Waiting
@@ -79,13 +79,19 @@ class Plan(NamedTuple):
 
     def _waiting_line(self, waiting: Waiting) -> str:
         line = f"GPUs wait {waiting.idle_share:.0%} of their time for the one with the longest row"
-        if waiting.tokens_per_step == waiting.own_tokens_per_step:
-            return line
-        new_run = ", in a new run" if self.run_exists else ""
-        return (
-            f"{line}: a step has too few samples; {waiting.idle_share_then:.0%} with train.tokens_per_step = "
-            f"{waiting.tokens_per_step}, which makes fewer and larger steps{new_run}"
-        )
+        remedies = []
+        if waiting.context_parallel is not None:
+            remedies.append(
+                f"{waiting.idle_share_shared:.0%} with train.context_parallel = {waiting.context_parallel}, where so "
+                "many share each row"
+            )
+        if waiting.tokens_per_step != waiting.own_tokens_per_step:
+            new_run = ", in a new run" if self.run_exists else ""
+            remedies.append(
+                f"{waiting.idle_share_then:.0%} with train.tokens_per_step = {waiting.tokens_per_step}, which makes "
+                f"fewer and larger steps{new_run}"
+            )
+        return "; ".join([f"{line}: a step has too few samples", *remedies]) if remedies else line
 
 
 def run(recipe: Recipe, config: Path | None, machine: Machine) -> Plan:
@@ -107,9 +113,10 @@ def plan(
     With the `lengths` of the samples it says how long several GPUs wait for one another. `row_lengths` as in
     `memory_plan.forecast`.
 
-    Raises TennerError for a number of ranks or GB that cannot be.
+    Raises TennerError for a number of ranks or GB that cannot be, and for rows that ranks cannot share.
     """
     check(machine, train)
+    context_parallel.check(architecture, train.context_parallel, longest_tokens=longest_tokens)
     if train.precision == "auto":  # a GPU that is rented for this is of a generation that has bfloat16
         precision = "bf16" if machine.on_gpu else hardware.best_precision("cpu")
         train = train.model_copy(update={"precision": precision})
@@ -137,12 +144,22 @@ def plan(
     if lengths and machine.on_gpu and machine.ranks > 1:
         waiting = rank_balance.waiting(
             lengths, train.tokens_per_step, train.tokens_per_row, machine.ranks, flops=architecture.forward_flops,
-            seed=seed,
+            seed=seed, sharing=train.context_parallel,
+            could_share=_could_share(architecture, train, machine.ranks, longest_tokens),
         )  # fmt: skip
     return Plan(
         of(train, machine.ranks), machine, architecture.parameters, trained, longest_tokens, fits, remedies, waiting,
         run_exists,
     )  # fmt: skip
+
+
+def _could_share(architecture: Architecture, train: Train, ranks: int, longest_tokens: int) -> list[int]:
+    """How many more ranks than now could share a row."""
+    return [
+        count
+        for count in range(train.context_parallel + 1, context_parallel.GPUS_PER_NODE + 1)
+        if ranks % count == 0 and context_parallel.possible(architecture, count, longest_tokens=longest_tokens)
+    ]
 
 
 def _remedies(
@@ -194,6 +211,7 @@ def check_trains_here(train: Train) -> None:
 def check(machine: Machine, train: Train) -> None:
     if machine.ranks < 1 or machine.ranks % (train.shard_over or 1):
         raise TennerError(f"{machine.ranks} ranks cannot train", hint="at least 1, and a multiple of train.shard_over")
+    distributed.check_rows_shared(machine.ranks, train.context_parallel)
     if machine.ranks > 1 and train.quantization:
         raise TennerError(f'train.quantization = "{train.quantization}" is for one rank', hint="leave one of them out")
     if machine.memory_gb is not None and not 0 < machine.memory_gb < math.inf:

@@ -2,7 +2,8 @@
 
 Ranks that share weights gather every layer together, so a turn (one row on each) takes as long as its slowest row. No
 row is faster than the longest sample of its turn: a step of about as many samples as there are ranks leaves most of
-them waiting, however its samples are dealt, and only a larger step helps.
+them waiting, however its samples are dealt. What helps is a larger step, or ranks that share rows
+(`context_parallel.py`): here a group of them is one rank, as fast as they are together.
 """
 
 import math
@@ -32,6 +33,11 @@ class Waiting(NamedTuple):
     tokens_per_step: int
     """A larger step with which it is at most `IDLE_MAX`; the recipe's own where it is so already, or none is found."""
     idle_share_then: float
+    context_parallel: int | None = None
+    """So many ranks that share each row bring the recipe's own step to at most `IDLE_MAX`; None where it is so already,
+    or none do."""
+    idle_share_shared: float | None = None
+    """With these."""
 
 
 def even_turns(
@@ -40,13 +46,15 @@ def even_turns(
     """A step's rows of each rank, as many for each; `work` is what each sample takes, in any unit.
 
     A row holds at most `row_tokens_max` tokens, or as many as the step's longest sample, for which there must be room
-    anyway. Of three ways to fill the rows the one with the least waiting is taken: longest first into the row with the
-    least work (Graham 1969), into the fullest row that has room (best fit decreasing), or even shares of tokens.
+    anyway. Of four ways to fill the rows the one with the least waiting is taken: longest first into the row with the
+    least work (Graham 1969), as far as an even share goes or as far as there is room; into the fullest row that has
+    room (best fit decreasing); or even shares of tokens.
     """
     order = sorted(step, key=lambda i: (-lengths[i], i))
     room_tokens = max(row_tokens_max, lengths[order[0]])
     tried: list[list[Turn]] = [
-        _turns(order, lengths, room_tokens, ranks, work, fullest=fullest) for fullest in (False, True)
+        _turns(order, lengths, room_tokens, ranks, work, fullest=fullest, share_only=share_only)
+        for fullest, share_only in ((False, True), (False, False), (True, True))
     ]
     by_tokens = packing.deal(packing.split_rows(step, lengths, row_tokens_max, ranks=ranks), lengths, ranks)
     tried.append([list(turn) for turn in zip(*by_tokens, strict=True)])
@@ -55,15 +63,19 @@ def even_turns(
 
 
 def _turns(
-    order: Sequence[int], lengths: Sequence[int], room_tokens: int, ranks: int, work: Sequence[float], *, fullest: bool
-) -> list[Turn]:
-    """Each turn takes as long as its longest sample alone, or as an even share of what is left if that is more."""
+    order: Sequence[int], lengths: Sequence[int], room_tokens: int, ranks: int, work: Sequence[float], *,
+    fullest: bool, share_only: bool,
+) -> list[Turn]:  # fmt: skip
+    """With `share_only` a turn takes as long as its longest sample alone, or as an even share of what is left if that
+    is more: what exceeds it is for the next turn.
+    """
     turns: list[Turn] = []
     left = list(order)
     while left:
         rows: list[list[int]] = [[] for _ in range(ranks)]
         tokens, loads, over = [0] * ranks, [0.0] * ranks, list[int]()
-        limit = max(work[left[0]], sum(work[i] for i in left) / ranks) * (1 + 1e-9)
+        share = max(work[left[0]], sum(work[i] for i in left) / ranks) * (1 + 1e-9)
+        limit = share if share_only else math.inf
         for index in left:
             tokens_left, work_left = room_tokens - lengths[index], limit - work[index]
             fitting = [r for r in range(ranks) if not rows[r] or (tokens[r] <= tokens_left and loads[r] <= work_left)]
@@ -97,25 +109,32 @@ def idle_share(
 
 def waiting(
     lengths: Sequence[int], tokens_per_step: int, row_tokens_max: int, ranks: int, *, flops: Callable[[int], float],
-    seed: int,
+    seed: int, sharing: int = 1, could_share: Sequence[int] = (),
 ) -> Waiting:  # fmt: skip
-    """By the first epoch. `flops` is what a sample of so many tokens takes."""
+    """By the first epoch. `flops` is what a sample of so many tokens takes, and `row_tokens_max` of each rank.
+
+    `sharing` ranks share each row; the numbers of `could_share`, ascending, are tried in its place.
+    """
     work = [flops(tokens) for tokens in lengths]
 
-    def share(step_tokens: int) -> float:
+    def share(step_tokens: int, shared_by: int) -> float:
         steps = packing.epoch_steps(lengths, step_tokens, seed=seed, epoch=0)
-        return idle_share(steps, lengths, row_tokens_max, ranks, work=work)
+        return idle_share(steps, lengths, row_tokens_max * shared_by, ranks // shared_by, work=work)
 
-    own = share(tokens_per_step)
+    found = Waiting(own := share(tokens_per_step, sharing), tokens_per_step, tokens_per_step, own)
     if own <= IDLE_MAX:
-        return Waiting(own, tokens_per_step, tokens_per_step, own)
+        return found
+    for more in could_share:
+        if (then := share(tokens_per_step, more)) <= IDLE_MAX:
+            found = found._replace(context_parallel=more, idle_share_shared=then)
+            break
     factor = STEP_GROWTH
     while factor <= STEP_FACTOR_MAX:
         larger = math.ceil(tokens_per_step * factor / ROUNDED_TOKENS) * ROUNDED_TOKENS
-        if (then := share(larger)) <= IDLE_MAX:
-            return Waiting(own, tokens_per_step, larger, then)
+        if (then := share(larger, sharing)) <= IDLE_MAX:
+            return found._replace(tokens_per_step=larger, idle_share_then=then)
         factor *= STEP_GROWTH
-    return Waiting(own, tokens_per_step, tokens_per_step, own)
+    return found
 
 
 def assumed_lengths(mean_tokens: float, count: int, *, tokens_max: int) -> list[int]:

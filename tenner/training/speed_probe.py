@@ -33,7 +33,8 @@ def training_speed(
         if sum(len(e.ids) for e in few) >= wanted_tokens:
             break
     reports: list[StepReport] = []
-    tried = settings.model_copy(update={"epochs": 1, "tokens_per_step": wanted_tokens // STEPS})
+    alike = {"epochs": 1, "context_parallel": world.context_parallel}  # the run may have other processes
+    tried = settings.model_copy(update=alike | {"tokens_per_step": wanted_tokens // STEPS})
     with tempfile.TemporaryDirectory() as workdir:
         train(base, few, tried, seed=seed, workdir=Path(workdir), on_step=reports.append, world=world)
     first, *others = reports

@@ -97,7 +97,7 @@ def test_what_changes_the_result_may_not(tmp_path, bound):
 def test_a_training_goes_on_with_the_same_settings_as_before():
     assert Train.free_on_resume() == {
         "checkpoint_seconds", "tokens_per_row", "activations", "offload_activations", "deterministic", "shard_over",
-        "tracker",
+        "context_parallel", "tracker",
     }  # fmt: skip
 
 

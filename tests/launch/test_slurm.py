@@ -64,6 +64,8 @@ def test_the_length_of_a_job_comes_from_the_cap_or_the_hours(tmp_path):
         (["--on", "local", "--nodes", "2"], "--nodes, --rendezvous HOST:PORT and --node-rank belong together"),
         (["--on", "local", "--processes", "0"], "--processes 0 is not a number of processes"),
         (["--on", "local", "--processes", "2", "--set", "train.shard_over=3"], "2 processes cannot share copies"),
+        (["--on", "local", "--processes", "2", "--set", "train.context_parallel=3"], "2 processes cannot share rows"),
+        (["--on", "local", "--set", "train.context_parallel=2"], "one process cannot share rows between 2 each"),
     ],
 )
 def test_options_without_effect_or_sense_are_refused(tmp_path, words, said):

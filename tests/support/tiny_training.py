@@ -1,14 +1,20 @@
 """A training of a tiny model: its settings and samples, alone or by the real torchrun."""
 
+import json
 import socket
 import subprocess
 import sys
+from typing import Any
+
+import pytest
+from paths import SUPPORT
 
 from tenner.core.sections import Train
 from tenner.core.seeds import rng
 from tenner.training import loop
 from tenner.training.loss_mask import Encoded
 
+JOB = SUPPORT / "train_job.py"
 SETTINGS = Train(epochs=2, lr=1e-2, tokens_per_step=200, tokens_max=400)
 
 
@@ -50,3 +56,22 @@ def torchrun(*arguments, agents=1, processes=2):
         subprocess.CompletedProcess(command, process.returncode, out, err)
         for process, (out, err) in zip(started, said, strict=True)
     ]
+
+
+def trained(*trainings, options=(), **how):
+    """The rows that the first process printed for each training, of a model, a folder and settings; one launch."""
+    words = [word for *paths, settings in trainings for word in (*paths, json.dumps(settings))]
+    done = torchrun(JOB, *words, *options, **how)
+    assert all(d.returncode == 0 for d in done), "\n".join(d.stderr for d in done)
+    rows: list[list[Any]] = [[] for _ in trainings]
+    for line in (line for d in done for line in d.stdout.splitlines()):
+        row = json.loads(line)
+        rows[row.pop("training")].append(row)
+    return rows
+
+
+def assert_same_curve(rows, reports):
+    assert [row["step"] for row in rows] == [r.step for r in reports]
+    for name, theirs in (("loss", "loss"), ("norm", "grad_norm")):
+        wanted = [getattr(r, theirs) for r in reports]
+        assert [row[name] for row in rows] == pytest.approx(wanted, rel=1e-5 if name == "loss" else 1e-3)

@@ -1,9 +1,10 @@
 """Trainings as a program, to be launched alone or by torchrun: settings as JSON, losses as JSON lines of rank 0.
 
 python train_job.py MODEL_DIR WORKDIR SETTINGS [MODEL_DIR WORKDIR SETTINGS ...] [--pause SECONDS] [--stop-at STEP]
-                    [--save]
+                    [--save] [--longest TOKENS]
 
 With --stop-at each training ends with that step, as at the budget's cap; with --save its student is WORKDIR-student.
+As many processes share each row as the first training's settings say.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--stop-at", type=int)
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--longest", type=int, default=80, help="sample, in tokens")
     args = parser.parse_args()
     torch.set_num_threads(1)
     words = iter(args.trainings)
@@ -47,12 +49,14 @@ def main() -> None:
                 raise TennerError("stop here")
 
     try:
-        with distributed.join(shard_over=trainings[0][2].shard_over) as world:
+        first = trainings[0][2]
+        with distributed.join(shard_over=first.shard_over, context_parallel=first.context_parallel) as world:
             for i, (model, workdir, settings) in enumerate(trainings):
                 try:
                     result = loop.train(
-                        model, samples(), settings, seed=0, workdir=workdir, on_step=partial(on_step, i), world=world
-                    )
+                        model, samples(longest=args.longest), settings, seed=0, workdir=workdir,
+                        on_step=partial(on_step, i), world=world,
+                    )  # fmt: skip
                 except (TennerError, SystemExit):  # the first process, and the others
                     if args.stop_at is None:
                         raise

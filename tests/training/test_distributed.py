@@ -1,6 +1,5 @@
 """Training by several processes, launched by the real torchrun, against the same training by one."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from paths import SUPPORT
-from tiny_training import run, torchrun
+from tiny_training import JOB, assert_same_curve, run, trained
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from tenner.core.errors import TennerError
 from tenner.training import distributed, loop
 
 pytestmark = pytest.mark.slow
-JOB = SUPPORT / "train_job.py"
 LONG = {"precision": "fp32", "epochs": 3}
 METHODS = {"full": LONG, "lora": {**LONG, "method": "lora", "lora_rank": 2, "lr": 1e-3}}
 EIGHT_BIT = ("llama", {"optimizer": "adamw-8bit", "epochs": 1})
@@ -59,25 +56,6 @@ def alone(model_dirs, tmp_path_factory):
         return known[family, method]
 
     return reports_of
-
-
-def trained(*trainings, options=(), **how):
-    """The rows that the first process printed for each training, of a model, a folder and settings; one launch."""
-    words = [word for *paths, settings in trainings for word in (*paths, json.dumps(settings))]
-    done = torchrun(JOB, *words, *options, **how)
-    assert all(d.returncode == 0 for d in done), "\n".join(d.stderr for d in done)
-    rows: list[list[Any]] = [[] for _ in trainings]
-    for line in (line for d in done for line in d.stdout.splitlines()):
-        row = json.loads(line)
-        rows[row.pop("training")].append(row)
-    return rows
-
-
-def assert_same_curve(rows, reports):
-    assert [row["step"] for row in rows] == [r.step for r in reports]
-    for name, theirs in (("loss", "loss"), ("norm", "grad_norm")):
-        wanted = [getattr(r, theirs) for r in reports]
-        assert [row[name] for row in rows] == pytest.approx(wanted, rel=1e-5 if name == "loss" else 1e-3)
 
 
 STOPPED = {"llama-full": ("llama", METHODS["full"]), "qwen2-lora": ("qwen2", METHODS["lora"]), "8bit": EIGHT_BIT}

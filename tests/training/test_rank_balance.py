@@ -40,6 +40,14 @@ def test_rows_that_may_be_longer_than_any_sample_are_filled_evenly():
     assert [[len(row) for row in rows] for rows in dealt] == [[3]] * 4
 
 
+def test_a_few_ranks_with_room_for_the_whole_step_take_one_turn():
+    """A sample that exceeds the even share is not left for a turn in which all others wait."""
+    work = [7, 6, 5, 5, 4, 4]
+    dealt = rank_balance.even_turns(range(6), work, 100, 2, work=work)
+    assert [len(rows) for rows in dealt] == [1, 1]
+    assert sorted(sum(work[i] for i in rows[0]) for rows in dealt) == [15, 16]
+
+
 def test_a_step_with_fewer_samples_than_ranks_leaves_ranks_without_a_row():
     dealt = rank_balance.even_turns([0, 1], [50, 100], 10, 3, work=[50, 100])
     assert sorted(dealt) == [[()], [(0,)], [(1,)]]
@@ -52,7 +60,20 @@ def test_the_step_is_found_with_which_16_ranks_hardly_wait():
     assert found.idle_share_then <= rank_balance.IDLE_MAX
     assert 100_000 < found.tokens_per_step < 1_000_000
     again = rank_balance.waiting(lengths, found.tokens_per_step, 1024, 16, flops=work_of, seed=0)
-    assert again == (found.idle_share_then, found.tokens_per_step, found.tokens_per_step, found.idle_share_then)
+    assert again[:4] == (found.idle_share_then, found.tokens_per_step, found.tokens_per_step, found.idle_share_then)
+
+
+def test_the_ranks_are_found_that_should_share_rows():
+    lengths = rank_balance.assumed_lengths(9_200, 256, tokens_max=20_480)
+    found = rank_balance.waiting(lengths, 100_000, 1024, 16, flops=work_of, seed=0, could_share=(2, 4, 8))
+    assert found.context_parallel in (4, 8)
+    assert found.idle_share_shared is not None
+    assert found.idle_share_shared <= rank_balance.IDLE_MAX < found.idle_share
+    again = rank_balance.waiting(
+        lengths, 100_000, 1024, 16, flops=work_of, seed=0, sharing=found.context_parallel, could_share=(8, 16)
+    )
+    assert again[:4] == (found.idle_share_shared, 100_000, 100_000, found.idle_share_shared)
+    assert again.context_parallel is None
 
 
 def test_assumed_lengths_have_the_mean_that_was_told():

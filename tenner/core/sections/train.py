@@ -22,7 +22,7 @@ from tenner.core.sections.paid_models import PriceSection
 
 DECIDED_BY_SERVICE = (
     "lora_alpha", "quantization", "precision", "optimizer", "tokens_per_row", "activations", "offload_activations",
-    "deterministic", "shard_over", "checkpoint_seconds",
+    "deterministic", "shard_over", "context_parallel", "checkpoint_seconds",
 )  # fmt: skip
 """Settings of `train` that say how this machine trains."""
 
@@ -93,7 +93,8 @@ class Train(Section):
     """So many samples are not trained on: their loss is measured eleven times, evenly over the training, which takes
     the time of training on each of them four times. Default: all samples are trained on."""
     tokens_per_row: Annotated[Positive, Resume.FREE] = 1024
-    """Tokens per forward pass on one device (a longer sample gets a row of its own); more takes more memory."""
+    """Tokens per forward pass on one device (a longer sample gets a row of its own); more takes more memory. With
+    `context_parallel` a row has so many for each of its devices."""
     precision: TrainPrecision = "auto"
     """`bf16` computes in bfloat16 with float32 master weights; `pure-bf16` has no master weights and compensates
     rounding errors (see `training/optimizer.py`)."""
@@ -106,6 +107,9 @@ class Train(Section):
     """Use only kernels whose results do not differ from run to run (GPUs; slower). On a CPU none do."""
     shard_over: Annotated[Positive | None, Resume.FREE] = None
     """How many processes share one copy of the weights. Default: all of them."""
+    context_parallel: Annotated[Positive, Resume.FREE] = 1
+    """So many neighbouring processes share each row, split along its tokens: for long samples, of which a step has too
+    few for all GPUs. It must divide the number of processes and that of the heads of attention."""
     checkpoint_seconds: Annotated[Positive, Resume.FREE] = 600
     tracker: Annotated[Literal["none", "trackio", "wandb"], Resume.FREE] = "none"
     """Experiment tracker that also gets the loss curve of `training.jsonl`."""
@@ -133,6 +137,8 @@ class Train(Section):
             raise ValueError("pure-bf16 has an optimizer of its own: leave train.optimizer out")
         if self.quantization and self.method != "lora":
             raise ValueError('quantization is for method = "lora": weights in 4 bits cannot be trained themselves')
+        if self.quantization and self.context_parallel > 1:
+            raise ValueError("context_parallel is for several processes, and weights in 4 bits are trained by one")
         if self.frozen_layers and self.method == "lora":
             raise ValueError("frozen_layers is for full fine-tuning: LoRA freezes all layers already")
         return self
