@@ -82,7 +82,9 @@ CONFIGURATIONS = {
     "0.5b-full": Configuration("0.5b", {"tokens_per_row": 8192}, KEPT),
     "7b-full": Configuration("7b", {"precision": "pure-bf16", "tokens_per_row": 8192}, KEPT),
     "7b-full-8bit": Configuration("7b", {"optimizer": "adamw-8bit", "tokens_per_row": 8192}, KEPT, ()),
+    "7b-full-fp8": Configuration("7b", {"precision": "pure-bf16", "fp8": True, "tokens_per_row": 8192}, KEPT, ()),
     "7b-lora": Configuration("7b", LORA, KEPT),
+    "7b-lora-fp8": Configuration("7b", LORA | {"fp8": True}, KEPT, ()),
     "32b-lora": Configuration("32b", LORA, LEAST, (True,)),
     "32b-lora-16k": Configuration("32b", LORA, LEAST, (True,), samples_per_step=1, thinking_tokens=16384),
 }
