@@ -179,11 +179,12 @@ def _train_tenner(
     workdir: Path, clock: DeviceClock,
 ) -> dict[str, float]:  # fmt: skip
     """tenner; returns the seconds that the timed steps would take at the device's best, in both conventions."""
-    from tenner.training import model_loading
+    from tenner.training import model_loading, optional_libraries
 
     changed: dict[str, Any] = {"precision": "bf16", "checkpoint_seconds": 10**9}
     changed |= {**configuration.train, **configuration.ways[way]}
-    dtype = model_loading.stored_dtype(Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
+    settings = Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed)
+    optional_libraries.check(settings)
     reports: list[Any] = []
 
     def on_step(report: Any) -> None:
@@ -191,7 +192,7 @@ def _train_tenner(
         reports.append(report)
 
     tflops = REHEARSED_TFLOPS if device == "cpu" else None
-    model = build(shape, dtype, device)
+    model = build(shape, model_loading.stored_dtype(settings), device)
     train_cpu.train_tenner(model, encoded, steps, workdir, on_step, device_tflops=tflops, **changed)
     # A report's time ends before the device has done the optimizer's work; the clock's does not.
     return {

@@ -8,7 +8,12 @@ import torch
 
 from tenner.training import bf16_rounding, cross_entropy, float8, fused, kernels, optimizer
 
-pytestmark = pytest.mark.slow  # each compiles its chain: seconds
+pytestmark = [
+    pytest.mark.slow,  # each compiles its chain: seconds
+    pytest.mark.filterwarnings(
+        "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+    ),  # the compiler's own
+]
 CLOSE: dict[str, Any] = {"rtol": 2**-7, "atol": 1e-5}
 """Of bfloat16, where a compiled chain rounds once and operators one by one each round."""
 
