@@ -13,12 +13,13 @@ with `tenner_`:
 `--generation-config vllm` keeps vLLM from stopping at other ids than the tokenizer's end of text: the processor knows
 the others (see `core/turn_end.py`), and gives vLLM its own where one of them ends an answer.
 
-Shape suffixes: R rows of vLLM's batch, V vocabulary.
+Shape suffixes: R rows of vLLM's batch, N rows of logits (R, or more where drafts are verified), V vocabulary.
 """
 
 import itertools
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -138,7 +139,8 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         self._end_ids = turn_end.end_ids(_folder_of(model.model, model.revision), self._tokenizer)
         self._context: int = model.max_model_len
         self._formats: dict[tuple[ThinkFormat, str], FormatIds] = {}
-        self._rows: dict[int, tuple[ForcedRow, list[int]]] = {}
+        self.rows: dict[int, tuple[ForcedRow, list[int]]] = {}
+        """The forced rows of the batch, each with vLLM's own list of its output ids."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -149,53 +151,67 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        process_dict_updates(self._rows, batch_update, self._row)
+        process_dict_updates(self.rows, batch_update, self._row)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Mask all tokens but one in the rows that are forced or sampled here. `logits` is (R, V)."""
+        forced, likeliest = self.choose(logits, {i: (row, len(out)) for i, (row, out) in self.rows.items()})
+        # Without padding, the most likely token of an unmasked row is vLLM's choice, too.
+        logits[list(likeliest), self._vocabulary :] = -torch.inf
+        if forced:
+            logits[list(forced)] = -torch.inf
+            logits[list(forced), list(forced.values())] = 0.0
+        return logits
+
+    def choose(
+        self, logits_NV: Tensor, rows: Mapping[int, tuple[ForcedRow, int]]
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """The next token of each row: of some it is forced, injected or drawn by chance, of the others the likeliest.
+
+        `rows` are keyed by the index of their logits, with the number of their ids that are out.
+        """
         # 1. Which rows must emit an injected id (forced), and which sample one (drawing)?
         forced: dict[int, int] = {}
+        likeliest: dict[int, int] = {}
         drawing: list[int] = []
-        for i, (row, out) in self._rows.items():
-            due = row.due(len(out))
+        for i, (row, out) in rows.items():
+            due = row.due(out)
             if due is None:
                 drawing.append(i)
             else:
                 forced[i] = due
         # 2. Sample, and let each machine replace the token, as an end of thinking that is held.
         if drawing:
-            tokens = self._draw(logits, drawing)
-            measured = self._measure(logits, dict(zip(drawing, tokens, strict=True)))
-            for i, token in zip(drawing, tokens, strict=True):
-                row, _ = self._rows[i]
-                following = row.take(token, measured.get(i))
-                if following != token or row.rng.sampling.temperature > 0:
-                    forced[i] = following
-            # Without padding, the most likely token of an unmasked row is vLLM's choice, too.
-            logits[drawing, self._vocabulary :] = -torch.inf
-        # 3. Mask the rows whose token is not simply the most likely one.
-        if forced:
-            logits[list(forced)] = -torch.inf
-            logits[list(forced), list(forced.values())] = 0.0
-        return logits
+            own = {i: rows[i][0] for i in drawing}
+            tokens = dict(zip(drawing, self._draw(logits_NV, own), strict=True))
+            measured = self._measure(logits_NV, own, tokens)
+            for i, row in own.items():
+                following = row.take(tokens[i], measured.get(i))
+                is_likeliest = following == tokens[i] and row.rng.sampling.temperature == 0
+                (likeliest if is_likeliest else forced)[i] = following
+        return forced, likeliest
 
-    def _draw(self, logits_RV: Tensor, drawing: list[int]) -> list[int]:
-        """A token for each of the rows `drawing`."""
-        logits_RV = logits_RV[:, : self._vocabulary]  # without padding
-        rows = [self._rows[i][0] for i in drawing]
-        if any(row.rng.sampling.temperature > 0 for row in rows):
-            return draw(logits_RV[drawing], [row.rng.sampling for row in rows], [row.uniform() for row in rows])
-        most_likely = Sampler.greedy_sample(logits_RV).tolist()  # on a CPU in a fifth of the time of torch.argmax
-        return [most_likely[i] for i in drawing]
+    def _draw(self, logits_NV: Tensor, rows: Mapping[int, ForcedRow]) -> list[int]:
+        """A token for each of the rows."""
+        logits_NV = logits_NV[:, : self._vocabulary]  # without padding
+        own = list(rows.values())
+        if any(row.rng.sampling.temperature > 0 for row in own):
+            return draw(logits_NV[list(rows)], [row.rng.sampling for row in own], [row.uniform() for row in own])
+        if list(rows) != list(range(len(logits_NV))):  # some, or in another order
+            logits_NV = logits_NV[list(rows)]
+        likeliest: list[int] = Sampler.greedy_sample(logits_NV).tolist()  # on a CPU in a fifth of torch.argmax's time
+        return likeliest
 
-    def _measure(self, logits_RV: Tensor, sampled: dict[int, int]) -> dict[int, Measured]:
-        """What is measured of the rows that ask for it; `sampled` are the tokens by row."""
-        rows = [i for i in sampled if self._rows[i][0].measures]
-        if not rows:
+    def _measure(
+        self, logits_NV: Tensor, rows: Mapping[int, ForcedRow], sampled: Mapping[int, int]
+    ) -> dict[int, Measured]:
+        """What is measured of the rows that ask for it."""
+        asking = [i for i, row in rows.items() if row.measures]
+        if not asking:
             return {}
-        ends = [self._rows[i][0].machine.format_ids.ends for i in rows]
-        found = measure(logits_RV[rows, : self._vocabulary], [sampled[i] for i in rows], ends)
-        return dict(zip(rows, found, strict=True))
+        ends = [rows[i].machine.format_ids.ends for i in asking]
+        found = measure(logits_NV[asking, : self._vocabulary], [sampled[i] for i in asking], ends)
+        return dict(zip(asking, found, strict=True))
 
     def _row(
         self, params: SamplingParams, prompt_ids: list[int] | None, out: list[int]
@@ -386,16 +402,34 @@ class VLLMEngine(LocalEngine):
             cache_bytes = psutil.virtual_memory().available // CPU_CACHE_DIVISOR
             # Eager: compiling takes more than a minute before the first token.
             defaults = {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": cache_bytes, "enforce_eager": True}
+        speculates = bool(options.get("speculative_config"))
+        if speculates:  # drafts are verified against ids that are known
+            defaults["async_scheduling"] = False
         try:
             llm = LLM(
                 model=str(model_dir), dtype=dtype, max_num_seqs=rows, generation_config="vllm",
-                enable_prefix_caching=True, logits_processors=[ForcingProcessor], **defaults | options,
+                enable_prefix_caching=True, logits_processors=None if speculates else [ForcingProcessor],
+                **defaults | options,
             )  # fmt: skip
-        except TypeError as e:
+        except (TypeError, ValueError) as e:
             if not options:
                 raise
-            raise TennerError(f"vLLM rejects evaluate.vllm: {e}", hint="its keys are arguments of vllm.LLM") from e
+            raise TennerError(
+                f"vLLM rejects evaluate.vllm: {_in_one_line(e)}", hint="its keys are arguments of vllm.LLM"
+            ) from e
+        if speculates:
+            from tenner.inference import vllm_speculation
+
+            vllm_speculation.install(llm)
         return cls(
             llm, cast(Tokenizer, AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)),
             wait_text=wait_text, model_dir=model_dir,
         )  # fmt: skip
+
+
+def _in_one_line(error: TypeError | ValueError) -> str:
+    """What is wrong with the arguments of an engine."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, (error.title, *first['loc'])))}: {first['msg']}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -117,19 +117,27 @@ def results_of(generations: Iterable[Generation]) -> Results:
 @pytest.fixture(scope="module")
 def by_vllm(model_dir: Path, prompts: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
     """What one vLLM engine makes of each of `SWEEPS`."""
+    return swept(model_dir, prompts, list(SWEEPS), tmp_path_factory.mktemp("vllm") / "out")
+
+
+def swept(
+    model_dir: Path, prompts: list[Prompt], names: Sequence[str], out: Path, **options: Any
+) -> dict[str, Results]:  # fmt: skip
+    """What a vLLM engine with these options makes of some of `SWEEPS`."""
     fixed = {"format": "s1", "answer_tokens_max": ANSWER_TOKENS_MAX}
     sweeps: list[list[dict[str, Any]]] = vllm_sweep.run(
         {
-            "model": str(model_dir), "rows": 32, "dtype": "float32",
+            "model": str(model_dir), "rows": 32, "dtype": "float32", "options": options,
             "sweeps": [
                 {
-                    "prompts": [p.text for p in prompts[: sweep.prompts]], "sampling": sweep.sampling.model_dump(),
-                    "policies": [p.model_dump() for p in sweep.policies], **fixed,
+                    "prompts": [p.text for p in prompts[: SWEEPS[name].prompts]],
+                    "sampling": SWEEPS[name].sampling.model_dump(),
+                    "policies": [p.model_dump() for p in SWEEPS[name].policies], **fixed,
                 }
-                for sweep in SWEEPS.values()
+                for name in names
             ],
         },
-        tmp_path_factory.mktemp("vllm") / "out",
+        out,
     )  # fmt: skip
     return {
         name: {
@@ -140,7 +148,7 @@ def by_vllm(model_dir: Path, prompts: list[Prompt], tmp_path_factory: pytest.Tem
             )
             for g in generations
         }
-        for name, generations in zip(SWEEPS, sweeps, strict=True)
+        for name, generations in zip(names, sweeps, strict=True)
     }
 
 
@@ -225,6 +233,59 @@ def test_and_so_by_sampling_since_a_draw_belongs_to_its_position(
     same = sum(ours[key] == theirs[key] for key in ours)
     print(f"\nvllm, sampled: {same} of {len(ours)} completions are the same")
     assert same >= 0.97 * len(ours), "but for a uniform that falls between two sums"
+
+
+@by_engine
+def test_speculation_changes_no_id(
+    embedded_of: Callable[[str], Results], model_dir: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Drafts are n-grams of the ids so far, which are seldom right."""
+    drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
+    names = ["greedy", "stopped early"]
+    theirs = swept(model_dir, prompts, names, tmp_path / "out", speculative_config=drafts)
+    for name, kinds in zip(names, (FORCED, ["wait", "cut", "exit", "grace"]), strict=True):
+        compare(f"vllm with n-grams, {name}", embedded_of(name), theirs[name], model_dir, prompts, kinds)
+
+
+@by_engine
+def test_nor_does_a_draft_model_which_is_always_right(
+    embedded_of: Callable[[str], Results], model_dir: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """But where tokens are injected, or drawn by chance."""
+    drafts = {"method": "draft_model", "model": str(model_dir), "num_speculative_tokens": 3}
+    theirs = swept(model_dir, prompts, ["sampled"], tmp_path / "out", speculative_config=drafts)["sampled"]
+    ours = embedded_of("sampled")
+    same = sum(ours[key] == theirs[key] for key in ours)
+    print(f"\nvllm with a draft model, sampled: {same} of {len(ours)} completions are the same")
+    assert same >= 0.97 * len(ours), "but for a uniform that falls between two sums"
+
+
+REFUSED = """
+from pathlib import Path
+from tenner.core.errors import TennerError
+from tenner.inference.vllm import VLLMEngine
+import sys
+for drafts in ({"method": "telepathy"}, {
+    "method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2, "rejection_sample_method": "synthetic",
+    "synthetic_acceptance_length": 1.5,
+}):
+    try:
+        VLLMEngine.load(Path(sys.argv[1]), max_model_len=256, kv_cache_memory_bytes=1 << 28, speculative_config=drafts)
+    except TennerError as error:
+        print("REFUSED", error, error.hint)
+"""
+
+
+@by_engine
+def test_speculation_that_cannot_be_forced_is_refused_in_one_line(model_dir: Path) -> None:
+    python = Path(PROGRAM).parent / "python"
+    done = subprocess.run(
+        [python, "-c", REFUSED, model_dir], check=True, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    unknown, by_chance = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
+    assert "vLLM rejects evaluate.vllm" in unknown
+    assert "method" in unknown
+    assert "accepts drafts by chance" in by_chance
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Sweeps in one real vLLM engine, and streams that say the same, by the Python beside TENNER_VLLM: JSON in and out.
 
-The arguments: model, rows, dtype, and sweeps, each of prompts (texts), policies, format, answer_tokens_max, sampling.
+The arguments: model, rows, dtype, options (further ones of vllm.LLM, may be left out), and sweeps, each of prompts
+(texts), policies, format, answer_tokens_max, sampling.
 """
 
 import json
@@ -41,7 +42,7 @@ def main() -> None:
     asked = json.load(sys.stdin)
     engine = VLLMEngine.load(
         Path(asked["model"]), rows=asked["rows"], dtype=asked["dtype"], enforce_eager=True, max_model_len=2048,
-        kv_cache_memory_bytes=1 << 30,
+        kv_cache_memory_bytes=1 << 30, **asked.get("options", {}),
     )  # fmt: skip
     Path(sys.argv[1]).write_text(json.dumps([sweep(engine, one) for one in asked["sweeps"]]))
 

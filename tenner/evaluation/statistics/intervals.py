@@ -39,8 +39,8 @@ def clustered(shares: Sequence[float]) -> Interval:
     Methodology 3 (2015), 484-503, who find this one to hold. Near 0 and 1 few shares vary at all and d would come out
     too small by chance: one question with the greatest variance, 1/4, is added to both sides of the ratio.
 
-    Chosen by simulation: `bench/coverage.py` prints its coverage beside those of others. Raises ValueError for no
-    shares and for what is no share.
+    Chosen by simulation: `bench/interval_coverage.py` prints its coverage beside those of others. Raises ValueError for
+    no shares and for what is no share.
     """
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"no interval for the shares {list(shares)}")

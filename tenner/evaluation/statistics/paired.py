@@ -145,9 +145,9 @@ def bootstrap(differences: Sequence[float], *, seed: int) -> tuple[float, Interv
 
     The symmetric bootstrap-t (P. Hall, On symmetric bootstrap confidence intervals, J. Royal Statistical Society B 50
     (1988), 35-45): the distance of each resample's mean from the observed one, in units of its own standard error,
-    takes the place of Student's. A bootstrap by percentiles calls too many equal runs different (`bench/coverage.py`).
-    Where too few questions differ to resample from, the interval reaches no further than Bonett and Price's: several
-    answers to a question say no less than one.
+    takes the place of Student's. A bootstrap by percentiles calls too many equal runs different
+    (`bench/interval_coverage.py`). Where too few questions differ to resample from, the interval reaches no further
+    than Bonett and Price's: several answers to a question say no less than one.
     """
     observed = np.asarray(differences)
     n, mean = len(observed), float(observed.mean())

@@ -91,7 +91,7 @@ def test_equal_runs_are_rarely_called_different(answers: int, alike: bool) -> No
             for difficulties in (first, second)
         )
         called += compare(a, b).p_value <= 0.05
-    # At 6 % of 200, two standard errors are 3.4 points; `bench/coverage.py` has the larger simulation.
+    # At 6 % of 200, two standard errors are 3.4 points; `bench/interval_coverage.py` has the larger simulation.
     assert called / 200 <= 0.06 + 0.034
 
 

@@ -1,6 +1,6 @@
 """Whether the statistics keep their promise: coverage of the intervals, false positives of the paired tests.
 
-    python bench/coverage.py > bench/results/coverage.txt
+    python bench/interval_coverage.py > bench/results/interval_coverage.txt
 
 A simulated benchmark has 30 questions whose difficulties are Beta distributed about its true accuracy: `spread` 0.3 is
 nearly all or nothing, 3 is questions that are alike. Each is answered k times. tenner's interval stands beside the
