@@ -105,8 +105,8 @@ def test_frozen_weights_are_kept_in_half_the_memory_and_give_the_same():
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=2**-6, atol=2**-4)
-    for unkept, kept in ((0, 1), (2, 3)):
-        assert all(torch.equal(a, b) for a, b in zip(found[unkept], found[kept], strict=True))
+    for cast, stored in ((0, 1), (2, 3)):
+        assert all(torch.equal(a, b) for a, b in zip(found[cast], found[stored], strict=True))
 
 
 def curve(model_dir, workdir, settings):
@@ -166,7 +166,8 @@ def test_a_device_that_cannot_is_refused_before_the_first_step(method, tiny_mode
 def test_a_precision_that_it_does_not_go_with_is_refused(tiny_model_dir, tmp_path):
     with pytest.raises(TennerError, match="goes with bf16"):
         run(tiny_model_dir, tmp_path, on_step=pytest.fail, **CHANGES | {"precision": "fp32"})
-    for others in ({"precision": "fp32"}, {"method": "lora", "quantization": "nf4"}):
+    wrong: tuple[dict[str, Any], ...] = ({"precision": "fp32"}, {"method": "lora", "quantization": "nf4"})
+    for others in wrong:
         with pytest.raises(ValidationError, match="fp8"):
             Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, fp8=True, **others)
 
