@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -27,10 +28,10 @@ from tenner.training import (
     attention,
     bf16_rounding,
     cross_entropy,
+    float8,
     fused,
     kernels,
     loop,
-    model_loading,
     packing,
     student,
 )
@@ -143,15 +144,9 @@ def run_steps(
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
         with FakeTensorMode(), observer:
-            base: Any = folder
-            if ranks == 1:
-                base = AutoModelForCausalLM.from_config(
-                    AutoConfig.from_pretrained(folder), dtype=model_loading.stored_dtype(settings),
-                    attn_implementation=attention.NAME,
-                )  # fmt: skip
             try:
                 loop.train(
-                    base, encoded, settings, seed=0, workdir=workdir, on_step=stop_after, on_begin=found_nothing,
+                    folder, encoded, settings, seed=0, workdir=workdir, on_step=stop_after, on_begin=found_nothing,
                     world=world, device_tflops=device_tflops,
                 )  # fmt: skip
             except _EnoughSteps:
@@ -211,9 +206,14 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
 
     fuse = kernels.fuse
 
-    def fused_with_adapters(model: Any, *, adapters: bool, keeps_products: bool) -> None:
-        assert not adapters, "the product sees a CPU"
-        fuse(model, adapters=True, keeps_products=keeps_products)
+    def fused_as_on_gpu(model: Any, *, on_gpu: bool, keeps_products: bool) -> None:
+        assert not on_gpu, "the product sees a CPU"
+        fuse(model, on_gpu=True, keeps_products=keeps_products)
+
+    def random_model(folder: Path, dtype: torch.dtype, attention_name: str) -> Any:
+        """In place of the weights of a folder."""
+        config = AutoConfig.from_pretrained(folder)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention_name).eval()
 
     forward_backward = loop._forward_backward
 
@@ -231,15 +231,21 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         for sizes in (cross_entropy.CHUNK_LOGITS, cross_entropy.BLOCK_LOGITS, bf16_rounding.ROUNDS):
             enter(patch.dict(sizes, cpu=sizes["cuda"]))
         enter(patch.object(kernels, "_is_same", lambda *_: True))  # as Qwen's and Llama's norms and gates are
-        enter(patch.object(kernels, "fuse", fused_with_adapters))
+        enter(patch.object(kernels, "fuse", fused_as_on_gpu))
+        enter(patch.object(float8, "failure", lambda _device: None))
+        enter(patch.object(float8, "SCALES_BY_ROW", ("cpu",)))
         enter(patch.object(fused, "runs_on", lambda _device: True))
         enter(patch.object(fused, "compiled", observer.one_kernel))
         enter(patch.object(loop, "choose_packing", packed))
         enter(patch.object(loop, "_forward_backward", noted_forward_backward))
+        enter(patch.object(student, "load", random_model))
         enter(patch.object(student, "StoredWeights", _FakeWeights))
         enter(patch.object(Visibility, "is_causal", lambda *_: True))
         enter(patch.object(torch.utils, "swap_tensors", set_data))
         enter(patch.object(FakeTensor, "tolist", ones))
+        # Lists of tensors of a subclass are gone through one by one, where one kernel goes through plain ones.
+        enter(patch.object(_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]))
         # A cached table is a fake tensor of one mode only.
-        enter(patch.object(bf16_rounding, "_thresholds", lru_cache(bf16_rounding._thresholds.__wrapped__)))
+        for module, name in ((bf16_rounding, "_thresholds"), (float8, "_ones")):
+            enter(patch.object(module, name, lru_cache(getattr(module, name).__wrapped__)))
         yield

@@ -37,7 +37,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from tenner.core.sections import Train
-from tenner.training import packing, rank_balance
+from tenner.training import float8, packing, rank_balance
 from tenner.training.loop import StepReport
 from tenner.training.loss_mask import Encoded
 
@@ -50,9 +50,11 @@ KERNEL_SECONDS = 4e-6
 """The shortest kernel, from one start to the next."""
 EXCHANGE_SECONDS = 20e-6
 """The shortest exchange between the GPUs of a node: an assumption, for what starting it and meeting take."""
-SHARES = {"products": 0.75, "attention": 0.5, "attention's backward": 0.4, "bytes": 0.85, "links": 0.8}
-"""Of the data sheet's figures that good kernels reach on large tensors. Of links: 360 of 450 GB/s in a node of eight
-H100, which NCCL's maintainers call expected (github.com/NVIDIA/nccl-tests/issues/326)."""
+SHARES = {"products": 0.75, "products in float8": 0.6, "attention": 0.5, "attention's backward": 0.4, "bytes": 0.85,
+          "links": 0.8}  # fmt: skip
+"""Of the data sheet's figures that good kernels reach on large tensors. Of products in float8, each row with a scale of
+its own, less is assumed than in bfloat16, without a source. Of links: 360 of 450 GB/s in a node of eight H100, which
+NCCL's maintainers call expected (github.com/NVIDIA/nccl-tests/issues/326)."""
 DEPTHS = (2, 4)
 """Layers of the models that are run."""
 CARDS_PER_NODE = 8
@@ -61,6 +63,7 @@ CARDS_PER_NODE = 8
 class Card(NamedTuple):
     """Of NVIDIA's data sheets, without sparsity; speeds of links are those of one direction."""
 
+    fp8_tflops: float
     bf16_tflops: float
     fp32_tflops: float
     memory_tb: float
@@ -78,9 +81,9 @@ class Card(NamedTuple):
 
 CARDS = {
     # NVLink 4: 900 GB/s in both directions; DGX H100: eight ConnectX-7 of 400 Gb/s for the compute network.
-    "H100 SXM": Card(989.5, 67.0, 3.35, 450.0, 400.0),
+    "H100 SXM": Card(1978.9, 989.5, 67.0, 3.35, 450.0, 400.0),
     # PCIe 5.0 x16, no NVLink; one adapter of 400 Gb/s.
-    "RTX PRO 6000": Card(503.8, 126.0, 1.79, 63.0, 50.0),
+    "RTX PRO 6000": Card(1007.6, 503.8, 126.0, 1.79, 63.0, 50.0),
 }
 
 
@@ -115,7 +118,13 @@ TRAININGS = {
     "32b-lora": Training(
         "32b", {"precision": "bf16", "method": "lora", "activations": "inputs", "tokens_per_row": 8192}
     ),
+    "7b-full-fp8": Training("7b", {"precision": "pure-bf16", "tokens_per_row": 8192, "fp8": True}),
+    "7b-lora-fp8": Training("7b", {"precision": "bf16", "method": "lora", "tokens_per_row": 8192, "fp8": True}),
+    "32b-lora-fp8": Training(
+        "32b", {"precision": "bf16", "method": "lora", "activations": "inputs", "tokens_per_row": 8192, "fp8": True}
+    ),
     "32b-full-16": Training("32b", {"precision": "bf16", "activations": "inputs"}, 16),
+    "32b-full-16-fp8": Training("32b", {"precision": "bf16", "activations": "inputs", "fp8": True}, 16),
     # As many tokens a step as `tenner plan` proposes for these lengths.
     "32b-full-16-wide": Training(
         "32b", {"precision": "bf16", "activations": "inputs", "tokens_per_step": WIDE_STEP_TOKENS}, 16
@@ -134,6 +143,8 @@ PER_FUSED_KERNEL = 30
 """Tensors of a list that one kernel goes through."""
 CHAIN_PASSES = {"_norm_backward": 2, "_to_gradients": 3}
 """Of chains with sums over what they read: so many kernels, each of which reads its inputs again."""
+CHAIN_KERNELS = {"_scale": 2}
+"""Of a sum over all of a tensor: one kernel reads it, a second adds up what the parts of the first have found."""
 
 
 OPTIMIZER, NETWORK, EXCHANGE = "optimizer and rounding", "network", "exchange for attention"
@@ -203,10 +214,11 @@ class Roofline(fake_gpu.Observer):
     ) -> None:
         passes = CHAIN_PASSES.get(name, 1)
         moved = passes * sum(map(_bytes, inputs)) + sum(map(_bytes, changed)) + sum(map(_bytes, out))
-        seconds = max(moved / (self._card.memory_tb * 1e12 * SHARES["bytes"]), passes * KERNEL_SECONDS)
+        kernels = CHAIN_KERNELS.get(name, passes)
+        seconds = max(moved / (self._card.memory_tb * 1e12 * SHARES["bytes"]), kernels * KERNEL_SECONDS)
         kind = OPTIMIZER if self.moving_weights else "elementwise"
-        self.operators[f"{kind}: {name}"] += Cost(seconds, passes)
-        self.costs[kind] += Cost(seconds, passes)
+        self.operators[f"{kind}: {name}"] += Cost(seconds, kernels)
+        self.costs[kind] += Cost(seconds, kernels)
 
     def _kind(self, name: str, operator: Any) -> str:
         if self.moving_weights:
@@ -231,6 +243,8 @@ class Roofline(fake_gpu.Observer):
         if (count := flop_registry.get(operator._overloadpacket)) is None:
             return 0.0
         flops = count(*args, **kwargs, out_val=out)
+        if inputs[0].dtype == float8.FLOAT8:
+            return float(flops / (self._card.fp8_tflops * 1e12 * SHARES["products in float8"]))
         tflops = self._card.fp32_tflops if inputs[0].dtype == torch.float32 else self._card.bf16_tflops
         return float(flops / (tflops * 1e12 * SHARES["products"]))
 

@@ -82,7 +82,9 @@ CONFIGURATIONS = {
     "0.5b-full": Configuration("0.5b", {"tokens_per_row": 8192}, KEPT),
     "7b-full": Configuration("7b", {"precision": "pure-bf16", "tokens_per_row": 8192}, KEPT),
     "7b-full-8bit": Configuration("7b", {"optimizer": "adamw-8bit", "tokens_per_row": 8192}, KEPT, ()),
+    "7b-full-fp8": Configuration("7b", {"precision": "pure-bf16", "fp8": True, "tokens_per_row": 8192}, KEPT, ()),
     "7b-lora": Configuration("7b", LORA, KEPT),
+    "7b-lora-fp8": Configuration("7b", LORA | {"fp8": True}, KEPT, ()),
     "32b-lora": Configuration("32b", LORA, LEAST, (True,)),
     "32b-lora-16k": Configuration("32b", LORA, LEAST, (True,), samples_per_step=1, thinking_tokens=16384),
 }
@@ -177,11 +179,12 @@ def _train_tenner(
     workdir: Path, clock: DeviceClock,
 ) -> dict[str, float]:  # fmt: skip
     """tenner; returns the seconds that the timed steps would take at the device's best, in both conventions."""
-    from tenner.training import model_loading
+    from tenner.training import model_loading, optional_libraries
 
     changed: dict[str, Any] = {"precision": "bf16", "checkpoint_seconds": 10**9}
     changed |= {**configuration.train, **configuration.ways[way]}
-    dtype = model_loading.stored_dtype(Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed))
+    settings = Train(epochs=1, lr=1, tokens_per_step=1, tokens_max=1, **changed)
+    optional_libraries.check(settings)
     reports: list[Any] = []
 
     def on_step(report: Any) -> None:
@@ -189,7 +192,7 @@ def _train_tenner(
         reports.append(report)
 
     tflops = REHEARSED_TFLOPS if device == "cpu" else None
-    model = build(shape, dtype, device)
+    model = build(shape, model_loading.stored_dtype(settings), device)
     train_cpu.train_tenner(model, encoded, steps, workdir, on_step, device_tflops=tflops, **changed)
     # A report's time ends before the device has done the optimizer's work; the clock's does not.
     return {

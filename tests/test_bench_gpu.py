@@ -30,8 +30,10 @@ def _bench_on_the_path():
         ({"activations": "inputs", "precision": "pure-bf16"}, 8),
         ({"activations": "products", "method": "lora"}, 8),
         ({"activations": "all", "context_parallel": 4}, 8),
+        ({"activations": "all", "method": "lora", "fp8": True}, 1),
+        ({"activations": "inputs", "fp8": True}, 8),
     ],
-    ids=["full", "pure", "lora", "shared rows"],
+    ids=["full", "pure", "lora", "shared rows", "fp8-lora", "fp8"],
 )
 def test_the_forecast_is_what_a_step_takes(changes, ranks):
     import gpu_memory
@@ -57,6 +59,16 @@ def test_two_depths_tell_what_a_deeper_model_takes():
     for kind, cost in run.costs.items():
         assert tuple(told.costs[kind]) == pytest.approx(tuple(cost), rel=0.02), kind
     assert run.costs[gpu_roofline.NETWORK].seconds > 0
+
+
+def test_the_optimizer_takes_few_kernels_for_each_parameter_of_a_shard():
+    """One that shifts it before the model reads it and one that shifts it back, shares of what takes lists."""
+    import gpu_roofline
+
+    train = {"precision": "bf16", "activations": "inputs"}
+    (told,), _ = gpu_roofline._probed(SHAPE, train, gpu_roofline.CARDS["H100 SXM"], 2, (1024,))
+    parameters = 12 * SHAPE["num_hidden_layers"] + 3
+    assert 2 * parameters < told.costs[gpu_roofline.OPTIMIZER].kernels < 2.5 * parameters
 
 
 def test_a_collective_over_two_nodes_goes_at_the_speed_of_their_adapters():

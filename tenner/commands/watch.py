@@ -83,7 +83,7 @@ class View:
             file.update()
         spend = read_spend(self._folder.path / "run.db")
         plan = {row.stage: row for row in self._folder.read("plan", StagePlan)}
-parts: list[RenderableType] = [self._heading(spend), Text(), self._stages(spend, plan, width)]
+        parts: list[RenderableType] = [self._heading(spend), Text(), self._stages(spend, plan, width)]
         if (training := self._files.get("train")) and (steps := list(steps_in(training.last))):
             parts += [Text(), training_line(steps)]
         return Group(*parts, *self._last_samples())

@@ -4,11 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
-from tenner.training import context_parallel, distributed
+from tenner.training import context_parallel, distributed, float8
 from tenner.training import plan as training_plan
 from tenner.training.architecture import Architecture
 from tenner.training.memory_plan import row_lengths, trained_parameters
@@ -19,13 +21,16 @@ OTHER_FILES_BYTES = 100_000_000
 
 
 def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> None:
-    """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`, or its
-    rows cannot be shared as the recipe says.
+    """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`, its
+    rows cannot be shared as the recipe says, or this device does not multiply so.
 
     Memory is not judged where a service trains, where the system does not tell what is free, or where what the
     student's layers keep is only estimated; nothing is judged of several processes, which share the one machine or do
     not.
     """
+    kind = hardware.device_kind(recipe.machine.device)
+    if recipe.train.fp8:
+        float8.check(torch.device(kind))
     processes = max(processes, int(os.environ.get("WORLD_SIZE", "1")))
     shared = recipe.train.context_parallel
     distributed.check_rows_shared(processes, shared)
@@ -35,7 +40,6 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
     context_parallel.check(architecture, shared, longest_tokens=recipe.train.tokens_max)
     if processes > 1:
         return
-    kind = hardware.device_kind(recipe.machine.device)
     if recipe.train.backend is None and architecture.traced and (free_bytes := hardware.free_memory_bytes(kind)):
         machine = training_plan.Machine(1, on_gpu=kind != "cpu", memory_gb=free_bytes / GB)
         longest, samples = recipe.train.tokens_max, recipe.select.samples

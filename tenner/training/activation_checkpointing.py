@@ -14,7 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
 
-_PRODUCTS = {"mm": 0, "addmm": 1, "linear": 0}
+_PRODUCTS = {"mm": 0, "addmm": 1, "linear": 0, "_scaled_mm": 0}
 """Of a matrix with another, and which argument is the first."""
 _DEAR = {
     *_PRODUCTS,

@@ -5,6 +5,7 @@ checkpoint between two steps: only then has it its name.
 """
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,8 @@ class CheckpointWriter:
 
     def _has_room(self, parts: Mapping[str, Part]) -> bool:
         """Whether every process has; those of one machine share its memory."""
-        need = sum(part.tensor.numel() * part.tensor.itemsize for part in parts.values()) * self._world.size
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", self._world.size))
+        need = sum(part.tensor.numel() * part.tensor.itemsize for part in parts.values()) * ranks_here
         free = hardware.free_memory_bytes("cpu")
         (lacking,) = self._world.sum(free is None or need > FREE_SHARE_MAX * free)
         return not lacking

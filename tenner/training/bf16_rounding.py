@@ -23,7 +23,7 @@ THRESHOLDS = 1 << 20
 """So many different places; then they begin anew."""
 ROUNDS = {"cpu": 1, "cuda": 64, "mps": 16}
 """How often all thresholds are gone through in one operation: what lies between fits a CPU's cache, or 268 MB of a GPU,
-where a billion numbers by the million would be thousands of kernels."""
+where a billion numbers by the million would be thousands of kernels. A compiled one goes through a whole parameter."""
 TINY = 2.0**-100
 """Not shifted: the bits below a nought are those of no number."""
 
@@ -35,16 +35,22 @@ def round_into(lowered: Tensor, wide: Tensor, *, first: int = 0) -> None:
     `first` is the place of the first number in the whole parameter, where this is a part of it.
     """
     numbers, out = wide.view(-1), lowered.view(-1)
+    if fused.runs_on(numbers.device):
+        _round_at_once(numbers, out, table(numbers.device, first))
+        return
     for part, thresholds_N in parts(numbers, first):
         rows_RN = numbers[part].view(-1, len(thresholds_N))
-        round_rows(rows_RN, out[part].view_as(rows_RN), thresholds_N)
+        round_by(rows_RN, out[part].view_as(rows_RN), thresholds_N)
 
 
 @fused.one_kernel
-def round_rows(wide_RN: Tensor, lowered_RN: Tensor, thresholds_N: Tensor) -> None:
-    """`round_into` of one of the `parts`."""
-    bits_RN = wide_RN.view(torch.int32)
-    lowered_RN.view(torch.int16).copy_((bits_RN + thresholds_N).bitwise_right_shift_(LOW_BITS))
+def _round_at_once(wide_N: Tensor, lowered_N: Tensor, table_P: Tensor) -> None:
+    round_by(wide_N, lowered_N, picked(table_P, wide_N))
+
+
+def round_by(wide: Tensor, lowered: Tensor, thresholds: Tensor) -> None:
+    """`round_into` by thresholds that are at hand, each number's or each column's."""
+    lowered.view(torch.int16).copy_((wide.view(torch.int32) + thresholds).bitwise_right_shift_(LOW_BITS))
 
 
 def rounded(wide: Tensor, dtype: torch.dtype) -> Tensor:
@@ -64,18 +70,29 @@ def shift(wide: Tensor, *, first: int, back: bool = False) -> None:
     TINY, which may lose what a shift is: no weight would notice.
     """
     numbers = wide.view(-1)
+    if fused.runs_on(numbers.device):
+        (_shift_back_at_once if back else _shift_at_once)(numbers, table(numbers.device, first))
+        return
     for part, thresholds_N in parts(numbers, first):
-        (_shift_rows_back if back else _shift_rows)(numbers[part].view(-1, len(thresholds_N)), thresholds_N)
+        (_shift_back_by if back else _shift_by)(numbers[part].view(-1, len(thresholds_N)), thresholds_N)
 
 
 @fused.one_kernel
-def _shift_rows(wide_RN: Tensor, thresholds_N: Tensor) -> None:
-    wide_RN.view(torch.int32).add_((thresholds_N - HALF) * (wide_RN.abs() >= TINY))
+def _shift_at_once(wide_N: Tensor, table_P: Tensor) -> None:
+    _shift_by(wide_N, picked(table_P, wide_N))
 
 
 @fused.one_kernel
-def _shift_rows_back(wide_RN: Tensor, thresholds_N: Tensor) -> None:
-    wide_RN.view(torch.int32).sub_((thresholds_N - HALF) * (wide_RN.abs() >= TINY))
+def _shift_back_at_once(wide_N: Tensor, table_P: Tensor) -> None:
+    _shift_back_by(wide_N, picked(table_P, wide_N))
+
+
+def _shift_by(wide: Tensor, thresholds: Tensor) -> None:
+    wide.view(torch.int32).add_((thresholds - HALF) * (wide.abs() >= TINY))
+
+
+def _shift_back_by(wide: Tensor, thresholds: Tensor) -> None:
+    wide.view(torch.int32).sub_((thresholds - HALF) * (wide.abs() >= TINY))
 
 
 def parts(numbers: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
@@ -91,6 +108,18 @@ def parts(numbers: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
         end = start + whole * THRESHOLDS if whole else count
         yield slice(start, end), thresholds[place : place + min(THRESHOLDS, end - start)]
         start = end
+
+
+def table(device: torch.device, first: int) -> Tensor:
+    """All thresholds, from that of the place `first` on (P,); after the last one they begin anew."""
+    place = first % THRESHOLDS
+    return _thresholds(device)[place : place + THRESHOLDS]
+
+
+def picked(table_P: Tensor, numbers_N: Tensor) -> Tensor:
+    """The threshold of each number, within a compiled chain, where it takes no memory."""
+    places_N = torch.arange(numbers_N.shape[0], device=table_P.device)
+    return table_P[places_N.bitwise_and(THRESHOLDS - 1)]
 
 
 @lru_cache

@@ -4,28 +4,32 @@ transformers writes them as chains of small operations, each of which reads and 
 which keep theirs, some in float32. Here a norm keeps its input and a number a token, and a gate its two inputs.
 
 On a GPU each pass is one kernel (`training/fused.py`), and an adapter's second product is added to what its linear
-layer gives as it is made, where peft scales and adds in passes of their own.
+layer gives as it is made, where peft scales and adds in passes of their own. Queries and keys are turned by one kernel
+each, where transformers takes five, and as many backward.
 
-Letters in names: T tokens, D hidden size, I intermediate size, O outputs of a linear layer, R rank of its adapter.
+Letters in names: T tokens, D hidden size, I intermediate size, O outputs of a linear layer, R rank of its adapter, B
+rows, H heads, S their size.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from inspect import signature
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tenner.training import fused
+from tenner.training import float8, fused
 
 PROBE_TOKENS = 5
 PROBE_HEADS = 3
 PROBE_TOLERANCE = 1e-4
 QUANTIZED_TOLERANCE = 1e-2
+ROTATION, ROTATION_ARGUMENTS = "apply_rotary_pos_emb", ["q", "k", "cos", "sin", "unsqueeze_dim"]
+"""What attention calls to turn queries and keys by their positions, in most of transformers' families."""
 
 
 class _Norm(torch.autograd.Function):
@@ -92,41 +96,84 @@ def _gate_backward(gate_TI: Tensor, up_TI: Tensor, grad_TI: Tensor) -> tuple[Ten
 
 
 class _Adapted(torch.autograd.Function):
-    """x weight^T + bias + scaling (x down^T) up^T, of a weight and a bias that are frozen."""
+    """x weight^T + bias + scaling (x down^T) up^T, of a weight and a bias that are frozen.
+
+    With a `scale` of the weight its products are in float8.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, down_RD: Tensor, up_OR: Tensor,
-        scaling: float, keeps_product: bool,
+        ctx: Any, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, scale: Tensor | None, down_RD: Tensor,
+        up_OR: Tensor, scaling: float, keeps_product: bool,
     ) -> Tensor:  # fmt: skip
-        base_TO = functional.linear(x_TD, weight_OD, bias_O)
+        if scale is None:
+            base_TO = functional.linear(x_TD, weight_OD, bias_O)
+        else:
+            base_TO = float8.product(x_TD, weight_OD, scale, bias_O)
         low_TR = x_TD @ down_RD.T
-        ctx.save_for_backward(x_TD, low_TR, weight_OD, down_RD, up_OR)
+        ctx.save_for_backward(x_TD, low_TR, weight_OD, scale, down_RD, up_OR)
         ctx.scaling = scaling
         add: Any = torch.addmm if keeps_product else Tensor.addmm_
         out_TO: Tensor = add(base_TO, low_TR, up_OR.T, alpha=scaling)
         return out_TO
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
-        x_TD, low_TR, weight_OD, down_RD, up_OR = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, Tensor, Tensor, None, None]:
+        x_TD, low_TR, weight_OD, scale, down_RD, up_OR = ctx.saved_tensors
         grad_low_TR = (grads[0] @ up_OR).mul_(ctx.scaling)
         grad_up_OR = (grads[0].T @ low_TR).mul_(ctx.scaling)
-        grad_x_TD = (grads[0] @ weight_OD).addmm_(grad_low_TR, down_RD) if ctx.needs_input_grad[0] else None
-        return grad_x_TD, None, None, grad_low_TR.T @ x_TD, grad_up_OR, None, None
+        grad_x_TD: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            base_TD = grads[0] @ weight_OD if scale is None else float8.product_back(grads[0], weight_OD, scale)
+            grad_x_TD = base_TD.addmm_(grad_low_TR, down_RD)
+        return grad_x_TD, None, None, None, grad_low_TR.T @ x_TD, grad_up_OR, None, None
 
 
-def fuse(model: nn.Module, *, adapters: bool = False, keeps_products: bool = False) -> None:
+class _Rotation(torch.autograd.Function):
+    """Queries or keys turned by their positions; cosines and sines of either half of a head."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTS: Tensor, cos_B1TS: Tensor, sin_B1TS: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_B1TS, sin_B1TS)
+        return _turned(x_BHTS, cos_B1TS, sin_B1TS)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _turned_back(grads[0], *ctx.saved_tensors), None, None
+
+
+@fused.one_kernel
+def _turned(x_BHTS: Tensor, cos_B1TS: Tensor, sin_B1TS: Tensor) -> Tensor:
+    first, second = x_BHTS.chunk(2, dim=-1)
+    return x_BHTS * cos_B1TS + torch.cat((-second, first), dim=-1) * sin_B1TS
+
+
+@fused.one_kernel
+def _turned_back(grad_BHTS: Tensor, cos_B1TS: Tensor, sin_B1TS: Tensor) -> Tensor:
+    first, second = (grad_BHTS * sin_B1TS).chunk(2, dim=-1)
+    return grad_BHTS * cos_B1TS + torch.cat((second, -first), dim=-1)
+
+
+def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Llama's `apply_rotary_pos_emb`, by one kernel for each of the two."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    query: Tensor = _Rotation.apply(q, cos, sin)  # type: ignore[no-untyped-call]
+    key: Tensor = _Rotation.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+    return query, key
+
+
+def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False) -> None:
     """Replace the forward passes of norms and gated layers that compute what is computed here; leave all others.
 
-    `adapters`: also those of linear layers with an adapter, and whether a checkpoint `keeps_products` of theirs, which
-    may then not be changed in place. Whether a class computes the same is found out by trying, on a few random tokens,
-    not by its name.
+    `on_gpu`: also those of linear layers with an adapter, and whether a checkpoint `keeps_products` of theirs, which
+    may then not be changed in place; and how attention turns queries and keys. Whether a class computes the same is
+    found out by trying, on a few random tokens, not by its name.
     """
     same: dict[tuple[type, Any], bool] = {}
     replaced: list[tuple[Callable[..., Tensor], Callable[[nn.Module], bool]]]
     replaced = [(_norm_forward, _is_norm), (_gated_forward, _is_gated)]
-    if adapters:
+    if on_gpu:
+        _fuse_rotations(model)
         replaced.append((partial(_adapted_forward, keeps_product=keeps_products), _is_adapted))
     for module in model.modules():
         for forward, fits in replaced:
@@ -136,6 +183,57 @@ def fuse(model: nn.Module, *, adapters: bool = False, keeps_products: bool = Fal
                 same[key] = _is_same(module, forward)
             if same[key]:
                 module.forward = MethodType(forward, module)
+
+
+def _fuse_rotations(model: nn.Module) -> None:
+    """Have attention call `rotated`, where its class does with queries and keys what that does.
+
+    The function that it calls is a name in its module, which is everybody's: so the forward pass is copied, with a name
+    of its own.
+    """
+    copies: dict[type, FunctionType | None] = {}
+    for module in model.modules():
+        if "forward" in vars(module):
+            continue
+        if (kind := type(module)) not in copies:
+            copies[kind] = _with_rotation(kind.forward)
+        if (forward := copies[kind]) is not None:
+            module.forward = MethodType(forward, module)
+
+
+def _with_rotation(forward: Any) -> FunctionType | None:
+    """A forward pass of attention with `rotated` in it; None where it calls nothing that computes the same."""
+    if not isinstance(forward, FunctionType) or ROTATION not in forward.__code__.co_names:
+        return None
+    if not _rotates_alike(forward.__globals__.get(ROTATION)):
+        return None
+    names = forward.__globals__ | {ROTATION: rotated}
+    copy = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    copy.__kwdefaults__ = forward.__kwdefaults__
+    return copy
+
+
+def _rotates_alike(theirs: Any) -> bool:
+    """Whether a function turns random queries and keys as `rotated` does, there and back."""
+    if not callable(theirs) or list(signature(theirs).parameters) != ROTATION_ARGUMENTS:
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, PROBE_TOKENS, 2 * PROBE_TOKENS, generator=generator)
+
+    query, key = (drawn(1, heads).requires_grad_() for heads in (PROBE_HEADS, 1))
+    cos, sin = drawn(1), drawn(1)
+    found: list[list[Tensor]] = []
+    for function in (theirs, rotated):
+        try:
+            with torch.enable_grad():
+                out = function(query, key, cos, sin)
+                back = torch.autograd.grad(out, (query, key), [torch.sin(x.detach()) for x in out])
+        except (RuntimeError, TypeError, ValueError):
+            return False
+        found.append([*(x.detach() for x in out), *back])
+    return all(_is_close(a, b) for a, b in zip(*found, strict=True))
 
 
 def fuses_norm(module: nn.Module) -> bool:
@@ -189,8 +287,9 @@ def _adapted_forward(module: Any, x: Tensor, *, keeps_product: bool) -> Tensor:
     base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
     rows_TD = x.to(down.weight.dtype).reshape(-1, x.shape[-1])
     out_TO: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
-        rows_TD, base.weight, base.bias, down.weight, up.weight, module.scaling[name], keeps_product
-    )
+        rows_TD, base.weight, base.bias, float8.scale_of(base), down.weight, up.weight, module.scaling[name],
+        keeps_product,
+    )  # fmt: skip
     return out_TO.view(*x.shape[:-1], -1)
 
 

@@ -139,6 +139,18 @@ def _targets(model: PreTrainedModel) -> str | list[str]:
 
     `all-linear`, peft's name for all but the head, where that is the same.
     """
+    layers = dict(adaptable(model))
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if all(name in layers or module is head for name, module in linears.items()):
+        return "all-linear"
+    if not layers:
+        raise TennerError(f"a {type(model).__name__} has no linear layers that adapters can stand beside")
+    return list(layers)
+
+
+def adaptable(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of the decoder's layers, by name, but for routers and what peft cannot adapt."""
     layers = {
         id(module)
         for layer in decoder_layers(model)
@@ -147,13 +159,11 @@ def _targets(model: PreTrainedModel) -> str | list[str]:
         and not (NO_TARGETS & set(name.split(".")[-1:]))
         and not _is_inside_mamba(layer, name)
     }
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if all(id(module) in layers or module is head for module in linears.values()):
-        return "all-linear"
-    if not layers:
-        raise TennerError(f"a {type(model).__name__} has no linear layers that adapters can stand beside")
-    return [name for name, module in linears.items() if id(module) in layers]
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in layers
+    ]
 
 
 def _is_inside_mamba(layer: nn.Module, name: str) -> bool:

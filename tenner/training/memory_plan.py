@@ -107,6 +107,7 @@ def forecast(
         loss["gathered layers"] = whole_layer
         own_head = b * a.vocabulary * a.hidden if head_is_trained and shards > 1 else 0
         back |= {"the head's gradient": own_head, "gathered layers": 2 * whole_layer, "gradients to sum": to_sum}
+        back["copies in float8"] = _float8_copies_bytes(a, row_tokens) if train.fp8 else 0
     else:  # the second finds few holes that the first has left
         loss = back = back | {"the head's gradient": min(head, b * a.tables)} | loss
     moments_of_a_step = {
@@ -150,7 +151,7 @@ def _weights(a: Architecture, train: Train, b: int, ranks: int, shards: int) -> 
     mastered = ranks == 1 and stored != b
     moments = 6 if pure else 2 if train.optimizer == "adamw-8bit" else 8
     return {
-        "weights": (_frozen_bytes(a, frozen, train, b) + (b if mastered else stored) * trained) // shards,
+        "weights": (_frozen_bytes(a, frozen, train, b, ranks) + (b if mastered else stored) * trained) // shards,
         "float32 masters": 4 * trained if mastered else 0,
         "gradients": stored * trained // shards,
         "moments": moments * trained // shards,
@@ -171,10 +172,19 @@ def _beside_weights(a: Architecture, train: Train, b: int, *, on_gpu: bool) -> d
     return found
 
 
-def _frozen_bytes(a: Architecture, frozen: int, train: Train, b: int) -> int:
-    """Of so many weights that are not trained, in b bytes each; `NF4_BYTES` in the decoder's linear layers, if told."""
-    quantized = _quantized_parameters(a) if train.quantization else 0
-    return round(NF4_BYTES * quantized) + b * (frozen - quantized)
+def _frozen_bytes(a: Architecture, frozen: int, train: Train, b: int, ranks: int) -> int:
+    """Of so many weights that are not trained, in b bytes each; in the decoder's linear layers `NF4_BYTES`, if told, or
+    one, where a process alone keeps them in float8.
+    """
+    in_float8 = train.fp8 and train.method == "lora" and ranks == 1
+    quantized = _quantized_parameters(a) if train.quantization or in_float8 else 0
+    return round((NF4_BYTES if train.quantization else 1) * quantized) + b * (frozen - quantized)
+
+
+def _float8_copies_bytes(a: Architecture, row_tokens: int) -> int:
+    """Of one linear layer: both sides of its product."""
+    linears = {shape for layer in a.layers for shape in layer.linears}
+    return max((row_tokens * outputs + inputs * outputs for inputs, outputs in linears), default=0)
 
 
 def _quantized_parameters(a: Architecture) -> int:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
-from tenner.training import activation_checkpointing, attention, context_parallel, kernels, lora, student
+from tenner.training import activation_checkpointing, attention, context_parallel, float8, kernels, lora, student
 from tenner.training.architecture import decoder_layers
 from tenner.training.bf16_rounding import rounded
 from tenner.training.distributed import World, check_rows_shared, first_row, local_part, whole
@@ -61,9 +61,11 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
         context_parallel.check_model(model, settings)
     layers = decoder_layers(model)
     freeze(model, layers, settings.frozen_layers)
+    in_float8 = _layers_in_float8(model, settings, world.device)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
-    kernels.fuse(model, adapters=world.device.type == "cuda", keeps_products=settings.activations == "products")
+    kernels.fuse(model, on_gpu=world.device.type == "cuda", keeps_products=settings.activations == "products")
+    float8.lower(in_float8)
     activation_checkpointing.apply_activation_checkpointing(layers, settings, world.device)
     loss = PackedLoss(model)
     if world.size == 1:
@@ -75,7 +77,33 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
         world.shard(loss, layers, compute=compute)
         assert isinstance(base, Path)
         _fill(model, student.StoredWeights(base), world, seed=seed)
-    return Learner(model, loss, weights_of(model, loss, world, compute), adapters, arithmetic)
+    weights = weights_of(model, loss, world, compute)
+    if _base_is_lossy(base, settings, world):
+        float8.keep(in_float8)
+    return Learner(model, loss, weights, adapters, arithmetic)
+
+
+def _layers_in_float8(model: PreTrainedModel, settings: Train, device: torch.device) -> list[nn.Linear]:
+    """Raises TennerError where the recipe asks for float8 and this device, precision or model does not go with it."""
+    if not settings.fp8:
+        return []
+    if compute_dtype(settings) == torch.float32:
+        raise TennerError("train.fp8 goes with bf16, and this device computes in fp32", hint="leave train.fp8 out")
+    linears = lora.adaptable(model)
+    float8.check(device)
+    float8.check_sizes(linears)
+    return [layer for _, layer in linears]
+
+
+def _base_is_lossy(base: Path | PreTrainedModel, settings: Train, world: World) -> bool:
+    """Whether frozen weights are kept in fewer bits than the folder has, to which the adapters belong in the end.
+
+    Several processes gather them in the compute dtype, and a model that is loaded already is all that there is of it:
+    their weights are put into float8 whenever they are used.
+    """
+    if settings.quantization:
+        return True
+    return settings.fp8 and settings.method == "lora" and world.size == 1 and isinstance(base, Path)
 
 
 def _quantized(base: Path | PreTrainedModel, compute: torch.dtype, world: World) -> PreTrainedModel:
@@ -147,26 +175,23 @@ class Whole(NamedTuple):
 @torch.no_grad()
 def unsharded(learner: Learner, base: Path | PreTrainedModel, settings: Train, world: World) -> Whole:
     """The trained model in the first process' memory, adapters in float32; every process must ask."""
-    if world.size == 1 and not settings.quantization:
+    if world.size == 1 and not _base_is_lossy(base, settings, world):
         learner.weights.release()
         for name, p in learner.model.named_parameters():
             if ".lora_" in name:
                 p.data = learner.weights.moved[name]
         return Whole(learner.model, learner.adapters)
-    trained: dict[str, Tensor] = {}
-    if world.size == 1:  # adapters of weights in 4 bits are merged into those of the folder
-        trained = {name: tensor.cpu() for name, tensor in learner.weights.moved.items()}
-    for name, p in learner.model.named_parameters():
-        if p.requires_grad and world.size > 1:
-            tensor = whole(p.detach()).cpu()
-            if world.rank == 0:
-                trained[name] = tensor
-    if world.rank:
-        return Whole(None, None)
     assert isinstance(base, Path)
-    model = student.load(base, compute_dtype(settings), attention.NAME)
-    adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
-    for name, p in model.named_parameters():
-        if name in trained:
-            p.data = trained[name] if adapters else rounded(trained[name], p.dtype)
+    model, adapters = None, None
+    if world.rank == 0:
+        model = student.load(base, compute_dtype(settings), attention.NAME)
+        adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
+    places = {} if model is None else dict(model.named_parameters())
+    for name, p in learner.model.named_parameters():
+        if not p.requires_grad:
+            continue
+        # One process alone has float32 masters of its adapters. One weight at a time: all in float32 are twice a model.
+        tensor = learner.weights.moved[name] if world.size == 1 else whole(p.detach())
+        if model is not None:
+            places[name].data = (tensor if adapters else rounded(tensor, places[name].dtype)).cpu()
     return Whole(model, adapters)

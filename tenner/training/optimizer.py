@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tenner.core.sections import Train
 from tenner.training import fused
-from tenner.training.bf16_rounding import parts, round_into, round_rows
+from tenner.training.bf16_rounding import picked, round_by, round_into, table
 
 EPSILON = 1e-8
 BLOCK_NUMBERS = 1 << 24
@@ -157,7 +157,7 @@ class KahanAdamW:
         numbers = _Numbers(
             *(fused.number(x, device) for x in (lr, divisor, *(1 - beta**self._steps for beta in betas)))
         )
-        move = _move_in_parts if fused.runs_on(device) else _move_in_blocks
+        move = _move_whole if fused.runs_on(device) else _move_in_blocks
         for name, weight in self._moved.items():
             if weight.grad is None:
                 continue
@@ -200,20 +200,18 @@ def _move_in_blocks(whole: _Moved, numbers: _Numbers, betas: tuple[float, float]
         _keep(block, before, change, mean, square)
 
 
-def _move_in_parts(whole: _Moved, numbers: _Numbers, betas: tuple[float, float], decay: float) -> None:
-    for part, thresholds_N in parts(whole.weight, 0):
-        rows = _Moved(*(tensor[part].view(-1, len(thresholds_N)) for tensor in whole))
-        _move_rows(rows.weight, rows, thresholds_N, numbers, betas, decay)
+def _move_whole(whole: _Moved, numbers: _Numbers, betas: tuple[float, float], decay: float) -> None:
+    _move_at_once(whole.weight, whole, table(whole.weight.device, 0), numbers, betas, decay)
 
 
 @fused.one_kernel
-def _move_rows(
-    weight_RN: Tensor, rows: _Moved, thresholds_N: Tensor, numbers: _Numbers, betas: tuple[float, float], decay: float
+def _move_at_once(
+    weight_N: Tensor, whole: _Moved, table_P: Tensor, numbers: _Numbers, betas: tuple[float, float], decay: float
 ) -> None:
-    before_RN = weight_RN.float()
-    change_RN, mean_RN, square_RN = _kahan_change(before_RN, rows, numbers, betas, decay)
-    round_rows.__wrapped__(before_RN + change_RN, weight_RN, thresholds_N)  # type: ignore[attr-defined]
-    _keep(rows, before_RN, change_RN, mean_RN, square_RN)
+    before_N = weight_N.float()
+    change_N, mean_N, square_N = _kahan_change(before_N, whole, numbers, betas, decay)
+    round_by(before_N + change_N, weight_N, picked(table_P, weight_N))
+    _keep(whole, before_N, change_N, mean_N, square_N)
 
 
 def _kahan_change(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tenner.training import bf16_rounding
-from tenner.training.bf16_rounding import THRESHOLDS, round_into, rounded, shift
+from tenner.training.bf16_rounding import THRESHOLDS, round_into, rounded, shift, table
 
 COUNT = THRESHOLDS + 12_345
 
@@ -63,3 +63,19 @@ def test_shifted_numbers_are_rounded_alike_by_whoever_rounds_to_the_nearest(numb
     assert torch.isfinite(shifted).all()
     shift(shifted, first=0, back=True)
     assert torch.equal(shifted.view(torch.int32), numbers.view(torch.int32))
+
+
+@pytest.mark.parametrize("first", [0, THRESHOLDS - 77])
+def test_a_parameter_at_once_gets_the_same_bits(numbers, first):
+    """As a compiled chain goes through it."""
+    by_parts, at_once = (torch.empty(COUNT, dtype=torch.bfloat16) for _ in range(2))
+    thresholds = table(numbers.device, first)
+    round_into(by_parts, numbers, first=first)
+    bf16_rounding._round_at_once(numbers, at_once, thresholds)
+    assert torch.equal(by_parts, at_once)
+    by_parts, at_once = numbers.clone(), numbers.clone()
+    shift(by_parts, first=first)
+    bf16_rounding._shift_at_once(at_once, thresholds)
+    assert torch.equal(by_parts.view(torch.int32), at_once.view(torch.int32))
+    bf16_rounding._shift_back_at_once(at_once, thresholds)
+    assert torch.equal(numbers.view(torch.int32), at_once.view(torch.int32))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tenner.core import hardware
 from tenner.core.errors import StorageFull, TennerError
 from tenner.training import checkpoint
 from tenner.training.background_checkpoint import CheckpointWriter, interval_seconds
@@ -69,6 +70,23 @@ def test_what_is_written_in_the_background_is_the_state_of_when_it_was_saved(tmp
     assert (tmp_path / "copy" / ONLY_PART).read_bytes() == (saved / ONLY_PART).read_bytes()
     assert not writer.is_written
     writer.end()  # nothing is left to do
+
+
+@pytest.mark.parametrize(("free_bytes", "here", "copies"), [(330, 2, True), (330, 4, False), (330, None, False)])
+def test_a_machine_has_room_for_the_copies_of_its_own_ranks(free_bytes, here, copies, tmp_path, monkeypatch):
+    """80 bytes of each of four ranks, two or four of which are on a machine: half of what is free may be taken."""
+
+    class Ranks(World):
+        def sum(self, *values):
+            return list(values)
+
+    monkeypatch.setattr(hardware, "free_memory_bytes", lambda _: free_bytes)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    world = Ranks(0, 4, torch.device("cpu"))
+    writer = CheckpointWriter(tmp_path, fingerprint="f", world=world, in_background=True)
+    assert writer._has_room({"a": Part(torch.zeros(20))}) is copies
 
 
 def test_checkpoints_that_cost_more_are_further_apart():

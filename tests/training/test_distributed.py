@@ -146,6 +146,21 @@ def test_in_bfloat16_two_are_close_to_one(tiny_model_dir, by_two, tmp_path, meth
     assert [row["loss"] for row in by_two[f"bf16-{method}"]] == pytest.approx([r.loss for r in reports], rel=3e-3)
 
 
+def test_a_student_is_put_together_without_a_copy_in_float32(tmp_path):
+    """The first process holds it once, beside one weight at a time; in float32 it would be twice as large again."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=1000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).bfloat16()
+    model.save_pretrained(tmp_path / "model")
+    size = 2 * model.num_parameters()
+    (done,) = torchrun(SUPPORT / "gathered_job.py", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert 0.9 * size < int(done.stdout.split()[-1]) < 2.5 * size
+
+
 def test_eight_bit_moments_go_on_with_as_many_processes_only(tiny_model_dir, stopped, by_two):
     folder, rows = stopped["8bit"]
     with pytest.raises(ValueError, match="8-bit moments of 2 processes"):

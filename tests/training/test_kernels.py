@@ -8,9 +8,12 @@ from torch import nn
 from transformers.activations import GELUActivation
 from transformers.models.gemma.configuration_gemma import GemmaConfig
 from transformers.models.gemma.modeling_gemma import GemmaMLP, GemmaRMSNorm
+from transformers.models.glm.configuration_glm import GlmConfig
+from transformers.models.glm.modeling_glm import GlmAttention
 from transformers.models.llama.configuration_llama import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2RMSNorm
 
 from tenner.training.kernels import fuse
 
@@ -90,7 +93,7 @@ def test_an_adapters_values_and_gradients_are_pefts(keeps_products):
     plain, mine = adapted(), nn.Sequential(adapted())
     fuse(mine)
     assert "forward" not in vars(mine[0]), "on a CPU peft's own bits stay"
-    fuse(mine, adapters=True, keeps_products=keeps_products)
+    fuse(mine, on_gpu=True, keeps_products=keeps_products)
     assert "forward" in vars(mine[0])
     x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(2))
     a, b = (x.clone().requires_grad_() for _ in range(2))
@@ -106,5 +109,39 @@ def test_an_adapters_values_and_gradients_are_pefts(keeps_products):
 def test_an_adapter_of_another_kind_is_left_alone():
     for layer in (adapted(use_dora=True), adapted(lora_dropout=0.5)):
         mine = nn.Sequential(layer)
-        fuse(mine, adapters=True)
+        fuse(mine, on_gpu=True)
         assert "forward" not in vars(mine[0])
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3, "num_key_value_heads": 1,
+    "num_hidden_layers": 1, "attn_implementation": "eager",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "config"), [(LlamaAttention, LlamaConfig), (Qwen2Attention, Qwen2Config)])
+def test_attention_turns_queries_and_keys_as_transformers_does(kind, config):
+    torch.manual_seed(1)
+    settings = config(**SIZES)
+    plain = kind(settings, layer_idx=0)
+    mine, untouched = nn.Sequential(deepcopy(plain)), nn.Sequential(deepcopy(plain))
+    fuse(mine, on_gpu=True)
+    fuse(untouched)
+    assert "forward" in vars(mine[0])
+    assert "forward" not in vars(untouched[0]), "on a CPU transformers' own bits stay"
+    x = torch.randn(2, 7, 24)
+    positions = LlamaRotaryEmbedding(LlamaConfig(**SIZES))(x, torch.arange(7)[None])
+    a, b = (x.clone().requires_grad_() for _ in range(2))
+    weighing = torch.randn(2, 7, 24)
+    for module, given in ((plain, a), (mine[0], b)):
+        out, _ = module(given, position_embeddings=positions, attention_mask=None)
+        (out * weighing).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    for theirs, ours in zip(plain.parameters(), mine.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, ours.grad)
+
+
+def test_attention_that_turns_them_otherwise_is_left_alone():
+    attention = nn.Sequential(GlmAttention(GlmConfig(**SIZES, head_dim=8, pad_token_id=0), layer_idx=0))
+    fuse(attention, on_gpu=True)
+    assert "forward" not in vars(attention[0])

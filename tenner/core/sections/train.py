@@ -21,8 +21,8 @@ from tenner.core.sections.base import (
 from tenner.core.sections.paid_models import PriceSection
 
 DECIDED_BY_SERVICE = (
-    "lora_alpha", "quantization", "precision", "optimizer", "tokens_per_row", "activations", "offload_activations",
-    "deterministic", "shard_over", "context_parallel", "checkpoint_seconds",
+    "lora_alpha", "quantization", "precision", "fp8", "optimizer", "tokens_per_row", "activations",
+    "offload_activations", "deterministic", "shard_over", "context_parallel", "checkpoint_seconds",
 )  # fmt: skip
 """Settings of `train` that say how this machine trains."""
 
@@ -98,6 +98,9 @@ class Train(Section):
     precision: TrainPrecision = "auto"
     """`bf16` computes in bfloat16 with float32 master weights; `pure-bf16` has no master weights and compensates
     rounding errors (see `training/optimizer.py`)."""
+    fp8: bool = False
+    """The linear layers multiply in float8, forward and back to their inputs, beside `bf16` or `pure-bf16` for all
+    else; LoRA in a single process keeps its frozen weights so. For CUDA cards from Ada and Hopper on; untried."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     activations: Annotated[Literal["all", "products", "inputs"], Resume.FREE] = "all"
     """Activations kept for the backward pass: all, those of matrix products, or each layer's input only."""
@@ -139,6 +142,10 @@ class Train(Section):
             raise ValueError('quantization is for method = "lora": weights in 4 bits cannot be trained themselves')
         if self.quantization and self.context_parallel > 1:
             raise ValueError("context_parallel is for several processes, and weights in 4 bits are trained by one")
+        if self.fp8 and self.quantization:
+            raise ValueError("fp8 is not for weights in 4 bits: leave train.fp8 or train.quantization out")
+        if self.fp8 and self.precision == "fp32":
+            raise ValueError("fp8 goes with bf16 or pure-bf16: leave train.fp8 out, or train.precision")
         if self.frozen_layers and self.method == "lora":
             raise ValueError("frozen_layers is for full fine-tuning: LoRA freezes all layers already")
         return self
