@@ -221,7 +221,7 @@ def odd_amounts(draw: random.Random) -> str:
 def plan_a_run(text: str, place: Place) -> None:
     described = recipe.parse(text, where="recipe")
     page = plan_page.make(described, config=place.model / "config.json")
-    page.as_text().encode()
+    page.as_text(80).encode()
     json.loads(page.as_json())
 
 
@@ -620,7 +620,7 @@ def watch(given: tuple[bytes, bytes], place: Place) -> None:
     for name, data in zip(("training", "completions"), given, strict=True):
         (folder / f"{name}.jsonl").write_bytes(data)
     console = SafeConsole(file=io.StringIO())
-    console.print(View(folder).render())
+    console.print(View(folder).render(80))
 
 
 def host(draw: random.Random) -> tuple[str, str]:

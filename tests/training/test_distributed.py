@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import JOB, assert_same_curve, run, trained
+from paths import SUPPORT
+from tiny_training import JOB, assert_same_curve, run, torchrun, trained
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from tenner.core.errors import TennerError
