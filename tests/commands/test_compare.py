@@ -123,6 +123,6 @@ def test_as_a_page_with_the_questions_that_differ(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(page)
     text = page.read_text("utf-8")
     assert "B minus A: +33.3 points" in text
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text.replace("<wbr>", "")
     assert "alert(0)" not in text, "both are right there"
     assert "<script" not in text
