@@ -63,10 +63,10 @@ def test_every_command_is_timed_in_every_precision(tiny_recipe):
 
 @pytest.mark.slow
 def test_gpu_training_is_rehearsed_on_a_cpu_in_pieces(tmp_path):
-    names = ["7b-full-8bit", "32b-lora"]
+    names = ["7b-full-8bit", "7b-lora", "32b-lora"]  # five tries, of which not all end in half a minute
     command = [sys.executable, str(BENCH / "train_gpu.py"), "--rehearse", "--price-usd-per-hour", "3", "--only", *names]
     command += ["--results", str(tmp_path)]
-    piece = subprocess.run([*command, "--minutes", "0.2"], capture_output=True, text=True)
+    piece = subprocess.run([*command, "--minutes", "0.5"], capture_output=True, text=True)
     assert piece.returncode == 3, piece.stderr
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) >= 1
