@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tenner.core.errors import TennerError
 from tenner.core.records import Message
+from tenner.core.time_limit import TimeLimitPassed, time_limit
 
 
 class Tokenizer(Protocol):
@@ -95,6 +96,8 @@ FORMATS = {
 }
 
 
+TEMPLATE_SECONDS = 10
+"""For one conversation, which takes milliseconds."""
 AUTO = "auto"
 """In a recipe or option: the format that the student's chat template speaks of."""
 
@@ -110,14 +113,22 @@ def render_chat(
     """A conversation up to where the assistant speaks. `system_prompt` None leaves the template's own default in place.
 
     A system message takes the place of `system_prompt`; what was thought in earlier turns is not said again. `kwargs`
-    are the chat template's own arguments, such as `enable_thinking`.
+    are the chat template's own arguments, such as `enable_thinking`. Raises TennerError for a template that does not
+    come to an end, and what else the template raises.
     """
     turns = [{"role": m.role, "content": m.content} for m in messages]
     if system_prompt is not None and all(m.role != "system" for m in messages):
         turns.insert(0, {"role": "system", "content": system_prompt})
-    text: str = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt, **(kwargs or {})
-    )
+    try:
+        with time_limit(TEMPLATE_SECONDS):
+            text: str = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **(kwargs or {})
+            )
+    except TimeLimitPassed as e:
+        raise TennerError(
+            f"the chat template runs for more than {TEMPLATE_SECONDS} seconds",
+            hint="set chat_template to another one (student.chat_template, or --chat-template)",
+        ) from e
     return text
 
 

@@ -6,7 +6,7 @@ import pytest
 from chat_families import FAMILIES, GEMMA2, QWEN35, llama2_tokenizer, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
-from tenner.core import turn_end
+from tenner.core import formats, turn_end
 from tenner.core.chat_template import ChatTemplate, detected_format, encode_prompt, set_template
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
@@ -300,3 +300,10 @@ def test_templates_by_name_and_file(tmp_path):
             set_template(tokenizer, name)
     with pytest.raises(TennerError, match=r"has no <\|im_end\|>, which chatml needs"):
         set_template(with_template("gemma 3", None), "chatml")
+
+
+def test_a_template_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(formats, "TEMPLATE_SECONDS", 0.2)
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i * j %}{% endfor %}{% endfor %}"
+    with pytest.raises(TennerError, match=r"the chat template runs for more than 0\.2 seconds"):
+        ChatTemplate(with_template("qwen3", endless), system_prompt=None).question("What is 1 + 1?")
