@@ -24,15 +24,15 @@ distorts the figures: an engine's threads wait for each other. Exits with 1 wher
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+
+import side_process
 
 from tenner.core.formats import FORMATS
 from tenner.core.records import Policy, Sampling
@@ -48,7 +48,6 @@ BUDGETS = tuple(THINKING_MAX * i // 7 for i in range(1, 8))
 FORMAT = FORMATS["s1"]
 LOOP_MIN, COST_MAX, SWEEP_MAX, HF_MIN, GENERATE_MIN = 1.5, 0.05, 1 / 2.5, 0.5, 2.0
 UNEVEN, UNEVEN_MAX = 64, 192
-ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[1]), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def in_turns(turns: int, **runs: Callable[[], int]) -> dict[str, Any]:
@@ -217,12 +216,8 @@ def side_hf(model: Path, prompts: list[Prompt], dtype: Dtype) -> dict[str, Any]:
 
 
 def run_side(python: str, side: str, student: Path, prompts: list[str], dtype: Dtype) -> dict[str, Any]:
-    """A process of its own, whose last line of JSON is what it has measured; vLLM logs between."""
-    done = subprocess.run(
-        [python, __file__, student, "--side", side, "--dtype", dtype], input=json.dumps(prompts), text=True,
-        stdout=subprocess.PIPE, check=True, env=os.environ | ENVIRONMENT,
-    )  # fmt: skip
-    result: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    """What a side has measured, which is printed."""
+    result = side_process.run(__file__, python, side, student, prompts, dtype)
     print(f"{side}: {json.dumps(result)}\n", flush=True)
     return result
 

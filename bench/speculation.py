@@ -15,14 +15,14 @@ bfloat16 a step of several tokens rounds otherwise than one of a single token, s
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import side_process
 
 from tenner.core.formats import FORMATS
 from tenner.core.records import Policy
@@ -35,10 +35,6 @@ ANSWER_MAX = 4
 BUDGETS = range(2, 18, 2)
 DRAFTS = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 FORMAT = FORMATS["s1"]
-ENVIRONMENT = {
-    "PYTHONPATH": str(Path(__file__).parents[1]), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}  # fmt: skip
 
 
 def thinking_tokens(ids: Sequence[int], close: Sequence[int]) -> int:
@@ -136,16 +132,6 @@ def drafts_of(llm: Any) -> dict[str, int]:
     return {name: int(values.get(f"vllm:spec_decode_num_{name}_tokens", 0)) for name in ("draft", "accepted")}
 
 
-def run_side(python: str, side: str, student: Path, texts: Sequence[str], dtype: str) -> dict[str, Any]:
-    """A process of its own, whose last line of JSON is what it has found; vLLM logs between."""
-    done = subprocess.run(
-        [python, __file__, student, "--side", side, "--dtype", dtype], input=json.dumps(texts), text=True,
-        stdout=subprocess.PIPE, check=True, env=os.environ | ENVIRONMENT,
-    )  # fmt: skip
-    found: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path, help="the student folder of a run of the demo")
@@ -178,10 +164,10 @@ def main() -> int:
     precision = hardware.choose("cpu").precision
     dtype = "float32" if precision == "fp32" else "bfloat16"
     print(f"precision: {precision}, float32 where ids are compared", flush=True)
-    told = run_side(args.vllm_python, "counted", args.student, texts, dtype)
+    told = side_process.run(__file__, args.vllm_python, "counted", args.student, texts, dtype)
     first = texts[:COMPARED]
-    ids = run_side(args.vllm_python, "speculated", args.student, first, "float32")["ids"]
-    without = run_side(args.vllm_python, "plain", args.student, first, "float32")
+    ids = side_process.run(__file__, args.vllm_python, "speculated", args.student, first, "float32")["ids"]
+    without = side_process.run(__file__, args.vllm_python, "plain", args.student, first, "float32")
     told["vllm_without_speculation"], told["compared"] = without["vllm"], len(ids)
     told["same_without_speculation"] = sum(ids[i] == without["ids"][i] for i in ids)
     print(f"\n{'budget':8}{'requests':>10}{'exceeded':>10}{'tokens/s':>10}{'drafted':>10}{'accepted':>10}")

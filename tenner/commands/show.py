@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tenner import tracing
 from tenner.core import spending
-from tenner.core.console import SafeConsole, fitting_table
+from tenner.core.console import SafeConsole, by_column, fitting_table
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe, TraceJob, stored
@@ -196,7 +196,7 @@ def _stage_columns(facts: dict[str, Any]) -> dict[str, list[str]]:
         cost = f"{by_stage[s['name']]:.4f}" if s["name"] in by_stage else ""
         rows.append([s["name"], s["state"], *counts, seconds, cost])
     rows.append(["total", "", "", "", "", f"{facts['spend_usd']['total']:.4f}"])
-    return dict(zip(("stage", "state", "in", "out", "seconds", "$"), map(list, zip(*rows, strict=True)), strict=True))
+    return by_column(("stage", "state", "in", "out", "seconds", "$"), rows)
 
 
 def _score_columns(scores: list[Score]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tenner.budget.ledger_database import read_spend
 from tenner.budget.ledger_rows import SpendRow
-from tenner.core.console import SafeConsole, fitting_table
+from tenner.core.console import SafeConsole, by_column, fitting_table
 from tenner.core.followed_file import FollowedFile
 from tenner.core.recipe import Description, stored
 from tenner.core.records import StagePlan, TrainStep
@@ -121,7 +121,7 @@ class View:
                 f"{expected[1]:,.0f}" if expected else "", f"{cost:.4f}" if cost else "",
             ])  # fmt: skip
         names = ("stage", "state", "out", "seconds", "expected", "$")
-        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        columns = by_column(names, rows)
         styles = ["bold" if state == "now" else "" for state in columns["state"]]
         return fitting_table(columns, width=width, left=names[:2], styles=styles)
 

@@ -22,6 +22,11 @@ class SafeConsole(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
+def by_column(names: Sequence[str], rows: Iterable[Sequence[str]]) -> dict[str, list[str]]:
+    """Rows of text as columns by their headers; at least one row."""
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
 def fitting_table(
     columns: Mapping[str, Sequence[str]], *, width: int, left: Collection[str], title: str | None = None,
     styles: Sequence[str] = (),

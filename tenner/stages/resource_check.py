@@ -31,7 +31,7 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
     kind = hardware.device_kind(recipe.machine.device)
     if recipe.train.fp8:
         float8.check(torch.device(kind))
-    processes = max(processes, int(os.environ.get("WORLD_SIZE", "1")))
+    processes = max(processes, distributed.launched_size())
     shared = recipe.train.context_parallel
     distributed.check_rows_shared(processes, shared)
     if processes > 1 and shared == 1:

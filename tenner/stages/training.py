@@ -1,5 +1,6 @@
 """The train stage, in the process that keeps the run and in those that only train beside it."""
 
+from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -44,11 +45,7 @@ def learn(run: Run) -> tuple[int, int]:
     precision = run.hardware(label, recipe.train.precision).precision
     settings = recipe.train.model_copy(update={"precision": precision})
     with (
-        distributed.join(
-            device=recipe.machine.device,
-            shard_over=recipe.train.shard_over,
-            context_parallel=recipe.train.context_parallel,
-        ) as world,
+        _joined(recipe, recipe.machine.device) as world,
         run.machine_time(label) as meter,
         run.screen.bar(label, 0, expected_seconds=run.expected_seconds(label)) as bar,
         tracker_of(recipe) as track,
@@ -134,11 +131,7 @@ def follow(path: Path, *, device: Device | None = None) -> None:
     plan.check_trains_here(recipe.train)
     allocator.ask_for_expandable_segments()
     base, encoded, _dropped, validation = _prepared(folder, recipe)
-    with distributed.join(
-        device=device or recipe.machine.device,
-        shard_over=recipe.train.shard_over,
-        context_parallel=recipe.train.context_parallel,
-    ) as world:
+    with _joined(recipe, device or recipe.machine.device) as world:
         loop.train(
             base, encoded, recipe.train, seed=recipe.seed, workdir=folder.path / FOLDER, validation=validation,
             on_step=lambda _: None, world=world,
@@ -174,6 +167,12 @@ def foresee(path: Path, *, device: Device | None = None, processes: int = 1) -> 
             recipe.train, samples=len(lengths), mean_tokens=sum(lengths) / len(lengths), longest_tokens=longest_tokens
         ),
     )  # fmt: skip
+
+
+def _joined(recipe: Recipe, device: Device) -> AbstractContextManager[distributed.World]:
+    """The processes that train together, as the recipe has them share weights and rows."""
+    train = recipe.train
+    return distributed.join(device=device, shard_over=train.shard_over, context_parallel=train.context_parallel)
 
 
 class _Asked(NamedTuple):

@@ -5,7 +5,6 @@ checkpoint between two steps: only then has it its name.
 """
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from tenner.core import hardware
 from tenner.training import checkpoint
 from tenner.training.checkpoint import Part, Writing
-from tenner.training.distributed import World
+from tenner.training.distributed import World, local_size
 
 HOURS_BETWEEN_FAILURES = 50_000
 """Of one GPU: 419 unforeseen interruptions of 16,384 in 54 days (Llama 3, arXiv 2407.21783, section 3.3.4)."""
@@ -81,8 +80,7 @@ class CheckpointWriter:
 
     def _has_room(self, parts: Mapping[str, Part]) -> bool:
         """Whether every process has; those of one machine share its memory."""
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", self._world.size))
-        need = sum(part.tensor.numel() * part.tensor.itemsize for part in parts.values()) * ranks_here
+        need = sum(part.tensor.numel() * part.tensor.itemsize for part in parts.values()) * local_size(self._world.size)
         free = hardware.free_memory_bytes("cpu")
         (lacking,) = self._world.sum(free is None or need > FREE_SHARE_MAX * free)
         return not lacking

@@ -31,6 +31,11 @@ def launched_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_size(processes: int) -> int:
+    """How many processes torchrun started on this machine; `processes` without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+
+
 @dataclass(frozen=True)
 class ContextGroup:
     """Neighbouring processes that share each row, every one with a slice of its tokens (`context_parallel.py`)."""
@@ -153,7 +158,7 @@ def device_bytes(device: torch.device, *, processes: int = 1) -> int:
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory())
     machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return machine_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    return machine_bytes // local_size(processes)
 
 
 def idle_gpus(world: World) -> int:

@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from paths import SUPPORT
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from tenner.core.sections import Train
 from tenner.core.seeds import rng
@@ -33,6 +35,23 @@ def run(model_dir, workdir, encoded=None, on_step=lambda _: None, validation=(),
     return loop.train(
         model_dir, encoded or samples(), settings, seed=0, workdir=workdir, validation=validation, on_step=on_step
     )
+
+
+def random_qwen2(folder, tokenizer_dir, *, heads, key_heads, positions):
+    """A Qwen2 with biases, which are random too, and a head of its own, in `folder`, which is returned."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=301, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=key_heads, max_position_embeddings=positions, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 1:
+                p.add_(torch.randn_like(p) * 0.1)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(folder)
+    return folder
 
 
 def free_port():

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import assert_same_curve, run, samples, trained
+from tiny_training import assert_same_curve, random_qwen2, run, samples, trained
 from torch.nn import functional
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer
 
 from tenner.core.errors import TennerError
 from tenner.core.sections import Train
@@ -199,14 +199,8 @@ LORA = {**FULL, "method": "lora", "lora_rank": 2, "lr": 1e-3}
 @pytest.fixture(scope="module")
 def model_dirs(tiny_model_dir, tmp_path_factory):
     """A Llama of four heads over two key heads; and a Qwen2 of six over three, which two processes do not divide."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=301, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=3, max_position_embeddings=512, tie_word_embeddings=False,
-    )  # fmt: skip
     folder = tmp_path_factory.mktemp("qwen") / "model"
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
+    random_qwen2(folder, tiny_model_dir, heads=6, key_heads=3, positions=512)
     return {"llama": tiny_model_dir, "qwen2": folder}
 
 

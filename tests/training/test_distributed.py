@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from paths import SUPPORT
-from tiny_training import JOB, assert_same_curve, run, torchrun, trained
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from tiny_training import JOB, assert_same_curve, random_qwen2, run, torchrun, trained
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tenner.core.errors import TennerError
 from tenner.training import distributed, loop
@@ -23,21 +23,8 @@ EIGHT_BIT = ("llama", {"optimizer": "adamw-8bit", "epochs": 1})
 
 @pytest.fixture(scope="module")
 def qwen_dir(tiny_model_dir, tmp_path_factory):
-    """A random Qwen2: biases, which are random too, and a head of its own; three heads, so that no split is even."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=301, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=False,
-    )  # fmt: skip
-    model = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim == 1:
-                p.add_(torch.randn_like(p) * 0.1)
-    folder = tmp_path_factory.mktemp("qwen") / "model"
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
-    return folder
+    """Three heads, so that no split is even."""
+    return random_qwen2(tmp_path_factory.mktemp("qwen") / "model", tiny_model_dir, heads=3, key_heads=1, positions=256)
 
 
 @pytest.fixture(scope="module")
