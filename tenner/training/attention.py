@@ -1,6 +1,6 @@
 """Attention over packed rows: each document sees itself and nothing else, on any device.
 
-Letters in names: B documents of a row, L tokens of the longest, T tokens of the row, H query heads, K key heads,
+Letters in names: B documents of a row, L slots for the longest, T tokens of the row, H query heads, K key heads,
 G query heads to each key head (H = K G), D size of queries and keys, E size of values, N pairs of document and key head
 (N = B K).
 """
@@ -38,7 +38,7 @@ class _ShortAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
     ) -> Tensor:
-        length, size = docs.longest, query_TH_D.shape[-1]
+        length, size = docs.slots, query_TH_D.shape[-1]
         key_BK_LD, value_BK_LD = docs.padded(key_TK_D), docs.padded(value_TK_D)
         query_BK_GLD = docs.padded(query_TH_D).view(key_BK_LD.shape[0], -1, size)
         causal_GL_L = docs.causal_LL.repeat(query_BK_GLD.shape[1] // length, 1)
@@ -83,7 +83,7 @@ class _BlockAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
     ) -> Tensor:
-        length, size = docs.longest, query_TH_D.shape[-1]
+        length, size = docs.slots, query_TH_D.shape[-1]
         key_N_LD, value_N_LD = docs.padded(key_TK_D), docs.padded(value_TK_D)
         query_N_GLD = docs.padded(query_TH_D).view(key_N_LD.shape[0], -1, length, size)
         out_N_GLD = torch.empty_like(query_N_GLD)
@@ -140,7 +140,7 @@ def _fused_attention(
     query_TH_D: Tensor, key_TK_D: Tensor, value_TK_D: Tensor, docs: Documents, scaling: float
 ) -> Tensor:
     """The same by PyTorch's fused kernel, for GPUs without a kernel for packed rows."""
-    shape = (docs.count, -1, docs.longest, query_TH_D.shape[-1])
+    shape = (docs.count, -1, docs.slots, query_TH_D.shape[-1])
     key_BKLD, value_BKLD = docs.padded(key_TK_D).view(shape), docs.padded(value_TK_D).view(shape)
     heads = query_TH_D.shape[0] // docs.tokens
     shares_keys = _can_share_keys(query_TH_D.device)

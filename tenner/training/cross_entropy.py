@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tenner.training import fused
+from tenner.training.kernel_shapes import ROW_MULTIPLE, missing
 
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28, "mps": 1 << 26}
 """Logits of a chunk (C x V), in the compute dtype: 67 MB in bfloat16 on a CPU. On a GPU 537 MB, because every chunk
@@ -25,6 +26,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_PD: Tensor, head_VD: Tensor, targets_P: Tensor, weight: float, chunk: int) -> Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden_PD.device)
+        trained = len(targets_P)
+        hidden_PD = _filled(hidden_PD)
         grad_hidden_PD = torch.empty_like(hidden_PD)
         grad_head_VD: Tensor | None = None
         for start in range(0, hidden_PD.shape[0], chunk):
@@ -33,7 +36,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
             if fused.runs_on(head_VD.device):
                 loss -= _to_gradients(logits_CV, targets_C1, fused.number(weight, head_VD.device))
             else:
-                _to_gradients_in_blocks(logits_CV, targets_C1, weight, loss)
+                # Of positions that only fill the last chunk all logits are 0, and so are their gradients.
+                _to_gradients_in_blocks(logits_CV[: len(targets_C1)], targets_C1, weight, loss)
             grad_CV = logits_CV
             torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
             if ctx.needs_input_grad[1]:  # not a frozen head
@@ -42,7 +46,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
                 del part_VD
             del logits_CV, grad_CV  # before the next one's come
-        ctx.save_for_backward(grad_hidden_PD, None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype))
+        grad_head_VD = None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype)
+        ctx.save_for_backward(grad_hidden_PD[:trained], grad_head_VD)
         return loss.mul_(weight)
 
     @staticmethod
@@ -53,6 +58,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
             grad_hidden_PD = grad_hidden_PD * scale
             grad_head_VD = None if grad_head_VD is None else grad_head_VD * scale
         return grad_hidden_PD, grad_head_VD, None, None, None
+
+
+def _filled(hidden_PD: Tensor) -> Tensor:
+    """With zeros behind them, up to a number of positions that kernels are made for."""
+    more = missing(hidden_PD.shape[0], ROW_MULTIPLE, hidden_PD.device, hidden_PD.dtype)
+    return functional.pad(hidden_PD, (0, 0, 0, more)) if more else hidden_PD
 
 
 def _to_gradients_in_blocks(logits_CV: Tensor, targets_C1: Tensor, weight: float, loss: Tensor) -> None:

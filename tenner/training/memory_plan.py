@@ -24,6 +24,7 @@ from tenner.core.sections import Train
 from tenner.training.architecture import Architecture
 from tenner.training.cross_entropy import BLOCK_LOGITS, CHUNK_LOGITS
 from tenner.training.documents import SHORT_LENGTH_MAX
+from tenner.training.kernel_shapes import ROW_MULTIPLE
 from tenner.training.layer_trace import Attention, Layer
 from tenner.training.optimizer import BLOCK_NUMBERS, STEP_COPIES
 
@@ -36,7 +37,7 @@ NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight in 4 bits: itself, a scale of 8 bits for each 64, and one of 32 for each 256 of these."""
 KERNEL_BYTES, KERNELS_MAX = 625_000, 1024
 """Of oneDNN on a CPU, which computes products in bfloat16: it keeps the last kernels that it has made. It makes one for
-each shape; every length of a row is another shape, and so is every number of tokens that is sent to an expert."""
+each shape; every length of a filled row is another one, and so is every number of tokens that is sent to an expert."""
 HEAP_SLACK = 0.75
 """Of what a step allocates and frees on a CPU, this share comes on top: the heap gives nothing back while training
 (`training/allocator.py`), and not every hole fits the next block. The one number that is fitted, on nine small
@@ -126,10 +127,10 @@ def forecast(
 
 
 def row_lengths(train: Train, *, samples: int, mean_tokens: float, longest_tokens: int) -> int:
-    """How many different lengths the rows have at most: a step is filled to within a sample."""
+    """How many different lengths the rows have at most, once they are filled: a step is full to within a sample."""
     row_tokens = min(train.tokens_per_row, train.tokens_per_step)
     rows = math.ceil(train.epochs * samples * mean_tokens / max(row_tokens, mean_tokens))
-    return max(1, min(rows, longest_tokens))
+    return min(rows, math.ceil(longest_tokens / ROW_MULTIPLE))
 
 
 def _kernels_bytes(a: Architecture, lengths: int) -> int:

@@ -5,7 +5,7 @@ Letters in names: T tokens of a row, P trained positions of it, D hidden size, V
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -18,6 +18,7 @@ from tenner.training.architecture import backbone
 from tenner.training.cross_entropy import summed_cross_entropy
 from tenner.training.distributed import ContextGroup
 from tenner.training.documents import Documents
+from tenner.training.kernel_shapes import ROW_MULTIPLE, missing
 from tenner.training.own_head import PROBED_ROWS, head_is_linear, own_cross_entropy
 
 
@@ -58,6 +59,18 @@ class Batch:
             context=context,
         )
 
+    def filled(self) -> "Batch":
+        """The row with as many tokens as kernels are made for: its last document goes on, behind all that is predicted
+        from. A row that is shared stays as it is.
+        """
+        documents = self.documents
+        more = missing(documents.tokens, ROW_MULTIPLE, documents.device, documents.dtype)
+        if more == 0 or self.context is not None:
+            return self
+        # The last position again: one more may be beyond those that the model knows.
+        ids_1T, positions_1T = (torch.cat([x, x[:, -1:].expand(1, more)], 1) for x in (self.ids_1T, self.positions_1T))
+        return replace(self, ids_1T=ids_1T, positions_1T=positions_1T, documents=documents.with_last_longer(more))
+
 
 class PackedLoss(nn.Module):
     """A model and its loss in one, so that the head's weights are at hand where the loss needs them."""
@@ -82,7 +95,7 @@ class PackedLoss(nn.Module):
             return loss + _weighed(out.aux_loss, batch, model) if has_auxiliary_loss(model) else loss
         hidden_TD, auxiliary = self._decoded(batch)
         if hidden_only:
-            return hidden_TD
+            return hidden_TD[: batch.ids_1T.shape[1]]
         hidden_PD = hidden_TD[batch.predictors_P]
         if self._head_is_linear is None:
             self._head_is_linear = head_is_linear(model, hidden_PD[:PROBED_ROWS].detach())
@@ -94,12 +107,15 @@ class PackedLoss(nn.Module):
         return loss if auxiliary is None else loss + _weighed(auxiliary, batch, model)
 
     def _decoded(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The hidden states (T, D) of a row, and the auxiliary loss of a row of one document, if the model has one."""
+        """The hidden states (T, D) of a row, and of what fills it, if anything does; and the auxiliary loss of a row of
+        one document, if the model has one.
+        """
         model = self.model
         if self.packed:
+            filled = batch.filled()
             out = backbone(model)(
-                input_ids=batch.ids_1T, use_cache=False, position_ids=batch.positions_1T, documents=batch.documents,
-                context=batch.context,
+                input_ids=filled.ids_1T, use_cache=False, position_ids=filled.positions_1T, documents=filled.documents,
+                context=filled.context,
             )  # fmt: skip
             return out.last_hidden_state[0], None
         assert batch.documents.count == 1
