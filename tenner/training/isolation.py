@@ -89,7 +89,7 @@ def _prove_by_gradients(run: Run, embedding: nn.Module, row: Sequence[int], leng
             hidden_TD = run(row, lengths)
             (leaf_1TD,) = leaves
             (grad_1TD,) = torch.autograd.grad(hidden_TD[start:end].float().square().sum(), leaf_1TD)
-        grad_TD = grad_1TD.reshape(len(row), -1)
+        grad_TD = grad_1TD.reshape(-1, grad_1TD.shape[-1])
         if grad_TD[:start].any() or grad_TD[end:].any():
             raise NotIsolated("the results of a document have gradients at another one")
         if not grad_TD[start:end].any():

@@ -5,6 +5,7 @@ import torch
 
 from tenner.training import attention, cross_entropy, documents, kernel_shapes, packed_loss, packing, student
 from tenner.training.loss_mask import Encoded
+from tenner.training.packing_check import choose_packing
 
 
 def samples(*lengths):
@@ -36,6 +37,12 @@ def test_what_fills_a_row_changes_neither_loss_nor_gradients(tiny_model_dir, mon
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in model.parameters())])
     torch.testing.assert_close(found[1], found[0], atol=1e-7, rtol=1e-5)
+
+
+def test_rows_that_are_filled_are_isolated(tiny_model_dir):
+    loss = packed_loss.PackedLoss(student.load(tiny_model_dir, torch.bfloat16, attention.NAME))
+    why = choose_packing(loss, samples(40, 31, 300), device=loss.model.device, dtype=torch.bfloat16, alone=True)
+    assert why is None
 
 
 def test_only_products_in_bfloat16_on_a_cpu_are_filled():
