@@ -119,10 +119,20 @@ def render_chat(
     turns = [{"role": m.role, "content": m.content} for m in messages]
     if system_prompt is not None and all(m.role != "system" for m in messages):
         turns.insert(0, {"role": "system", "content": system_prompt})
+    return rendered(tokenizer, turns, add_generation_prompt=add_generation_prompt, **(kwargs or {}))
+
+
+def rendered(
+    tokenizer: Tokenizer, turns: list[dict[str, str]], *, add_generation_prompt: bool, **kwargs: Any
+) -> str:  # fmt: skip
+    """Turns as the tokenizer's chat template, or one among the arguments, renders them.
+
+    Raises TennerError for a template that does not come to an end, and what else the template raises.
+    """
     try:
         with time_limit(TEMPLATE_SECONDS):
             text: str = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **(kwargs or {})
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
             )
     except TimeLimitPassed as e:
         raise TennerError(

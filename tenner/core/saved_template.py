@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import jinja2
 
 from tenner.core.chat_template import PROBE, PROMPT_PROBE, ChatTemplate, source_of
-from tenner.core.formats import ThinkFormat
+from tenner.core.formats import ThinkFormat, rendered
 
 GENERATION_TAG = re.compile(r"\{%([-+]?) *(end)?generation *([-+]?)%\}")
 
@@ -90,14 +90,13 @@ def _renders(
     template: ChatTemplate, source: str, messages: list[dict[str, str]], wanted: str, *, add_generation_prompt: bool
 ) -> bool:
     """Whether a template makes the wanted text of a conversation."""
-    arguments: dict[str, Any] = {"chat_template": source}
     try:
-        text = template.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **arguments
-        )
+        text = rendered(
+            template.tokenizer, messages, add_generation_prompt=add_generation_prompt, chat_template=source
+        )  # fmt: skip
     except (jinja2.TemplateError, TypeError):
         return False
-    return bool(text == wanted)
+    return text == wanted
 
 
 def _opens_exactly(template: ChatTemplate, prompt: str, opening: str) -> bool:
