@@ -1,5 +1,6 @@
 """The train stage, in the process that keeps the run and in those that only train beside it."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
@@ -14,7 +15,7 @@ from tenner.core.records import Drop, Sample, TrainStep
 from tenner.core.run import RUN_TEMPLATE, Run, chat_template_of, stored_recipe, template_to_ask_with
 from tenner.core.run_folder import RunFolder
 from tenner.core.saved_template import trained_template
-from tenner.core.sections import Device
+from tenner.core.sections import Device, Train
 from tenner.core.template_date import with_date
 from tenner.training import (
     allocator,
@@ -23,6 +24,7 @@ from tenner.training import (
     loop,
     loss_mask,
     optional_libraries,
+    packing,
     plan,
     student,
     student_address,
@@ -33,6 +35,8 @@ from tenner.training.memory_plan import row_lengths
 from tenner.training.trackers import tracker_of
 
 FOLDER = "checkpoint"
+STEPS_FEW, STEPS_ENOUGH = 40, 100
+"""s1 took 315 for 1,000 samples. The demo takes about 200; with 148 its student had 84 % right instead of 94.5 %."""
 
 
 def learn(run: Run) -> tuple[int, int]:
@@ -106,7 +110,21 @@ def prepare(run: Run) -> Prepared:
         run.screen.say(
             f"{len(found.validation):,} samples are held out: their loss is measured as the training goes on"
         )
+    if (advice := _few_steps([len(e.ids) for e in found.encoded], run.recipe.train)) is not None:
+        run.screen.say(advice)
     return found
+
+
+def _few_steps(lengths: Sequence[int], train: Train) -> str | None:
+    """What is said of a training of few steps where smaller ones would make more of the same samples."""
+    steps = len(packing.plan(lengths, train.tokens_per_step, epochs=train.epochs, seed=0))
+    smaller = train.epochs * sum(lengths) // STEPS_ENOUGH
+    if steps > STEPS_FEW or smaller < max(lengths):
+        return None
+    return (
+        f"{steps} steps are few to learn from: with train.tokens_per_step = {smaller:,} the same samples make about "
+        f"{STEPS_ENOUGH}"
+    )
 
 
 def _fix_date(run: Run) -> None:

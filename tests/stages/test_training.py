@@ -54,6 +54,24 @@ def test_held_out_samples_are_measured_and_not_trained_on(tiny_recipe, tmp_path,
     assert "2 samples are held out" in "".join(capsys.readouterr())
 
 
+def test_a_training_of_few_steps_is_told_how_to_take_more(tiny_recipe, tmp_path, capsys):
+    samples = [sample(i) for i in range(60)]
+
+    def said(name, tokens_per_step):
+        described = recipe.load(
+            str(tiny_recipe), overrides=["train.epochs=3", f"train.tokens_per_step={tokens_per_step}"]
+        )
+        with open_run(tmp_path / name, described, Screen(), budget_usd=None) as run:
+            run.folder.write("samples", samples)
+            training.prepare(run)
+        return " ".join("".join(capsys.readouterr()).split())
+
+    few = r"(\d+) steps are few to learn from: with train\.tokens_per_step = (\d+) the same samples make about 100"
+    ((steps, smaller),) = re.findall(few, said("large", 4000))
+    assert int(steps) < 20
+    assert "few to learn from" not in said("small", smaller)
+
+
 def test_longer_samples_stop_the_run(tiny_recipe, tmp_path):
     with pytest.raises(TennerError, match="1 of 2 samples are longer than tokens_max = 1000: s1"):
         learn(tmp_path / "run", tiny_recipe, [sample(0), sample(1, "long " * 300)])
