@@ -30,6 +30,7 @@ from tenner.training import (
     cross_entropy,
     float8,
     fused,
+    kernel_shapes,
     kernels,
     loop,
     packing,
@@ -235,6 +236,7 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         enter(patch.object(float8, "failure", lambda _device: None))
         enter(patch.object(float8, "SCALES_BY_ROW", ("cpu",)))
         enter(patch.object(fused, "runs_on", lambda _device: True))
+        enter(patch.object(kernel_shapes, "made_for_each", lambda _device, _dtype: False))
         enter(patch.object(fused, "compiled", observer.one_kernel))
         enter(patch.object(loop, "choose_packing", packed))
         enter(patch.object(loop, "_forward_backward", noted_forward_backward))

@@ -5,17 +5,17 @@ connection broke off, and a step that may have been accepted must not be sent, a
 """
 
 import gzip
-import io
 import lzma
 import shutil
 import tarfile
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import httpx2
 
@@ -210,23 +210,28 @@ class TinkerClient:
 
     def download(self, path: str, folder: Path) -> None:
         """Unpack an adapter that `save_for_sampler` stored, once it is known to fit on the disk."""
+        with disk_errors(folder), _archive_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as packed:
+                self._fetch_archive(path, packed)
+                packed.seek(0)
+                with tarfile.open(fileobj=packed) as archive:
+                    size, free = sum(member.size for member in archive), shutil.disk_usage(folder).free
+                    if size > free:
+                        raise TennerError(
+                            f"the archive of {path} has {size:,} bytes, and {free:,} are free at {folder}",
+                            hint="free some space: the same command downloads it again",
+                        )
+                    archive.extractall(folder, filter="data")
+
+    def _fetch_archive(self, path: str, into: IO[bytes]) -> None:
         model_id, kind, name = _parts(path)
         try:
-            answer = self._request("GET", f"training_runs/{model_id}/checkpoints/{kind}/{name}/archive")
+            self._request("GET", f"training_runs/{model_id}/checkpoints/{kind}/{name}/archive", into=into)
         except Rejected as e:
             if e.status != 404:
                 raise
-            answer = self._request("GET", f"training_runs/{model_id}/checkpoints/{name}/archive")  # SkyRL's server
-        with disk_errors(folder), _archive_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
-                size, free = sum(member.size for member in archive), shutil.disk_usage(folder).free
-                if size > free:
-                    raise TennerError(
-                        f"the archive of {path} has {size:,} bytes, and {free:,} are free at {folder}",
-                        hint="free some space: the same command downloads it again",
-                    )
-                archive.extractall(folder, filter="data")
+            self._request("GET", f"training_runs/{model_id}/checkpoints/{name}/archive", into=into)  # SkyRL's server
 
     # -- sampling ------------------------------------------------------------------------------------------------
 
@@ -260,15 +265,16 @@ class TinkerClient:
         return _fields(self._request("POST", what, body, once=once, waits=waits), what)
 
     def _request(
-        self, method: str, what: str, body: Mapping[str, Any] | None = None, *, once: bool = False, waits: bool = False
-    ) -> httpx2.Response:
-        """The answer. A request that must be made `once` is made again only where the server cannot have taken it."""
+        self, method: str, what: str, body: Mapping[str, Any] | None = None, *, once: bool = False, waits: bool = False,
+        into: IO[bytes] | None = None,
+    ) -> httpx2.Response:  # fmt: skip
+        """The answer, or what it holds written to a file. A request that must be made `once` is made again only where
+        the server cannot have taken it.
+        """
         retries = 0
         while True:
             try:
-                answer = self._http.request(
-                    method, f"{self._url}/api/v1/{what}", json=body, headers=self._headers(), follow_redirects=True
-                )
+                answer = self._answer(method, what, body, into)
             except httpx2.RequestError as e:
                 fault = fault_of(e)
                 may_repeat = not once or isinstance(e, UNSENT)
@@ -289,6 +295,22 @@ class TinkerClient:
             asked = fault.retry_after_seconds or 0.0
             time.sleep(max(asked, min(RETRY_SECONDS_MAX, self._retry_seconds * 2**retries)))
             retries += 1
+
+    def _answer(
+        self, method: str, what: str, body: Mapping[str, Any] | None, into: IO[bytes] | None
+    ) -> httpx2.Response:  # fmt: skip
+        """Of one request; what is not wanted in a file is read whole."""
+        with self._http.stream(
+            method, f"{self._url}/api/v1/{what}", json=body, headers=self._headers(), follow_redirects=True
+        ) as answer:
+            if into is None or answer.status_code >= 400:
+                answer.read()
+                return answer
+            into.seek(0)  # what an attempt before has left there
+            into.truncate()
+            for chunk in answer.iter_bytes():
+                into.write(chunk)
+            return answer
 
     def _lost(self, what: str, fault: Fault) -> TennerError:
         return TennerError(

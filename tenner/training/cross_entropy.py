@@ -33,11 +33,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden_PD.shape[0], chunk):
             hidden_CD, targets_C1 = hidden_PD[start : start + chunk], targets_P[start : start + chunk, None]
             logits_CV = hidden_CD @ head_VD.T
+            own_CV = logits_CV[: len(targets_C1)]  # of others, which fill the last chunk, logits and gradients are 0
             if fused.runs_on(head_VD.device):
-                loss -= _to_gradients(logits_CV, targets_C1, fused.number(weight, head_VD.device))
+                loss -= _to_gradients(own_CV, targets_C1, fused.number(weight, head_VD.device))
             else:
-                # Of positions that only fill the last chunk all logits are 0, and so are their gradients.
-                _to_gradients_in_blocks(logits_CV[: len(targets_C1)], targets_C1, weight, loss)
+                _to_gradients_in_blocks(own_CV, targets_C1, weight, loss)
             grad_CV = logits_CV
             torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
             if ctx.needs_input_grad[1]:  # not a frozen head
@@ -45,7 +45,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 # More than one chunk is added up in float32; one is the whole and stays as it is.
                 grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
                 del part_VD
-            del logits_CV, grad_CV  # before the next one's come
+            del logits_CV, own_CV, grad_CV  # before the next one's come
         grad_head_VD = None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype)
         ctx.save_for_backward(grad_hidden_PD[:trained], grad_head_VD)
         return loss.mul_(weight)

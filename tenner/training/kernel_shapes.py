@@ -13,6 +13,11 @@ DOCUMENT_MULTIPLE = 16
 """Of slots for the longest document of a row, in attention."""
 
 
+def made_for_each(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel for each shape there."""
+    return device.type == "cpu" and dtype == torch.bfloat16
+
+
 def missing(count: int, multiple: int, device: torch.device, dtype: torch.dtype) -> int:
     """How many more than `count` there must be for `multiple` to divide them; none where kernels fit any shape."""
-    return -count % multiple if device.type == "cpu" and dtype == torch.bfloat16 else 0
+    return -count % multiple if made_for_each(device, dtype) else 0

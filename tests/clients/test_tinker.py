@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
+import tracemalloc
 from typing import NamedTuple
 
 import pytest
@@ -103,6 +105,51 @@ def test_an_archive_that_is_damaged_or_leaves_its_folder_is_one_line(tmp_path):
         ):
             client.download("tinker://a/b/c", tmp_path / str(number))
     assert not (tmp_path / "outside").exists()
+
+
+def test_an_archive_is_not_held_in_memory(tmp_path):
+    content = os.urandom(32 << 20)
+    with (
+        Answering({"archive": archive_of("weights", content)}) as server,
+        TinkerClient(server.url, key="k") as client,
+    ):
+        tracemalloc.start()
+        try:
+            client.download("tinker://a/b/c", tmp_path / "adapter")
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (tmp_path / "adapter/weights").read_bytes() == content
+    assert most < 8 << 20
+
+
+class BreakingOff(Answering):
+    """Breaks off the first archive in the middle."""
+
+    broken = False
+
+    def answer_request(self, handler, body):
+        if self.broken or not handler.path.endswith("/archive"):
+            super().answer_request(handler, body)
+            return
+        self.broken = True
+        whole = self.answers["archive"]
+        handler.send_response(200)
+        handler.send_header("content-length", str(len(whole)))
+        handler.end_headers()
+        handler.wfile.write(whole[: len(whole) // 2])
+        handler.close_connection = True
+
+
+def test_an_archive_that_is_broken_off_is_downloaded_anew(tmp_path):
+    content = os.urandom(100_000)
+    with (
+        BreakingOff({"archive": archive_of("weights", content)}) as server,
+        TinkerClient(server.url, key="k", retry_seconds=0.01) as client,
+    ):
+        client.download("tinker://a/b/c", tmp_path / "adapter")
+    assert server.broken
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "adapter").iterdir()] == [("weights", content)]
 
 
 def test_an_archive_that_does_not_fit_on_the_disk_is_not_unpacked(tmp_path, monkeypatch):
