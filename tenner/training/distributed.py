@@ -4,6 +4,7 @@ Each process knows the whole plan, so nothing of the data travels: what does is 
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from tenner.core.sections import Device
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+
+LAST_TENSORS_SECONDS = 0.5
+"""What the threads of gloo are given, after the last sum, to let go of its tensors. One that is so late that Python is
+shutting down by then ends the process with SIGABRT, and torchrun then ends the others, which may be saving."""
 
 
 def launched_rank() -> int:
@@ -198,6 +203,7 @@ def join(*, device: Device = "auto", shard_over: int | None = None, context_para
         yield World(rank, size, own, mesh, context_group(rank, context_parallel))
     finally:
         distributed.destroy_process_group()
+        time.sleep(LAST_TENSORS_SECONDS)
 
 
 def check_sharing(size: int, shard_over: int | None) -> int:
