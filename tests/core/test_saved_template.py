@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 from chat_families import FAMILIES, GEMMA2, tokenizer_of
 
-from tenner.core import formats
 from tenner.core.chat_template import ChatTemplate, detected_format
-from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.records import Sample
 from tenner.core.saved_template import trained_template
@@ -99,12 +97,3 @@ def test_the_think_format_can_be_read_off_it():
     tokenizer, *_, source = saved("qwen3", template=SMOLLM2, fmt="s1", kwargs={})
     tokenizer.chat_template = source
     assert detected_format(tokenizer) == FORMATS["s1"]
-
-
-def test_a_template_without_end_is_refused(monkeypatch):
-    """One that only loops where it sees an answer, which a question does not show."""
-    monkeypatch.setattr(formats, "TEMPLATE_SECONDS", 0.2)
-    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i * j %}{% endfor %}{% endfor %}"
-    endless = SMOLLM2 + "{% if messages[-1].role == 'assistant' %}" + loops + "{% endif %}"
-    with pytest.raises(TennerError, match=r"the chat template runs for more than 0\.2 seconds"):
-        saved("qwen3", template=endless, fmt="s1", kwargs={})
