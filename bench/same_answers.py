@@ -1,8 +1,8 @@
 """Whether a run's student says the same elsewhere: in transformers, vLLM and llama.cpp, each by itself.
 
     tenner run demo && scripts/install_vllm.sh DIR
-    pip install llama-cpp-python
-    python bench/same_answers.py runs/demo [--vllm-python DIR/bin/python] [--llama] [--questions N]
+    python3 -m venv LLAMA && LLAMA/bin/pip install --only-binary :all: xllamacpp
+    python bench/same_answers.py runs/demo [--vllm-python DIR/bin/python] [--llama-python LLAMA/bin/python]
 
 The prompts are those of the saved chat template, as anybody would render them, and the student answers greedily in
 float32 (llama.cpp: the exported GGUF, its weights in float16) until it ends its turn. The embedded engine's answers,
@@ -75,23 +75,18 @@ def by_vllm(student: Path, prompts: Sequence[str]) -> list[str | None]:
     return [_spoken(tokenizer, o.token_ids) if o.finish_reason == "stop" else None for o in told]
 
 
-def by_llama(student: Path, prompts: Sequence[str]) -> list[str | None]:
-    """llama.cpp, from the GGUF that `tenner export` writes."""
-    from llama_cpp import Llama
+def by_llama(file: Path, prompts: Sequence[str]) -> list[str | None]:
+    """In xllamacpp's Python: llama.cpp and its own server, from a GGUF."""
+    import xllamacpp
 
-    from tenner.commands.export import write_gguf
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_gguf(student.parent, Path(folder) / "gguf")
-        (file,) = (Path(folder) / "gguf").glob("*.gguf")
-        llama = Llama(str(file), n_ctx=1024, verbose=False)
-        found = []
-        for prompt in prompts:
-            ids = llama.tokenize(prompt.encode(), add_bos=False, special=True)
-            out: Any = llama.create_completion(ids, max_tokens=NEW_TOKENS_MAX, temperature=0.0)
-            (choice,) = out["choices"]
-            found.append(choice["text"].strip() if choice["finish_reason"] == "stop" else None)
-        llama.close()
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx = str(file), 1024
+    server = xllamacpp.Server(params)
+    found = []
+    for prompt in prompts:
+        out = server.handle_completions({"prompt": prompt, "max_tokens": NEW_TOKENS_MAX, "temperature": 0.0})
+        (choice,) = out["choices"]
+        found.append(choice["text"].strip() if choice["finish_reason"] == "stop" else None)
     return found
 
 
@@ -116,11 +111,20 @@ def compared(name: str, own: Sequence[str | None], theirs: Sequence[str | None])
     return {"answers": len(pairs), "same": len(pairs) - len(differ)}
 
 
+def _gguf(run: Path, folder: Path) -> Path:
+    """The student as `tenner export` writes it for llama.cpp."""
+    from tenner.commands.export import write_gguf
+
+    write_gguf(run, folder / "gguf")
+    (file,) = (folder / "gguf").glob("*.gguf")
+    return file
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run whose student is trained; with --side that student")
     parser.add_argument("--vllm-python")
-    parser.add_argument("--llama", action="store_true", help="llama-cpp-python is installed here")
+    parser.add_argument("--llama-python")
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
@@ -143,17 +147,18 @@ def main() -> int:
     prompts = [str(tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)) for c in chats]
     about: dict[str, Any] = {
         "machine": evidence.machine(),
-        "versions": evidence.versions("tenner", "torch", "transformers", "llama-cpp-python"),
+        "versions": evidence.versions("tenner", "torch", "transformers"),
     }
     for name, fields in about.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
     pythons = {"tenner": sys.executable, "transformers": sys.executable, "vllm": args.vllm_python,
-               "llama.cpp": sys.executable if args.llama else None}  # fmt: skip
-    said = {
-        side: side_process.run(__file__, python, side, student, prompts, "float32")["said"]
-        for side, python in pythons.items()
-        if python
-    }
+               "llama.cpp": args.llama_python}  # fmt: skip
+    said = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for side, python in pythons.items():
+            if python:
+                asked_of = _gguf(args.run, Path(folder)) if side == "llama.cpp" else student
+                said[side] = side_process.run(__file__, python, side, asked_of, prompts, "float32")["said"]
     own = said.pop("tenner")
     print(
         f"\n{len(prompts)} questions; {sum(a is None for a in own)} answers have no end after {NEW_TOKENS_MAX} tokens"
