@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,20 @@ def by_tenner(student: Path, prompts: Sequence[str]) -> list[str | None]:
     """The embedded engine, with a budget that no answer reaches."""
     import torch
 
+    from tenner.core import recipe as recipes
     from tenner.core.formats import FORMATS
     from tenner.core.records import Policy
     from tenner.inference.hf.engine import HFEngine
     from tenner.inference.job import Prompt
 
     engine = HFEngine.load(student, dtype=torch.float32, device="cpu")
-    fmt, tokenizer = FORMATS["s1"], engine.tokenizer
+    fmt = FORMATS[recipes.load(str(student.parent / "recipe.toml")).student.format]
     asked = [Prompt(str(i), text) for i, text in enumerate(prompts)]
     said: dict[str, str | None] = {}
-    with torch.inference_mode():
-        policy = Policy(thinking_tokens_max=NEW_TOKENS_MAX)
-        for g in engine.sweep(asked, [policy], fmt, answer_tokens_max=NEW_TOKENS_MAX):
-            whole = not g.truncated and g.thinking_tokens < NEW_TOKENS_MAX
-            said[g.prompt_id] = _spoken(tokenizer, g.token_ids) if whole else None
+    policy = Policy(thinking_tokens_max=NEW_TOKENS_MAX)
+    for g in engine.sweep(asked, [policy], fmt, answer_tokens_max=NEW_TOKENS_MAX):
+        whole = not g.truncated and g.thinking_tokens < NEW_TOKENS_MAX
+        said[g.prompt_id] = _spoken(engine.tokenizer, g.token_ids) if whole else None
     return [said[p.id] for p in asked]
 
 
@@ -98,6 +99,8 @@ def _spoken(tokenizer: Any, ids: Sequence[int]) -> str:
 SIDES: dict[str, Callable[[Path, Sequence[str]], list[str | None]]] = {
     "tenner": by_tenner, "transformers": by_transformers, "vllm": by_vllm, "llama.cpp": by_llama,
 }  # fmt: skip
+PACKAGES = {"tenner": "torch", "transformers": "transformers", "vllm": "vllm", "llama.cpp": "xllamacpp"}
+"""Whose version, in its own Python, is told with a side's answers."""
 
 
 def compared(name: str, own: Sequence[str | None], theirs: Sequence[str | None]) -> dict[str, int]:
@@ -130,7 +133,8 @@ def main() -> int:
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps({"said": SIDES[args.side](args.run, json.load(sys.stdin))}))
+        said = SIDES[args.side](args.run, json.load(sys.stdin))
+        print(json.dumps({"said": said, "version": version(PACKAGES[args.side])}))
         return 0
 
     import evidence
@@ -153,17 +157,20 @@ def main() -> int:
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in fields.items()), flush=True)
     pythons = {"tenner": sys.executable, "transformers": sys.executable, "vllm": args.vllm_python,
                "llama.cpp": args.llama_python}  # fmt: skip
-    said = {}
+    answered = {}
     with tempfile.TemporaryDirectory() as folder:
         for side, python in pythons.items():
             if python:
                 asked_of = _gguf(args.run, Path(folder)) if side == "llama.cpp" else student
-                said[side] = side_process.run(__file__, python, side, asked_of, prompts, "float32")["said"]
-    own = said.pop("tenner")
+                answered[side] = side_process.run(__file__, python, side, asked_of, prompts, "float32")
+    own = answered.pop("tenner")["said"]
     print(
         f"\n{len(prompts)} questions; {sum(a is None for a in own)} answers have no end after {NEW_TOKENS_MAX} tokens"
     )
-    found = {name: compared(name, own, theirs) for name, theirs in said.items()}
+    found = {
+        name: compared(f"{name}, {PACKAGES[name]} {theirs['version']}", own, theirs["said"])
+        for name, theirs in answered.items()
+    }
     print(json.dumps(about | {"questions": len(prompts), "ended": sum(a is not None for a in own), "same": found}))
     return 0
 

@@ -35,14 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set what PyTorch and BLAS read when they are imported; workers and commands inherit it."""
     assert "torch" not in sys.modules
     os.environ.update(ISA_ENVIRONMENTS.get(config.option.isa, {}))
-    if not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"  # each worker has a core of its own; more threads only wait for each other
+    else:
         # The compiler finds kernels again by what they compute, not by the instructions that they were written for:
         # those of another processor, kept since an earlier run, crash.
         kernels = tempfile.TemporaryDirectory(prefix="kernels-", ignore_cleanup_errors=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = kernels.name
         config.add_cleanup(kernels.cleanup)
-    else:
-        os.environ["OMP_NUM_THREADS"] = "1"  # each worker has a core of its own; more threads only wait for each other
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
