@@ -7,22 +7,21 @@ from tenner.inference.rng import PositionalRNG
 class ForcedRow:
     """One completion whose ids come out of an engine one by one, the injected ones too.
 
-    Where a trial answer is due the engine is told to end the completion, which goes on as another one after the trial.
+    Where a trial answer is due the row goes on with it, as if it ended the thinking. Where it does not, `thinking` goes
+    on as another completion.
+
     `take` maps a sampled token to the one that the engine must emit. The machine gets it only when the engine asks for
     the next token, since an engine may discard a sample (after a chunk of a long prompt, for example).
     """
 
-    def __init__(
-        self, machine: ForcingMachine, rng: PositionalRNG, *, prompted: int, measures: bool | None = None
-    ) -> None:
-        """`prompted` of the machine's ids are part of the engine's prompt, not of its output. `measures`: each token is
-        taken with what was measured; None: if the machine does.
-        """
+    def __init__(self, machine: ForcingMachine, rng: PositionalRNG, *, prompted: int) -> None:
+        """`prompted` of the machine's ids are part of the engine's prompt, not of its output."""
         assert prompted <= len(machine.ids)
         self.machine = machine
+        self.thinking: ForcingMachine | None = None
+        """What goes on after the trial answer that `machine` is; None: it is none."""
         self.rng = rng
         self._prompted = prompted
-        self.measures = machine.measures if measures is None else measures
         self._drawn: tuple[int, int, Measured | None] | None = None
         self._end_of_text = machine.format_ids.end_of_text
 
@@ -32,9 +31,11 @@ class ForcedRow:
         if self._drawn is not None and position > self._drawn[0]:
             self.machine.push(*self._drawn[1:])
         self._drawn = None
+        if self.machine.trial_due:
+            self.thinking, self.machine = self.machine, self.machine.trial()
         if position < len(self.machine.ids):
             return self.machine.ids[position]
-        return self._end_of_text if self.machine.phase is Phase.DONE or self.machine.trial_due else None
+        return self._end_of_text if self.machine.phase is Phase.DONE else None
 
     def uniform(self) -> float:
         """The random number of the next sampled token; 0.0 in greedy decoding."""
@@ -47,9 +48,14 @@ class ForcedRow:
         return self._end_of_text if following is None else following
 
     def finish(self, out: int) -> None:
-        """Record that the engine ended the completion: at an end of text, the limit of the answer, or a trial."""
+        """Record that the engine ended the completion: at an end of text, or the limit of the answer.
+
+        In a format without delimiters also before a trial answer, which nothing can begin in the place of the token
+        held back: `machine` is then the thinking, and its trial is due.
+        """
         self.due(out)
-        if self.machine.trial_due:
+        if self.thinking is not None and self.machine.phase is not Phase.DONE and self.machine.answer_tokens == 0:
+            self.machine, self.thinking = self.thinking, None
             return
         if self.machine.phase is not Phase.DONE:  # the engine's limit came before the end of text was sampled
             self.machine.push(self._end_of_text, Measured(log_probability=0.0, end_rank=0))

@@ -76,6 +76,15 @@ class _Node:
         self.measured: Measured | None = None
 
 
+class _Shared:
+    """What all machines of one prompt share: the tokens sampled, and which of them come with what was measured."""
+
+    def __init__(self) -> None:
+        self.root = _Node()
+        self.measures_thinking = False
+        self.measures_answers = False
+
+
 class ForcingMachine:
     """One completion under one policy. Usage:
 
@@ -96,7 +105,7 @@ class ForcingMachine:
         *,
         answer_tokens_max: int,
         thinking_room: int,
-        _trie: _Node | None = None,
+        _shared: _Shared | None = None,
     ) -> None:
         assert answer_tokens_max > 0, "an answer needs room"
         assert thinking_room >= 0, "the context has no room: the prompt must be refused"
@@ -118,7 +127,10 @@ class ForcingMachine:
         self._agreeing = 0
         self._answer_log_probabilities: list[float] = []
         self._interventions: list[Intervention] = []
-        self._path = [_Node() if _trie is None else _trie]  # the trie's node before each id, and after the last
+        self._shared = _Shared() if _shared is None else _shared
+        self._shared.measures_thinking |= policy.grace is not None
+        self._shared.measures_answers |= policy.early_exit is not None and policy.early_exit.probability is not None
+        self._path = [self._shared.root]  # the trie's node before each id, and after the last
         self._waits_left = policy.waits
         self._thinking_end: int | None = None
         self.answer_start = self._answer_sampled_start = 0
@@ -165,9 +177,9 @@ class ForcingMachine:
 
     @property
     def measures(self) -> bool:
-        """Whether each token must come with what was measured."""
-        early_exit = self.policy.early_exit
-        return self.policy.grace is not None or (early_exit is not None and early_exit.probability is not None)
+        """Whether the next token is to come with what was measured, for this machine or one it shares tokens with."""
+        thinks = self.phase is Phase.THINKING
+        return self._shared.measures_thinking if thinks else self._shared.measures_answers
 
     @property
     def answer_probability(self) -> float:
@@ -178,7 +190,7 @@ class ForcingMachine:
         """Take the token sampled after `ids`."""
         assert self.phase is not Phase.DONE, "nothing is sampled after the end"
         assert not self.trial_due, "the trial answer comes first"
-        assert measured is not None or not self.measures, "this policy needs the distribution measured"
+        assert measured is not None or not self._reads_measured, "this policy needs the distribution measured"
         self._path[-1].sampled, self._path[-1].measured = token, measured
         if self._is_held_back(token):
             self._held_back = token, measured
@@ -271,11 +283,12 @@ class ForcingMachine:
         self.recall()  # the answer begins as the trial did
 
     def following(self, token: int, measured: Measured | None = None) -> int | None:
-        """The first id that `push(token, measured)` would add; None where it would add none: at an end of the answer,
-        and before a trial.
+        """The first id that `push(token, measured)` would add, or the trial that comes before the token; None where
+        they would add none: at an end of the answer, and before a trial in a format without delimiters.
         """
         if self._is_held_back(token):
-            return None
+            opening = self.format_ids.close or self.format_ids.cue
+            return opening[0] if opening else None
         if self._is_replaced(token):
             return self.format_ids.wait[0]
         if token not in self.format_ids.eos and not self._is_dropped_in_grace(token, measured):
@@ -295,7 +308,7 @@ class ForcingMachine:
             policy,
             answer_tokens_max=self.answer_tokens_max,
             thinking_room=self.thinking_room,
-            _trie=self._path[0],
+            _shared=self._shared,
         )
         twin.recall()
         return twin
@@ -316,10 +329,20 @@ class ForcingMachine:
                 if trial.phase is not Phase.DONE:
                     return
                 self.conclude(trial)
-            elif (known := self._path[-1].sampled) is not None:
+            elif (known := self._path[-1].sampled) is not None and (
+                self._path[-1].measured is not None or not self._reads_measured
+            ):
                 self.push(known, self._path[-1].measured)
-            else:
+            else:  # nothing is known, or it was thinking to the other machine, which needed no measure of it
                 return
+
+    @property
+    def _reads_measured(self) -> bool:
+        """Whether this machine itself needs what is measured of the next token."""
+        early_exit = self.policy.early_exit
+        if self.phase is Phase.THINKING:
+            return self.policy.grace is not None
+        return early_exit is not None and early_exit.probability is not None
 
     def _is_replaced(self, token: int) -> bool:
         return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held

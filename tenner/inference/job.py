@@ -53,8 +53,6 @@ class Job:
         self.waiting = waiting
         self.stop = stop
         """See `Request.stop`."""
-        self.measures = any(machine.measures for machine in waiting)
-        """Whether every token comes with what was measured: the machines share what is sampled."""
 
     @classmethod
     def of(

@@ -206,7 +206,7 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         self, logits_NV: Tensor, rows: Mapping[int, ForcedRow], sampled: Mapping[int, int]
     ) -> dict[int, Measured]:
         """What is measured of the rows that ask for it."""
-        asking = [i for i, row in rows.items() if row.measures]
+        asking = [i for i, row in rows.items() if row.machine.measures]
         if not asking:
             return {}
         ends = [rows[i].machine.format_ids.ends for i in asking]
@@ -263,15 +263,13 @@ class _Running(NamedTuple):
 
     job: Job
     row: ForcedRow
-    thinking: ForcingMachine | None
-    """What goes on after a trial answer; None: this is none."""
 
 
 class VLLMBatch:
     """The running jobs of a vLLM engine in this process; common prefixes are shared by its prefix cache.
 
-    A trial answer of early exit is a request of its own. That of the thinking ends where the trial is due, and another
-    one goes on after it: the prefix cache holds all but the last block of what they have in common.
+    A trial answer of early exit goes on in the request of the thinking, which most often it ends. Where it does not,
+    another one goes on with the thinking: the prefix cache holds all but the last block of what they have in common.
     """
 
     def __init__(self, llm: LLM) -> None:
@@ -300,12 +298,12 @@ class VLLMBatch:
         finished = []
         for output in self._engine.step():
             if output.finished and output.request_id in self._running:
-                job, row, thinking = self._forget(output.request_id)
+                job, row = self._forget(output.request_id)
                 row.finish(len(output.outputs[0].token_ids))
                 machine = row.machine
-                if thinking is not None:
-                    thinking.conclude(machine)
-                    machine = thinking
+                if row.thinking is not None:
+                    machine = row.thinking
+                    machine.conclude(row.machine)
                 machine.recall()
                 if machine.phase is Phase.DONE:
                     finished += [(job.prompt, done) for done in (machine, *job.take_done())]
@@ -327,12 +325,9 @@ class VLLMBatch:
                 self._start(job, machine)
 
     def _start(self, job: Job, machine: ForcingMachine) -> None:
-        """Request the rest of a completion, or the trial answer that is due in it."""
-        thinking = machine if machine.trial_due else None
-        if thinking is not None:
-            machine = thinking.trial()
+        """Request the rest of a completion, trial answers that are due in it included."""
         number = next(_TICKETS)
-        row = _ROWS[number] = ForcedRow(machine, job.rng, prompted=len(machine.ids), measures=job.measures)
+        row = _ROWS[number] = ForcedRow(machine, job.rng, prompted=len(machine.ids))
         prompt_ids = [*job.prompt_ids, *machine.ids]
         tokens_max = machine.answer_tokens_max - machine.answer_tokens
         if machine.phase is Phase.THINKING:  # plus one for the end of text
@@ -344,7 +339,7 @@ class VLLMBatch:
             output_kind=RequestOutputKind.FINAL_ONLY,  # the machines have the ids
             extra_args={TICKET: number},
         )
-        self._running[str(number)] = _Running(job, row, thinking)
+        self._running[str(number)] = _Running(job, row)
         self._engine.add_request(str(number), TokensPrompt(prompt_token_ids=prompt_ids), params)
 
     def _forget(self, ticket: str) -> _Running:
@@ -362,7 +357,7 @@ class VLLMEngine(LocalEngine):
 
     @property
     def exits_early(self) -> bool:
-        """By requests of their own for the trial answers."""
+        """See `VLLMBatch`."""
         return True
 
     @property

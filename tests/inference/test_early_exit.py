@@ -191,31 +191,34 @@ def test_grace_takes_an_end_as_soon_as_it_is_likely_and_keeps_the_budget(name: s
 
 
 @pytest.mark.parametrize("name", FORMAT_IDS)
-def test_a_logits_processor_decodes_it_with_trials_as_completions_of_their_own(name: str) -> None:
+def test_a_logits_processor_goes_on_with_a_trial_and_begins_anew_after_it(name: str) -> None:
     fmt = FORMAT_IDS[name]
     for base, early_exit in itertools.product(BASES[1::3], EXITS[4::2]):
         model = hashed_model(1)
         policy = base.model_copy(update={"early_exit": early_exit, "grace": Grace(tokens=2, candidates=1)})
-        expected, machine = machine_for(fmt, policy), machine_for(fmt, policy)
-        run(expected, model)
+        expected, machine, completions = machine_for(fmt, policy), machine_for(fmt, policy), 0
+        trials = run(expected, model)
         while machine.phase is not Phase.DONE:
-            trial = machine.trial() if machine.trial_due else None
-            if trial is None or trial.phase is not Phase.DONE:
-                emit(machine if trial is None else trial, model)
-            if trial is not None:
-                machine.conclude(trial)
+            row = emit(machine, model)
+            completions += 1
+            if row.thinking is not None:
+                machine.conclude(row.machine)
+        if fmt.close or fmt.cue:
+            assert completions <= len(trials) + 1, "one that settles it ends it, unless the answer is longer"
         assert (machine.ids, machine.trial_tokens) == (expected.ids, expected.trial_tokens)
         assert machine.interventions == expected.interventions
 
 
-def emit(machine: ForcingMachine, model: Model) -> None:
-    """Decode it until its end or its next trial, id by id."""
+def emit(machine: ForcingMachine, model: Model) -> ForcedRow:
+    """Decode it id by id until its end or that of the next trial. In a format without delimiters also before that."""
     row = ForcedRow(machine, PositionalRNG(Sampling(), [0]), prompted=len(machine.ids))
     out: list[int] = []
     while EOS not in out:
         due = row.due(len(out))
-        out.append(row.take(model(machine.ids), measured_after(machine.ids)) if due is None else due)
+        ids = row.machine.ids
+        out.append(row.take(model(ids), measured_after(ids)) if due is None else due)
     row.finish(len(out))
+    return row
 
 
 @pytest.mark.parametrize(
@@ -319,16 +322,61 @@ def test_an_engine_that_cannot_is_refused(tiny_model_dir: Path) -> None:
 
 
 def test_who_asks_for_a_probability_or_grace_must_be_told_of_the_distribution() -> None:
-    measuring = (Policy(grace=Grace(tokens=1)), Policy(early_exit=EarlyExit(every_tokens=1, agree=1, probability=0.5)))
-    for policy in measuring:
-        machine = machine_for(FORMAT_IDS["two tokens"], policy)
+    fmt = FORMAT_IDS["two tokens"]
+    graceful = machine_for(fmt, Policy(grace=Grace(tokens=1)))
+    sure = machine_for(fmt, Policy(early_exit=EarlyExit(every_tokens=1, agree=1, probability=0.5)))
+    assert not sure.measures, "thinking is not read"
+    sure.push(3)
+    for machine in (graceful, sure.trial()):
         assert machine.measures
         with pytest.raises(AssertionError, match="needs the distribution measured"):
             machine.push(3)
     for policy in (Policy(), Policy(early_exit=EarlyExit(every_tokens=1))):
-        machine = machine_for(FORMAT_IDS["two tokens"], policy)
-        assert not machine.measures
+        machine = machine_for(fmt, policy)
         machine.push(3)
+        assert not machine.measures
+        assert policy.early_exit is None or not machine.trial().measures
+
+
+@pytest.mark.parametrize("name", FORMAT_IDS)
+def test_machines_that_share_what_is_measured_where_one_reads_it_end_as_each_alone(name: str) -> None:
+    rules: list[dict[str, Any]] = [
+        {}, {"grace": Grace(tokens=3, candidates=2)},
+        {"early_exit": EarlyExit(every_tokens=2, agree=1, probability=0.6, trial_tokens=3)},
+        {"early_exit": EarlyExit(every_tokens=1, agree=2, trial_tokens=2)},
+    ]  # fmt: skip
+    for budget, seed, some in itertools.product((3, 10, None), range(3), itertools.permutations(rules, 2)):
+        model = hashed_model(seed)
+        policies = [Policy(thinking_tokens_max=budget, **rule) for rule in some]
+        first = machine_for(FORMAT_IDS[name], policies[0])
+        for machine in (first, first.replay(policies[1])):
+            machine.recall()
+            while machine.phase is not Phase.DONE:
+                trial = machine.trial() if machine.trial_due else None
+                one = machine if trial is None else trial
+                if one.phase is not Phase.DONE:
+                    one.push(model(one.ids), measured_after(one.ids) if one.measures else None)
+                elif trial is not None:
+                    machine.conclude(trial)
+                machine.recall()
+            alone = machine_for(FORMAT_IDS[name], machine.policy)
+            run(alone, model)
+            assert machine.ids == alone.ids
+            assert machine.interventions == alone.interventions
+
+
+def test_a_token_that_another_machine_sampled_as_thinking_is_sampled_again_where_it_is_an_answer() -> None:
+    fmt = FORMAT_IDS["no close"]
+    thinking = machine_for(fmt, Policy())
+    sure = thinking.replay(Policy(early_exit=EarlyExit(every_tokens=1, agree=1, probability=0.5)))
+    for token in (3, *fmt.cue, 4, 5):  # it thinks the very cue
+        thinking.push(token)
+    sure.recall()
+    trial = sure.trial()
+    trial.recall()
+    assert trial.ids == thinking.ids[: 1 + len(fmt.cue)]
+    trial.push(4, Measured(log_probability=-0.1, end_rank=0))
+    assert trial.answer_tokens == 1
 
 
 def test_an_engine_is_told_where_the_next_switch_point_is() -> None:

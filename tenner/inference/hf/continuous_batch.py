@@ -125,7 +125,7 @@ class ContinuousBatch:
             logits_RV, [row.job.rng.sampling for row in self._rows], [row.uniform() for row in self._rows]
         )  # fmt: skip
         measured: list[Measured | None] = [None] * len(tokens)
-        if measuring := [i for i, row in enumerate(self._rows) if row.job.measures]:
+        if measuring := [i for i, row in enumerate(self._rows) if row.machine.measures]:
             ends = [self._rows[i].machine.format_ids.ends for i in measuring]
             found = measure(logits_RV[measuring], [tokens[i] for i in measuring], ends)
             for i, one in zip(measuring, found, strict=True):
