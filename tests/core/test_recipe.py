@@ -46,9 +46,9 @@ def test_a_misspelt_section():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("samples = 750", 'samples = "many"', "select.samples: Input should be a valid integer (got 'many')"),
-        ("samples = 750", "samples = 0", "select.samples: Input should be greater than 0 (got 0)"),
-        ("samples = 750", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 2400"),
+        ("samples = 620", 'samples = "many"', "select.samples: Input should be a valid integer (got 'many')"),
+        ("samples = 620", "samples = 0", "select.samples: Input should be greater than 0 (got 0)"),
+        ("samples = 620", "samples = 9000", "select.samples = 9000 cannot be picked out of gather.questions = 2000"),
         ('format = "s1"\nsystem', 'format = "s2"\nsystem', "student.format: no think format is called 's2'"),
         ("[0, 16, 32, 64]", "[8, 0]", "thinking_tokens_max must ascend"),
         (
@@ -71,9 +71,9 @@ def test_a_misspelt_section():
             "machine.price_usd_per_hour: Input should be a",
         ),
         (
-            "samples = 750",
-            'samples = 2400\ncontrol = "random"',
-            "select.control has no effect where all of gather.questions = 2400 are selected",
+            "samples = 620",
+            'samples = 2000\ncontrol = "random"',
+            "select.control has no effect where all of gather.questions = 2000 are selected",
         ),
         (
             'client = "reference-solution"',
@@ -99,11 +99,11 @@ def test_a_misspelt_section():
         ),
         (
             'client = "reference-solution"',
-            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 751\n'
+            'client = "openai"\npreset = "deepseek"\nmodel = "m"\ncandidate_questions = 621\n'
             'candidates = [{preset = "deepseek", model = "n"}]',
-            "trace.candidate_questions = 751 is above select.samples = 750",
+            "trace.candidate_questions = 621 is above select.samples = 620",
         ),
-        ("waits = [1, 2]", "waits = [1, 2]\nthinking_tokens_min = 65", "thinking_tokens_min must be below the largest"),
+        ("waits = [2]", "waits = [2]\nthinking_tokens_min = 65", "thinking_tokens_min must be below the largest"),
     ],
 )
 def test_wrong_types_and_impossible_values(old, new, message):
