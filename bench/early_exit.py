@@ -102,9 +102,7 @@ class Side(NamedTuple):
     @classmethod
     def of(cls, bench: Bench, decoded: Decoded, questions: Sequence[Question]) -> "Side":
         """The same, graded."""
-        return cls(
-            bench.graded(decoded.generations, questions), decoded.wall_seconds, decoded.processor_seconds
-        )  # fmt: skip
+        return cls(bench.graded(decoded.generations, questions), decoded.wall_seconds, decoded.processor_seconds)
 
     @property
     def tokens(self) -> float:

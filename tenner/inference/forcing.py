@@ -128,8 +128,10 @@ class ForcingMachine:
         self._answer_log_probabilities: list[float] = []
         self._interventions: list[Intervention] = []
         self._shared = _Shared() if _shared is None else _shared
-        self._shared.measures_thinking |= policy.grace is not None
-        self._shared.measures_answers |= policy.early_exit is not None and policy.early_exit.probability is not None
+        self._reads_thinking = policy.grace is not None
+        self._reads_answers = policy.early_exit is not None and policy.early_exit.probability is not None
+        self._shared.measures_thinking |= self._reads_thinking
+        self._shared.measures_answers |= self._reads_answers
         self._path = [self._shared.root]  # the trie's node before each id, and after the last
         self._waits_left = policy.waits
         self._thinking_end: int | None = None
@@ -339,10 +341,7 @@ class ForcingMachine:
     @property
     def _reads_measured(self) -> bool:
         """Whether this machine itself needs what is measured of the next token."""
-        early_exit = self.policy.early_exit
-        if self.phase is Phase.THINKING:
-            return self.policy.grace is not None
-        return early_exit is not None and early_exit.probability is not None
+        return self._reads_thinking if self.phase is Phase.THINKING else self._reads_answers
 
     def _is_replaced(self, token: int) -> bool:
         return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held
