@@ -1,7 +1,7 @@
 import pytest
 from example_run import completion
 
-from tenner.core.records import Completion, EarlyExit, Policy
+from tenner.core.records import Completion, EarlyExit, Grace, Policy
 from tenner.evaluation.statistics.paired import bonett_price
 from tenner.evaluation.statistics.policy_choice import Candidate, candidates, choose, questions_needed
 
@@ -47,8 +47,22 @@ def test_trial_answers_are_part_of_the_price() -> None:
 
 
 def test_equally_cheap_ones_are_chosen_by_accuracy() -> None:
-    by_policy = compared(answers(FULL, 40, 40), answers(HALF, 40, 30), answers(EXIT, 39, 30))
+    other = EXIT.model_copy(update={"early_exit": EarlyExit(every_tokens=4)})
+    by_policy = compared(answers(FULL, 40, 40), answers(other, 40, 30), answers(EXIT, 39, 30))
     assert choose(list(by_policy.values()), FULL).policy == EXIT
+
+
+@pytest.mark.parametrize(
+    "measured", [EXIT, Policy(thinking_tokens_max=64, grace=Grace(tokens=32))], ids=["exit", "grace"]
+)
+def test_what_is_measured_must_save_more_than_a_trace_of_tokens(measured: Policy) -> None:
+    """A measured token takes time, here up to half more; the tokens of the answers do not show it."""
+    beside_full = compared(answers(FULL, 40, 1000), answers(measured, 39, 991))
+    assert choose(list(beside_full.values()), FULL).policy == FULL
+    beside_plain = compared(answers(FULL, 40, 1000), answers(measured, 39, 891), answers(HALF, 40, 899))
+    assert choose(list(beside_plain.values()), FULL).policy == HALF
+    saving = compared(answers(FULL, 40, 1000), answers(measured, 39, 880), answers(HALF, 40, 899))
+    assert choose(list(saving.values()), FULL).policy == measured
 
 
 @pytest.mark.parametrize("margin", [0.01, 0.02, 0.1])
