@@ -41,7 +41,7 @@ probability to the other tokens, and let top-p include tokens outside the nucleu
 import copy
 from collections.abc import Sequence
 from enum import Enum
-from math import exp
+from math import exp, inf
 from typing import Literal, NamedTuple
 
 from tenner.core.records import Intervention, Policy
@@ -81,7 +81,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.root = _Node()
-        self.measures_thinking = False
+        self.measures_thinking_from = inf  # tokens of thinking
         self.measures_answers = False
 
 
@@ -128,9 +128,9 @@ class ForcingMachine:
         self._answer_log_probabilities: list[float] = []
         self._interventions: list[Intervention] = []
         self._shared = _Shared() if _shared is None else _shared
-        self._reads_thinking = policy.grace is not None
+        self._reads_thinking_from = inf if policy.grace is None else self.budget - policy.grace.tokens
         self._reads_answers = policy.early_exit is not None and policy.early_exit.probability is not None
-        self._shared.measures_thinking |= self._reads_thinking
+        self._shared.measures_thinking_from = min(self._shared.measures_thinking_from, self._reads_thinking_from)
         self._shared.measures_answers |= self._reads_answers
         self._path = [self._shared.root]  # the trie's node before each id, and after the last
         self._waits_left = policy.waits
@@ -180,8 +180,9 @@ class ForcingMachine:
     @property
     def measures(self) -> bool:
         """Whether the next token is to come with what was measured, for this machine or one it shares tokens with."""
-        thinks = self.phase is Phase.THINKING
-        return self._shared.measures_thinking if thinks else self._shared.measures_answers
+        if self.phase is Phase.THINKING:
+            return self.thinking_tokens >= self._shared.measures_thinking_from
+        return self._shared.measures_answers
 
     @property
     def answer_probability(self) -> float:
@@ -341,7 +342,9 @@ class ForcingMachine:
     @property
     def _reads_measured(self) -> bool:
         """Whether this machine itself needs what is measured of the next token."""
-        return self._reads_thinking if self.phase is Phase.THINKING else self._reads_answers
+        if self.phase is Phase.THINKING:
+            return self.thinking_tokens >= self._reads_thinking_from
+        return self._reads_answers
 
     def _is_replaced(self, token: int) -> bool:
         return (token in self.format_ids.eos or token in self.format_ids.close[:1]) and self.held
@@ -363,10 +366,11 @@ class ForcingMachine:
         grace = self.policy.grace
         if grace is None or self.phase is not Phase.THINKING or token in self.format_ids.ends:
             return False
+        if self.thinking_tokens < self._reads_thinking_from:
+            return False
         assert measured is not None
         return (
             bool(self.format_ids.close or self.format_ids.cue)
-            and self.thinking_tokens >= self.budget - grace.tokens
             and measured.end_rank < grace.candidates
             and not self.held
             and self._half_close() == 0

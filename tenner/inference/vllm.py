@@ -210,7 +210,9 @@ class ForcingProcessor(LogitsProcessor):  # type: ignore[misc]
         if not asking:
             return {}
         ends = [rows[i].machine.format_ids.ends for i in asking]
-        found = measure(logits_NV[asking, : self._vocabulary], [sampled[i] for i in asking], ends)
+        if asking != list(range(len(logits_NV))):
+            logits_NV = logits_NV[asking]
+        found = measure(logits_NV[:, : self._vocabulary], [sampled[i] for i in asking], ends)
         return dict(zip(asking, found, strict=True))
 
     def _row(

@@ -323,7 +323,9 @@ def test_an_engine_that_cannot_is_refused(tiny_model_dir: Path) -> None:
 
 def test_who_asks_for_a_probability_or_grace_must_be_told_of_the_distribution() -> None:
     fmt = FORMAT_IDS["two tokens"]
-    graceful = machine_for(fmt, Policy(grace=Grace(tokens=1)))
+    graceful = machine_for(fmt, Policy(thinking_tokens_max=2, grace=Grace(tokens=1)))
+    assert not graceful.measures, "nothing is read before the last tokens"
+    graceful.push(3)
     sure = machine_for(fmt, Policy(early_exit=EarlyExit(every_tokens=1, agree=1, probability=0.5)))
     assert not sure.measures, "thinking is not read"
     sure.push(3)
@@ -341,7 +343,7 @@ def test_who_asks_for_a_probability_or_grace_must_be_told_of_the_distribution() 
 @pytest.mark.parametrize("name", FORMAT_IDS)
 def test_machines_that_share_what_is_measured_where_one_reads_it_end_as_each_alone(name: str) -> None:
     rules: list[dict[str, Any]] = [
-        {}, {"grace": Grace(tokens=3, candidates=2)},
+        {}, {"grace": Grace(tokens=3, candidates=2)}, {"grace": Grace(tokens=1)},
         {"early_exit": EarlyExit(every_tokens=2, agree=1, probability=0.6, trial_tokens=3)},
         {"early_exit": EarlyExit(every_tokens=1, agree=2, trial_tokens=2)},
     ]  # fmt: skip

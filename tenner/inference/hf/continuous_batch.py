@@ -127,7 +127,9 @@ class ContinuousBatch:
         measured: list[Measured | None] = [None] * len(tokens)
         if measuring := [i for i, row in enumerate(self._rows) if row.machine.measures]:
             ends = [self._rows[i].machine.format_ids.ends for i in measuring]
-            found = measure(logits_RV[measuring], [tokens[i] for i in measuring], ends)
+            if len(measuring) < len(tokens):
+                logits_RV = logits_RV[measuring]
+            found = measure(logits_RV, [tokens[i] for i in measuring], ends)
             for i, one in zip(measuring, found, strict=True):
                 measured[i] = one
         return list(zip(tokens, measured, strict=True))
