@@ -29,7 +29,8 @@ MULTIPLE = 16
 CAPABILITY_MIN = (8, 9)
 """Ada; Hopper is 9.0."""
 SCALES_BY_ROW = ("cuda",)
-"""Where `torch._scaled_mm` takes a scale for each row. On a CPU it takes one for all."""
+"""Where `torch._scaled_mm` takes a scale for each row. On a CPU it takes one for all, and only on the newest: there the
+same numbers are multiplied in float32."""
 TRIAL_TOLERANCE = 2**-3
 """Of a product of 16 terms, relative to its largest number: each is rounded to 4 bits, by 2^-4 at most."""
 
@@ -165,8 +166,7 @@ def _scaled(
         return torch._scaled_mm(
             left8_TK, right8_KN, scales_T1, ones_1N, bias=bias_N, out_dtype=dtype, use_fast_accum=fast
         )
-    one = torch.ones((), device=left8_TK.device)
-    wide_TN = torch._scaled_mm(left8_TK, right8_KN, one, one, out_dtype=torch.float32).mul_(scales_T1)
+    wide_TN = (left8_TK.float() @ right8_KN.float()).mul_(scales_T1)  # float32 holds every float8
     return (wide_TN if bias_N is None else wide_TN.add_(bias_N)).to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""Products in float8, by the kernel that PyTorch has for a CPU: near bfloat16's, token by token, and trained."""
+"""Products in float8, on a CPU of the same numbers in float32: near bfloat16's, token by token, and trained."""
 
 from typing import Any
 
