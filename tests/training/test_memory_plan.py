@@ -2,15 +2,16 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from paths import SUPPORT
 from published_configs import CONFIGS
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tenner import cli
 from tenner.core import hardware, recipe
@@ -55,49 +56,39 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int | range]] = {
 
 
 @pytest.fixture(scope="module")
-def memory_of(request, tmp_path_factory):
-    """Of each case that is tested, the bytes that a program of its own took; two programs at a time."""
+def model_of(tmp_path_factory):
+    """A folder with a random model of a config, made once."""
+    folders: dict[str, Path] = {}
+
+    def made(config):
+        if (kind := config["model_type"]) not in folders:
+            torch.manual_seed(0)
+            folders[kind] = tmp_path_factory.mktemp(kind)
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
+            model.save_pretrained(folders[kind])
+        return folders[kind]
+
+    return made
+
+
+def bytes_taken(model, settings, sample_tokens, folder):
+    """By a training in a program of its own."""
+    told = f"{sample_tokens[0]}-{sample_tokens[-1]}" if isinstance(sample_tokens, range) else str(sample_tokens)
+    program = [sys.executable, SUPPORT / "memory_job.py", model, settings.model_dump_json(), told, folder]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def run(config, settings, sample_tokens, folder):
-        program = [sys.executable, str(SUPPORT / "memory_job.py"), json.dumps(config), settings.model_dump_json()]
-        done = subprocess.run(
-            [*program, str(sample_tokens), str(folder)], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def train(name):
-        config, changes, sample_tokens = CASES[name]
-        folder = tmp_path_factory.mktemp(name)
-        shutil.copytree(models[config["model_type"]], folder, dirs_exist_ok=True)
-        told = f"{sample_tokens[0]}-{sample_tokens[-1]}" if isinstance(sample_tokens, range) else sample_tokens
-        return json.loads(run(config, SETTINGS.model_copy(update=changes), told, folder))["bytes"]
-
-    names = [item.callspec.params["name"] for item in request.session.items if "memory_of" in item.fixturenames]
-    models = {CASES[name][0]["model_type"]: tmp_path_factory.mktemp("model") for name in names}
-    with ThreadPoolExecutor(2) as pool:
-        making = [pool.submit(run, c, SETTINGS, 1, models[c["model_type"]]) for c in (LLAMA, QWEN, OLMO2)
-                  if c["model_type"] in models]  # fmt: skip
-        for made in making:
-            made.result()
-        yield {name: pool.submit(train, name) for name in names if can_be_measured(name)}
-        pool.shutdown(cancel_futures=True)
-
-
-def can_be_measured(name):
-    """Emulated products in bfloat16 take memory of their own."""
-    return CASES[name][1].get("precision") == "fp32" or hardware.has_native_bf16("cpu")
+    done = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["bytes"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_training_takes_what_was_said(name, memory_of):
-    if not can_be_measured(name):
-        pytest.skip("emulated products in bfloat16 take memory of their own")
+def test_a_training_takes_what_was_said(name, model_of, tmp_path):
     config, changes, sample_tokens = CASES[name]
+    if changes.get("precision") != "fp32" and not hardware.has_native_bf16("cpu"):
+        pytest.skip("emulated products in bfloat16 take memory of their own")
     settings = SETTINGS.model_copy(update=changes)
-    taken = memory_of[name].result()
+    taken = bytes_taken(model_of(config), settings, sample_tokens, tmp_path)
     lengths = sample_tokens if isinstance(sample_tokens, range) else [sample_tokens]
     filled = {-(-tokens // ROW_MULTIPLE) for tokens in lengths}
     said = forecast(
