@@ -1,8 +1,9 @@
 """`tenner plan --probe N`: N real questions asked of the teacher and the student, and the plan that follows from them.
 
-The questions are the first of the run's own, after cleaning; a service that trains makes two steps on what is learned
-of them. What it costs is booked as `probe` in the run's ledger, under its cap. The run goes on in the same folder, and
-its trace stage does not pay again for a response that it has.
+The questions are drawn from the run's own, after cleaning: from its domains in turn, as its attempts are, or, where all
+of its pool is traced, from the pool as it is. A service that trains makes two steps on what is learned of them. What it
+costs is booked as `probe` in the run's ledger, under its cap. The run goes on in the same folder, and its trace stage
+does not pay again for a response that it has.
 """
 
 import asyncio
@@ -26,8 +27,10 @@ from tenner.core.progress import Screen
 from tenner.core.recipe import Recipe
 from tenner.core.records import Completion, FailedCall, Policy, Question, Sample
 from tenner.core.run import Run, open_run, render
+from tenner.data import samplers
 from tenner.evaluation.evaluate import EvaluatedStudent, complete
 from tenner.evaluation.grading.grader import grade_trace
+from tenner.evaluation.statistics.intervals import wilson
 from tenner.inference.engine import LocalEngine
 from tenner.inference.speed_probe import decoding_speed
 from tenner.stages import managed_training, plan_page, resolve_student, run_plan, time_estimate
@@ -60,7 +63,11 @@ def probe(recipe: Recipe, path: Path, *, questions: int, budget_usd: float | Non
         if recipe.trace.candidates is not None:
             screen.say("of the teachers that of trace alone is asked now; the run asks its candidates, too")
         pipeline.run_stages(run, ["gather", "clean"])
-        asked = [q for q in run.folder.read("clean", Question) if q.answer is not None][:questions]
+        pool = [q for q in run.folder.read("clean", Question) if q.answer is not None]
+        if recipe.order == "select-first":
+            asked = samplers.stratified(pool, questions, recipe.seed)
+        else:
+            asked = samplers.random_order(pool, recipe.seed)[:questions]
         if len(asked) < questions:
             raise TennerError(
                 f"only {len(asked)} questions with an answer are there to be asked", hint="give a lower --probe"
@@ -95,11 +102,13 @@ def _measure(run: Run, asked: Sequence[Question]) -> Measured:
         base_answer=_mean([c.answer_tokens or 0 for c in completions]),
         teacher_input=_mean([r.reply.usage.input_tokens or 0 for r in replies]) if replies else None,
         teacher_output=_mean([r.reply.usage.output_tokens or 0 for r in replies]) if replies else None,
-        kept_share=max(len(kept), 0.5) / len(replies) if replies else None,  # at least half a reply
+        kept_share=_kept_share(len(kept), len(replies)) if replies else None,
     )  # fmt: skip
-    if recipe.train.tinker is not None and encoded:
-        token_seconds = managed_training.tried_token_seconds(run, encoded, STAGE)
-        measured = measured._replace(service_token_seconds=token_seconds)
+    trained_by_service = recipe.train.tinker is not None and encoded
+    if trained_by_service and (tried := managed_training.tried_speed(run, encoded, STAGE)):
+        measured = measured._replace(
+            service_token_seconds=tried.token_seconds, service_start_seconds=tried.loading_seconds
+        )
     if _is_this_machine(recipe):
         measured = _with_speeds(run, measured._replace(loading_seconds=loading_seconds), engine, asked, encoded)
     return measured
@@ -194,6 +203,13 @@ def _longest(tokens: Sequence[int], count: int) -> int:
     mean = statistics.fmean(tokens)
     spread = statistics.stdev(tokens) if len(tokens) > 1 else mean / 4
     return round(max(*tokens, mean + spread * math.sqrt(2 * math.log(count))))
+
+
+def _kept_share(kept: int, replies: int) -> Estimate:
+    """Of the traces, at least half a one, with its 95 % interval; the low bill first."""
+    some = max(kept, 0.5)
+    low, high = wilson(some, replies)
+    return Estimate(high, some / replies, low)
 
 
 def _is_this_machine(recipe: Recipe) -> bool:

@@ -48,10 +48,37 @@ def test_what_the_teacher_was_paid_is_what_is_planned_and_what_the_run_pays(tiny
     bought = sum(row.cost_usd for row in rows if row.stage in ("trace", "probe") and row.provider != "machine")
     traced = next(row for row in rows if row.stage == "trace")
     low, _, high = stages["trace"]["usd"]
-    assert low * 0.75 <= traced.cost_usd <= bought <= 1.25 * high + spent["probe"].cost_usd
+    assert traced.cost_usd <= 1.25 * high, "some of them the probe has bought"
+    assert 0.75 * low <= bought <= 1.25 * high + spent["probe"].cost_usd
     report = (folder / "report.md").read_text()
     assert "What each stage was expected to take before the run began, and took" in report
     assert "has attempted already" in tenner_here("plan", file, "--probe", 6, "--run-dir", folder).stderr
+
+
+def test_domains_are_asked_alike_and_the_share_that_is_kept_is_known_within_its_interval(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    """The loopback teacher is right of sums, and wrong of sequences, which are a quarter of the pool."""
+    monkeypatch.setenv("THE_KEY", key := "sk-right-key-789")
+    families = '["running_sum", "running_sum", "running_sum", "sequences"]'
+    with ChatServer(key=key) as server:
+        paid = recipe.load(
+            str(tiny_recipe),
+            overrides=[
+                f"gather.families={families}", "gather.questions=80", "select.samples=20", 'trace.client="openai"',
+                f'trace.base_url="{server.url}"', 'trace.model="m"', 'trace.api_key_env="THE_KEY"',
+                "trace.output_tokens_max=500", "trace.price={input_usd_per_mtok=1.0, output_usd_per_mtok=2.0}",
+            ],
+        )  # fmt: skip
+        file, folder = tmp_path / "paid.toml", tmp_path / "run"
+        file.write_text(paid.to_toml())
+        done = tenner_here("plan", file, "--probe", 8, "--run-dir", folder, "--json")
+        assert done.returncode == 0, done.stderr
+        assert sum("adds" in a.question for a in server.asked) == 4
+    traced = next(s for s in json.loads(done.stdout)["stages"] if s["stage"] == "trace")
+    low, expected, high = traced["usd"]
+    assert traced["questions"] == 40
+    assert low < 0.8 * expected < 1.2 * expected < high
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The train stage where a service trains: the same samples, steps and learning rates, the adapters brought back."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from tenner.training.loop import learning_rate
 from tenner.training.loss_mask import Encoded
 from tenner.training.optimizer import EPSILON
 from tenner.training.signals import termination_noted
+from tenner.training.speed_probe import TrainingSpeed
 from tenner.training.trackers import tracker_of
 
 SERVICE_FILE = "service.json"
@@ -124,9 +126,11 @@ def learn(run: Run) -> tuple[int, int]:
     return len(encoded) + len(dropped), len(encoded)
 
 
-def tried_token_seconds(run: Run, encoded: Sequence[Encoded], stage: str) -> float | None:
-    """How long the service takes for a token of training, by steps on a model of their own, which are paid as `stage`,
-    each once; None where no process saw how long they took. The last of them counts: the first may compile.
+def tried_speed(run: Run, encoded: Sequence[Encoded], stage: str) -> TrainingSpeed | None:
+    """How fast the service trains, by steps on a model of their own, which are paid as `stage`, each once.
+
+    None where no process saw how long they took. The last of them counts: what the others took longer, for the service
+    may compile, is part of what comes before, as is the making of a model.
 
     Raises as the training does.
     """
@@ -136,6 +140,7 @@ def tried_token_seconds(run: Run, encoded: Sequence[Encoded], stage: str) -> flo
     step_tokens = max(1, min(recipe.train.tokens_per_step, sum(lengths) // TRIED_STEPS))
     steps = packing.plan(lengths, step_tokens, epochs=1, seed=recipe.seed)[:TRIED_STEPS]
     schedule = Schedule(encoded, steps, recipe.train)
+    began = time.monotonic()
     with run.machine_time(stage), tinker.connect(service) as client, tinker.rejections(client):
         paid = PaidSteps(
             client, run.ledger, service, fingerprint=_fingerprint(recipe.train, recipe.seed, encoded, stage),
@@ -151,8 +156,13 @@ def tried_token_seconds(run: Run, encoded: Sequence[Encoded], stage: str) -> flo
             client.unload(model_id)
         if AtService.of(run).models:
             delete_all(run, client)
-    timed = [done.seconds / schedule.step(n).tokens for n, done in enumerate(bought) if done and done.seconds]
-    return timed[-1] if timed else None
+    timed = [(done.seconds, schedule.step(n).tokens) for n, done in enumerate(bought) if done and done.seconds]
+    if not timed:
+        return None
+    token_seconds = timed[-1][0] / timed[-1][1]
+    # Of steps that an earlier probe has bought, nothing is known of what came before them.
+    whole = max(time.monotonic() - began, sum(seconds for seconds, _ in timed))
+    return TrainingSpeed(token_seconds, max(0.0, whole - token_seconds * sum(tokens for _, tokens in timed)))
 
 
 def _fingerprint(settings: Train, seed: int, encoded: Sequence[Encoded], purpose: str = "") -> str:

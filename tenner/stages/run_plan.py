@@ -35,6 +35,8 @@ PUZZLES_READ = 200
 """So many generated puzzles are measured."""
 COUNTED = (".jsonl", ".csv")
 """The files on this machine whose rows are counted."""
+RUN_BYTES = 90_000_000
+"""What the process of a whole run holds beside that of a training alone, as measured: other stages' libraries."""
 
 
 class Tokens(NamedTuple):
@@ -65,10 +67,12 @@ class Measured(NamedTuple):
     teacher_input: Estimate | None
     teacher_output: Estimate | None
     """Of one paid call, in the teacher's tokens; None: nobody is paid."""
-    kept_share: float | None
-    """Of the traces, complete and, where the recipe wants that, right."""
+    kept_share: Estimate | None
+    """Of the traces, complete and, where the recipe wants that, right; the low bill first."""
     service_token_seconds: float | None = None
     """Of training one token, where a service trains."""
+    service_start_seconds: float = 0.0
+    """Of the service, before it trains at that speed."""
     decoding: DecodingSpeed | None = None
     """Like the speeds below it None where the recipe names another machine than the one that was tried."""
     loading_seconds: float | None = None
@@ -87,7 +91,7 @@ def stage_plans(recipe: Recipe, size: Size, machine: Machine, measured: Measured
     base = (measured.base_thinking, measured.base_answer) if measured else None
     price = recipe.machine.price_usd_per_hour
     traced = _trace(recipe, pool, lengths, measured)
-    trained = train_plan(recipe, size, machine, lengths, measured and measured.service_token_seconds).model_copy(
+    trained = train_plan(recipe, size, machine, lengths, measured).model_copy(
         update={"memory_bytes": memory_bytes(recipe, size, machine, lengths, measured)}
     )
     by_stage = {
@@ -270,8 +274,7 @@ def _trace(recipe: Recipe, pool: int | None, lengths: Tokens, measured: Measured
         return StagePlan(stage="trace", what="how many questions are traced is not known: no source says its number")
     calls = Estimate.exactly(wanted * section.samples_per_question)
     if recipe.order == "select-first" and recipe.select.top_up and section.keep != "first":
-        kept_share = measured and measured.kept_share
-        kept = Estimate.exactly(kept_share) if kept_share else assumed.KEPT_SHARE
+        kept = (measured and measured.kept_share) or assumed.KEPT_SHARE
         calls = Estimate(*(calls.expected / share for share in kept))
     output, prompt = assumed.TRACE_SHARE.times(section.output_tokens_max), lengths.prompt
     told = "a quarter of its limit"
@@ -300,7 +303,7 @@ def _of_any(parts: Sequence[Estimate]) -> Estimate:
 
 
 def train_plan(
-    recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, service_token_seconds: float | None = None
+    recipe: Recipe, size: Size, machine: Machine, lengths: Tokens, measured: Measured | None = None
 ) -> StagePlan:
     """The training alone, without the charge for this machine's time; `tokens` are those of all samples in all epochs.
 
@@ -315,7 +318,10 @@ def train_plan(
         )
         tokens = Estimate(*(max(0.0, each - samples * train.epochs) for each in tokens))  # the last is only predicted
         usd = tokens.times(train.tinker.price_usd_per_mtok / 1e6)
-        seconds = None if service_token_seconds is None else tokens.times(service_token_seconds)
+        seconds = None
+        if measured and measured.service_token_seconds is not None:
+            start = Estimate.exactly(measured.service_start_seconds)
+            seconds = Estimate.total([start, tokens.times(measured.service_token_seconds)])
         return StagePlan(
             stage="train", what=f"{what} at a service", questions=samples, tokens=tokens, seconds=seconds, usd=usd
         )
@@ -346,12 +352,12 @@ def memory_bytes(
         return said(1)
     count = memory_plan.row_lengths(train, samples=samples, mean_tokens=lengths.sample.expected, longest_tokens=longest)
     # Attempts have been decoded in the same process, with ever fewer rows: kernels for forward alone.
-    whole = said(count + min(recipe.evaluate.rows, recipe.attempt.questions) // 3)
+    whole = said(count + min(recipe.evaluate.rows, recipe.attempt.questions) // 3) + RUN_BYTES
     if recipe.trace.client != "reference-solution" or size.weights_bytes > PROBED_BYTES_MAX:
         return whole
     # The training is tried while the student that attempts is loaded: in float32, or in bfloat16 as the file is mapped
     # and as products want it.
-    return max(whole, said(1) + round(4 * size.parameters))
+    return max(whole, said(1) + RUN_BYTES + round(4 * size.parameters))
 
 
 def _teachers(section: TraceSection, prompt: Estimate, measured: Measured | None) -> StagePlan:

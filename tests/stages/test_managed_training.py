@@ -195,7 +195,7 @@ def test_on_request_all_that_the_service_stores_is_deleted(can_delete, described
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_probe_pays_for_two_steps_once_and_leaves_nothing_stored(broken, described, server, tmp_path):
     def tried(run):
-        return managed_training.tried_token_seconds(run, training.prepare(run).encoded, "probe")
+        return managed_training.tried_speed(run, training.prepare(run).encoded, "probe")
 
     with open_run(tmp_path, described, Screen(), budget_usd=None) as run:
         run.folder.write("samples", [sample(number) for number in range(1, 9)])
@@ -204,8 +204,10 @@ def test_a_probe_pays_for_two_steps_once_and_leaves_nothing_stored(broken, descr
             with pytest.raises(TennerError, match="did not answer"):
                 tried(run)
         for _ in range(2):  # the second time all is known
-            seconds = tried(run)
-    assert seconds is not None and 0 < seconds < 1  # noqa: PT018
+            speed = tried(run)
+    assert speed is not None
+    assert 0 < speed.token_seconds < 1
+    assert 0 <= speed.loading_seconds < 10
     assert len(server.steps_tokens) == managed_training.TRIED_STEPS
     assert spent(tmp_path) == (server.tokens, server.tokens * PRICE, 0)
     assert {row.stage for row in read_spend(tmp_path / "run.db") if row.provider == "tinker"} == {"probe"}

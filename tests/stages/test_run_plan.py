@@ -182,7 +182,7 @@ def test_training_by_a_service_is_paid_by_the_token(tmp_path):
 MEASURED = run_plan.Measured(
     questions=24, lengths=run_plan.Tokens(*map(Estimate.exactly, (40.0, 28.0, 6.0))), longest_tokens=180,
     base_thinking=Estimate.exactly(50.0), base_answer=Estimate.exactly(7.0), teacher_input=None, teacher_output=None,
-    kept_share=None, service_token_seconds=0.01,
+    kept_share=None, service_token_seconds=0.01, service_start_seconds=7.0,
     decoding=DecodingSpeed(0.05, 0.001, 0.001), loading_seconds=1000.0, train_token_seconds=0.002,
     train_loading_seconds=5.0, trial_seconds=3.0,
 )  # fmt: skip
@@ -214,8 +214,8 @@ def test_a_service_is_paid_for_all_tokens_but_the_last_of_each_sample_and_takes_
     train = after_a_probe(*SERVICE)["train"]
     tokens = 1000 * (40 + 28 + 6 + assumed.TEMPLATE_TOKENS - 1)
     assert train.tokens == Estimate.exactly(tokens)
-    assert train.seconds == pytest.approx((0.01 * tokens,) * 3)
-    assert train.usd and train.usd.expected == pytest.approx(0.5e-6 * tokens + 0.01 * tokens * 0.1 / 3600)  # noqa: PT018
+    assert train.seconds == pytest.approx((7 + 0.01 * tokens,) * 3)
+    assert train.usd and train.usd.expected == pytest.approx(0.5e-6 * tokens + (7 + 0.01 * tokens) * 0.1 / 3600)  # noqa: PT018
     assert train.memory_bytes is None
 
 
