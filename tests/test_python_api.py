@@ -44,6 +44,7 @@ def test_answers_are_graded(tmp_path: Path):
     assert said.endswith("{'correct': 1, 'wrong': 1, 'unparsed': 1}\n")
 
 
+@pytest.mark.slow
 def test_traces_are_bought_under_a_cap_and_once(tmp_path: Path):
     with ChatServer() as server:
         said = [example("buy_traces.py", server.url, "m", tmp_path / "out") for _ in range(2)]
