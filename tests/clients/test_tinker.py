@@ -107,6 +107,7 @@ def test_an_archive_that_is_damaged_or_leaves_its_folder_is_one_line(tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
+@pytest.mark.slow
 def test_an_archive_is_not_held_in_memory(tmp_path):
     content = os.urandom(32 << 20)
     with (

@@ -296,12 +296,14 @@ def from_hub(url, folder, *changes):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_hub_dataset_is_read_by_configuration_split_and_revision(hub, tmp_path):
     both = {"configs": ["algebra", "geometry"]}
     test = {"configs": ["algebra"], "splits": ["test"]}
     assert from_hub(hub, tmp_path, both, test) == [[["1+1?", "2"], ["How many sides?", "3"]], [["1+2?", "3"]]]
 
 
+@pytest.mark.slow
 def test_hub_datasets_that_cannot_be_had_or_are_not_as_the_recipe_says(hub, tmp_path):
     refused = {
         "some/gated is gated": ({"dataset": "some/gated", "revision": None}, "set HF_TOKEN"),

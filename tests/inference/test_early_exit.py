@@ -246,7 +246,7 @@ def test_a_policy_without_it_is_stored_as_before() -> None:
     ("model", "sampling"),
     [
         ("lively_model_dir", Sampling()),
-        ("lively_model_dir", Sampling(temperature=0.7, seed=3)),
+        pytest.param("lively_model_dir", Sampling(temperature=0.7, seed=3), marks=pytest.mark.slow),
         # It repeats itself, so that its answers settle.
         pytest.param("tiny_model_dir", Sampling(), marks=pytest.mark.slow),
     ],

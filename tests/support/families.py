@@ -84,7 +84,7 @@ FAMILIES = [
     Family("olmo3", "windowed", WINDOWED),
     Family("exaone4", "windowed", WINDOWED),
     Family("cohere2", "windowed", WINDOWED | {"head_dim": 16}),
-    Family("gpt_oss", "sinks", WINDOWED | EXPERTS | {"head_dim": 16}, slow=False),
+    Family("gpt_oss", "sinks", WINDOWED | EXPERTS | {"head_dim": 16}),
     Family("mixtral", "experts", EXPERTS),
     Family("mixtral", "experts", EXPERTS | {"output_router_logits": True, "router_aux_loss_coef": 0.5},
            variant=" with auxiliary loss"),

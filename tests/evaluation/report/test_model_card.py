@@ -101,7 +101,9 @@ def test_the_snippet_asks_as_the_student_was_asked() -> None:
     assert '[{"role": "user", "content": "Be brief.\\n\\nWhat is the sum' in folded
 
 
-@pytest.mark.parametrize("format_name", ["s1", "think", "plain"])
+@pytest.mark.parametrize(
+    "format_name", ["s1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("think", "plain"))]
+)
 def test_the_snippet_runs_as_it_stands(
     format_name: str, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

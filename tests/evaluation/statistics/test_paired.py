@@ -77,7 +77,15 @@ def test_a_difference_in_one_question_alone_is_not_resampled_to_infinity() -> No
     assert 0 < least_seen < 0.13
 
 
-@pytest.mark.parametrize(("answers", "alike"), [(1, True), (4, True), (4, False), (16, True), (16, False)])
+@pytest.mark.parametrize(
+    ("answers", "alike"),
+    [
+        (1, True),
+        pytest.param(4, True, marks=pytest.mark.slow),
+        (4, False),
+        *(pytest.param(16, alike, marks=pytest.mark.slow) for alike in (True, False)),
+    ],
+)
 def test_equal_runs_are_rarely_called_different(answers: int, alike: bool) -> None:
     """The same model twice, and two models as good as each other on average but not on the same questions."""
     r = random.Random(f"{answers} {alike}")

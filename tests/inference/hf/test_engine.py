@@ -53,7 +53,9 @@ def test_every_prompt_under_every_policy_once(swept: dict[tuple[str, Policy], Ge
     assert {g.truncated for g in swept.values()} == {True, False}
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 40])
+@pytest.mark.parametrize(
+    "rows", [pytest.param(1, marks=pytest.mark.slow), 2, 5, pytest.param(40, marks=pytest.mark.slow)]
+)
 def test_rows_change_nothing(lively_model_dir: Path, swept: dict[tuple[str, Policy], Generation], rows: int) -> None:
     assert sweep(load(lively_model_dir, rows=rows), PROMPTS, POLICIES) == swept
 
