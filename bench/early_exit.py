@@ -30,7 +30,6 @@ from tenner import tuning
 from tenner.core import policy_text
 from tenner.core import recipe as recipes
 from tenner.core.chat_template import set_template
-from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS
 from tenner.core.recipe import Recipe
 from tenner.core.records import Completion, EarlyExit, Grade, Policy, Question
@@ -76,19 +75,6 @@ class Bench(NamedTuple):
             named = {"question_id": g.prompt_id, "task": "bench", "student": "distilled", "prompt": section.form.name}
             found.append(Completion.model_validate(fields | named | {"grade": grade}))
         return found
-
-
-def held_out(families: Sequence[str], count: int, seed: int) -> list[Question]:
-    """Distinct held-out questions, the families in turn; one that has run out of them is passed over."""
-    by_family = {f: puzzles.generate(count, families=[f], split="heldout", seed=seed, distinct=True) for f in families}
-    found: list[Question] = []
-    while len(found) < count and by_family:
-        for family, questions in list(by_family.items()):
-            try:
-                found.append(next(questions))
-            except TennerError:
-                del by_family[family]
-    return found[:count]
 
 
 def tried(bench: Bench, questions: Sequence[Question], margin: float) -> policy_choice.Candidate:
@@ -167,7 +153,11 @@ def main() -> int:
     set_template(engine.tokenizer, template_to_ask_with(RunFolder(args.run), recipe.student))
     bench, margin = Bench(recipe, engine), args.margin / 100
     seed, for_choice = derived(args.seed, "early exit"), args.questions // 2
-    questions = held_out(recipe.gather.families, for_choice + args.questions, seed)
+    made = puzzles.generate(
+        for_choice + args.questions, families=recipe.gather.families, split="heldout", seed=seed, distinct=True,
+        passes_over=True,
+    )  # fmt: skip
+    questions = list(made)
     known, fresh = questions[:for_choice], questions[for_choice:]
     # 1. Chosen on questions that are not asked again.
     full = tuning.full_budget(recipe.evaluate)

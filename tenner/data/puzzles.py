@@ -4,6 +4,7 @@ Every family is a function of its own random generator that returns an `Item`. T
 and add it to `FAMILIES`.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -150,15 +151,22 @@ def split_of(question: str) -> Split:
 
 
 def generate(
-    count: int, *, families: Sequence[str], split: Split, seed: int, distinct: bool = False
+    count: int, *, families: Sequence[str], split: Split, seed: int, distinct: bool = False, passes_over: bool = False
 ) -> Iterator[Question]:
     """Yield `count` questions of a split, the families in turn.
 
-    With `distinct`, repeated questions are drawn again; without it they may repeat, and cleaning drops them.
+    With `distinct`, repeated questions are drawn again; without it they may repeat, and cleaning drops them. A family
+    that has no other question raises TennerError, or is passed over: then fewer are yielded where none has any.
     """
     seen: set[str] = set()
-    for i in range(count):
+    exhausted: set[str] = set()
+    yielded = 0
+    for i in itertools.count():
+        if yielded == count or exhausted.issuperset(families):
+            return
         family = families[i % len(families)]
+        if family in exhausted:
+            continue
         r = rng(seed, f"{SALT}/{family}/{split}", str(i))
         item = FAMILIES[family](r)
         for _ in range(REDRAWS_MAX):
@@ -166,11 +174,15 @@ def generate(
                 break
             item = FAMILIES[family](r)
         else:
+            if passes_over:
+                exhausted.add(family)
+                continue
             raise TennerError(
                 f"the family {family} has no {i // len(families) + 1} distinct {split} questions",
                 hint="ask for fewer questions or add families",
             )
         seen.add(item.question)
+        yielded += 1
         thinking = f"{item.steps}\nWait, check: {item.check}" if r.random() < CHECK_RATE else item.steps
         yield Question(
             id=digest(SALT, family, seed, split, i)[:16],

@@ -39,21 +39,12 @@ def draw(
 
 
 def _generated(count: int, benchmark: Sequence[Question], recipe: Recipe) -> list[Question]:
-    """At most so many. Fewer are generated where a family has not as many that differ."""
-    asked = SPARE * count
-    while asked:
-        try:
-            found = list(
-                puzzles.generate(
-                    asked, families=recipe.gather.families, split="heldout", seed=derived(recipe.seed, PURPOSE),
-                    distinct=True,
-                )
-            )  # fmt: skip
-        except TennerError:
-            asked = asked * 7 // 8
-            continue
-        return _clear(found, benchmark, recipe)[:count]
-    return []
+    """At most so many: fewer where the families have not as many that differ."""
+    found = puzzles.generate(
+        SPARE * count, families=recipe.gather.families, split="heldout", seed=derived(recipe.seed, PURPOSE),
+        distinct=True, passes_over=True,
+    )  # fmt: skip
+    return _clear(list(found), benchmark, recipe)[:count]
 
 
 def _clear(questions: Sequence[Question], benchmark: Sequence[Question], recipe: Recipe) -> list[Question]:

@@ -102,3 +102,19 @@ def test_distinct_questions_do_not_repeat():
 def test_a_family_that_runs_out_of_questions_says_so():
     with pytest.raises(TennerError, match="the family weekdays has no"):
         list(generate(2000, families=["weekdays"], split="heldout", seed=0, distinct=True))
+
+
+def test_a_family_that_runs_out_may_be_passed_over():
+    def drawn(count, *families):
+        found = generate(count, families=families, split="heldout", seed=0, distinct=True, passes_over=True)
+        return [(q.domain, q.question) for q in found]
+
+    most = len(drawn(2000, "weekdays"))
+    assert most == len(set(drawn(2000, "weekdays"))) < 2000
+    both = drawn(1000, "weekdays", "bills")
+    assert len(set(both)) == 1000
+    assert sum(domain == "weekdays" for domain, _ in both) == most
+    assert drawn(100, "weekdays", "bills") == [
+        (q.domain, q.question)
+        for q in generate(100, families=["weekdays", "bills"], split="heldout", seed=0, distinct=True)
+    ]
