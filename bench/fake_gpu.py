@@ -231,6 +231,7 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         enter(patch.object(attention, "_takes_varlen", lambda _device, dtype: dtype != torch.float32))
         for sizes in (cross_entropy.CHUNK_LOGITS, cross_entropy.BLOCK_LOGITS, bf16_rounding.ROUNDS):
             enter(patch.dict(sizes, cpu=sizes["cuda"]))
+        enter(patch.object(cross_entropy, "adds_in_float32", lambda _device, dtype: dtype != torch.float32))
         enter(patch.object(kernels, "_is_same", lambda *_: True))  # as Qwen's and Llama's norms and gates are
         enter(patch.object(kernels, "fuse", fused_as_on_gpu))
         enter(patch.object(float8, "failure", lambda _device: None))

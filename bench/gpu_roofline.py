@@ -139,12 +139,16 @@ NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_str
 WRITES_ONLY = {"copy_", "_to_copy", "zero_", "fill_", "full", "full_like", "zeros", "zeros_like", "ones", "arange"}
 PICKS = {"embedding", "index", "index_select", "gather", "scatter_add_"}
 """Read as much as they write, not all of their table."""
+FLOPS = flop_registry | {torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm]}
+"""How to count an operator's, if it multiplies matrices. PyTorch's table has nothing that adds a product in place."""
 PER_FUSED_KERNEL = 30
 """Tensors of a list that one kernel goes through."""
-CHAIN_PASSES = {"_norm_backward": 2, "_to_gradients": 3}
-"""Of chains with sums over what they read: so many kernels, each of which reads its inputs again."""
-CHAIN_KERNELS = {"_scale": 2}
-"""Of a sum over all of a tensor: one kernel reads it, a second adds up what the parts of the first have found."""
+CHAIN_PASSES = {"_norm_backward": 2, "_to_gradients": 2}
+"""Of chains with sums over what they read: how often they read their inputs."""
+CHAIN_KERNELS = {"_scale": 2, "_to_gradients": 3}
+"""Of a sum over all of a tensor: one kernel reads it, a second adds up what the parts of the first have found. The loss
+is three in the code that PyTorch 2.13 makes of it: largest and sum of each row in one pass, the targets', the
+gradients."""
 
 
 OPTIMIZER, NETWORK, EXCHANGE = "optimizer and rounding", "network", "exchange for attention"
@@ -225,7 +229,7 @@ class Roofline(fake_gpu.Observer):
             return OPTIMIZER
         if "varlen_attn" in name:
             return "attention"
-        if operator._overloadpacket in flop_registry:
+        if operator._overloadpacket in FLOPS:
             return "products"
         return "elementwise"
 
@@ -240,12 +244,14 @@ class Roofline(fake_gpu.Observer):
             flops = 4 * pairs * heads * size * (2.5 if "backward" in name else 1)
             share = SHARES["attention's backward" if "backward" in name else "attention"]
             return float(flops / (self._card.bf16_tflops * 1e12 * share))
-        if (count := flop_registry.get(operator._overloadpacket)) is None:
+        if (count := FLOPS.get(operator._overloadpacket)) is None:
             return 0.0
-        flops = count(*args, **kwargs, out_val=out)
+        sized = (a for a in args if not isinstance(a, torch.dtype))  # counted alike in any precision
+        flops = count(*sized, **kwargs, out_val=out)
         if inputs[0].dtype == float8.FLOAT8:
             return float(flops / (self._card.fp8_tflops * 1e12 * SHARES["products in float8"]))
-        tflops = self._card.fp32_tflops if inputs[0].dtype == torch.float32 else self._card.bf16_tflops
+        factor = _tensors(args)[-1]  # the first may be a sum in float32 that the product is added to
+        tflops = self._card.fp32_tflops if factor.dtype == torch.float32 else self._card.bf16_tflops
         return float(flops / (tflops * 1e12 * SHARES["products"]))
 
     def _bytes_seconds(self, name: str, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:

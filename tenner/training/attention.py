@@ -231,6 +231,9 @@ def packed_attention(
     is computed are found by the comparison before training (`packing_check.choose_packing`). Where several processes
     share the row, T are the tokens of this one's slice, and the mask, which knows no others, is not asked.
 
+    The batch of one is squeezed away, not indexed: backward through an index is a copy, and lays out gradients so that
+    the projections before it copy them once more.
+
     Raises NotImplementedError for a shared row where not all that comes before a token is seen alike.
     """
     heads, tokens, size = query_1HTD.shape[1:]
@@ -242,15 +245,15 @@ def packed_attention(
         out_1ThD, _ = packed_attention(module, *parts, None, scaling=scaling, documents=documents)
         return context_parallel.own_tokens(context, out_1ThD), None
     if special or (attention_mask is not None and not attention_mask.is_causal(documents)):
-        query_THD, key_TKD, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTE))
+        query_THD, key_TKD, value_TKE = (x.squeeze(0).transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTE))
         out_THE = masked_attention(
             query_THD, key_TKD, value_TKE, documents, scaling, seen=attention_mask, softcap=softcap, sinks_H=s_aux
         )
         return out_THE[None], None
     if VARLEN is not None and _takes_varlen(query_1HTD.device, query_1HTD.dtype):
-        contiguous = (x[0].transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
+        contiguous = (x.squeeze(0).transpose(0, 1).contiguous() for x in (query_1HTD, key_1KTD, value_1KTE))
         return VARLEN(*contiguous, documents, scaling)[None], None
-    query, key, value = (x[0].transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTE))
+    query, key, value = (x.squeeze(0).transpose(0, 1).reshape(-1, size) for x in (query_1HTD, key_1KTD, value_1KTE))
     in_blocks = query.device.type == "cpu" or (query.device.type == "cuda" and query.dtype == torch.float32)
     if in_blocks:
         kernel = _ShortAttention if documents.longest <= SHORT_LENGTH_MAX else _BlockAttention

@@ -3,6 +3,7 @@
 Letters in names: P trained positions, C of them in a chunk, b in a block of it, D hidden size, V vocabulary.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,10 +42,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             grad_CV = logits_CV
             torch.mm(grad_CV, head_VD, out=grad_hidden_PD[start : start + chunk])
             if ctx.needs_input_grad[1]:  # not a frozen head
-                part_VD = grad_CV.T @ hidden_CD
-                # More than one chunk is added up in float32; one is the whole and stays as it is.
-                grad_head_VD = part_VD if grad_head_VD is None else grad_head_VD.float().add_(part_VD)
-                del part_VD
+                grad_head_VD = _summed(grad_head_VD, grad_CV, hidden_CD, whole=hidden_PD.shape[0] <= chunk)
             del logits_CV, own_CV, grad_CV  # before the next one's come
         grad_head_VD = None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype)
         ctx.save_for_backward(grad_hidden_PD[:trained], grad_head_VD)
@@ -58,6 +56,33 @@ class _SummedCrossEntropy(torch.autograd.Function):
             grad_hidden_PD = grad_hidden_PD * scale
             grad_head_VD = None if grad_head_VD is None else grad_head_VD * scale
         return grad_hidden_PD, grad_head_VD, None, None, None
+
+
+def _summed(sum_VD: Tensor | None, grad_CV: Tensor, hidden_CD: Tensor, *, whole: bool) -> Tensor:
+    """The head's gradient with a chunk's part of it: in float32, but for a chunk that is the whole."""
+    if whole or not adds_in_float32(hidden_CD.device, hidden_CD.dtype):
+        part_VD = grad_CV.T @ hidden_CD
+        return part_VD if sum_VD is None else sum_VD.float().add_(part_VD)
+    if sum_VD is None:
+        return torch.mm(grad_CV.T, hidden_CD, out_dtype=torch.float32)
+    return torch.addmm(sum_VD, grad_CV.T, hidden_CD, out_dtype=torch.float32, out=sum_VD)
+
+
+@lru_cache
+def adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of numbers in 16 bits are added to a float32 matrix as they are made, found out by trying.
+
+    CUDA's can, with recent PyTorch: no part of a sum is written, read again and rounded.
+    """
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    ones = torch.ones(ROW_MULTIPLE, ROW_MULTIPLE, device=device, dtype=dtype)
+    try:
+        sums = torch.mm(ones, ones, out_dtype=torch.float32)
+        torch.addmm(sums, ones, ones, out_dtype=torch.float32, out=sums)
+    except (TypeError, RuntimeError):  # an older PyTorch knows no such argument, or no float32 beside 16 bits
+        return False
+    return bool((sums == 2 * ROW_MULTIPLE).all())
 
 
 def _filled(hidden_PD: Tensor) -> Tensor:
@@ -80,7 +105,7 @@ def _to_gradients_in_blocks(logits_CV: Tensor, targets_C1: Tensor, weight: float
         logits_bV.copy_(grad_bV.mul_(weight))
 
 
-@fused.one_kernel
+@fused.one_kernel_by_row
 def _to_gradients(logits_CV: Tensor, targets_C1: Tensor, weight: Tensor) -> Tensor:
     """The same of a whole chunk, nothing of it in float32 in memory; returns the sum of the targets' logarithms."""
     logprobs_CV = functional.log_softmax(logits_CV, dim=-1, dtype=torch.float32)

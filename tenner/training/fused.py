@@ -34,6 +34,24 @@ def one_kernel(chain: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def one_kernel_by_row(chain: Callable[P, R]) -> Callable[P, R]:
+    """The same of a chain that sums over the last axis of its first argument, whose length belongs to the model.
+
+    It is compiled as a number, once for each that there is: of a row of unknown length a softmax would take the
+    largest and the sum in two passes, of a known one it takes both in one.
+    """
+    whole = one_kernel(chain)
+
+    @wraps(chain)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        if runs_on(first.device):
+            torch._dynamo.mark_static(first, first.ndim - 1)
+        return whole(*args, **kwargs)
+
+    return run
+
+
 def runs_on(device: torch.device) -> bool:
     """Whether chains run as one kernel on this device."""
     return device.type == "cuda" and not torch.are_deterministic_algorithms_enabled() and failure(device) is None

@@ -5,7 +5,8 @@ which keep theirs, some in float32. Here a norm keeps its input and a number a t
 
 On a GPU each pass is one kernel (`training/fused.py`), and an adapter's second product is added to what its linear
 layer gives as it is made, where peft scales and adds in passes of their own. Queries and keys are turned by one kernel
-each, where transformers takes five, and as many backward.
+each, where transformers takes five, and as many backward. Linear layers of one input go backward together
+(`training/shared_input.py`).
 
 Letters in names: T tokens, D hidden size, I intermediate size, O outputs of a linear layer, R rank of its adapter, B
 rows, H heads, S their size.
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tenner.training import float8, fused
+from tenner.training.shared_input import fuse_siblings
 
 PROBE_TOKENS = 5
 PROBE_HEADS = 3
@@ -48,7 +50,7 @@ class _Norm(torch.autograd.Function):
         return grad_x_TD, grad_weight_D, None
 
 
-@fused.one_kernel
+@fused.one_kernel_by_row
 def _normed(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     wide_TD = x_TD.float()
     norm_T1 = torch.linalg.vector_norm(wide_TD, dim=-1, keepdim=True)
@@ -56,7 +58,7 @@ def _normed(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Ten
     return (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D), scale_T1
 
 
-@fused.one_kernel
+@fused.one_kernel_by_row
 def _norm_backward(
     x_TD: Tensor, weight_D: Tensor, scale_T1: Tensor, grad_TD: Tensor, trains_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -166,7 +168,8 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
     """Replace the forward passes of norms and gated layers that compute what is computed here; leave all others.
 
     `on_gpu`: also those of linear layers with an adapter, and whether a checkpoint `keeps_products` of theirs, which
-    may then not be changed in place; and how attention turns queries and keys. Whether a class computes the same is
+    may then not be changed in place; those of linear layers that read one input; and how attention turns queries and
+    keys. Whether a class computes the same is
     found out by trying, on a few random tokens, not by its name.
     """
     same: dict[tuple[type, Any], bool] = {}
@@ -183,6 +186,8 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
                 same[key] = _is_same(module, forward)
             if same[key]:
                 module.forward = MethodType(forward, module)
+    if on_gpu:
+        fuse_siblings(model)
 
 
 def _fuse_rotations(model: nn.Module) -> None:

@@ -98,8 +98,13 @@ def forecast(
     chunk_tokens = max(1, CHUNK_LOGITS[device] // a.vocabulary)
     block_logits = 0 if on_gpu and not train.deterministic else min(BLOCK_LOGITS[device], a.vocabulary * row_tokens)
     logits = b * a.vocabulary * min(row_tokens, chunk_tokens) + 4 * block_logits
-    # More than one chunk is added up in float32, beside the newest.
-    head = a.vocabulary * a.hidden * (b if row_tokens <= chunk_tokens else 8) if head_is_trained else 0
+    numbers = a.vocabulary * a.hidden if head_is_trained else 0
+    if row_tokens <= chunk_tokens:
+        head = b * numbers
+    elif on_gpu and b == 2:  # added up in float32 within the products, and rounded once the last logits have gone
+        head = max(4 * numbers, (4 + b) * numbers - logits)
+    else:  # added up in float32, beside the newest
+        head = 8 * numbers
     in_blocks = pure and not (on_gpu and not train.deterministic)
     step = 4 * STEP_COPIES * min(BLOCK_NUMBERS, a.vocabulary * a.hidden) if in_blocks else 0
     loss = {"activations": kept, "logits": logits, "the head's gradient": head}

@@ -117,11 +117,11 @@ class PackedLoss(nn.Module):
                 input_ids=filled.ids_1T, use_cache=False, position_ids=filled.positions_1T, documents=filled.documents,
                 context=filled.context,
             )  # fmt: skip
-            return out.last_hidden_state[0], None
+            return out.last_hidden_state.squeeze(0), None
         assert batch.documents.count == 1
         assert batch.context is None
         if not has_auxiliary_loss(model):
-            return backbone(model)(input_ids=batch.ids_1T, use_cache=False).last_hidden_state[0], None
+            return backbone(model)(input_ids=batch.ids_1T, use_cache=False).last_hidden_state.squeeze(0), None
         with _last_hidden_state(model) as states:
             auxiliary = model(input_ids=batch.ids_1T, use_cache=False, logits_to_keep=1).aux_loss
         return states[0], auxiliary

@@ -1,5 +1,6 @@
 """Chains that a GPU runs as one kernel, compiled here for a CPU: the compiler takes them, and they compute the same."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,7 @@ CHAINS: dict[str, tuple[Callable[..., Any], Callable[[int], tuple[Any, ...]]]] =
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_compiled_chain_computes_the_same(name):
     chain, arguments = CHAINS[name]
-    plain: Any = chain.__wrapped__  # type: ignore[attr-defined]
+    plain: Any = inspect.unwrap(chain)
     torch._dynamo.reset()
     compiled = torch.compile(plain, dynamic=True, fullgraph=True)
     for count in (48, 1000):
@@ -86,3 +87,20 @@ def _tensors(nested: Any) -> list[torch.Tensor]:
 
 def test_this_machine_compiles_a_chain():
     assert fused.failure(torch.device("cpu")) is None
+
+
+def test_a_row_of_the_model_is_compiled_as_a_number(monkeypatch):
+    rows: list[int] = []
+
+    def noted(graph: Any, inputs: Any) -> Any:
+        rows.extend(x.shape[1] for x in inputs if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(inspect.unwrap(cross_entropy._to_gradients), backend=noted, dynamic=True)
+    monkeypatch.setattr(fused, "runs_on", lambda _device: True)
+    monkeypatch.setattr(fused, "compiled", lambda _chain: compiled)
+    for count, vocabulary in ((48, 64), (1000, 64), (48, 96)):
+        logits = drawn(count, vocabulary)
+        cross_entropy._to_gradients(logits, torch.arange(count)[:, None] % 64, torch.tensor(0.5))
+    assert rows == [64, 96], "once for each length, for any number of rows"

@@ -25,7 +25,7 @@ from transformers import (
 
 from tenner.core.errors import BudgetReached, TennerError
 from tenner.core.seeds import rng
-from tenner.training import attention, loop, lora, model_loading, packing, student
+from tenner.training import attention, cross_entropy, loop, lora, model_loading, packing, student
 from tenner.training import optimizer as optimizers_room
 from tenner.training.activation_checkpointing import offloaded
 from tenner.training.cross_entropy import summed_cross_entropy
@@ -139,6 +139,40 @@ def test_the_loss_in_chunks_is_the_loss():
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
         for mine, theirs in zip(torch.autograd.grad(loss / 7, (hidden, head)), wanted_grads, strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_chunks_are_added_up_in_float32_within_the_products(monkeypatch):
+    """As on CUDA, whose operators have stand-ins here that compute the same."""
+
+    def product(a, b, out_dtype):
+        return a.to(out_dtype) @ b.to(out_dtype)
+
+    def added(total, a, b, out_dtype, *, out, **_factors):
+        assert (out.dtype, out.data_ptr()) == (torch.float32, total.data_ptr()), "in place"
+        return out.copy_(total + product(a, b, out_dtype))
+
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(23, 8, generator=generator).bfloat16().requires_grad_()
+    head = torch.randn(50, 8, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(50, (23,), generator=generator)
+    grads: dict[bool, torch.Tensor] = {}
+    seen: list[Any] = []
+    for within in (False, True):
+
+        def adds(*given: Any, within: bool = within) -> bool:
+            seen.append(given)
+            return within
+
+        monkeypatch.setattr(cross_entropy, "adds_in_float32", adds)
+        with torch.library._scoped_library("aten", "IMPL") as operators:
+            operators.impl("mm.dtype", product, "CPU")
+            operators.impl("addmm.dtype_out", added, "CPU")
+            loss = summed_cross_entropy(hidden, head, targets, chunk_logits=50 * 5)
+        (grads[within],) = torch.autograd.grad(loss, [head])
+    assert set(seen) == {(hidden.device, torch.bfloat16)}
+    wide = hidden.detach().float(), head.detach().float().requires_grad_()
+    (wanted,) = torch.autograd.grad(functional.cross_entropy(wide[0] @ wide[1].T, targets, reduction="sum"), [wide[1]])
+    assert (grads[True] - wanted).abs().mean() < (grads[False] - wanted).abs().mean() < 0.02
 
 
 def test_a_frozen_head_has_no_gradient_and_changes_none():
