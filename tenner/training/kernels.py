@@ -3,13 +3,11 @@
 transformers writes them as chains of small operations, each of which reads and writes all activations and most of
 which keep theirs, some in float32. Here a norm keeps its input and a number a token, and a gate its two inputs.
 
-On a GPU each pass is one kernel (`training/fused.py`), and an adapter's second product is added to what its linear
-layer gives as it is made, where peft scales and adds in passes of their own. Queries and keys are turned by one kernel
-each, where transformers takes five, and as many backward. Linear layers of one input go backward together
-(`training/shared_input.py`).
+On a GPU each pass is one kernel (`training/fused.py`), and what linear layers and their adapters add is added within
+products (`training/linears.py`). Queries and keys are turned by one kernel each, where transformers takes five, and as
+many backward.
 
-Letters in names: T tokens, D hidden size, I intermediate size, O outputs of a linear layer, R rank of its adapter, B
-rows, H heads, S their size.
+Letters in names: T tokens, D hidden size, I intermediate size, B rows, H heads, S their size.
 """
 
 from collections.abc import Callable
@@ -23,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tenner.training import float8, fused
-from tenner.training.shared_input import fuse_siblings
+from tenner.training import fused
+from tenner.training.linears import adapted_forward, fuse_siblings, is_adapted
 
 PROBE_TOKENS = 5
 PROBE_HEADS = 3
@@ -97,40 +95,6 @@ def _gate_backward(gate_TI: Tensor, up_TI: Tensor, grad_TI: Tensor) -> tuple[Ten
     return torch.ops.aten.silu_backward(grad_TI * up_TI, gate_TI), grad_up_TI
 
 
-class _Adapted(torch.autograd.Function):
-    """x weight^T + bias + scaling (x down^T) up^T, of a weight and a bias that are frozen.
-
-    With a `scale` of the weight its products are in float8.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, scale: Tensor | None, down_RD: Tensor,
-        up_OR: Tensor, scaling: float, keeps_product: bool,
-    ) -> Tensor:  # fmt: skip
-        if scale is None:
-            base_TO = functional.linear(x_TD, weight_OD, bias_O)
-        else:
-            base_TO = float8.product(x_TD, weight_OD, scale, bias_O)
-        low_TR = x_TD @ down_RD.T
-        ctx.save_for_backward(x_TD, low_TR, weight_OD, scale, down_RD, up_OR)
-        ctx.scaling = scaling
-        add: Any = torch.addmm if keeps_product else Tensor.addmm_
-        out_TO: Tensor = add(base_TO, low_TR, up_OR.T, alpha=scaling)
-        return out_TO
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, Tensor, Tensor, None, None]:
-        x_TD, low_TR, weight_OD, scale, down_RD, up_OR = ctx.saved_tensors
-        grad_low_TR = (grads[0] @ up_OR).mul_(ctx.scaling)
-        grad_up_OR = (grads[0].T @ low_TR).mul_(ctx.scaling)
-        grad_x_TD: Tensor | None = None
-        if ctx.needs_input_grad[0]:
-            base_TD = grads[0] @ weight_OD if scale is None else float8.product_back(grads[0], weight_OD, scale)
-            grad_x_TD = base_TD.addmm_(grad_low_TR, down_RD)
-        return grad_x_TD, None, None, None, grad_low_TR.T @ x_TD, grad_up_OR, None, None
-
-
 class _Rotation(torch.autograd.Function):
     """Queries or keys turned by their positions; cosines and sines of either half of a head."""
 
@@ -177,7 +141,7 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
     replaced = [(_norm_forward, _is_norm), (_gated_forward, _is_gated)]
     if on_gpu:
         _fuse_rotations(model)
-        replaced.append((partial(_adapted_forward, keeps_product=keeps_products), _is_adapted))
+        replaced.append((partial(adapted_forward, keeps_product=keeps_products), is_adapted))
     for module in model.modules():
         for forward, fits in replaced:
             if not fits(module):
@@ -187,7 +151,7 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
             if same[key]:
                 module.forward = MethodType(forward, module)
     if on_gpu:
-        fuse_siblings(model)
+        fuse_siblings(model, keeps_products=keeps_products)
 
 
 def _fuse_rotations(model: nn.Module) -> None:
@@ -263,17 +227,6 @@ def _takes_one_argument(module: nn.Module) -> bool:
     return len(signature(module.forward).parameters) == 1
 
 
-def _is_adapted(module: nn.Module) -> bool:
-    """A linear layer of peft's with one adapter of the plain kind beside weights that are frozen and not in 4 bits."""
-    base = getattr(module, "base_layer", None)
-    return (
-        type(base) is nn.Linear
-        and not any(p.requires_grad for p in base.parameters())
-        and len(adapters := list(getattr(module, "lora_A", {}))) == 1
-        and getattr(module, "active_adapters", None) == adapters
-    )
-
-
 def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
     out: Tensor = _Norm.apply(hidden_states, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
     return out
@@ -285,17 +238,6 @@ def _gated_forward(module: Any, hidden_states: Tensor) -> Tensor:
     )
     out: Tensor = module.down_proj(gated_TI)
     return out
-
-
-def _adapted_forward(module: Any, x: Tensor, *, keeps_product: bool) -> Tensor:
-    (name,) = module.active_adapters
-    base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
-    rows_TD = x.to(down.weight.dtype).reshape(-1, x.shape[-1])
-    out_TO: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
-        rows_TD, base.weight, base.bias, float8.scale_of(base), down.weight, up.weight, module.scaling[name],
-        keeps_product,
-    )  # fmt: skip
-    return out_TO.view(*x.shape[:-1], -1)
 
 
 def _is_same(module: nn.Module, forward: Any) -> bool:

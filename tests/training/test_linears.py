@@ -1,14 +1,15 @@
-"""Linear layers of one input: values and gradients are those of the layers one by one."""
+"""Linear layers as on a GPU: values and gradients are those of the layers one by one, and of peft's adapters."""
 
 from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from tenner.training.kernels import fuse
-from tenner.training.shared_input import fuse_siblings
+from tenner.training.linears import fuse_siblings
 
 TOKENS, SIZE = 7, 24
 
@@ -52,7 +53,7 @@ def compare(
     for theirs, ours in zip(*found, strict=True):
         assert (theirs is None) == (ours is None)
         if theirs is not None:
-            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)  # sums in another order
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -71,6 +72,21 @@ def test_a_frozen_layer_has_no_gradient():
         module.k_proj.requires_grad_(False)
     compare(*both)
     assert both[1].k_proj.weight.grad is None
+
+
+@pytest.mark.parametrize("keeps_products", [False, True])
+@pytest.mark.parametrize("names", [["q_proj", "k_proj", "v_proj"], ["q_proj", "v_proj"]])
+@pytest.mark.parametrize("weigh", [(1.0, 2.0, 3.0), (1.0, 0.0, 3.0)])
+def test_adapters_values_and_gradients_are_pefts(names, weigh, keeps_products):
+    plain, _ = twins(bias=True)
+    get_peft_model(plain, LoraConfig(r=4, lora_alpha=12, target_modules=names))  # in place
+    for i, name in enumerate(names):
+        layer: Any = getattr(plain, name)
+        nn.init.normal_(layer.lora_B["default"].weight, generator=torch.Generator().manual_seed(i))
+    mine = deepcopy(plain)
+    fuse(mine, on_gpu=True, keeps_products=keeps_products)
+    assert all("forward" in vars(layer) for layer in mine.children())
+    compare(plain, mine, weigh)
 
 
 def test_their_parts_of_the_gradient_are_added_within_the_products():
