@@ -6,6 +6,7 @@
 Steps of the real loop run on fake tensors (`fake_gpu.py`), one row each, of three lengths. An operator takes as long as
 its arithmetic or its bytes do, whichever is longer, at the shares of the data sheet's figures in `SHARES`, and at least
 `KERNEL_SECONDS`. Layers are alike: models of two depths tell what each layer takes, and so what the whole model does.
+A step of two rows tells what is added to the gradients that are there.
 From the three rows follows what a row of any lengths takes (a constant, tokens, pairs of tokens), and from that every
 step of the recipe's plan: ranks go forward and back together, so that each turn takes as long as its slowest row.
 
@@ -292,25 +293,46 @@ class Row(NamedTuple):
         return Row(costs, self.flops + layers * (more.flops - self.flops))
 
 
+class Probe(NamedTuple):
+    """Of a model on so many cards."""
+
+    rows: list[Row]
+    """A step of one row on each rank, for each of some lengths."""
+    later: dict[str, Cost]
+    """What the second row of a step takes more than the first: its gradients are added to those that are there."""
+    roofline: Roofline
+    """With the operators of the longest row in the deeper of two models."""
+
+
 def probe(
     config: dict[str, Any], train: dict[str, Any], card: Card, *, ranks: int, tokens: Sequence[int] = PROBED_TOKENS
-) -> tuple[list[Row], Roofline]:
-    """A step of one row on each rank, for each of some lengths; and the operators of the deeper of two models."""
-    shallow, _ = _probed(config | {"num_hidden_layers": DEPTHS[0]}, train, card, ranks, tokens)
-    deep, roofline = _probed(config | {"num_hidden_layers": DEPTHS[1]}, train, card, ranks, tokens)
+) -> Probe:
+    def of(depth: int) -> tuple[list[Row], Roofline, Row]:
+        shallow = config | {"num_hidden_layers": depth}
+        (two,), _ = _probed(shallow, train, card, ranks, tokens[:1], turns=2)
+        return *_probed(shallow, train, card, ranks, tokens), two
+
+    (few, _, few_twice), (more, roofline, more_twice) = map(of, DEPTHS)
     layers = (config["num_hidden_layers"] - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
-    return [row.deeper(more, layers) for row, more in zip(shallow, deep, strict=True)], roofline
+    rows = [shallow.deeper(deep, layers) for shallow, deep in zip(few, more, strict=True)]
+    twice = few_twice.deeper(more_twice, layers)
+    kinds = (twice.costs.keys() | rows[0].costs.keys()) - {OPTIMIZER}
+    once = {kind: rows[0].costs.get(kind, Cost()) for kind in kinds}
+    later = {kind: Cost(*(b - 2 * a for a, b in zip(once[kind], twice.costs[kind], strict=True))) for kind in kinds}
+    return Probe(rows, later, roofline)
 
 
 def _probed(
-    config: dict[str, Any], train: dict[str, Any], card: Card, ranks: int, tokens: Sequence[int]
+    config: dict[str, Any], train: dict[str, Any], card: Card, ranks: int, tokens: Sequence[int], *, turns: int = 1
 ) -> tuple[list[Row], Roofline]:
+    """A step of so many rows on each rank, for each of some lengths."""
     sharing = train.get("context_parallel", 1)
     rows, roofline = [], Roofline(card, ranks, sharing)
     for count in tokens:
         mask = (False,) * PROMPT_TOKENS + (True,) * (count - PROMPT_TOKENS)
-        encoded = [Encoded(f"s{i}", (1,) * count, mask) for i in range(ranks // sharing)]
-        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **train | {"tokens_per_step": count * len(encoded)})
+        encoded = [Encoded(f"s{i}", (1,) * count, mask) for i in range(turns * ranks // sharing)]
+        one_each = {"tokens_per_row": count // sharing, "tokens_per_step": count * len(encoded)}
+        settings = Train(epochs=2, lr=1e-5, tokens_max=count, **train | one_each)
         reports: list[StepReport] = []
         fake_gpu.run_steps(
             config, settings, encoded, roofline, ranks=ranks, on_step=reports.append, device_tflops=1.0
@@ -356,8 +378,9 @@ def dealt(
     return packing.deal(packing.split_rows(step, lengths, row_tokens), lengths, 1)
 
 
-def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequence[int]) -> dict[str, Any]:
+def predict(training: Training, card: Card, probed: Probe) -> dict[str, Any]:
     """An epoch, from what three rows take."""
+    rows, tokens = probed.rows, training.tokens
     kinds = {kind for row in rows for kind in row.costs} - {OPTIMIZER}
     fits = {kind: Fit.of(tokens, [row.costs.get(kind, Cost()).seconds for row in rows]) for kind in kinds}
     work = Fit.of(tokens, [row.flops for row in rows])
@@ -381,11 +404,15 @@ def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequenc
             sent += sum(network(row) for row in documents if row)
             for kind, fit in fits.items():
                 by_kind[kind] += sum(fit(row) for row in documents if row)
-    fixed = rows[0].costs.get(OPTIMIZER, Cost())
-    seconds = waited + len(plan) * fixed.seconds
+    fixed, later = rows[0].costs.get(OPTIMIZER, Cost()), turns - len(plan)
+    added = {kind: cost.seconds for kind, cost in probed.later.items() if kind != NETWORK}
+    seconds = waited + len(plan) * fixed.seconds + later * sum(added.values())
     groups = training.groups  # ranks that share a row take as long as one another
     by_kind[OPTIMIZER] = groups * len(plan) * fixed.seconds
+    for kind, each in added.items():
+        by_kind[kind] += groups * later * each
     by_kind["waiting for other ranks"] = groups * waited - busy
+    later_kernels = sum(cost.kernels for cost in probed.later.values())
     row_kernels = sum(cost.kernels for kind, cost in rows[0].costs.items() if kind in kinds)
     return {
         "tokens_per_second_per_gpu": sum(lengths) / seconds / training.ranks,
@@ -394,7 +421,7 @@ def predict(training: Training, card: Card, rows: Sequence[Row], tokens: Sequenc
         "gpu_hours_of_5_epochs": 5 * training.ranks * seconds / 3600,
         "kernels_of_a_row": row_kernels,
         "kernels_of_the_optimizer": fixed.kernels,
-        "kernels_of_a_step": round(row_kernels * turns / len(plan) + fixed.kernels),
+        "kernels_of_a_step": round((row_kernels * turns + later_kernels * later) / len(plan) + fixed.kernels),
         "network_share": sent / computed,
         "shares": {
             kind: by_kind[kind] / (groups * seconds) for kind in sorted(by_kind, key=by_kind.__getitem__, reverse=True)
@@ -420,8 +447,8 @@ def main() -> None:
     for name in args.only:
         training, card = TRAININGS[name], CARDS[args.card]
         config = config_of(training.shape)
-        rows, roofline = probe(config, training.train, card, ranks=training.ranks, tokens=training.tokens)
-        told = found[name] = predict(training, card, rows, training.tokens)
+        probed = probe(config, training.train, card, ranks=training.ranks, tokens=training.tokens)
+        told = found[name] = predict(training, card, probed)
         print(
             f"{name:17} {told['tokens_per_second_per_gpu']:12,.0f} {told['mfu_causal']:5.1%} {told['idle_share']:5.1%} "
             f"{told['kernels_of_a_row']:12,.0f} {told['kernels_of_the_optimizer']:10,.0f} "
@@ -430,7 +457,7 @@ def main() -> None:
         shares = ", ".join(f"{kind} {share:.1%}" for kind, share in told["shares"].items())
         print(f"{'':18}{shares}; network {told['network_share']:.0%} of the rows", flush=True)
         if args.operators:
-            for operator, cost in sorted(roofline.operators.items(), key=lambda item: -item[1].seconds)[:30]:
+            for operator, cost in sorted(probed.roofline.operators.items(), key=lambda item: -item[1].seconds)[:30]:
                 print(f"    {cost.seconds * 1e3:9.2f} ms {cost.kernels:8,} {operator}")
     print(f"\nin {time.perf_counter() - began:.0f} s")
     print(json.dumps(about | {"card": args.card, "trainings": found}))

@@ -52,7 +52,7 @@ def test_two_depths_tell_what_a_deeper_model_takes():
     import gpu_roofline
 
     card, train = gpu_roofline.CARDS["H100 SXM"], {"precision": "bf16"}
-    (told,), _ = gpu_roofline.probe(SHAPE, train, card, ranks=2, tokens=(1024,))
+    (told,) = gpu_roofline.probe(SHAPE, train, card, ranks=2, tokens=(1024,)).rows
     (run,), _ = gpu_roofline._probed(SHAPE, train, card, 2, (1024,))
     assert told.flops == pytest.approx(run.flops)
     assert told.costs.keys() == run.costs.keys()
@@ -84,13 +84,13 @@ def test_ranks_that_share_rows_exchange_what_attention_reads_and_gives():
 
     slow = gpu_roofline.CARDS["H100 SXM"]._replace(link_gb=1e-3)
     train, tokens = {"precision": "bf16", "context_parallel": 2}, 1024
-    (told,), _ = gpu_roofline.probe(SHAPE, train, slow, ranks=4, tokens=(tokens,))
+    (told,) = gpu_roofline.probe(SHAPE, train, slow, ranks=4, tokens=(tokens,)).rows
     exchanged = told.costs[gpu_roofline.EXCHANGE]
     layers, heads, key_heads, size = SHAPE["num_hidden_layers"], 4, 2, 64
     assert exchanged.kernels == 4 * layers, "before and after attention, there and back"
     sent_bytes = 2 * layers * (2 * heads + 2 * key_heads) * size * tokens / 2 * 2
     assert exchanged.seconds == pytest.approx(sent_bytes / 2 / slow.moved_bytes_per_second(2))
-    (own,), _ = gpu_roofline.probe(SHAPE, {"precision": "bf16"}, slow, ranks=4, tokens=(tokens,))
+    (own,) = gpu_roofline.probe(SHAPE, {"precision": "bf16"}, slow, ranks=4, tokens=(tokens,)).rows
     assert told.flops == pytest.approx(own.flops / 2), "of each rank"
 
 
@@ -102,8 +102,21 @@ def test_ranks_that_share_rows_wait_less():
     row = gpu_roofline.Row({"products": gpu_roofline.Cost(1.0, 1)}, 1.0)
     rows = [row._replace(costs={"products": gpu_roofline.Cost(n / 1000, 1)}) for n in training.tokens]
     card = gpu_roofline.CARDS["H100 SXM"]
-    shared = gpu_roofline.predict(training, card, rows, training.tokens)
-    alone = gpu_roofline.predict(gpu_roofline.TRAININGS["32b-full-16"], card, rows, training.tokens)
+    probed = gpu_roofline.Probe(rows, {}, gpu_roofline.Roofline(card))
+    shared = gpu_roofline.predict(training, card, probed)
+    alone = gpu_roofline.predict(gpu_roofline.TRAININGS["32b-full-16"], card, probed)
     assert shared["idle_share"] < 0.1 < alone["idle_share"]
     for told in (shared, alone):
         assert sum(told["shares"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("activations", ["all", "products", "inputs"])
+def test_gradients_of_later_rows_are_added_within_the_products_but_for_tables_and_norms(activations):
+    import gpu_roofline
+
+    card, train = gpu_roofline.CARDS["H100 SXM"], {"precision": "pure-bf16", "activations": activations}
+    later = gpu_roofline.probe(SHAPE, train, card, ranks=1, tokens=(1024,)).later
+    assert later["products"].kernels == pytest.approx(0)
+    norms_and_biases, tables = 5 * SHAPE["num_hidden_layers"] + 1, 2
+    of_the_step = 1  # the losses of its rows are put together once
+    assert later["elementwise"].kernels == pytest.approx(norms_and_biases + tables - of_the_step)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tenner.training import fused
-from tenner.training.linears import adapted_forward, fuse_siblings, is_adapted
+from tenner.training.linears import adapted_forward, fuse_linears, is_adapted
 
 PROBE_TOKENS = 5
 PROBE_HEADS = 3
@@ -151,7 +151,7 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
             if same[key]:
                 module.forward = MethodType(forward, module)
     if on_gpu:
-        fuse_siblings(model, keeps_products=keeps_products)
+        fuse_linears(model, keeps_products=keeps_products)
 
 
 def _fuse_rotations(model: nn.Module) -> None:

@@ -4,7 +4,8 @@ A product that is added to what is there already takes no longer than one that i
 the memory that it reads. So the small product of an adapter comes first and the base's is added to it, where peft
 computes both and adds them. Queries, keys and values are projected from one input, and so are both inputs of a gate:
 autograd writes each layer's part of that input's gradient and adds two of them at a time. Here the first layer that is
-called computes the others' outputs as well, so that all of them go backward at once.
+called computes the others' outputs as well, so that all of them go backward at once. And a weight's gradient is added
+to what earlier rows of a step have left.
 
 Letters in names: T tokens, I inputs of a linear layer, O its outputs, R rank of an adapter.
 """
@@ -70,6 +71,7 @@ class _Linears(torch.autograd.Function):
         lows = [None if layer.down_RI is None else x_TI @ layer.down_RI.T for layer in layers]
         ctx.save_for_backward(x_TI, *parts, *lows)
         ctx.scalings = scalings
+        ctx.weights = [layer.weight_OI for layer in layers]  # themselves: a checkpoint gives what is saved as copies
         ctx.set_materialize_grads(False)
         return tuple(
             layer.product(x_TI, None if low_TR is None else low_TR * scaling, keeps_product=keeps_product)
@@ -84,8 +86,8 @@ class _Linears(torch.autograd.Function):
         found: list[Tensor | None] = []
         passed: list[tuple[Tensor, _Layer]] = []
         between: list[tuple[Tensor, Tensor]] = []
-        for grad_TO, layer, low_TR, scaling, trained in zip(
-            grads, layers, lows, ctx.scalings, _layers(of_parts), strict=True
+        for grad_TO, layer, low_TR, scaling, own_OI, trained in zip(
+            grads, layers, lows, ctx.scalings, ctx.weights, _layers(of_parts), strict=True
         ):
             if grad_TO is None:
                 found.extend([None] * PARTS)
@@ -97,10 +99,18 @@ class _Linears(torch.autograd.Function):
                 grad_up_OR = (grad_TO.T @ low_TR).mul_(scaling)
                 grad_down_RI = grad_low_TR.T @ x_TI
                 between.append((grad_low_TR, layer.down_RI))
-            grad_weight_OI = grad_TO.T @ x_TI if trained.weight_OI else None
+            grad_weight_OI = _of_weight(own_OI, grad_TO, x_TI) if trained.weight_OI else None
             grad_bias_O = grad_TO.sum(0) if trained.bias_O else None
             found.extend([grad_weight_OI, grad_bias_O, None, grad_down_RI, grad_up_OR])
         return _back(passed, between) if of_x else None, None, None, *found
+
+
+def _of_weight(weight_OI: Tensor, grad_TO: Tensor, x_TI: Tensor) -> Tensor | None:
+    """A weight's gradient; None where it is added at once to the one that an earlier row of the step has left."""
+    if not weight_OI.is_leaf or weight_OI.grad is None:
+        return grad_TO.T @ x_TI
+    weight_OI.grad.addmm_(grad_TO.T, x_TI)
+    return None
 
 
 def _layers(parts: Sequence[Any]) -> list[_Layer]:
@@ -163,7 +173,7 @@ def adapted_forward(module: nn.Module, x: Tensor, *, keeps_product: bool) -> Ten
 
 
 class _Siblings:
-    """Layers of one input. A layer that is called with another input than the first was computes its output alone."""
+    """Layers of one input, or one alone. What is called with another input than the first was is computed alone."""
 
     def __init__(self, layers: Sequence[nn.Module], *, keeps_product: bool) -> None:
         self._layers = layers
@@ -174,7 +184,8 @@ class _Siblings:
 
     def first(self, x: Tensor) -> Tensor:
         own, *others = self._apply(self._layers, x)
-        self._x, self._waiting = x, dict(enumerate(others, start=1))
+        self._waiting = dict(enumerate(others, start=1))
+        self._x = x if others else None
         return own
 
     def other(self, index: int, x: Tensor) -> Tensor:
@@ -187,17 +198,20 @@ class _Siblings:
         return out
 
 
-def fuse_siblings(model: nn.Module, *, keeps_products: bool = False) -> None:
-    """Have linear layers of one input go backward together, in each module of the model that has such.
+def fuse_linears(model: nn.Module, *, keeps_products: bool = False) -> None:
+    """Replace the forward passes of plain linear layers, those of one input together; the head's is left alone.
 
-    Plain ones, and those with an adapter whose forward pass is `adapted_forward` already.
+    Layers with an adapter whose forward pass is `adapted_forward` already are put together likewise.
     """
 
     def fits(layer: Any) -> bool:
         if type(layer) is nn.Linear:
-            return "forward" not in vars(layer)
+            return "forward" not in vars(layer) and layer is not head
         return isinstance(layer, nn.Module) and is_adapted(layer) and "forward" in vars(layer)
 
+    get_head = getattr(model, "get_output_embeddings", None)
+    head = get_head() if get_head else None
+    together: set[nn.Module] = set()
     for module in model.modules():
         for names in SIBLINGS:
             layers: list[Any] = [getattr(module, name, None) for name in names]
@@ -206,3 +220,10 @@ def fuse_siblings(model: nn.Module, *, keeps_products: bool = False) -> None:
             siblings = _Siblings(layers, keeps_product=keeps_products)
             for index, layer in enumerate(layers):
                 layer.forward = partial(siblings.other, index) if index else siblings.first
+            together.update(layers)
+    for module in model.modules():
+        if hasattr(module, "base_layer"):  # peft's, which calls what it consists of, or does not
+            together.update(module.modules())
+    alone: list[Any] = [layer for layer in model.modules() if layer not in together and type(layer) is nn.Linear]
+    for layer in filter(fits, alone):
+        layer.forward = _Siblings([layer], keeps_product=keeps_products).first
