@@ -207,9 +207,9 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
 
     fuse = kernels.fuse
 
-    def fused_as_on_gpu(model: Any, *, on_gpu: bool, keeps_products: bool) -> None:
+    def fused_as_on_gpu(model: Any, *, on_gpu: bool, activations: str) -> None:
         assert not on_gpu, "the product sees a CPU"
-        fuse(model, on_gpu=True, keeps_products=keeps_products)
+        fuse(model, on_gpu=True, activations=activations)
 
     def random_model(folder: Path, dtype: torch.dtype, attention_name: str) -> Any:
         """In place of the weights of a folder."""

@@ -128,12 +128,11 @@ def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int =
     return query, key
 
 
-def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False) -> None:
+def fuse(model: nn.Module, *, on_gpu: bool = False, activations: str = "all") -> None:
     """Replace the forward passes of norms and gated layers that compute what is computed here; leave all others.
 
-    `on_gpu`: also those of linear layers with an adapter, and whether a checkpoint `keeps_products` of theirs, which
-    may then not be changed in place; those of linear layers that read one input; and how attention turns queries and
-    keys. Whether a class computes the same is
+    `on_gpu`: also those of linear layers, and how attention turns queries and keys; which `activations` are kept
+    (`train.activations`) says what may be changed in place. Whether a class computes the same is
     found out by trying, on a few random tokens, not by its name.
     """
     same: dict[tuple[type, Any], bool] = {}
@@ -141,7 +140,7 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
     replaced = [(_norm_forward, _is_norm), (_gated_forward, _is_gated)]
     if on_gpu:
         _fuse_rotations(model)
-        replaced.append((partial(adapted_forward, keeps_product=keeps_products), is_adapted))
+        replaced.append((partial(adapted_forward, keeps_product=activations == "products"), is_adapted))
     for module in model.modules():
         for forward, fits in replaced:
             if not fits(module):
@@ -151,7 +150,7 @@ def fuse(model: nn.Module, *, on_gpu: bool = False, keeps_products: bool = False
             if same[key]:
                 module.forward = MethodType(forward, module)
     if on_gpu:
-        fuse_linears(model, keeps_products=keeps_products)
+        fuse_linears(model, activations=activations)
 
 
 def _fuse_rotations(model: nn.Module) -> None:

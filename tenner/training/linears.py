@@ -44,17 +44,20 @@ class _Layer(NamedTuple):
         (name,), base = layer.active_adapters, layer.base_layer
         return cls(base.weight, base.bias, float8.scale_of(base), layer.lora_A[name].weight, layer.lora_B[name].weight)
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the adapter has another precision, as at a training's end."""
+        return self.scale is None and self.down_RI is not None and self.down_RI.dtype != self.weight_OI.dtype
+
     def product(self, x_TI: Tensor, low_TR: Tensor | None, *, keeps_product: bool) -> Tensor:
         """`low_TR` is what the adapter has between its matrices, scaled. A product that is kept is not changed."""
         if low_TR is None or self.up_OR is None:
             return functional.linear(x_TI, self.weight_OI, self.bias_O)
         if self.scale is not None:  # nothing can be added to: the adapter's part comes last
             first_TO = float8.product(x_TI, self.weight_OI, self.scale, self.bias_O)
-            second = low_TR, self.up_OR.T
-        else:
-            first_TO = functional.linear(low_TR, self.up_OR, self.bias_O)
-            second = x_TI, self.weight_OI.T
-        return torch.addmm(first_TO, *second) if keeps_product else first_TO.addmm_(*second)
+            return _added(first_TO, low_TR, self.up_OR.T, keeps_product=keeps_product)
+        first_TO = functional.linear(low_TR, self.up_OR, self.bias_O)
+        return _added(first_TO, x_TI, self.weight_OI.T, keeps_product=keeps_product)
 
 
 PARTS = len(_Layer._fields)
@@ -95,9 +98,7 @@ class _Linears(torch.autograd.Function):
             passed.append((grad_TO, layer))
             grad_down_RI = grad_up_OR = None
             if layer.down_RI is not None and layer.up_OR is not None:
-                grad_low_TR = (grad_TO @ layer.up_OR).mul_(scaling)
-                grad_up_OR = (grad_TO.T @ low_TR).mul_(scaling)
-                grad_down_RI = grad_low_TR.T @ x_TI
+                grad_low_TR, grad_down_RI, grad_up_OR = _of_adapter(grad_TO, x_TI, low_TR, layer.up_OR, scaling)
                 between.append((grad_low_TR, layer.down_RI))
             grad_weight_OI = _of_weight(own_OI, grad_TO, x_TI) if trained.weight_OI else None
             grad_bias_O = grad_TO.sum(0) if trained.bias_O else None
@@ -145,13 +146,17 @@ def _back(passed: Sequence[tuple[Tensor, _Layer]], between: Sequence[tuple[Tenso
 
 def _apply(layers: Sequence[Any], x: Tensor, *, keeps_product: bool) -> list[Tensor]:
     """What each layer gives for an input of any number of axes."""
-    adapted = [layer for layer in layers if is_adapted(layer)]
-    scalings = [layer.scaling[layer.active_adapters[0]] if layer in adapted else 0.0 for layer in layers]
-    parts = [part for layer in layers for part in _Layer.of(layer)]
-    if adapted:  # as peft does
-        x = x.to(next(part.dtype for part in parts[_Layer._fields.index("down_RI") :: PARTS] if part is not None))
+    parts = [_Layer.of(layer) for layer in layers]
+    if any(part.is_mixed for part in parts):
+        return [type(layer).forward(layer, x) for layer in layers]
+    adapted = map(is_adapted, layers)
+    scalings = [
+        layer.scaling[layer.active_adapters[0]] if own else 0.0 for layer, own in zip(layers, adapted, strict=True)
+    ]
     rows_TI = x.reshape(-1, x.shape[-1])
-    outs: tuple[Tensor, ...] = _Linears.apply(rows_TI, scalings, keeps_product, *parts)  # type: ignore[no-untyped-call]
+    outs: tuple[Tensor, ...] = _Linears.apply(  # type: ignore[no-untyped-call]
+        rows_TI, scalings, keeps_product, *(part for layer in parts for part in layer)
+    )
     return [out.view(*x.shape[:-1], -1) for out in outs]
 
 
@@ -166,10 +171,56 @@ def is_adapted(module: nn.Module) -> bool:
     )
 
 
-def adapted_forward(module: nn.Module, x: Tensor, *, keeps_product: bool) -> Tensor:
+class _AdapterFirst(torch.autograd.Function):
+    """scaling (x down^T) up^T + bias, and x once more: for a product of it that is added to the first.
+
+    A checkpoint goes forward again up to the last tensor that is saved, which for the last layer is saved here or by
+    that product before it is computed: of a function in Python only once it is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TI: Tensor, down_RI: Tensor, up_OR: Tensor, bias_O: Tensor | None, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        low_TR = x_TI @ down_RI.T
+        ctx.save_for_backward(x_TI, low_TR, down_RI, up_OR)
+        ctx.scaling = scaling
+        return functional.linear(low_TR * scaling, up_OR, bias_O), x_TI
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_TO, grad_x_TI), (x_TI, low_TR, down_RI, up_OR) = grads, ctx.saved_tensors
+        grad_low_TR, grad_down_RI, grad_up_OR = _of_adapter(grad_TO, x_TI, low_TR, up_OR, ctx.scaling)
+        if ctx.needs_input_grad[0]:
+            grad_x_TI.addmm_(grad_low_TR, down_RI)
+        return grad_x_TI, grad_down_RI, grad_up_OR, None, None
+
+
+def _of_adapter(
+    grad_TO: Tensor, x_TI: Tensor, low_TR: Tensor, up_OR: Tensor, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of what an adapter has between its matrices, of the first, and of the second."""
+    grad_low_TR = (grad_TO @ up_OR).mul_(scaling)
+    return grad_low_TR, grad_low_TR.T @ x_TI, (grad_TO.T @ low_TR).mul_(scaling)
+
+
+def adapted_forward(module: Any, x: Tensor, *, keeps_product: bool) -> Tensor:
     """The forward pass of a layer that `is_adapted`; `keeps_product`: a checkpoint keeps it, so nothing changes it."""
-    (out,) = _apply([module], x, keeps_product=keeps_product)
-    return out
+    layer = _Layer.of(module)
+    if layer.scale is not None or layer.is_mixed:
+        (out,) = _apply([module], x, keeps_product=keeps_product)
+        return out
+    rows_TI = x.reshape(-1, x.shape[-1])
+    scaling = module.scaling[module.active_adapters[0]]
+    first_TO, rows_TI = _AdapterFirst.apply(  # type: ignore[no-untyped-call]
+        rows_TI, layer.down_RI, layer.up_OR, layer.bias_O, scaling
+    )
+    out_TO = _added(first_TO, rows_TI, layer.weight_OI.T, keeps_product=keeps_product)
+    return out_TO.view(*x.shape[:-1], -1)
+
+
+def _added(first: Tensor, a: Tensor, b: Tensor, *, keeps_product: bool) -> Tensor:
+    return torch.addmm(first, a, b) if keeps_product else first.addmm_(a, b)
 
 
 class _Siblings:
@@ -198,10 +249,11 @@ class _Siblings:
         return out
 
 
-def fuse_linears(model: nn.Module, *, keeps_products: bool = False) -> None:
+def fuse_linears(model: nn.Module, *, activations: str = "all") -> None:
     """Replace the forward passes of plain linear layers, those of one input together; the head's is left alone.
 
-    Layers with an adapter whose forward pass is `adapted_forward` already are put together likewise.
+    Layers with an adapter whose forward pass is `adapted_forward` already are put together likewise. Where only the
+    inputs of layers are kept, plain ones of an input of their own stay (see `_AdapterFirst` for what that spares).
     """
 
     def fits(layer: Any) -> bool:
@@ -217,13 +269,15 @@ def fuse_linears(model: nn.Module, *, keeps_products: bool = False) -> None:
             layers: list[Any] = [getattr(module, name, None) for name in names]
             if not all(map(fits, layers)):
                 continue
-            siblings = _Siblings(layers, keeps_product=keeps_products)
+            siblings = _Siblings(layers, keeps_product=activations == "products")
             for index, layer in enumerate(layers):
                 layer.forward = partial(siblings.other, index) if index else siblings.first
             together.update(layers)
+    if activations == "inputs":
+        return
     for module in model.modules():
         if hasattr(module, "base_layer"):  # peft's, which calls what it consists of, or does not
             together.update(module.modules())
     alone: list[Any] = [layer for layer in model.modules() if layer not in together and type(layer) is nn.Linear]
     for layer in filter(fits, alone):
-        layer.forward = _Siblings([layer], keeps_product=keeps_products).first
+        layer.forward = _Siblings([layer], keeps_product=activations == "products").first

@@ -64,7 +64,7 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     in_float8 = _layers_in_float8(model, settings, world.device)
     adapters = lora.Adapters(model, settings) if settings.method == "lora" else None
     arithmetic = Arithmetic.of(model, layers, frozen_layers=settings.frozen_layers)
-    kernels.fuse(model, on_gpu=world.device.type == "cuda", keeps_products=settings.activations == "products")
+    kernels.fuse(model, on_gpu=world.device.type == "cuda", activations=settings.activations)
     float8.lower(in_float8)
     activation_checkpointing.apply_activation_checkpointing(layers, settings, world.device)
     loss = PackedLoss(model)

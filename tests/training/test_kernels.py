@@ -88,12 +88,12 @@ def adapted(**changed):
     return layer
 
 
-@pytest.mark.parametrize("keeps_products", [False, True])
-def test_an_adapters_values_and_gradients_are_pefts(keeps_products):
+@pytest.mark.parametrize("activations", ["all", "products", "inputs"])
+def test_an_adapters_values_and_gradients_are_pefts(activations):
     plain, mine = adapted(), nn.Sequential(adapted())
     fuse(mine)
     assert "forward" not in vars(mine[0]), "on a CPU peft's own bits stay"
-    fuse(mine, on_gpu=True, keeps_products=keeps_products)
+    fuse(mine, on_gpu=True, activations=activations)
     assert "forward" in vars(mine[0])
     x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(2))
     a, b = (x.clone().requires_grad_() for _ in range(2))

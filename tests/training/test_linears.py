@@ -75,19 +75,32 @@ def test_a_frozen_layer_has_no_gradient():
     assert both[1].k_proj.weight.grad is None
 
 
-@pytest.mark.parametrize("keeps_products", [False, True])
+@pytest.mark.parametrize("activations", ["all", "products", "inputs"])
 @pytest.mark.parametrize("names", [["q_proj", "k_proj", "v_proj"], ["q_proj", "v_proj"]])
 @pytest.mark.parametrize("weigh", [(1.0, 2.0, 3.0), (1.0, 0.0, 3.0)])
-def test_adapters_values_and_gradients_are_pefts(names, weigh, keeps_products):
+def test_adapters_values_and_gradients_are_pefts(names, weigh, activations):
     plain, _ = twins(bias=True)
     get_peft_model(plain, LoraConfig(r=4, lora_alpha=12, target_modules=names))  # in place
     for i, name in enumerate(names):
         layer: Any = getattr(plain, name)
         nn.init.normal_(layer.lora_B["default"].weight, generator=torch.Generator().manual_seed(i))
     mine = deepcopy(plain)
-    fuse(mine, on_gpu=True, keeps_products=keeps_products)
+    fuse(mine, on_gpu=True, activations=activations)
     assert all("forward" in vars(layer) for layer in mine.children())
     compare(plain, mine, weigh)
+
+
+def test_adapters_in_another_precision_than_their_base_are_left_to_peft():
+    """As a training ends with: a base in bfloat16, adapters in float32."""
+    plain, _ = twins(bias=True)
+    plain.bfloat16()
+    get_peft_model(plain, LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "k_proj", "v_proj"]))
+    assert {p.dtype for p in plain.parameters()} == {torch.float32, torch.bfloat16}
+    mine = deepcopy(plain)
+    fuse(mine, on_gpu=True)
+    x = drawn(1, TOKENS, SIZE).bfloat16()
+    for theirs, ours in zip(plain(x), mine(x), strict=True):
+        assert torch.equal(theirs, ours)
 
 
 def test_their_parts_of_the_gradient_are_added_within_the_products():
