@@ -273,7 +273,7 @@ def test_both_orders_come_to_the_same_number_on_a_large_pool(order, sampler, tin
         assert told.sentence in (folder.path / "report.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("by", ["model", "clusters"])
+@pytest.mark.parametrize("by", ["model", pytest.param("clusters", marks=pytest.mark.slow)])
 def test_questions_without_a_domain_are_labelled_once_and_paid_once(by, tiny_recipe, tmp_path):
     file = tmp_path / "bare.jsonl"
     rows = [{"question": f"Add {a} and {b}, then {('sing', 'count apples')[i % 2]} {i}", "answer": str(a + b + i)}

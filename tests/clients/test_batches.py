@@ -219,12 +219,8 @@ PLACES = {
 }
 
 
-FIRST = "creating, and it never arrived"
-
-
-@pytest.mark.parametrize(
-    "place", [FIRST, *(pytest.param(place, marks=pytest.mark.slow) for place in PLACES if place != FIRST)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_bought_twice_wherever_it_is_killed(place, tmp_path):
     *where, arrives = PLACES[place]
     with ChatServer() as server:

@@ -62,7 +62,7 @@ def refused(done):
 
 def test_traces_are_flat_and_chats_and_graded(file):
     with ChatServer({"What is 3+3?": ["wrong"]}) as server:
-        done = trace_alone(file, server, "--suffix", "", "--parameter", "temperature=0.6")
+        done = trace(file, server, "--suffix", "", "--parameter", "temperature=0.6")
         assert all(a.body["temperature"] == 0.6 and a.body["max_tokens"] == 100 for a in server.asked)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == ["12 traces: complete 12", "answers: correct 11, wrong 1"]
@@ -306,9 +306,10 @@ def test_another_run_can_be_replayed_for_nothing(file):
     assert {(r["id"], r["thinking"]) for r in copied} == {(r["id"], r["thinking"]) for r in rows(file)}
 
 
-def test_a_bad_key_is_found_before_anything_is_asked(file):
+def test_a_bad_key_is_found_before_anything_is_asked(file, monkeypatch):
     with ChatServer(key="right") as server:
-        done = trace_alone(file, server, "--api-key-env", "THE_KEY", environment={"THE_KEY": "sk-wrong-key-123"})
+        monkeypatch.setenv("THE_KEY", "sk-wrong-key-123")
+        done = trace(file, server, "--api-key-env", "THE_KEY")
         assert server.asked == []
     assert refused(done) == (
         "tenner: 127.0.0.1: bad_key: HTTP 401: Incorrect API key provided: Bearer [key]\n"

@@ -18,6 +18,7 @@ from tenner.core.run import open_run
 from tenner.core.run_folder import RunFolder
 from tenner.core.sections import Evaluate
 
+pytestmark = pytest.mark.slow  # a run from its first stage to its report; those of one benchmark are in others
 RIGHT = {"Contest": (0, 6), "Homework": (4, 4), "Quiz": (1, 2)}
 """The distilled student's right answers and the questions of each benchmark. Pooled it would be 5 of 12."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from browser_flags import CHROMIUM, FLAGS
 from example_run import FAMILIES, HOSTILE, completion, run_facts, without_drawings
-from playwright.sync_api import sync_playwright
 
 from tenner.budget.ledger_rows import SpendRow
 from tenner.core.dollars import usd
@@ -246,6 +245,8 @@ def test_a_provider_and_its_model_may_stand_in_two_lines():
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")
 def test_a_browser_without_network_shows_it_all_and_filters_the_samples(page_html: str, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright  # half a second, for each worker
+
     file = tmp_path / "report.html"
     file.write_text(page_html, "utf-8")
     faults: list[str] = []
