@@ -149,13 +149,9 @@ def _apply(layers: Sequence[Any], x: Tensor, *, keeps_product: bool) -> list[Ten
     parts = [_Layer.of(layer) for layer in layers]
     if any(part.is_mixed for part in parts):
         return [type(layer).forward(layer, x) for layer in layers]
-    adapted = map(is_adapted, layers)
-    scalings = [
-        layer.scaling[layer.active_adapters[0]] if own else 0.0 for layer, own in zip(layers, adapted, strict=True)
-    ]
     rows_TI = x.reshape(-1, x.shape[-1])
     outs: tuple[Tensor, ...] = _Linears.apply(  # type: ignore[no-untyped-call]
-        rows_TI, scalings, keeps_product, *(part for layer in parts for part in layer)
+        rows_TI, list(map(_scaling, layers)), keeps_product, *(part for layer in parts for part in layer)
     )
     return [out.view(*x.shape[:-1], -1) for out in outs]
 
@@ -169,6 +165,11 @@ def is_adapted(module: nn.Module) -> bool:
         and len(adapters := list(getattr(module, "lora_A", {}))) == 1
         and getattr(module, "active_adapters", None) == adapters
     )
+
+
+def _scaling(layer: Any) -> float:
+    """Of what its adapter adds."""
+    return float(layer.scaling[layer.active_adapters[0]]) if is_adapted(layer) else 0.0
 
 
 class _AdapterFirst(torch.autograd.Function):
@@ -211,9 +212,8 @@ def adapted_forward(module: Any, x: Tensor, *, keeps_product: bool) -> Tensor:
         (out,) = _apply([module], x, keeps_product=keeps_product)
         return out
     rows_TI = x.reshape(-1, x.shape[-1])
-    scaling = module.scaling[module.active_adapters[0]]
     first_TO, rows_TI = _AdapterFirst.apply(  # type: ignore[no-untyped-call]
-        rows_TI, layer.down_RI, layer.up_OR, layer.bias_O, scaling
+        rows_TI, layer.down_RI, layer.up_OR, layer.bias_O, _scaling(module)
     )
     out_TO = _added(first_TO, rows_TI, layer.weight_OI.T, keeps_product=keeps_product)
     return out_TO.view(*x.shape[:-1], -1)
