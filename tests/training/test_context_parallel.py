@@ -263,10 +263,10 @@ def test_a_training_with_shared_rows_goes_on_to_the_bit(by_two, tiny_model_dir, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_four_processes_train_as_one(count, model_dirs, tmp_path):
+@pytest.mark.parametrize(("count", "method"), [(2, "full"), (4, "lora")])
+def test_four_processes_train_as_one(count, method, model_dirs, tmp_path):
     """Two pairs with a row each; and one row for all four, more than there are key heads."""
-    cases = {"full": ("llama", FULL), "lora": ("llama", LORA)}
+    cases = {method: ("llama", {"full": FULL, "lora": LORA}[method])}
     done = shared_by(count, 4, cases, tmp_path, model_dirs, ("--longest", LONG))
     for name, (family, settings) in cases.items():
         rows, student = done[name]
