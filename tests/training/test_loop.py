@@ -685,8 +685,10 @@ def test_what_only_cuda_has_is_refused_on_a_cpu(name, tiny_model_dir, tmp_path):
 
 @pytest.mark.slow
 def test_a_sample_of_32768_tokens_fits_in_4_gb_above_the_model(tmp_path):
-    """A quarter of it, in a quarter of the memory; all of it by TENNER_CAMPAIGN."""
-    share = 1 if "TENNER_CAMPAIGN" in os.environ else 4
+    """A quarter of it, in little more than a quarter of the memory, since not all of it grows with the sample; all of
+    it by TENNER_CAMPAIGN.
+    """
+    share, limit_bytes = (1, 4e9) if "TENNER_CAMPAIGN" in os.environ else (4, 1.2e9)
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=152_064, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
@@ -703,4 +705,4 @@ def test_a_sample_of_32768_tokens_fits_in_4_gb_above_the_model(tmp_path):
     told = json.loads(done.stdout.splitlines()[-1])
     print(f"{told['above_bytes'] / 1e9:.2f} GB above the model")
     assert told["tokens"] == 32_768 // share
-    assert told["above_bytes"] < 4e9 / share
+    assert told["above_bytes"] < limit_bytes
