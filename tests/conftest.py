@@ -52,8 +52,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if chosen or cores() == 1 else min(cores(), WORKERS_MAX)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Spare the garbage collector all that has been imported: training asks for full collections."""
+    if getattr(session.config.option, "loadgroup", False):
+        # pytest-xdist keeps a group in one process by what it adds to its tests' names; where that is lost, it says
+        # nothing, and each process starts all servers.
+        grouped = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+        assert all("@" in nodeid for nodeid in grouped), f"pytest {pytest.__version__} hides groups from pytest-xdist"
     gc.collect()
     gc.freeze()
 

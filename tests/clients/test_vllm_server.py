@@ -18,7 +18,7 @@ from vllm_server import PROGRAM
 from tenner.clients.worst_case import input_tokens_max
 from tenner.data import puzzles
 
-QUESTIONS = min(100, 50 * int(os.environ.get("TENNER_CAMPAIGN", "1")))
+QUESTIONS = min(100, 40 * int(os.environ.get("TENNER_CAMPAIGN", "1")))
 CONCURRENCY, OUTPUT_TOKENS, TRACES_AT_KILL = 16, 48, 12
 SUFFIX = " Think first, then put the answer into a box."
 # SmolLM2 does not think by itself. vLLM keeps it to this form while it decodes; what it says in it is its own.

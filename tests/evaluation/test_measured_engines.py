@@ -24,7 +24,7 @@ from tenner.training import student, student_address
 DATA = paths.DATA / "math500.jsonl"
 IDS = (
     "prealgebra/1922", "intermediate_algebra/1407", "algebra/791", "precalculus/441", "algebra/892", "geometry/615",
-    "intermediate_algebra/1422", "prealgebra/951", "algebra/849", "number_theory/13", "algebra/1255", "prealgebra/1747",
+    "intermediate_algebra/1422", "prealgebra/951",
 )  # fmt: skip
 LOGIT_GAP_MAX = 1e-3
 """In float32; in bfloat16 200 questions of GSM8K parted where logits differed by up to 0.4."""
@@ -96,11 +96,11 @@ def test_both_engines_come_to_the_same_verdicts_one_of_them_killed_on_the_way(lo
     ]
     for option in ("enforce_eager=true", "max_model_len=2048", f"kv_cache_memory_bytes={1 << 30}"):
         command += ["--set", f"evaluate.vllm.{option}"]
-    kept = killed_after(command, vllm.path / "completions.jsonl", 8)
+    kept = killed_after(command, vllm.path / "completions.jsonl", 5)
     done = subprocess.run([*command, "--json"], check=True, env=environment(), stdout=subprocess.PIPE)
     assert {s["n"] for s in json.loads(done.stdout)["scores"] if s["domain"] is None} == {len(IDS)}
     assert (vllm.path / "completions.jsonl").read_bytes().startswith(kept)
-    assert 8 <= kept.count(b"\n") < 2 * len(IDS)
+    assert 5 <= kept.count(b"\n") < 2 * len(IDS)
 
     (by_hf,), (by_vllm,) = hf.read("settings", Setting), vllm.read("settings", Setting)
     assert (by_hf.engine, by_vllm.engine) == ("hf", "vllm")

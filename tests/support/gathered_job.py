@@ -10,17 +10,12 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 from tiny_training import SETTINGS  # noqa: E402
 
 from tenner.core import hardware  # noqa: E402
 from tenner.training import distributed, model_loading  # noqa: E402
-
-
-def resident_bytes() -> int:
-    """Of this process now."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def main() -> None:
@@ -30,7 +25,7 @@ def main() -> None:
     with distributed.join() as world:
         learner = model_loading.load(folder, settings, world, seed=0)
         gc.collect()
-        before = resident_bytes()
+        before = psutil.Process().memory_info().rss
         Path("/proc/self/clear_refs").write_text("5")  # the most so far counts from here
         whole = model_loading.unsharded(learner, folder, settings, world)
         most = hardware.peak_memory_bytes()

@@ -19,7 +19,7 @@ from tenner.inference.engine import LocalEngine
 from tenner.inference.job import Prompt, Request
 from tenner.inference.scheduler import Scheduler
 
-STREAMED = 4
+STREAMED = 2
 KEPT = (
     "prompt_id", "policy", "token_ids", "thinking", "answer", "thinking_tokens", "answer_tokens", "truncated",
     "trial_tokens",
