@@ -52,13 +52,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if chosen or cores() == 1 else min(cores(), WORKERS_MAX)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Spare the garbage collector all that has been imported: training asks for full collections."""
-    if getattr(session.config.option, "loadgroup", False):
-        # pytest-xdist keeps a group in one process by what it adds to its tests' names; where that is lost, it says
-        # nothing, and each process starts all servers.
-        grouped = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Stop where pytest-xdist has lost the groups of tests, of which it says nothing: each process would start all
+    servers. What it adds to the names of a group's tests keeps them in one process.
+    """
+    if getattr(config.option, "loadgroup", False):
+        grouped = [item.nodeid for item in items if item.get_closest_marker("xdist_group")]
         assert all("@" in nodeid for nodeid in grouped), f"pytest {pytest.__version__} hides groups from pytest-xdist"
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that has been imported: training asks for full collections."""
     gc.collect()
     gc.freeze()
 
