@@ -19,7 +19,6 @@ from tenner.core.records import AnswerKind, FailedCall, Question, Trace
 from tenner.core.references import is_reference, reference_text
 from tenner.core.run import open_folder
 from tenner.core.run_folder import RunFolder
-from tenner.core.sections import Columns, Source
 from tenner.core.suggest import did_you_mean
 from tenner.data import rows
 from tenner.distill import traces
@@ -128,7 +127,7 @@ def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[dict[str, An
     """The rows of a JSONL, CSV or Parquet file with the fields' own names, and where each stands."""
     found: Iterator[tuple[dict[str, Any], str]]
     if path.suffix.lower() in (".csv", ".parquet"):  # Windows writes .CSV, too
-        table = Source(name=path.name, file=str(path), columns=Columns(question="question"))
+        table = rows.table_of(path, name=path.name)
         rows.check(table)
         found = ((_without_blanks(row), f"{path}, row {number:,}") for number, row in enumerate(rows.read(table), 1))
     else:

@@ -29,6 +29,8 @@ TEMPLATES = {
     ),
 }
 """Chat templates by name, for a model that has none. `chatml` needs its two control tokens, `plain` an end of text."""
+TEMPLATE_CHARACTERS_MAX = 50_000
+"""The longest known, GigaChat 3.5's, has 40,000. At worst 100,000 take three seconds to compile."""
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 RESERVED = {
     "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
@@ -228,18 +230,24 @@ def set_template(tokenizer: Any, template: str | None) -> None:
         raise TennerError(
             f"chat_template: {template} is neither a file that can be read nor one of {', '.join(TEMPLATES)}",
         ) from e
-    parsed(tokenizer.chat_template)
+    parsed(source_of(tokenizer))
 
 
 def source_of(tokenizer: Tokenizer) -> str:
-    """The text of a tokenizer's chat template. Raises TennerError where it has none."""
+    """The text of a tokenizer's chat template. Raises TennerError where it has none, or one that is too long."""
     try:
-        return tokenizer.get_chat_template()
+        source = tokenizer.get_chat_template()
     except ValueError as e:
         raise TennerError(
             "the student's tokenizer has no chat template, as that of a base model",
             hint=f"set chat_template to one of {', '.join(TEMPLATES)} or to a file, or choose a chat (instruct) model",
         ) from e
+    if len(source) > TEMPLATE_CHARACTERS_MAX:
+        raise TennerError(
+            f"the chat template has {len(source):,} characters, more than {TEMPLATE_CHARACTERS_MAX:,}",
+            hint="set chat_template to a shorter one (student.chat_template, or --chat-template)",
+        )
+    return source
 
 
 def detected_format(tokenizer: Tokenizer) -> ThinkFormat | None:

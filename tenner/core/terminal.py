@@ -7,6 +7,8 @@ from typing import TextIO
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1 but for tab and newline; other ends of lines; marks that turn the direction of text around; halves of
 characters."""
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A lone surrogate: half of a pair, or a byte of a name or an argument that is not UTF-8. No file can hold one."""
 
 
 def visible(text: str) -> str:

@@ -16,9 +16,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from pydantic import ValidationError
+
 from tenner.core.errors import TennerError
 from tenner.core.jsonl import read_objects
-from tenner.core.sections import Table
+from tenner.core.recipe import explain
+from tenner.core.sections import Columns, Source, Table
 from tenner.core.suggest import did_you_mean
 
 Row = dict[str, Any]
@@ -27,6 +30,8 @@ TIMEOUT_SECONDS = 60
 """Of a server of files, to answer and between any two parts of a file."""
 INDEX = re.compile("[0-9]{1,9}")
 FIELD_CHARACTERS_MAX = (1 << 31) - 1
+ANY = Columns(question="question")
+"""For a table whose rows are read as they are."""
 DATA_HINT = "pip install 'tenner[data]'"
 
 
@@ -45,9 +50,19 @@ def check(source: Table) -> None:
             raise _error(source, f"{source.file} is not one of {', '.join(FILE_KINDS)}")
         if not is_url(source.file) and not os.path.isfile(source.file):
             raise _error(source, f"{source.file} does not exist")
+    elif source.revision is not None and os.path.isdir(source.dataset or ""):
+        raise _error(source, f"revision has no effect on a folder, {source.dataset}", hint="leave it out")
     needs_datasets = source.file is None or _suffix(source.file) == ".parquet"
     if needs_datasets and importlib.util.find_spec("datasets") is None:
         raise _error(source, "the library datasets is not installed", hint=DATA_HINT)
+
+
+def table_of(path: Path, *, name: str, columns: Columns = ANY) -> Source:
+    """A file on this machine as a table. Raises TennerError for a path that a recipe cannot hold."""
+    try:
+        return Source(name=name, file=str(path), columns=columns)
+    except ValidationError as e:
+        raise explain(e, text="", where=str(path), root=Source) from e
 
 
 def read(source: Table) -> Iterator[Row]:

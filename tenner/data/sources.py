@@ -138,7 +138,7 @@ def _question(source: Table, row: Row, text: str, seed: int, without: Counter[st
     if columns.choices:
         text, answer = _with_choices(source, row, text, seed)
         kind = kind or "choice"
-    elif columns.answer is not None and not is_reference(answer, kind):
+    if (columns.choices or columns.answer is not None) and not is_reference(answer, kind):
         without["empty" if answer is None or not answer.strip() else repr(answer)] += 1
         answer = None
     id_ = optional(_id_column(source, row))
@@ -207,13 +207,17 @@ def _text(source: Table, row: Row) -> str:
     return "".join(parts).strip()
 
 
-def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, str]:
-    """The question with its choices appended in a seeded order, as in s1, and the letter of the first choice."""
-    choices = [_as_text(source, value_of(source, row, column), column) or "" for column in source.columns.choices]
-    order = list(range(len(choices)))
+def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, str | None]:
+    """The question with its choices appended in a seeded order, as in s1, and the letter of the first; None where that
+    is empty.
+    """
+    of_columns = [_as_text(source, value_of(source, row, column), column) or "" for column in source.columns.choices]
+    choices = {i: stripped for i, choice in enumerate(of_columns) if (stripped := choice.strip())}
+    order = list(choices)
     rng(seed, "choices", digest(text)).shuffle(order)
-    lines = [f"({letter}) {choices[i].strip()}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
-    return f"{text}\nAnswer Choices:\n" + "\n".join(lines), string.ascii_uppercase[order.index(0)]
+    letters = dict(zip(order, string.ascii_uppercase, strict=False))
+    lines = [f"({letter}) {choices[i]}" for i, letter in letters.items()]
+    return f"{text}\nAnswer Choices:\n" + "\n".join(lines), letters.get(0)
 
 
 def _as_text(source: Table, value: Any, column: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from tenner.core.errors import TennerError
 from tenner.core.formats import FORMATS, ThinkFormat
 from tenner.core.records import Sample
+from tenner.core.terminal import HALF_A_CHARACTER
 
 Write = Callable[[Sample], str]
 """An assistant's turn as text."""
@@ -23,8 +24,7 @@ def in_tags(tags: str) -> Write:
     words = tags.split()
     if len(words) == 1 and (name := re.fullmatch(r"<([^<>/\s]+)>", words[0])):
         words.append(f"</{name[1]}>")
-    is_text = not any("\ud800" <= character <= "\udfff" for character in tags)  # a terminal may give other bytes
-    if len(words) != 2 or not is_text:
+    if len(words) != 2 or HALF_A_CHARACTER.search(tags):
         raise TennerError(
             f"--think-tags {tags!r} is neither a tag nor an opening and a closing one",
             hint="write --think-tags '<think>', or --think-tags '<|begin_of_thought|> <|end_of_thought|>'",

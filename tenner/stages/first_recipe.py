@@ -16,7 +16,7 @@ from tenner.core import recipe as recipes
 from tenner.core.dollars import in_dollars
 from tenner.core.errors import TennerError
 from tenner.core.records import Question
-from tenner.core.sections import Columns, Source
+from tenner.core.sections import Columns
 from tenner.core.suggest import did_you_mean
 from tenner.data import rows, sources
 from tenner.evaluation import benchmarks
@@ -87,7 +87,7 @@ def compose(options: FirstRecipeOptions, out: Path) -> FirstRecipe:
         TennerError: a file, column, teacher, price or benchmark that the run would refuse.
     """
     columns = columns_of(options.file, question=options.question, answer=options.answer, id=options.id)
-    mine = Source(name=_slug(options.file.stem), file=str(options.file), columns=columns)
+    mine = rows.table_of(options.file, name=_slug(options.file.stem), columns=columns)
     pool = sources.gather([mine], seed=0).questions
     if not pool:
         raise TennerError(f"{options.file} holds no questions")
@@ -148,7 +148,7 @@ def columns_of(file: Path, *, question: str | None, answer: str | None, id: str 
 
 def _first_row(file: Path) -> Mapping[str, Any]:
     """Raises TennerError for a file that cannot be read, or holds none."""
-    table = Source(name=file.name, file=str(file), columns=Columns(question="question"))
+    table = rows.table_of(file, name=_slug(file.stem))
     rows.check(table)
     first = next(iter(rows.read(table)), None)
     if first is None:

@@ -137,9 +137,12 @@ def graded_as(kind: Any) -> Door:
 
 
 QUESTION = {"id": "q1", "question": "What is 1 + 1?", "answer": "2", "kind": "maths", "domain": "algebra"}
-COLUMNS = {"question": "question", "id": "id", "answer": "answer", "answer_after": "####", "choices": ["a.1", "domain"]}
+COLUMNS: list[dict[str, Any]] = [
+    {"question": "question", "id": "id", "answer": "answer", "answer_after": "####"},
+    {"question": "question", "id": "id", "choices": ["a.1", "domain"]},
+]
 SOURCE = {
-    "name": "own", "file": "rows.jsonl", "columns": COLUMNS, "where": [{"column": "a.0.b", "equals": 1}], "sample": 1,
+    "name": "own", "file": "rows.jsonl", "where": [{"column": "a.0.b", "equals": 1}], "sample": 1,
     "without": [{"column": "id", "contains": "x"}, {"column": "n", "at_most": 3}], "stratify": ["domain"],
     "kind": "maths",
 }  # fmt: skip
@@ -453,7 +456,9 @@ DOORS: dict[str, Door] = {
         lambda draw: lines_of(draw, QUESTION), lambda data, place: tracing.check_questions(place.write("q.jsonl", data))
     ),
     "questions: CSV": Door(table_of, lambda data, place: tracing.check_questions(place.write("q.csv", data))),
-    "questions: a source": Door(lambda draw: (odd_json(draw, SOURCE), lines_of(draw, ROW)), gather),
+    "questions: a source": Door(
+        lambda draw: (odd_json(draw, {**SOURCE, "columns": draw.choice(COLUMNS)}), lines_of(draw, ROW)), gather
+    ),
     "traces": Door(
         lambda draw: lines_of(draw, TRACE),
         lambda data, place: RunFolder(place.write("traces.jsonl", data).parent).read("traces", Trace),

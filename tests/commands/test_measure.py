@@ -1,6 +1,7 @@
 """A benchmark asked without a training: by an engine with a tiny model, and through the API of a server on loopback."""
 
 import json
+import os
 import re
 import shutil
 from importlib.util import find_spec
@@ -48,6 +49,29 @@ def options(data, path, **more):
     """The options of a sweep over two budgets."""
     given = {"format": "think", "data": data, "thinking": "0,4", "answer": 4, "rows": 4, "run-dir": path} | more
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.mark.parametrize("place", ["the data", "a task's data", "its folder", "a column", "the model"])
+def test_names_that_are_not_utf_8_are_refused_in_a_line(place, data, tiny_model_dir, tmp_path, capsys):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    model, args = tiny_model_dir, options(data, tmp_path / "m")
+    match place:
+        case "the model":
+            model = shutil.copytree(model, odd / "model")
+        case "a column":
+            args += ["--column", f"answer={odd.name}"]
+        case "its folder":
+            args += ["--data", shutil.copy(data, odd)]
+        case _:
+            args += ["--data", shutil.copy(data, odd / f"{odd.name}.jsonl"), "--questions", 1]
+            args += ["--task", "GSM8K"] if "task" in place else []
+    measured(model, *args, code=2)
+    said = capsys.readouterr().err
+    assert said.startswith("tenner: ")
+    assert "\\udce9" in said
+    assert "not UTF-8, and cannot be written down" in said
+    assert len(said.splitlines()) <= 2
 
 
 @pytest.fixture(scope="module")

@@ -273,6 +273,17 @@ def with_template(family, source):
     return tokenizer
 
 
+def test_a_template_that_is_too_long_to_compile_is_refused(tmp_path):
+    source = "{{ messages[0].content }}" + "{{ f(1) }}" * 5_000
+    said = "the chat template has 50,025 characters, more than 50,000"
+    with pytest.raises(TennerError, match=said):
+        ChatTemplate(with_template("qwen3", source))
+    (tmp_path / "mine.jinja").write_text(source)
+    with pytest.raises(TennerError, match=said):
+        set_template(with_template("qwen3", None), str(tmp_path / "mine.jinja"))
+    ChatTemplate(with_template("qwen3", source[:50_000]))
+
+
 def test_templates_by_name_and_file(tmp_path):
     tokenizer = with_template("qwen3", None)
     with pytest.raises(TennerError, match="has no chat template") as refused:

@@ -29,6 +29,8 @@ TABLES = {s.name: s for s in (*S1.gather.sources, *map(benchmarks.resolve, S1.ev
 QUESTIONS = [{"id": "a", "question": "1+2?", "answer": 3, "tags": {"domain": ["sums"]}, "level": 5},
              {"id": "b", "question": "2+2?", "answer": 4, "tags": {"domain": ["sums"]}, "level": 1}]  # fmt: skip
 
+QUESTION_COLUMN = 'name = "a"\nfile = "a.jsonl"\ncolumns.question = "q"\n'
+
 
 def jsonl(path, rows):
     path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -192,6 +194,25 @@ def test_what_is_no_reference_is_counted_and_told(tmp_path):
     assert gather(source(Columns(question="question"), file=file)).notes == []
     (tmp_path / "a.csv").write_text("question,answer\n1+1?,\n1+2?,NaN\n1+3?,4\n")
     assert [q.answer for q in gather(source(columns, file=str(tmp_path / "a.csv"))).questions] == [None, None, "4"]
+
+
+def test_choices_are_appended_in_a_seeded_order_and_the_first_is_the_answer(tmp_path):
+    full = {"question": "Which?", "right": "r", "b": "wrong b", "c": "wrong c"}
+    file = jsonl(tmp_path / "a.jsonl", [full, full | {"question": "And?", "c": " "}, full | {"right": None}])
+    columns = Columns(question="question", choices=["right", "b", "c"])
+    found = gather(source(columns, file=file))
+    for q, texts in zip(found.questions, ({"r", "wrong b", "wrong c"}, {"r", "wrong b"}), strict=False):
+        stem, *lines = q.question.splitlines()
+        listed = dict(line.split(" ", 1) for line in lines[1:])
+        assert (stem[-1], lines[0], q.kind) == ("?", "Answer Choices:", "choice")
+        assert list(listed) == [f"({letter})" for letter in string.ascii_uppercase[: len(texts)]]
+        assert set(listed.values()) == texts  # an empty one is none
+        assert listed[f"({q.answer})"] == "r"
+    assert found.questions[2].answer is None
+    assert found.notes == ["source mine: 1 rows have no reference answer: empty 1"]
+    orders = {gather(source(columns, file=file), seed=seed).questions[0].question for seed in range(20)}
+    assert len(orders) > 3
+    assert gather(source(columns, file=file)).questions == found.questions
 
 
 def test_nothing_is_lost_without_a_word(tmp_path):
@@ -371,15 +392,49 @@ def test_no_network(tmp_path):
         ('name = "a"\nfile = "a.jsonl"\ncolumns.question = "q"\nwhere = [{column = "x"}]', "needs exactly one test"),
         ('name = "puzzles"\nfile = "a.jsonl"\ncolumns.question = "q"', "a source cannot be called puzzles"),
         ('name = "a"\nfile = "a.jsonl"\ncolumns.qestion = "q"', "unknown key gather.sources.0.columns.qestion"),
+        (QUESTION_COLUMN + 'columns.choices = ["b"]', "choices needs 2 to 26 different columns, and has 1"),
+        (QUESTION_COLUMN + 'columns.choices = ["b", "c", "b"]', "choices needs 2 to 26 different columns, and has 2"),
+        (QUESTION_COLUMN + f"columns.choices = {[f'c{i}' for i in range(27)]}", "different columns, and has 27"),
+        (QUESTION_COLUMN + 'columns.answer = "b"\ncolumns.choices = ["c", "d"]', "answer has no effect beside choices"),
+        (QUESTION_COLUMN + 'columns.answer_after = "####"', "answer_after has no effect without answer"),
+        (QUESTION_COLUMN + 'stratify = ["b"]', "source a: stratify has no effect without sample"),
+        (QUESTION_COLUMN + 'configs = ["b"]', "source a: configs has no effect on a file"),
+        (QUESTION_COLUMN + 'splits = ["test"]', "source a: splits has no effect on a file"),
+        (QUESTION_COLUMN + 'revision = "main"', "source a: revision has no effect on a file"),
     ],
 )
 def test_sources_that_mean_nothing_are_refused_with_the_recipe(section, message, tmp_path):
-    demo = recipe.built_in()["demo"]
-    path = tmp_path / "r.toml"
-    path.write_text(f"{demo}\n[[gather.sources]]\n{section}\n")
+    assert message in refusal_of_a_recipe("gather.sources", section, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ('name = "a"\nfile = "a.jsonl"\ntemplate = "{q}"', "benchmark a needs either columns.question or template"),
+        ('name = "a"\nfile = "a.jsonl"\ncolumns.answer = "b"', "benchmark a needs either columns.question or template"),
+        ('name = "a"\nfile = "a.jsonl"\nsplits = ["test"]', "benchmark a: splits has no effect on a file"),
+        ('task = "GSM8K"\ncolumns.question = "q"', "benchmark GSM8K: columns has no effect without file or dataset"),
+        ('task = "GSM8K"\ntemplate = "{q}"', "benchmark GSM8K: template has no effect without file or dataset"),
+        ('task = "GSM8K"\nconfigs = ["a"]', "benchmark GSM8K: configs has no effect without file or dataset"),
+        ('task = "GSM8K"\nsplits = ["a"]', "benchmark GSM8K: splits has no effect without file or dataset"),
+    ],
+)
+def test_benchmarks_that_mean_nothing_are_refused_with_the_recipe(section, message, tmp_path):
+    assert message in refusal_of_a_recipe("evaluate.benchmarks", section, tmp_path)
+
+
+def test_a_revision_of_a_folder_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"question": ["1+2?"]}).save_to_disk(str(tmp_path / "d"))
+    said, _ = refusal(source(dataset=str(tmp_path / "d"), revision="main"))
+    assert said == f"source mine: revision has no effect on a folder, {tmp_path / 'd'}"
+
+
+def refusal_of_a_recipe(table, section, folder):
+    path = folder / "r.toml"
+    path.write_text(f"{recipe.built_in()['demo']}\n[[{table}]]\n{section}\n")
     with pytest.raises(TennerError) as e:
         recipe.load(str(path))
-    assert message in str(e.value)
+    return str(e.value)
 
 
 def test_a_missing_file_is_found_before_anything_runs():

@@ -6,11 +6,12 @@ from enum import Enum, auto
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from tenner.core.formats import AUTO, FORMATS
 from tenner.core.records import NamedPrecision
 from tenner.core.secrets import KEY, KeyInSettings, key_in, refuse_key_in_parameters, refuse_key_in_url
+from tenner.core.terminal import HALF_A_CHARACTER
 
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
@@ -81,6 +82,14 @@ def _json(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _has_half_a_character(value: Any) -> bool:
+    """Whether a text has one, or one of those in lists and tables."""
+    if isinstance(value, str):
+        return HALF_A_CHARACTER.search(value) is not None
+    inside: Any = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_has_half_a_character, inside))
+
+
 FormatName = Annotated[str, AfterValidator(_known_format)]
 BaseURL = Annotated[str, AfterValidator(_http_url)]
 KeyVariable = Annotated[str, AfterValidator(_variable)]
@@ -101,6 +110,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """Raise ValueError for halves of characters: files' names and arguments have them that are not UTF-8."""
+        if _has_half_a_character(value):
+            raise ValueError("not UTF-8, and cannot be written down")
+        return value
 
     @classmethod
     def free_on_resume(cls) -> set[str]:

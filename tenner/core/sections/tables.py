@@ -1,5 +1,6 @@
 """Where questions come from: tables of rows, sources and benchmarks."""
 
+import string
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -23,7 +24,19 @@ class Columns(Section):
     answer_after: Annotated[str, Field(min_length=1)] | None = None
     """The answer is the text after the last occurrence of this, such as "####" in GSM8K."""
     choices: list[str] = []
-    """Columns with the choices of a question, the correct one first; they are appended to it in a seeded order."""
+    """Columns with the choices of a question, the correct one first, which is the answer; they are appended to it in a
+    seeded order, but for those that are empty in a row."""
+
+    @model_validator(mode="after")
+    def _says_one_answer(self) -> "Columns":
+        different = len(set(self.choices))
+        if self.choices and (different < len(self.choices) or not 2 <= different <= len(string.ascii_uppercase)):
+            raise ValueError(f"choices needs 2 to {len(string.ascii_uppercase)} different columns, and has {different}")
+        if self.choices and self.answer is not None:
+            raise ValueError("answer has no effect beside choices, the first of which is the answer")
+        if self.answer_after is not None and self.answer is None:
+            raise ValueError("answer_after has no effect without answer")
+        return self
 
 
 class Condition(Section):
@@ -75,16 +88,33 @@ class Table(Section):
     published: Positive | None = None
     """The number that its authors report, shown beside the actual one."""
 
+    def _check(self, called: str, *, needs_table: bool) -> None:
+        """Raise ValueError for what is neither a dataset nor a file, and for options without effect."""
+        has_table = self.dataset is not None or self.file is not None
+        if (self.dataset is not None and self.file is not None) or (needs_table and not has_table):
+            raise ValueError(f"{called} needs either dataset or file")
+        if has_table and (self.columns.question is None) == (self.template is None):
+            raise ValueError(f"{called} needs either columns.question or template")
+        if self.file is not None:
+            self._refuse(called, ("configs", "splits", "revision"), "on a file")
+        elif not has_table:
+            self._refuse(called, ("configs", "splits", "columns", "template"), "without file or dataset")
+        if self.sample is None:
+            self._refuse(called, ("stratify",), "without sample")
+
+    def _refuse(self, called: str, options: tuple[str, ...], why: str) -> None:
+        """Raise ValueError for the first of the options that is not as it is by default."""
+        for option in options:
+            if getattr(self, option) != type(self).model_fields[option].get_default(call_default_factory=True):
+                raise ValueError(f"{called}: {option} has no effect {why}")
+
 
 class Source(Table):
     """A table of training questions."""
 
     @model_validator(mode="after")
     def _is_one_table(self) -> "Source":
-        if (self.dataset is None) == (self.file is None):
-            raise ValueError(f"source {self.name} needs either dataset or file")
-        if (self.columns.question is None) == (self.template is None):
-            raise ValueError(f"source {self.name} needs either columns.question or template")
+        self._check(f"source {self.name}", needs_table=True)
         return self
 
 
@@ -101,8 +131,7 @@ class Benchmark(Table):
 
     @model_validator(mode="after")
     def _is_one_table(self) -> "Benchmark":
-        if self.dataset is not None and self.file is not None:
-            raise ValueError(f"benchmark {self.name} needs either dataset or file")
         if self.task is None and (not self.name or (self.dataset is None and self.file is None)):
             raise ValueError("a benchmark needs a task, or a name and either dataset or file")
+        self._check(f"benchmark {self.name or self.task}", needs_table=False)
         return self
