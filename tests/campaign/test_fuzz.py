@@ -143,7 +143,7 @@ COLUMNS: list[dict[str, Any]] = [
 ]
 SOURCE = {
     "name": "own", "file": "rows.jsonl", "where": [{"column": "a.0.b", "equals": 1}], "sample": 1,
-    "without": [{"column": "id", "contains": "x"}, {"column": "n", "at_most": 3}], "stratify": ["domain"],
+    "without": [{"column": "id", "contains": "x"}, {"column": "n", "at_most": 0}], "stratify": ["domain"],
     "kind": "maths",
 }  # fmt: skip
 ROW = {**QUESTION, "n": 1, "a": [{"b": 1}, "x"]}
