@@ -33,10 +33,12 @@ class Documents:
     lengths: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    surplus: int = 0
+    """Tokens of the last document, at its end, that only fill the row."""
 
-    def with_last_longer(self, tokens: int) -> "Documents":
-        """The same, but for so many tokens more in the last document."""
-        return replace(self, lengths=(*self.lengths[:-1], self.lengths[-1] + tokens))
+    def filled(self, tokens: int) -> "Documents":
+        """The same, but for so many tokens that fill the row."""
+        return replace(self, lengths=(*self.lengths[:-1], self.lengths[-1] + tokens), surplus=self.surplus + tokens)
 
     @property
     def count(self) -> int:

@@ -29,7 +29,7 @@ class Visibility:
 
     def __init__(self, mask_function: MaskFunction) -> None:
         self._mask_function = mask_function
-        self._causal: dict[tuple[int, ...], bool] = {}
+        self._causal: dict[Documents, bool] = {}
 
     def __getitem__(self, parts: tuple[object, ...]) -> "Visibility":
         """All of it: transformers cuts the mask of some families to the queries whose logits it keeps.
@@ -49,14 +49,16 @@ class Visibility:
 
     def is_causal(self, docs: Documents) -> bool:
         """Whether each token sees all of its document up to itself: by what the first and the last one see."""
-        if docs.lengths not in self._causal:
+        if docs not in self._causal:
+            *whole, (last, end) = docs.bounds
             ends = []
-            for start, end in docs.bounds:
-                document = range(start, end)
+            # What fills a row has one position again and again, and so begins a document with each token.
+            for start, stop in (*whole, (last, end - docs.surplus)):
+                document = range(start, stop)
                 ends.append(self.seen(range(start, start + 1), document, docs.device).sum() == 1)
-                ends.append(self.seen(range(end - 1, end), document, docs.device).all())
-            self._causal[docs.lengths] = bool(torch.stack(ends).all())
-        return self._causal[docs.lengths]
+                ends.append(self.seen(range(stop - 1, stop), document, docs.device).all())
+            self._causal[docs] = bool(torch.stack(ends).all())
+        return self._causal[docs]
 
 
 def masked_attention(

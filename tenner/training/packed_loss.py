@@ -69,7 +69,7 @@ class Batch:
             return self
         # The last position again: one more may be beyond those that the model knows.
         ids_1T, positions_1T = (torch.cat([x, x[:, -1:].expand(1, more)], 1) for x in (self.ids_1T, self.positions_1T))
-        return replace(self, ids_1T=ids_1T, positions_1T=positions_1T, documents=documents.with_last_longer(more))
+        return replace(self, ids_1T=ids_1T, positions_1T=positions_1T, documents=documents.filled(more))
 
 
 class PackedLoss(nn.Module):

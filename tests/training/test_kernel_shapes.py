@@ -39,6 +39,14 @@ def test_what_fills_a_row_changes_neither_loss_nor_gradients(tiny_model_dir, mon
     torch.testing.assert_close(found[1], found[0], atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("lengths", [(40, 31, 17), (33,), (300, 41)], ids=str)
+def test_a_row_that_is_filled_has_the_fast_attention(tiny_model_dir, monkeypatch, lengths):
+    """What fills it has one position again and again, which transformers takes for documents of one token each."""
+    monkeypatch.setattr(attention, "masked_attention", lambda *_, **__: pytest.fail("the slow one"))
+    model = student.load(tiny_model_dir, torch.bfloat16, attention.NAME)
+    packed_loss.packed_loss(model, packing.pack(samples(*lengths)))
+
+
 def test_rows_that_are_filled_are_isolated(tiny_model_dir):
     loss = packed_loss.PackedLoss(student.load(tiny_model_dir, torch.bfloat16, attention.NAME))
     why = choose_packing(loss, samples(40, 31, 300), device=loss.model.device, dtype=torch.bfloat16, alone=True)
