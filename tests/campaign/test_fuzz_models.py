@@ -24,7 +24,7 @@ import httpx2
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fuzzing import ODD_TEXTS, ODD_VALUES, Door, Place, knock, odd_bytes, odd_json, odd_text
+from fuzzing import ODD_TEXTS, ODD_VALUES, Door, Place, damaged, knock, odd_bytes, odd_json, odd_text
 from paid import PRICE
 from tinker_server import adapter_archive
 
@@ -101,6 +101,12 @@ def trace_words(draw: random.Random) -> list[str]:
         given = draw.choice(["1", "0.5", "a=1", "a=[1]", "openai", "http://a/v1", "question=b", *ODD_TEXTS])
         words += [option, given] if draw.random() < 0.5 else [f"{option}={given}"]
     return words
+
+
+def chat_line(draw: random.Random) -> str:
+    pieces = ["/waits", "/thinking", "/help", " ", "2", "-", *ODD_TEXTS]
+    good = draw.choice(("/waits 2", "/thinking 128", "/help"))
+    return (damaged(draw, good, pieces) if draw.random() < 0.5 else odd_text(draw, pieces, 5)).strip() or "/x"
 
 
 def set_by_line(line: str, _: Place) -> None:
@@ -625,7 +631,9 @@ def watch(given: tuple[bytes, bytes], place: Place) -> None:
 
 def host(draw: random.Random) -> tuple[str, str]:
     pieces = ["localhost", "127.0.0.1", ":", "8000", "[::1]", "[", "]", "@", "evil.com", ".", "Bearer ", *ODD_TEXTS]
-    return odd_text(draw, pieces, 4), odd_text(draw, [*pieces, "\udcff"], 3)
+    good = draw.choice(("localhost", "127.0.0.1:8000", "[::1]:8000"))
+    name = damaged(draw, good, pieces) if draw.random() < 0.5 else odd_text(draw, pieces, 4)
+    return name, odd_text(draw, [*pieces, "\udcff"], 3)
 
 
 def admit(given: tuple[str, str], _: Place) -> None:
@@ -642,10 +650,7 @@ DOORS: dict[str, Door] = {
         lambda draw: odd_text(draw, ["<", ">", "a", " ", "/", "\udcff", "</a>", "<a>", *ODD_TEXTS], 6), tags_for
     ),
     "option: a student": Door(lambda draw: odd_text(draw, ADDRESSES, 8), find_address),
-    "line of a chat": Door(
-        lambda draw: odd_text(draw, ["/waits", "/thinking", "/help", " ", "2", "-", *ODD_TEXTS], 5).strip() or "/x",
-        set_by_line,
-    ),
+    "line of a chat": Door(chat_line, set_by_line),
     "measurement": Door(measured, measure),
     "plan of a run": Door(odd_amounts, plan_a_run),
     "overlap": Door(two_files, overlaps),
