@@ -67,7 +67,8 @@ def gather(sources: Sequence[Table], *, seed: int) -> Gathered:
         if without:
             words = ", ".join(f"{said} {count:,}" for said, count in without.most_common(WORDS_SHOWN))
             more = ", …" if len(without) > WORDS_SHOWN else ""
-            notes.append(f"source {source.name}: {without.total():,} rows have no reference answer: {words}{more}")
+            total = f"{without.total():,} of {read:,} rows have no reference answer"
+            notes.append(f"source {source.name}: {total}: {words}{more}")
         where = source.file or f"{source.dataset}" + (f"@{source.revision}" if source.revision else "")
         counts.append(
             SourceCount(
@@ -135,11 +136,12 @@ def _question(source: Table, row: Row, text: str, seed: int, without: Counter[st
     answer, kind = _reference(source, row), source.kind
     if answer is not None and columns.answer_after is not None:
         answer = answer.rpartition(columns.answer_after)[2].strip()
+    missing = "empty"
     if columns.choices:
-        text, answer = _with_choices(source, row, text, seed)
+        text, answer, missing = _with_choices(source, row, text, seed)
         kind = kind or "choice"
     if (columns.choices or columns.answer is not None) and not is_reference(answer, kind):
-        without["empty" if answer is None or not answer.strip() else repr(answer)] += 1
+        without[missing if answer is None or not answer.strip() else repr(answer)] += 1
         answer = None
     id_ = optional(_id_column(source, row))
     return Question(
@@ -207,9 +209,9 @@ def _text(source: Table, row: Row) -> str:
     return "".join(parts).strip()
 
 
-def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, str | None]:
+def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, str | None, str]:
     """The question with its choices appended in a seeded order, as in s1, and the letter of the first; None where that
-    is empty.
+    would tell nothing, and why.
     """
     of_columns = [_as_text(source, value_of(source, row, column), column) or "" for column in source.columns.choices]
     choices = {i: stripped for i, choice in enumerate(of_columns) if (stripped := choice.strip())}
@@ -217,7 +219,16 @@ def _with_choices(source: Table, row: Row, text: str, seed: int) -> tuple[str, s
     rng(seed, "choices", digest(text)).shuffle(order)
     letters = dict(zip(order, string.ascii_uppercase, strict=False))
     lines = [f"({letter}) {choices[i]}" for i, letter in letters.items()]
-    return f"{text}\nAnswer Choices:\n" + "\n".join(lines), letters.get(0)
+    text = f"{text}\nAnswer Choices:\n" + "\n".join(lines)
+
+    right = choices.pop(0, None)
+    if right is None:
+        return text, None, "empty"
+    if not choices:
+        return text, None, "no other choice"
+    if right in choices.values():
+        return text, None, "right choice repeated"
+    return text, letters[0], ""
 
 
 def _as_text(source: Table, value: Any, column: str) -> str | None:

@@ -154,7 +154,8 @@ def load_questions(
         )
     for q in gathered.questions:
         if q.answer is None:
-            raise TennerError(f"benchmark {q.source}: question {q.id} has no answer", hint="name its column")
+            why = (note for note in gathered.notes if note.startswith(f"source {q.source}: "))
+            raise TennerError(f"benchmark {q.source}: question {q.id} has no answer", hint=next(why, "name its column"))
         try:
             check_reference(q.answer, q.kind or "maths")
         except TennerError as e:

@@ -186,7 +186,7 @@ def test_what_is_no_reference_is_counted_and_told(tmp_path):
     ]  # fmt: skip
     assert found.counts[0].without_reference == 8
     assert found.notes == [
-        "source mine: 8 rows have no reference answer: empty 3, 'NaN' 2, 'proof' 1, 'Not found.' 1, …"
+        "source mine: 8 of 13 rows have no reference answer: empty 3, 'NaN' 2, 'proof' 1, 'Not found.' 1, …"
     ]
     crossword = gather(source(columns, file=file, kind="text"))
     assert [q.answer for q in crossword.questions][:9] == ["7", None, "NaN", "NaN", "proof", "Not found.", None, None,
@@ -209,10 +209,22 @@ def test_choices_are_appended_in_a_seeded_order_and_the_first_is_the_answer(tmp_
         assert set(listed.values()) == texts  # an empty one is none
         assert listed[f"({q.answer})"] == "r"
     assert found.questions[2].answer is None
-    assert found.notes == ["source mine: 1 rows have no reference answer: empty 1"]
+    assert found.notes == ["source mine: 1 of 3 rows have no reference answer: empty 1"]
     orders = {gather(source(columns, file=file), seed=seed).questions[0].question for seed in range(20)}
     assert len(orders) > 3
     assert gather(source(columns, file=file)).questions == found.questions
+
+
+def test_a_row_whose_right_choice_is_not_the_only_right_one_or_the_only_one_has_no_reference(tmp_path):
+    full = {"question": "Which?", "right": "4", "b": "5", "c": "6"}
+    others = [{"b": "", "c": None}, {"b": "4 "}, {"right": ""}, {"b": "6"}, {"b": "4", "c": "4"}]
+    rows = [full | other | {"question": f"Which of {i}?"} for i, other in enumerate(others)]
+    file = jsonl(tmp_path / "a.jsonl", [full, *rows])
+    found = gather(source(Columns(question="question", choices=["right", "b", "c"]), file=file))
+    assert [q.answer is None for q in found.questions] == [False, True, True, True, False, True]
+    assert found.notes == [
+        "source mine: 4 of 6 rows have no reference answer: right choice repeated 2, no other choice 1, empty 1"
+    ]
 
 
 def test_nothing_is_lost_without_a_word(tmp_path):

@@ -104,6 +104,13 @@ def test_what_cannot_be_graded_is_refused_before_it_is_asked(rows, fields, messa
         asked(mine(tmp_path, *rows, **fields))
 
 
+def test_a_question_whose_choices_leave_no_reference_is_refused_with_the_reason(tmp_path):
+    rows = [{"question": "2+2?", "right": "4", "wrong": wrong} for wrong in ("5", "4")]
+    with pytest.raises(TennerError, match="has no answer") as refused:
+        asked(mine(tmp_path, *rows, columns={"question": "question", "choices": ["right", "wrong"]}))
+    assert refused.value.hint == "source mine: 1 of 2 rows have no reference answer: right choice repeated 1"
+
+
 def test_a_recipe_that_was_written_out_says_the_same():
     published = recipe.load("s1")
     again = recipe.parse(published.to_toml(), where="stored")
