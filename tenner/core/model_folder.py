@@ -16,8 +16,8 @@ SIZES_MAX = {
 }  # fmt: skip
 """Far above every model: a library that is asked for more runs out of memory, or of time."""
 NESTED = ("text_config", "vision_config", "audio_config")
-HEADER_BYTES_MAX = 100_000_000
-"""Of a safetensors file, as its own library has it."""
+JSON_BYTES_MAX = 100_000_000
+"""Of a file (Gemma 3's tokenizer.json has 33 MB), and of a safetensors file's header, as its own library has it."""
 HINT = "fetch or save the model again, or name another folder"
 
 
@@ -33,6 +33,8 @@ def check(folder: Path) -> None:
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             read_json(folder / name)
+    if (folder / "tokenizer.json").is_file():
+        _check_size(folder / "tokenizer.json")  # the library reads it, in a fraction of the time
     for weights in sorted(folder.glob("*.safetensors")):
         _check_weights(weights)
 
@@ -50,6 +52,7 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a model's folder. Raises TennerError where there is none."""
     try:
+        _check_size(path)
         content = json.loads(path.read_text("utf-8"))
     except OSError as e:
         raise TennerError(f"{path} cannot be read: {e.strerror}", hint=HINT) from e
@@ -58,6 +61,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TennerError(f"{path} is no JSON object", hint=HINT)
     return content
+
+
+def _check_size(path: Path) -> None:
+    """Raise TennerError for a JSON file that is larger than any model's, OSError where there is none."""
+    if (size_bytes := path.stat().st_size) > JSON_BYTES_MAX:
+        raise TennerError(f"{path} has {size_bytes:,} bytes: no model's is so large", hint=HINT)
 
 
 @contextmanager
@@ -78,7 +87,7 @@ def _check_weights(path: Path) -> None:
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
-            if not 2 <= header_bytes <= min(HEADER_BYTES_MAX, size_bytes - 8):
+            if not 2 <= header_bytes <= min(JSON_BYTES_MAX, size_bytes - 8):
                 raise ValueError("its header is cut")
             header = json.loads(file.read(header_bytes))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]

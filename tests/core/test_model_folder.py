@@ -44,6 +44,16 @@ def test_a_config_that_is_no_models(text, said, folder):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_of_a_size_that_no_models_has_is_refused_unread(name, folder):
+    with (folder / name).open("ab") as file:
+        file.truncate(10**12)  # sparse: it takes no room, but would take all memory
+    with pytest.raises(TennerError, match=rf"{name} has 1,000,000,000,000 bytes"):
+        model_folder.check(folder)
+    with pytest.raises(TennerError, match=rf"{name} has 1,000,000,000,000 bytes"):
+        model_folder.read_json(folder / name)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"\xff" * 100, safetensors()[:-1], safetensors() + b"x", safetensors(end=10**12), safetensors(end="x"),
