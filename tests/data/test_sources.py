@@ -217,7 +217,7 @@ def test_choices_are_appended_in_a_seeded_order_and_the_first_is_the_answer(tmp_
 
 def test_a_row_whose_right_choice_is_not_the_only_right_one_or_the_only_one_has_no_reference(tmp_path):
     full = {"question": "Which?", "right": "4", "b": "5", "c": "6"}
-    others = [{"b": "", "c": None}, {"b": "4 "}, {"right": ""}, {"b": "6"}, {"b": "4", "c": "4"}]
+    others: list[dict[str, Any]] = [{"b": "", "c": None}, {"b": "4 "}, {"right": ""}, {"b": "6"}, {"b": "4", "c": "4"}]
     rows = [full | other | {"question": f"Which of {i}?"} for i, other in enumerate(others)]
     file = jsonl(tmp_path / "a.jsonl", [full, *rows])
     found = gather(source(Columns(question="question", choices=["right", "b", "c"]), file=file))
