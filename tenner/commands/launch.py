@@ -123,6 +123,10 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
         if args.on not in engines and getattr(args, name) not in (None, []):
             option = "--option" if name == "options" else f"--{name.replace('_', '-')}"
             raise TennerError(f"{option} has no effect with --on {args.on}", hint=f"it is for {' and '.join(engines)}")
+    if args.grace_seconds is not None and args.grace_seconds <= 0:
+        raise TennerError(
+            f"--grace-seconds {args.grace_seconds:g} leave a job no time to save its state", hint="give more than 0"
+        )
     if args.on != "local":
         if args.on == "skypilot" and args.bucket is None:
             raise TennerError("a machine's disk is lost with it", hint="give --bucket URL, which keeps the run folder")

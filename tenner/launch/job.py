@@ -61,7 +61,7 @@ class Job(NamedTuple):
         """How long the machines may be rented: what the cap leaves after the spend so far, and no more than `hours`.
 
         Raises:
-            TennerError: neither a price nor `hours` says so.
+            TennerError: neither a price nor `hours` says so, or `hours` are no more than what is kept for saving.
             BudgetReached: that is not enough to begin.
         """
         price = self.described.machine.price_usd_per_hour
@@ -72,6 +72,12 @@ class Job(NamedTuple):
         if not known:
             raise TennerError(
                 "machine.price_usd_per_hour is 0, so the cap sets no end to the job", hint="set it, or give --hours"
+            )
+        if by_hours is not None and by_hours <= self.grace_seconds:
+            raise TennerError(
+                f"--hours {self.hours:g} are {by_hours:g} s, and a job needs more than the {self.grace_seconds:g} s "
+                "that are kept for saving",
+                hint="raise --hours, or lower --grace-seconds",
             )
         if by_cap is not None and by_cap <= self.grace_seconds:
             raise BudgetReached(

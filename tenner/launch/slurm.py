@@ -6,6 +6,7 @@ with exit code 75, and the script has the job queued again. A job that ended for
 """
 
 import math
+import re
 import shlex
 import shutil
 import subprocess
@@ -55,7 +56,7 @@ def script(job: Job, seconds: float) -> str:
         "signal": f"TERM@{math.ceil(job.grace_seconds)}",
         "requeue": "",
         "open-mode": "append",
-        "output": f"{job.run_dir}.slurm.log",
+        "output": f"{job.run_dir}.slurm.log".replace("%", "%%"),
         "exclusive": "",
     }
     if job.gpus is not None:
@@ -64,7 +65,7 @@ def script(job: Job, seconds: float) -> str:
     if any(key.strip("-") in ("cpus-per-task", "oversubscribe") for key, _, _ in given):
         del options["exclusive"]
     options |= {key.strip("-"): value for key, _, value in given}
-    lines = [f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in options.items()]
+    lines = [f"#SBATCH --{key}={_quoted(value)}" if value else f"#SBATCH --{key}" for key, value in options.items()]
     # The first line is sbatch's, and the options must come before any command:
     head = "#!/bin/bash\n"
     command = shlex.join([sys.executable, "-m", "tenner", *job.words()])
@@ -80,6 +81,11 @@ def script(job: Job, seconds: float) -> str:
         ended='kill "$others" 2>/dev/null\nwait "$others"\n' if several else "",
         preempted=Preempted.exit_code,
     )
+
+
+def _quoted(value: str) -> str:
+    """As sbatch reads it in a script: there a space begins another option, and a # a comment."""
+    return re.sub(r"""([\s"'#\\])""", r"\\\1", value)
 
 
 def submit(text: str) -> str:

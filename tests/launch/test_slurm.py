@@ -1,5 +1,6 @@
 """The batch script, and what is refused before anything is handed in."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -20,13 +21,22 @@ def test_the_script_asks_for_what_the_cap_pays_and_starts_a_tenner_on_each_node(
     text = slurm.script(JOB._replace(options=("partition=gpu", "--mail-type=END")), seconds)
     options = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert {"nodes=2", "ntasks-per-node=1", "time=0:23:00", "signal=TERM@120", "requeue", "exclusive"} <= set(options)
-    assert {"gpus-per-node=h100:8", "partition=gpu", "mail-type=END", "output=/runs/a run.slurm.log"} <= set(options)
+    assert {"gpus-per-node=h100:8", "partition=gpu", "mail-type=END", r"output=/runs/a\ run.slurm.log"} <= set(options)
     assert (
         "tenner launch demo --on local --run-dir '/runs/a run' --set train.lr=1e-3 --budget-usd 12.5 --nodes 2" in text
     )
     assert '--rendezvous "$rendezvous" --node-rank 0 --rented-since "$since"' in text
     assert "srun --nodes=1 --ntasks=1 --relative=1" in text
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+def test_what_sbatch_would_split_or_leave_out_is_quoted():
+    """Its rules are the shell's as far as spaces, quotes, backslashes and comments go; % begins a field."""
+    job = JOB._replace(run_dir="""/runs/my "run" #1 at 50%""", options=("comment=it's a trial",))
+    lines = [line for line in slurm.script(job, 600).splitlines() if line.startswith("#SBATCH")]
+    read = [shlex.split(line.removeprefix("#SBATCH"), comments=True) for line in lines]
+    assert ["""--output=/runs/my "run" #1 at 50%%.slurm.log"""] in read
+    assert ["--comment=it's a trial"] in read
 
 
 def test_one_node_needs_no_rendezvous_and_a_share_of_it_is_not_exclusive():
@@ -57,6 +67,9 @@ def test_the_length_of_a_job_comes_from_the_cap_or_the_hours(tmp_path):
         (["--on", "local", "--hours", "8"], "--hours has no effect with --on local"),
         (["--on", "slurm", "--spot"], "--spot has no effect with --on slurm"),
         (["--on", "slurm", "--rented-since", "1"], "--rented-since has no effect with --on slurm"),
+        (["--on", "slurm", "--hours", "0"], "--hours 0 are 0 s, and a job needs more than the 120 s"),
+        (["--on", "slurm", "--hours=-1"], "--hours -1 are -3600 s"),
+        (["--on", "slurm", "--grace-seconds", "0"], "--grace-seconds 0 leave a job no time"),
         (["--on", "slurm", "--gpus", "many"], "--gpus many is not a number of GPUs"),
         (["--on", "skypilot", "--gpus", "H100:8"], "a machine's disk is lost with it"),
         (["--on", "skypilot", "--gpus", "8", "--bucket", "s3://b"], "SkyPilot needs to know which card"),
