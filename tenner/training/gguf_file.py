@@ -22,8 +22,8 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": MODEL_ARCH.QWEN3,
 }
 """Families by the class that config.json names: dense, with rotary positions that are not scaled."""
-PERMUTED = {"LlamaForCausalLM": ("q_proj.weight", "k_proj.weight")}
-"""Weights whose rows llama.cpp has in another order: it rotates neighbours, transformers halves."""
+PERMUTED = {"LlamaForCausalLM": ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")}
+"""What has its rows in another order in llama.cpp: it rotates neighbours, transformers halves."""
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

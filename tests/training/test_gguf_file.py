@@ -4,7 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 from commands import tenner_here
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM
 
 from tenner.core.errors import TennerError
 from tenner.training import gguf_file, modelfile
@@ -12,9 +15,6 @@ from tenner.training import gguf_file, modelfile
 
 @pytest.mark.slow
 def test_transformers_reads_the_same_logits_back(lively_model_dir, tmp_path):
-    import torch
-    from transformers import AutoModelForCausalLM
-
     gguf_file.write(lively_model_dir, tmp_path / "tiny.gguf", name="tiny")
     ids = torch.tensor([[1, 40, 41, 42, 60, 2]])
     models = (
@@ -24,6 +24,22 @@ def test_transformers_reads_the_same_logits_back(lively_model_dir, tmp_path):
     with torch.no_grad():
         ours, theirs = (model(ids).logits for model in models)
     assert (ours - theirs).abs().max() < 0.02 * ours.abs().max()  # float16 on the way
+
+
+def test_biases_of_queries_and_keys_lie_as_their_weights(tiny_model_dir, tmp_path):
+    """Each row of such a weight holds its number, and so does the bias."""
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_bias=True)
+    with torch.no_grad():
+        for projection in (getattr(model.model.layers[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj")):
+            numbers = torch.arange(len(projection.bias), dtype=torch.float32)
+            projection.bias.copy_(numbers)
+            projection.weight.copy_(numbers[:, None].expand_as(projection.weight))
+    model.save_pretrained(tmp_path / "model")
+    gguf_file.write(tmp_path / "model", tmp_path / "x.gguf", name="x")
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "x.gguf").tensors}
+    for name in ("q", "k", "v"):
+        assert tensors[f"blk.0.attn_{name}.bias"].tolist() == tensors[f"blk.0.attn_{name}.weight"][:, 0].tolist()
 
 
 def test_a_family_positions_or_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(tiny_model_dir, tmp_path):
