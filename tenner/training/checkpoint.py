@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,6 +25,8 @@ from tenner.core.errors import StorageFull, TennerError
 from tenner.training.distributed import World
 
 KEPT = 2
+REFUSED = "damaged-"
+"""What the name of a damaged checkpoint begins with, until the next one is written."""
 ALONE = World(0, 1, torch.device("cpu"))
 NO_HASH = "0" * 64
 ALIGNMENT = 8  # what the format wants of the first tensor's place
@@ -121,7 +123,8 @@ class Writing:
                 raise
 
     def _make_folder(self) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        for leftover in self._folder.glob(".step-*"):  # of a process that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
         self._partial.mkdir(parents=True)
 
     def _name(self) -> None:
@@ -130,7 +133,7 @@ class Writing:
         # Later ones were refused: this training went on from before them.
         others = [path for path in _checkpoints(self._folder) if path != self._target]
         earlier = [path for path in others if path.name < self._target.name]
-        for path in others:
+        for path in (*others, *self._folder.glob(f"{REFUSED}*")):
             if path not in earlier[: KEPT - 1]:
                 shutil.rmtree(path)
 
@@ -170,6 +173,8 @@ def read(folder: Path, parts: Mapping[str, Part], *, fingerprint: str, world: Wo
                 hint="delete it to train from the start",
             )
         _fill(checkpoint, headers, parts)
+        if refused and world.rank == 0:
+            _set_aside([path for path in _checkpoints(folder) if path.name > checkpoint.name])
         return Found(first.step, tuple(refused))
     if refused:
         raise TennerError("; ".join(refused), hint=f"delete {folder} to train from the start")
@@ -184,6 +189,15 @@ def delete(folder: Path) -> None:
 def _checkpoints(folder: Path) -> list[Path]:
     """The newest first."""
     return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _set_aside(damaged: Sequence[Path]) -> None:
+    """Have them no longer count as checkpoints: the next one is to take their place, not that of a whole one."""
+    for path in damaged:
+        aside = path.with_name(REFUSED + path.name)
+        with disk_errors(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def _file_name(index: int, count: int) -> str:

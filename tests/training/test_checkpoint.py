@@ -153,6 +153,21 @@ def test_a_damaged_checkpoint_goes_when_an_earlier_step_is_saved(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000008", "step-00000010"]
 
 
+def test_the_next_checkpoint_takes_the_place_of_a_damaged_one_not_of_the_whole_one_before(saved):
+    damage(saved / ONLY_PART, "flip")
+    checkpoint.read(saved, parts_of(empty()), fingerprint="f")
+    checkpoint.write(saved, parts_of(state(13)), step=13, fingerprint="f")
+    assert sorted(path.name for path in saved.iterdir()) == ["step-00000011", "step-00000013"]
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_checkpoint(saved):
+    killed = checkpoint.Writing(saved, step=13, fingerprint="f", world=checkpoint.ALONE)
+    killed.begin()
+    assert killed.put(parts_of(state(13))) is None
+    checkpoint.write(saved, parts_of(state(14)), step=14, fingerprint="f")
+    assert sorted(path.name for path in saved.iterdir()) == [NEWEST, "step-00000014"]
+
+
 @pytest.mark.parametrize("other", [torch.zeros(8, 3), torch.zeros(7, 4), torch.zeros(7, 3).half()])
 def test_another_model_is_refused(saved, other):
     with pytest.raises(TennerError, match="is of another model"):
