@@ -208,6 +208,8 @@ def _load(
     if settings.method == "lora" and (experts := sum(w.numel() for w in expert_weights(learner.model))):
         unquantized = " and are not in 4 bits" if settings.quantization else ""
         say(f"the {experts:,} weights of the experts have no adapters{unquantized}: they stay as they are")
+    if settings.method == "lora" and (others := lora.unadapted(learner.model)):
+        say(f"{len(others)} linear layers have no adapters, such as {others[0]}: peft takes their names for experts'")
     give_back_freed_memory()  # rows of the check leave holes that those of the training do not fit
     return learner
 

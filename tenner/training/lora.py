@@ -139,14 +139,45 @@ def _targets(model: PreTrainedModel) -> str | list[str]:
 
     `all-linear`, peft's name for all but the head, where that is the same.
     """
-    layers = dict(adaptable(model))
+    layers, taken = dict(adaptable(model)), _names_of_experts(model)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if all(name in layers or module is head for name, module in linears.items()):
+    if not taken and all(name in layers or module is head for name, module in linears.items()):
         return "all-linear"
-    if not layers:
+    targets = [name for name in layers if name.rpartition(".")[2] not in taken]
+    if not targets:
         raise TennerError(f"a {type(model).__name__} has no linear layers that adapters can stand beside")
-    return list(layers)
+    return targets
+
+
+def unadapted(model: PreTrainedModel) -> list[str]:
+    """The linear layers of the decoder's layers that stay without adapters since peft takes them for experts."""
+    taken = _names_of_experts(model)
+    return [name for name, _ in adaptable(model) if name.rpartition(".")[2] in taken]
+
+
+def _names_of_experts(model: PreTrainedModel) -> set[str]:
+    """The last names of modules that peft takes for a mixture's experts and router, wherever they stand.
+
+    Transformers once had a linear layer for each expert; for the sake of adapters of that time peft turns such a name,
+    and `all-linear`, into the weights that hold all experts, when adapters are made and when they are loaded.
+    """
+    from peft import LoraConfig
+
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # an older one turns nothing
+        return set()
+
+    def is_taken(name: str) -> bool:
+        config = LoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(config, model=model, conversions=None)
+        except ValueError:  # of a gate it wants both inputs
+            return True
+        return name not in (config.target_modules or ())
+
+    return {name for name in {name.rpartition(".")[2] for name, _ in model.named_modules()} if name and is_taken(name)}
 
 
 def adaptable(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:

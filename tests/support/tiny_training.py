@@ -30,11 +30,12 @@ def samples(count=24, longest=80):
     return encoded
 
 
-def run(model_dir, workdir, encoded=None, on_step=lambda _: None, validation=(), **changed):
+def run(model_dir, workdir, encoded=None, on_step=lambda _: None, validation=(), say=lambda _: None, **changed):
     settings = SETTINGS.model_copy(update=changed)
     return loop.train(
-        model_dir, encoded or samples(), settings, seed=0, workdir=workdir, validation=validation, on_step=on_step
-    )
+        model_dir, encoded or samples(), settings, seed=0, workdir=workdir, validation=validation, on_step=on_step,
+        say=say,
+    )  # fmt: skip
 
 
 def random_qwen2(folder, tokenizer_dir, *, heads, key_heads, positions):

@@ -1,13 +1,16 @@
-"""Adapters as a service hands them out: a configuration or tensors that do not fit are one line."""
+"""Adapters as a service hands them out: a configuration or tensors that do not fit are one line. And of mixtures."""
 
 import json
 
+import families
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_training import run
+from transformers import AutoModelForCausalLM
 
 from tenner.core.errors import TennerError
-from tenner.training import lora
+from tenner.training import loop, lora, student
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -53,3 +56,31 @@ def test_adapters_that_fit_no_weight_are_refused(shapes, tiny_model_dir, tmp_pat
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
     with pytest.raises(TennerError, match="fits no weight of the student"):
         lora.merge_folder(tiny_model_dir, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by an older name
+@pytest.mark.parametrize(
+    "model_type", ["qwen3_moe", *(pytest.param(t, marks=pytest.mark.slow) for t in ("glm4_moe", "mixtral"))]
+)
+def test_a_mixtures_experts_and_routers_get_no_adapters_and_what_is_saved_loads(model_type, tiny_model_dir, tmp_path):
+    """peft turns the names of linear layers into the weights of all experts, and `all-linear` likewise."""
+    from peft import PeftModel
+
+    base, out = tmp_path / "base", tmp_path / "student"
+    families.model_of(families.family(model_type)).save_pretrained(base)
+    student.load_tokenizer(tiny_model_dir).save_pretrained(base)
+    said: list[str] = []
+    changed = {"method": "lora", "lora_rank": 4, "precision": "fp32", "epochs": 1, "tokens_per_step": 800}
+    result = run(base, tmp_path / "work", say=said.append, **changed)
+    trained = {name for name, p in result.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("self_attn" in name and ".lora_" in name for name in trained)
+    assert [line for line in said if "experts have no adapters" in line]
+    others = [line for line in said if "linear layers have no adapters, such as model.layers.0.mlp.gate_proj" in line]
+    assert len(others) == (model_type == "glm4_moe")  # its first layer is dense, and the other has a shared expert
+    loop.finish(result, base, out, tmp_path / "work", base_model=str(base))
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    ids = torch.arange(3, 43)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(beside(ids).logits, merged(ids).logits, atol=1e-3, rtol=1e-3)
