@@ -53,7 +53,10 @@ def own_logits(model: PreTrainedModel, hidden_PD: Tensor) -> Tensor:
 @torch.no_grad()
 def head_is_linear(model: PreTrainedModel, hidden_PD: Tensor) -> bool:
     """Whether the logits are the product with the head's weights and nothing else: no bias, scale or cap."""
-    weight_VD = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if getattr(head, "bias", None) is not None:  # of noughts it shows in no logit, and is to be trained
+        return False
+    weight_VD = head.weight
     for probe_PD in (hidden_PD, hidden_PD * PROBE_FACTOR, torch.zeros_like(hidden_PD)):
         product_PV = probe_PD @ weight_VD.T
         tolerance = 10 * torch.finfo(product_PV.dtype).eps * float(product_PV.abs().max())

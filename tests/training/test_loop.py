@@ -19,6 +19,8 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -185,6 +187,17 @@ def test_a_frozen_head_has_no_gradient_and_changes_none():
         loss = summed_cross_entropy(hidden, head.clone().requires_grad_(trained), targets, chunk_logits=50 * 5)
         grads += torch.autograd.grad(loss / 7, [hidden])
     assert torch.equal(*grads)
+
+
+def test_a_heads_bias_that_begins_as_noughts_is_trained(tmp_path):
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = PhiForCausalLM(PhiConfig(vocab_size=300, num_attention_heads=2, **sizes))
+    assert not model.lm_head.bias.any()
+    said: list[str] = []
+    run(model, tmp_path, say=said.append, precision="fp32", epochs=1)
+    assert said == []
+    assert model.lm_head.bias.all()
 
 
 def test_frozen_layers_stay_and_the_others_learn_as_if_nothing_were(tiny_model_dir, tmp_path):
