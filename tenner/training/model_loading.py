@@ -149,12 +149,15 @@ def freeze(model: PreTrainedModel, layers: Sequence[nn.Module], count: int) -> N
 
 @torch.no_grad()
 def _fill(model: PreTrainedModel, stored: student.StoredWeights, world: World, *, seed: int) -> None:
-    """Give a sharded model that has no memory yet its rows of the weights."""
+    """Give a sharded model that has no memory yet its rows of the weights, and all of what buffers are stored."""
     buffers = dict(model.named_buffers())
     nn.Module.to_empty(model, device=world.device)
     for name, buffer in buffers.items():
-        owner, _, own_name = name.rpartition(".")
-        setattr(model.get_submodule(owner), own_name, buffer.to(world.device))
+        owner_name, _, own_name = name.rpartition(".")
+        owner = model.get_submodule(owner_name)
+        if own_name not in owner._non_persistent_buffers_set:
+            buffer.copy_(stored.whole(lora.stored_name(name)))
+        setattr(owner, own_name, buffer.to(world.device))
     model.tie_weights()
     for name, p in model.named_parameters():
         mine = local_part(p.detach())

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -28,16 +35,22 @@ def load(
 ) -> PreTrainedModel:  # fmt: skip
     """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state).
 
-    On the CPU, or on `device`, where quantized weights are made.
+    On the CPU, or on `device`, where quantized weights are made. Raises TennerError where the folder lacks a weight,
+    which transformers would draw at random.
     """
     how: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
     if device is not None:
         how["device_map"] = {"": device}
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with model_folder.loading(folder, "cannot be loaded as a causal language model"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **how
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True, **how
         )
+    model: PreTrainedModel
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise TennerError(f"{folder} lacks the weight {missing[0]}{more}", hint=model_folder.HINT)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -77,12 +90,20 @@ class StoredWeights:
 
     def rows(self, name: str, first: int, count: int) -> torch.Tensor:
         """Rows `first` to `first + count` of a weight. Raises TennerError where there is none of this name."""
+        rows: torch.Tensor = self._file(name).get_slice(name)[first : first + count]
+        return rows
+
+    def whole(self, name: str) -> torch.Tensor:
+        """All of a weight. Raises TennerError where there is none of this name."""
+        tensor: torch.Tensor = self._file(name).get_tensor(name)
+        return tensor
+
+    def _file(self, name: str) -> Any:
         if name not in self._files:
             raise TennerError(
                 f"{self._folder} holds no weight called {name}", hint="is it a folder of save_pretrained?"
             )
-        rows: torch.Tensor = self._files[name].get_slice(name)[first : first + count]
-        return rows
+        return self._files[name]
 
 
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -101,21 +122,36 @@ def save(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype, *,
     end_ids: frozenset[int] = frozenset(),
 ) -> None:  # fmt: skip
-    """Write a normal Hugging Face folder, all or nothing; the model is converted to `dtype` in place.
+    """Write a normal Hugging Face folder, all or nothing; the model's weights are converted to `dtype` in place.
 
     Its configurations name the tokenizer's end of text, and `end_ids` beside it.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.nn.Module.to(model, dtype)
-    generation = model.generation_config
-    own: Any = tokenizer.eos_token_id
-    others = sorted(end_ids - {own})
-    generation.eos_token_id = model.config.eos_token_id = [own, *others] if others else own
+    for p in model.parameters():  # not buffers, as in training: rounded, a mixture's bias sends tokens to other experts
+        p.data = p.data.to(dtype)
+    generation: Any = model.generation_config
+    own = tokenizer.eos_token_id
+    ends = [*([] if own is None else [own]), *sorted(end_ids - {own})]
+    generation.eos_token_id = model.config.eos_token_id = ends if len(ends) > 1 else next(iter(ends), None)
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
-    with _whole_folder(folder) as partial:
+    with _whole_folder(folder) as partial, _without_generation_config(model):
         model.save_pretrained(partial)
+        generation.to_json_file(partial / "generation_config.json")
         tokenizer.save_pretrained(partial)
+
+
+@contextlib.contextmanager
+def _without_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """transformers reads settings that contradict one another (a temperature, but no sampling), and refuses to write
+    them: they stay as they came, for whoever reads some of them.
+    """
+    own: Any = model.generation_config
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextlib.contextmanager

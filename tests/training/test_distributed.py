@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 from paths import SUPPORT
@@ -92,6 +93,20 @@ def test_two_processes_give_the_curve_of_one(alone, by_two, family, method):
     assert len(reports) >= 20
     assert len({r.loss for r in reports}) == len(reports)
     assert_same_curve(by_two[f"{family}-{method}"], reports)
+
+
+def test_buffers_come_from_the_folder(tmp_path):
+    """Gemma 4 multiplies each layer's output by one, which a new model has as 1."""
+    model = families.model_of(families.family("gemma4_text"))
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            buffer.fill_(0.7)
+    model.save_pretrained(tmp_path / "model")
+    settings: dict[str, Any] = {"precision": "fp32", "epochs": 1}
+    reports: list[Any] = []
+    run(tmp_path / "model", tmp_path / "one", on_step=reports.append, **settings)
+    (rows,) = trained((tmp_path / "model", tmp_path / "two", settings))
+    assert_same_curve(rows, reports)
 
 
 def test_two_machines_give_the_curve_of_one(alone, tiny_model_dir, tmp_path):
