@@ -16,6 +16,7 @@ from tenner.training.bf16_rounding import rounded
 from tenner.training.distributed import World, check_rows_shared, first_row, local_part, whole
 from tenner.training.flops import Arithmetic
 from tenner.training.packed_loss import PackedLoss
+from tenner.training.stored_weights import StoredWeights
 from tenner.training.weights import Weights, weights_of
 
 
@@ -76,7 +77,7 @@ def load(base: Path | PreTrainedModel, settings: Train, world: World, *, seed: i
     else:
         world.shard(loss, layers, compute=compute)
         assert isinstance(base, Path)
-        _fill(model, student.StoredWeights(base), world, seed=seed)
+        _fill(model, base, world, seed=seed)
     weights = weights_of(model, loss, world, compute)
     if _base_is_lossy(base, settings, world):
         float8.keep(in_float8)
@@ -148,15 +149,18 @@ def freeze(model: PreTrainedModel, layers: Sequence[nn.Module], count: int) -> N
 
 
 @torch.no_grad()
-def _fill(model: PreTrainedModel, stored: student.StoredWeights, world: World, *, seed: int) -> None:
+def _fill(model: PreTrainedModel, base: Path, world: World, *, seed: int) -> None:
     """Give a sharded model that has no memory yet its rows of the weights, and all of what buffers are stored."""
     buffers = dict(model.named_buffers())
+    named = (*model.named_parameters(), *buffers.items())
+    stored = StoredWeights(base, model, {lora.stored_name(name): tensor for name, tensor in named})
     nn.Module.to_empty(model, device=world.device)
     for name, buffer in buffers.items():
         owner_name, _, own_name = name.rpartition(".")
         owner = model.get_submodule(owner_name)
         if own_name not in owner._non_persistent_buffers_set:
-            buffer.copy_(stored.whole(lora.stored_name(name)))
+            stays_wide = any(part in name for part in model._keep_in_fp32_modules_strict or ())
+            buffer = stored.whole(lora.stored_name(name)).to(torch.float32 if stays_wide else buffer.dtype)
         setattr(owner, own_name, buffer.to(world.device))
     model.tie_weights()
     for name, p in model.named_parameters():

@@ -70,42 +70,6 @@ def load_empty(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
     return model
 
 
-class StoredWeights:
-    """A model folder's weights, read a few rows at a time: no process needs to hold them all."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises TennerError where the folder holds no safetensors."""
-        from safetensors import safe_open
-
-        self._folder = folder
-        self._files: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with model_folder.loading(path, "cannot be read"):
-                file: Any = safe_open(path, framework="pt")
-                self._files |= dict.fromkeys(file.keys(), file)
-        if not self._files:
-            raise TennerError(
-                f"{folder} holds no safetensors, which training on several devices reads", hint=ADDRESS_HINT
-            )
-
-    def rows(self, name: str, first: int, count: int) -> torch.Tensor:
-        """Rows `first` to `first + count` of a weight. Raises TennerError where there is none of this name."""
-        rows: torch.Tensor = self._file(name).get_slice(name)[first : first + count]
-        return rows
-
-    def whole(self, name: str) -> torch.Tensor:
-        """All of a weight. Raises TennerError where there is none of this name."""
-        tensor: torch.Tensor = self._file(name).get_tensor(name)
-        return tensor
-
-    def _file(self, name: str) -> Any:
-        if name not in self._files:
-            raise TennerError(
-                f"{self._folder} holds no weight called {name}", hint="is it a folder of save_pretrained?"
-            )
-        return self._files[name]
-
-
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside the model's weights, with another chat template if one is named.
 

@@ -14,7 +14,7 @@ from tiny_training import JOB, assert_same_curve, random_qwen2, run, torchrun, t
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tenner.core.errors import TennerError
-from tenner.training import distributed, loop
+from tenner.training import distributed, loop, stored_weights, student
 
 pytestmark = pytest.mark.slow
 LONG = {"precision": "fp32", "epochs": 3}
@@ -95,18 +95,32 @@ def test_two_processes_give_the_curve_of_one(alone, by_two, family, method):
     assert_same_curve(by_two[f"{family}-{method}"], reports)
 
 
-def test_buffers_come_from_the_folder(tmp_path):
-    """Gemma 4 multiplies each layer's output by one, which a new model has as 1."""
-    model = families.model_of(families.family("gemma4_text"))
+@pytest.mark.parametrize("model_type", ["gemma4_text", "qwen3_moe", "glm4_moe", "mixtral"])
+def test_buffers_and_experts_come_from_the_folder(model_type, tmp_path):
+    """Gemma 4 multiplies each layer's output by a number that a new model has as 1, routers of GLM add a bias that is
+    nought in a new one; and a folder has a matrix for each expert, where the model has one for all.
+    """
+    model = families.model_of(families.family(model_type))
     for name, buffer in model.named_buffers():
-        if name.endswith("layer_scalar"):
-            buffer.fill_(0.7)
+        if name.endswith(("layer_scalar", "e_score_correction_bias")):
+            buffer.copy_(torch.linspace(0.7, 0.9, len(buffer)))
     model.save_pretrained(tmp_path / "model")
     settings: dict[str, Any] = {"precision": "fp32", "epochs": 1}
     reports: list[Any] = []
     run(tmp_path / "model", tmp_path / "one", on_step=reports.append, **settings)
     (rows,) = trained((tmp_path / "model", tmp_path / "two", settings))
     assert_same_curve(rows, reports)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("model_type", ["llama", "gemma4_text", "qwen3_moe", "glm4_moe", "deepseek_v3", "gpt_oss"])
+def test_rows_that_are_read_are_those_of_the_model(model_type, dtype, tmp_path):
+    families.model_of(families.family(model_type)).save_pretrained(tmp_path)
+    model, empty = student.load(tmp_path, dtype, "eager"), student.load_empty(tmp_path, dtype, "eager")
+    read = stored_weights.StoredWeights(tmp_path, empty, empty.state_dict())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(read.whole(name).to(weight.dtype), weight)
+        assert torch.equal(read.rows(name, 1, 2).to(weight.dtype), weight[1:3])
 
 
 def test_two_machines_give_the_curve_of_one(alone, tiny_model_dir, tmp_path):
