@@ -10,7 +10,7 @@ from tenner.core import hardware
 from tenner.core.errors import TennerError
 from tenner.core.recipe import Recipe
 from tenner.core.sections import Train
-from tenner.training import context_parallel, distributed, float8
+from tenner.training import checkpoint, context_parallel, distributed, float8, student
 from tenner.training import plan as training_plan
 from tenner.training.architecture import Architecture
 from tenner.training.memory_plan import row_lengths, trained_parameters
@@ -22,12 +22,13 @@ OTHER_FILES_BYTES = 100_000_000
 
 def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> None:
     """Raise TennerError where the training of the student in `base` cannot fit, the run being kept in `folder`, its
-    rows cannot be shared as the recipe says, or this device does not multiply so.
+    rows cannot be shared as the recipe says, this device does not multiply so, or `base` holds an adapter.
 
     Memory is not judged where a service trains, where the system does not tell what is free, or where what the
     student's layers keep is only estimated; nothing is judged of several processes, which share the one machine or do
     not.
     """
+    student.check_no_adapter(base)
     kind = hardware.device_kind(recipe.machine.device)
     if recipe.train.fp8:
         float8.check(torch.device(kind))
@@ -52,7 +53,9 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
                 hint=f"it would fit with {plan.remedies[0]}" if plan.remedies else "close other programs",
             )
     students = 1 if recipe.select.control is None else 2
-    needed, free = disk_bytes(architecture, recipe.train, students=students), shutil.disk_usage(_existing(folder)).free
+    held = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))  # of a run that goes on
+    needed = disk_bytes(architecture, recipe.train, students=students) - held
+    free = shutil.disk_usage(_existing(folder)).free
     if needed > free:
         raise TennerError(
             f"the run takes {needed / GB:.1f} GB on disk, and {free / GB:.1f} GB are free at {folder}",
@@ -61,10 +64,16 @@ def check(recipe: Recipe, folder: Path, base: Path, *, processes: int = 1) -> No
 
 
 def disk_bytes(architecture: Architecture, train: Train, *, students: int = 1) -> int:
-    """The students, and while one is trained two checkpoints: the newest and the one before it."""
+    """The most at a time: the students, of which the last is saved beside the checkpoints that are kept, or before it
+    is, these and one that is being written.
+    """
     moments_bytes = 2 if train.optimizer == "adamw-8bit" else 8
-    trained = trained_parameters(architecture, train)
-    return students * 4 * architecture.parameters + 2 * (4 + moments_bytes) * trained + OTHER_FILES_BYTES
+    student_bytes = 4 * architecture.parameters
+    checkpoint_bytes = (4 + moments_bytes) * trained_parameters(architecture, train)
+    return (
+        (students - 1) * student_bytes + checkpoint.KEPT * checkpoint_bytes + max(student_bytes, checkpoint_bytes)
+        + OTHER_FILES_BYTES
+    )  # fmt: skip
 
 
 def _existing(folder: Path) -> Path:

@@ -36,8 +36,9 @@ def load(
     """The model in evaluation mode (no dropout: s1 trains without, and so no step depends on random state).
 
     On the CPU, or on `device`, where quantized weights are made. Raises TennerError where the folder lacks a weight,
-    which transformers would draw at random.
+    which transformers would draw at random, or holds an adapter.
     """
+    check_no_adapter(folder)
     how: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
     if device is not None:
         how["device_map"] = {"": device}
@@ -55,10 +56,20 @@ def load(
     return model
 
 
+def check_no_adapter(folder: Path) -> None:
+    """Raise TennerError where a model's folder holds an adapter, which transformers would put beside its weights."""
+    if (folder / "adapter_config.json").exists():
+        raise TennerError(
+            f"{folder} holds an adapter, which cannot be trained on",
+            hint="merge it into its model (merge_and_unload of peft), and name that folder",
+        )
+
+
 def load_empty(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """The model without its weights: they are on the meta device, its buffers (tables of positions) are real."""
     from accelerate import init_empty_weights
 
+    check_no_adapter(folder)
     with model_folder.loading(folder, "cannot be loaded as a causal language model"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
