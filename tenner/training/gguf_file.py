@@ -38,7 +38,7 @@ def write(folder: Path, out: Path, *, name: str) -> None:
     """Write the model in `folder` to the file `out`: matrices in float16, vectors in float32.
 
     Raises:
-        TennerError: a family, a tokenizer or scaled positions that this does not know; nothing is written.
+        TennerError: a family, a tokenizer, windows or scaled positions that this does not know; nothing is written.
     """
     with model_folder.loading(folder, "cannot be read"):
         config = model_folder.read_json(folder / "config.json")
@@ -50,6 +50,11 @@ def write(folder: Path, out: Path, *, name: str) -> None:
         if rope.get("rope_type", "default") != "default" or config.get("rope_scaling"):
             raise TennerError(
                 "scaled rotary positions cannot be written as GGUF", hint="llama.cpp's own converter may do it"
+            )
+        if set(config.get("layer_types") or ()) - {"full_attention"}:
+            raise TennerError(
+                f"layers of a {family} that see a window cannot be written as GGUF: llama.cpp would show them all",
+                hint="this student stays in safetensors",
             )
         splitting = _splitting(tokenizer)
     with model_folder.loading(folder, "cannot be written as GGUF"), _writer(out, ARCHITECTURES[family]) as writer:

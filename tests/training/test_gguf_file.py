@@ -46,6 +46,7 @@ def test_a_family_positions_or_a_tokenizer_that_llama_cpp_reads_otherwise_is_ref
     for number, (change, message) in enumerate([
         ({"architectures": ["MambaForCausalLM"]}, "a MambaForCausalLM cannot be written"),
         ({"rope_scaling": {"type": "yarn"}}, "scaled rotary positions"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of a LlamaForCausalLM that see a window"),
         (None, "llama.cpp would split texts otherwise"),
         ({"architectures": 7}, "cannot be read"), ({"rms_norm_eps": None}, "cannot be written as GGUF"),
         ({"vocab_size": "many"}, "cannot be written as GGUF"),
