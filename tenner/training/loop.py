@@ -113,16 +113,23 @@ def train(
     MFU; None: what is known of it. `finish` saves the result.
 
     Raises TennerError on a loss or gradient that is not finite (before the step, with the sample ids), on a model
-    whose loss is not what transformers computes, and on a checkpoint that does not fit; Preempted on SIGTERM.
+    whose loss is not what transformers computes, on a checkpoint that does not fit, and where a GPU's memory is full;
+    Preempted on SIGTERM.
     """
     assert 0 < max((len(e.ids) for e in encoded), default=0) <= settings.tokens_max
     world = world or here()
     settings = settings.model_copy(update={"precision": _agreed_precision(settings, world)})
-    with deterministic_kernels(settings, world.device):
-        return _train(
-            base, encoded, settings, world, seed=seed, workdir=workdir, validation=validation, on_step=on_step,
-            on_begin=on_begin, say=say, device_tflops=device_tflops,
-        )  # fmt: skip
+    try:
+        with deterministic_kernels(settings, world.device):
+            return _train(
+                base, encoded, settings, world, seed=seed, workdir=workdir, validation=validation, on_step=on_step,
+                on_begin=on_begin, say=say, device_tflops=device_tflops,
+            )  # fmt: skip
+    except torch.OutOfMemoryError as e:
+        raise TennerError(
+            f"the memory of {world.device} is full: {' '.join(str(e).split())[:200]}",
+            hint='lower train.tokens_per_row, or set train.activations = "inputs"; it goes on from the last checkpoint',
+        ) from e
 
 
 def _train(

@@ -48,10 +48,11 @@ class Adapters:
                 ) from e
 
     def save(self, folder: Path, *, base_model: str) -> None:
-        """Write them as a folder that peft puts on top of `base_model`."""
+        """Write them as a folder that peft puts on top of `base_model`, all or nothing. Raises StorageFull."""
         self._peft.peft_config["default"].base_model_name_or_path = base_model
-        self._peft.save_pretrained(folder, save_embedding_layers=False)  # else it asks a hub about the base
-        (folder / "README.md").unlink()  # peft's template: empty headings
+        with student.whole_folder(folder) as partial:
+            self._peft.save_pretrained(partial, save_embedding_layers=False)  # else it asks a hub about the base
+            (partial / "README.md").unlink()  # peft's template: empty headings
 
     def merge(self) -> PreTrainedModel:
         """Add them to the weights and take them out; computed in float32, rounded once."""

@@ -110,7 +110,7 @@ def save(
     generation.eos_token_id = model.config.eos_token_id = ends if len(ends) > 1 else next(iter(ends), None)
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
-    with _whole_folder(folder) as partial, _without_generation_config(model):
+    with whole_folder(folder) as partial, _without_generation_config(model):
         model.save_pretrained(partial)
         generation.to_json_file(partial / "generation_config.json")
         tokenizer.save_pretrained(partial)
@@ -130,7 +130,7 @@ def _without_generation_config(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill that becomes `folder`, replacing it, only when the block ends well.
 
     What a killed process left behind goes at the next attempt; two at once are the caller's to prevent.

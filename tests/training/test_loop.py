@@ -690,6 +690,15 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     assert (reports, resumes_at(tmp_path / "work")) == ([], 0)
 
 
+def test_a_gpu_that_is_full_is_one_line(tiny_model_dir, tmp_path):
+    def full(_report):
+        raise torch.OutOfMemoryError("CUDA out of memory.\n Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(TennerError, match=r"full: CUDA out of memory\. Tried to allocate") as caught:
+        run(tiny_model_dir, tmp_path, on_step=full)
+    assert "train.tokens_per_row" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("name", ["offload_activations", "deterministic"])
 def test_what_only_cuda_has_is_refused_on_a_cpu(name, tiny_model_dir, tmp_path):
     with pytest.raises(TennerError, match=f"{name} is for CUDA"):

@@ -1,6 +1,7 @@
 """Adapters as a service hands them out: a configuration or tensors that do not fit are one line. And of mixtures."""
 
 import json
+import subprocess
 
 import families
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from tiny_training import run
 from transformers import AutoModelForCausalLM
 
-from tenner.core.errors import TennerError
+from tenner.core.errors import StorageFull, TennerError
 from tenner.training import loop, lora, student
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -84,3 +85,19 @@ def test_a_mixtures_experts_and_routers_get_no_adapters_and_what_is_saved_loads(
     ids = torch.arange(3, 43)[None]
     with torch.no_grad():
         torch.testing.assert_close(beside(ids).logits, merged(ids).logits, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_disk_that_is_full_of_adapters_is_one_line(tiny_model_dir, tmp_path):
+    changed = {"method": "lora", "lora_rank": 8, "precision": "fp32", "epochs": 1, "tokens_per_step": 800}
+    result = run(tiny_model_dir, tmp_path / "work", **changed)
+    (tmp_path / "disk").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path / "disk"]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        with pytest.raises(StorageFull, match=r"the disk is full: .*adapter could not be written"):
+            loop.finish(result, tiny_model_dir, tmp_path / "disk" / "student", tmp_path / "work", base_model="tiny")
+        assert list((tmp_path / "disk").iterdir()) == []
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path / "disk"], check=True)
