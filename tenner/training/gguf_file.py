@@ -56,6 +56,11 @@ def write(folder: Path, out: Path, *, name: str) -> None:
                 f"layers of a {family} that see a window cannot be written as GGUF: llama.cpp would show them all",
                 hint="this student stays in safetensors",
             )
+        if (gate := config.get("hidden_act", "silu")) != "silu":
+            raise TennerError(
+                f"a {family} with the gate {gate} cannot be written as GGUF: llama.cpp would compute silu",
+                hint="this student stays in safetensors",
+            )
         splitting = _splitting(tokenizer)
     with model_folder.loading(folder, "cannot be written as GGUF"), _writer(out, ARCHITECTURES[family]) as writer:
         writer.add_name(name)

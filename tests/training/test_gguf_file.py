@@ -47,6 +47,7 @@ def test_a_family_positions_or_a_tokenizer_that_llama_cpp_reads_otherwise_is_ref
         ({"architectures": ["MambaForCausalLM"]}, "a MambaForCausalLM cannot be written"),
         ({"rope_scaling": {"type": "yarn"}}, "scaled rotary positions"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of a LlamaForCausalLM that see a window"),
+        ({"hidden_act": "gelu"}, "a LlamaForCausalLM with the gate gelu"),
         (None, "llama.cpp would split texts otherwise"),
         ({"architectures": 7}, "cannot be read"), ({"rms_norm_eps": None}, "cannot be written as GGUF"),
         ({"vocab_size": "many"}, "cannot be written as GGUF"),
