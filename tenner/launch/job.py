@@ -42,11 +42,11 @@ class Job(NamedTuple):
         words = ["launch", self.recipe, "--on", "local", "--run-dir", self.run_dir]
         for override in self.overrides:
             words += ["--set", override]
-        words += [] if self.budget_usd is None else ["--budget-usd", f"{self.budget_usd:g}"]
+        words += [] if self.budget_usd is None else ["--budget-usd", f"{self.budget_usd:.15g}"]
         words += [] if self.device is None else ["--device", self.device]
         words += [] if self.processes is None else ["--processes", str(self.processes)]
         words += [] if self.nodes == 1 else ["--nodes", str(self.nodes)]
-        return [*words, "--grace-seconds", f"{self.grace_seconds:g}"]
+        return [*words, "--grace-seconds", f"{self.grace_seconds:.15g}"]
 
     def gpu_count(self) -> int | None:
         """The GPUs of each node; None where none are asked for. Raises TennerError for what is no number."""

@@ -39,6 +39,12 @@ def test_what_sbatch_would_split_or_leave_out_is_quoted():
     assert ["--comment=it's a trial"] in read
 
 
+def test_the_cap_is_handed_on_to_the_cent():
+    words = JOB._replace(budget_usd=12345.67, grace_seconds=1234567).words()
+    assert words[words.index("--budget-usd") + 1] == "12345.67"
+    assert words[words.index("--grace-seconds") + 1] == "1234567"
+
+
 def test_one_node_needs_no_rendezvous_and_a_share_of_it_is_not_exclusive():
     text = slurm.script(JOB._replace(nodes=1, options=("cpus-per-task=4",)), 600)
     assert "rendezvous" not in text
