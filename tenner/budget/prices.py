@@ -20,7 +20,7 @@ from tenner.core.records import Usage
 MICROUSD_PER_USD = 1_000_000
 MICROUSD_MAX = 2e15
 """Above every cap, and what the ledger's integers can add up: a provider may claim any cost."""
-HOUR = datetime.timedelta(hours=1)
+HOUR, DAY = datetime.timedelta(hours=1), datetime.timedelta(days=1)
 HOURS_PER_WEEK = 7 * 24
 TINKER = "tinker"
 """The provider name of Thinking Machines' service."""
@@ -114,6 +114,14 @@ class Price(NamedTuple):
         first, last = (price_files.utc_day(f(moments)) for f in (min, max))
         if (ends := rows[-1].until) is not None and last > ends:
             raise TennerError(f"the price of {self.provider}/{self.model} is known until {ends} only", hint=PRICE_HINT)
+        for row in rows[:-1]:  # each has its last day, set by `in_force`
+            assert row.until is not None
+            assert row.following is not None
+            assert row.following.since is not None
+            start, end = row.until + DAY, row.following.since - DAY
+            if max(first, start) <= min(last, end):
+                what = f"the price of {self.provider}/{self.model} is not known from {start} to {end}"
+                raise TennerError(what, hint=PRICE_HINT)
         found = [r for r in rows if (r.since is None or r.since <= last) and (r.until is None or first <= r.until)]
         return found or rows[:1]
 
@@ -242,12 +250,14 @@ def in_force(rows: Sequence[Price], day: datetime.date) -> Price:
     """The newest row of one model that holds on `day`, with those that follow it. Raises TennerError for none."""
     held = [row for row in rows if price_files.holds(day, row.since, row.until)]
     if not held:
-        name, ended = f"{rows[0].provider}/{rows[0].model}", max(row.until for row in rows if row.until is not None)
-        raise TennerError(f"the price of {name} is known until {ended} only", hint=PRICE_HINT)
+        begins = min((row.since for row in rows if row.since is not None and row.since > day), default=None)
+        ended = max((row.until for row in rows if row.until is not None), default=None)
+        known = f"until {ended} only" if begins is None else f"from {begins} on only"
+        raise TennerError(f"the price of {rows[0].provider}/{rows[0].model} is known {known}", hint=PRICE_HINT)
     newest = max(held, key=lambda row: row.checked)
     later = [row for row in rows if row.since is not None and row.since > day]
     if not later:
         return newest
     changes = min(row.since for row in later if row.since is not None)
-    until = min(filter(None, (newest.until, changes - datetime.timedelta(days=1))))
+    until = min(filter(None, (newest.until, changes - DAY)))
     return newest._replace(until=until, following=in_force(later, changes))

@@ -104,7 +104,7 @@ def test_every_preset_has_a_price_or_says_which_field_is_missing(preset):
 
 
 NEW_YEAR = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
-SECOND = datetime.timedelta(seconds=1)
+SECOND, HOUR = datetime.timedelta(seconds=1), datetime.timedelta(hours=1)
 
 
 def test_a_price_changes_at_midnight_utc():
@@ -133,6 +133,24 @@ def test_no_call_is_made_after_the_last_known_day():
         ending.microusd(usage, NEW_YEAR - SECOND, NEW_YEAR)
     with pytest.raises(TennerError, match="known until 2026-12-31 only"):
         in_force([ending], NEW_YEAR.date())
+
+
+def test_a_price_that_is_only_announced_is_not_known_yet():
+    announced = [PRICE._replace(since=datetime.date(2027, 3, 1)), PRICE._replace(since=datetime.date(2027, 2, 1))]
+    with pytest.raises(TennerError, match="the price of p/m is known from 2027-02-01 on only") as caught:
+        in_force(announced, NEW_YEAR.date())
+    assert "--price-in and --price-out" in (caught.value.hint or "")
+
+
+def test_between_two_rows_no_price_is_known():
+    rows = [PRICE._replace(until=datetime.date(2026, 12, 31)), PRICE._replace(since=datetime.date(2027, 1, 10))]
+    price, usage, day = in_force(rows, datetime.date(2026, 12, 1)), Usage(input_tokens=1, output_tokens=1), HOUR * 24
+    assert price.microusd(usage, NEW_YEAR - SECOND) == price.microusd(usage, NEW_YEAR + 9 * day) == 1
+    for moments in ([NEW_YEAR], [NEW_YEAR - SECOND, NEW_YEAR], [NEW_YEAR + 8 * day, NEW_YEAR + 9 * day]):
+        with pytest.raises(TennerError, match="p/m is not known from 2027-01-01 to 2027-01-09"):
+            price.microusd(usage, *moments)
+    with pytest.raises(TennerError, match="p/m is known from 2027-01-10 on only"):
+        in_force(rows, NEW_YEAR.date())
 
 
 def test_a_long_prompt_costs_more():
