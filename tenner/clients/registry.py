@@ -20,7 +20,7 @@ from tenner.clients.retries import RetryRule
 from tenner.core.errors import TennerError
 from tenner.core.progress import Bar, Screen
 from tenner.core.recipe import stored_trace_section
-from tenner.core.sections import PaidModel
+from tenner.core.sections import PaidModel, PriceSection
 
 SHOW_EVERY_SECONDS = 0.25
 
@@ -128,4 +128,5 @@ def _replay_client(section: PaidModel) -> Client:
         raise TennerError(f"{setting}: {folder} holds no traces", hint="name the folder of another run")
     if not os.path.isfile(database):
         raise TennerError(f"{setting}: {database} does not exist", hint="name the folder of another run")
-    return ReplayClient(client_for(original, key=""), database)
+    free = PriceSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)  # what it cost may no longer be known
+    return ReplayClient(client_for(original.model_copy(update={"price": free}), key=""), database)

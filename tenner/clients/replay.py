@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from tenner.budget.ledger_database import sqlite_errors
+from tenner.budget.prices import Price
 from tenner.clients.faults import Fault
 from tenner.clients.protocol import Call, Client, Reply, Request, Response, keyed_request
 from tenner.core.errors import TennerError
@@ -30,10 +31,8 @@ class ReplayClient:
         if begun is None:
             self._db.close()
             raise TennerError(f"{database} holds no responses", hint="name the folder of another run")
-        self.price = original.price._replace(
-            input_usd_per_mtok=0.0, output_usd_per_mtok=0.0, cached_input_usd_per_mtok=None, peak=None,
-            source=f"replayed from {database.parent}",
-        )  # fmt: skip
+        price, source = original.price, f"replayed from {database.parent}"
+        self.price = Price(price.provider, price.model, 0.0, 0.0, source=source, checked=price.checked)
         self.reasoning_is_summary = original.reasoning_is_summary
 
     async def check(self) -> None:

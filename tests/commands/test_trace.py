@@ -306,6 +306,23 @@ def test_another_run_can_be_replayed_for_nothing(file):
     assert {(r["id"], r["thinking"]) for r in copied} == {(r["id"], r["thinking"]) for r in rows(file)}
 
 
+def test_a_run_whose_price_is_no_longer_known_can_be_replayed(file, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    prices = tmp_path / "tenner" / "prices.toml"
+    prices.parent.mkdir()
+    prices.write_text(
+        '[[price]]\nprovider = "127.0.0.1"\nmodel = "m"\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 2\n'
+        'source = "my contract"\nchecked = 2026-11-20\n'
+    )
+    with ChatServer() as server:
+        bought = ["trace", file, "--base-url", server.url, "--model", "m", "--budget-usd", 1, "--out", tmp_path / "out"]
+        assert tenner_here(*bought).returncode == 0
+    prices.unlink()
+    replayed = tenner_here("trace", file, "--replay-from", tmp_path / "out", "--budget-usd", 0, "--out", tmp_path / "o")
+    assert replayed.returncode == 0, replayed.stderr
+    assert "12 traces: complete 12" in replayed.stdout
+
+
 def test_a_bad_key_is_found_before_anything_is_asked(file, monkeypatch):
     with ChatServer(key="right") as server:
         monkeypatch.setenv("THE_KEY", "sk-wrong-key-123")
