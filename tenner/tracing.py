@@ -1,5 +1,6 @@
 """Traces for a file of questions, without a run: the same store, ledger and cap."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,8 +102,10 @@ def run(
 def check_questions(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> Counter[str]:
     """Read every line once, and count the words that stand in place of a reference answer.
 
-    Raises TennerError for a file, a line or an id that cannot be used.
+    Raises TennerError for a file, a line or an id that cannot be used, and for a pipe, which is empty the next time.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise TennerError(f"{path} can be read only once, and is needed again", hint="write it to a file first")
     seen: set[str] = set()
     words: Counter[str] = Counter()
     for fields, where in _rows(path, columns):

@@ -105,9 +105,7 @@ def test_a_replay_costs_nothing_on_any_day(tmp_path, monkeypatch):
         db.execute("CREATE TABLE responses (key TEXT, body BLOB, content_type TEXT)")
     original = OpenAIClient(TraceSection(client="openai", base_url="http://h/v1", model="m"), key="")
     client = ReplayClient(original, tmp_path / "run.db")
-    usage, days = (
-        Usage(input_tokens=1000, output_tokens=1000),
-        [datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2999, 3000)],
-    )
+    usage = Usage(input_tokens=1000, output_tokens=1000)
+    days = [datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2999, 3000)]
     assert client.price.microusd(usage, *days) == 0
     asyncio.run(client.close())

@@ -433,6 +433,18 @@ def test_questions_that_cannot_be_used(line, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_questions_that_can_be_read_only_once_are_refused(file):
+    """They are read to be checked, counted and asked: a pipe would be empty by then."""
+    reading, writing = os.pipe()
+    with open(reading), open(writing, "w") as source:
+        source.write(file.read_text())
+        source.close()
+        words_of_it = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--price-in", 1, "--price-out", 1]
+        done = tenner_here("trace", f"/dev/fd/{reading}", "--out", file.parent / "out", "--budget-usd", 1, *words_of_it)
+    assert refused(done).startswith(f"tenner: /dev/fd/{reading} can be read only once, and is needed again\nhint: ")
+    assert not (file.parent / "out").exists()
+
+
 def test_what_is_missing_is_named(tmp_path):
     def run(*args):
         return refused(tenner_here("trace", *args))
