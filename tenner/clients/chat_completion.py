@@ -18,16 +18,17 @@ def parse_completion(response: Response) -> Reply:
     if not isinstance(fields, dict):
         return Reply("unreadable")
     counts = mapping(fields.get("usage"))
+    charged, claimed = charged_usd(counts), claimed_usage(counts)
     choices = fields.get("choices")
     if not isinstance(choices, list):
-        return Reply("unreadable", usage=chat_usage(counts, text_chars=0))
+        return Reply("unreadable", usage=chat_usage(counts, text_chars=0), charged_usd=charged, claimed=claimed)
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if not isinstance(message, dict):
-        return Reply("empty", usage=chat_usage(counts, text_chars=0), evidence="it has no message")
+        usage = chat_usage(counts, text_chars=0)
+        return Reply("empty", usage=usage, charged_usd=charged, claimed=claimed, evidence="it has no message")
     finish_reason = text(choices[0].get("finish_reason")) or text(choices[0].get("native_finish_reason")) or None
     thought = find_thinking(message, choices[0])
     usage = chat_usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
-    charged, claimed = charged_usd(counts), claimed_usage(counts)
     if fields.get(STREAM_ENDED) is False:
         return Reply(
             "interrupted", *thought[:2], finish_reason, usage, charged, claimed, evidence="the stream broke off",

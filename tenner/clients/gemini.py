@@ -191,16 +191,17 @@ def parse_generation(response: Response) -> Reply:
     if not isinstance(fields, dict) or not fields.keys() & {"candidates", "promptFeedback", "usageMetadata"}:
         return Reply("unreadable")
     counts = mapping(fields.get("usageMetadata"))
-    usage = _usage(counts, text_chars=0)
+    usage, claimed = _usage(counts, text_chars=0), _claimed(counts)
     if blocked := text(mapping(fields.get("promptFeedback")).get("blockReason")):
-        return Reply("content_filter", finish_reason=blocked, usage=usage, evidence=f"blockReason is {blocked}")
+        evidence = f"blockReason is {blocked}"
+        return Reply("content_filter", finish_reason=blocked, usage=usage, claimed=claimed, evidence=evidence)
     candidates = mappings(fields.get("candidates"))
     if not candidates:
-        return Reply("empty", usage=usage, evidence="it has no candidates")
+        return Reply("empty", usage=usage, claimed=claimed, evidence="it has no candidates")
     thought = _thought(mapping(candidates[0].get("content")))
     usage = _usage(counts, text_chars=len(thought.thinking) + len(thought.answer))
     finish_reason = text(candidates[0].get("finishReason")) or None
-    return judge(thought, finish_reason, fields="no part is marked as a thought", usage=usage, claimed=_claimed(counts))
+    return judge(thought, finish_reason, fields="no part is marked as a thought", usage=usage, claimed=claimed)
 
 
 def _thought(content: Mapping[str, Any]) -> Thought:

@@ -338,6 +338,14 @@ def test_parsing_never_raises():
         assert (reply.outcome == "complete") <= bool(reply.thinking)
 
 
+def test_what_is_claimed_is_read_whatever_the_rest_is():
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 9, "thoughtsTokenCount": 5000, "totalTokenCount": 4}
+    for rest in ({"promptFeedback": {"blockReason": "SAFETY"}}, {"candidates": []}, {"candidates": [{}]}):
+        body = json.dumps(rest | {"usageMetadata": usage}).encode()
+        reply = parse_generation(Response(body, "application/json"))
+        assert (reply.claimed.input_tokens, reply.claimed.output_tokens) == (5, 5009)
+
+
 def buy(url, ledger, asked, *, limits=LIMITS, **changes):
     """The results by question id."""
     client = GeminiClient(section(url, **changes))

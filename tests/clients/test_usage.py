@@ -1,10 +1,13 @@
 """Which tokens a response is billed for, by the sums that providers make."""
 
+import json
 import random
 from typing import Any
 
 import pytest
 
+from tenner.clients.chat_completion import parse_completion
+from tenner.clients.protocol import Response
 from tenner.clients.usage import CHARS_PER_TOKEN_MAX, UNMETERED, billed_output, charged_usd, chat_usage
 
 
@@ -118,3 +121,12 @@ def test_a_cost_that_is_no_amount_is_none(cost):
 @pytest.mark.parametrize("cost", [1e308, float("inf"), float("nan"), 10**400, -1, True, "1"])
 def test_a_cost_that_is_no_amount_is_not_a_statement(cost):
     assert charged_usd({"cost": cost}) is None
+
+
+@pytest.mark.parametrize("choices", [[], None, [{"finish_reason": "stop"}], [{"message": {"content": "7"}}]])
+def test_what_was_charged_and_claimed_is_read_whatever_the_rest_is(choices):
+    usage = {"prompt_tokens": 5, "completion_tokens": 5000, "total_tokens": 4, "cost": 0.25}
+    body = json.dumps({"choices": choices, "usage": usage}).encode()
+    reply = parse_completion(Response(body, "application/json"))
+    assert (reply.charged_usd, reply.claimed.input_tokens, reply.claimed.output_tokens) == (0.25, 5, 5000)
+    assert reply.usage == UNMETERED

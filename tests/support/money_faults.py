@@ -30,6 +30,16 @@ def _usage(tokens: int = 905, **usage: object) -> Callable[[str], Answer]:
     return answer
 
 
+def _bare(choices: object, tokens: int) -> Callable[[str], Answer]:
+    """A reply of these choices, of which only the cost is told."""
+
+    def answer(question: str) -> Answer:
+        fields = {"choices": choices, "usage": {"cost": (len(question) + 2 * tokens) / 1e6}}
+        return Answer(200, json.dumps(fields).encode(), _bill(question, tokens))
+
+    return answer
+
+
 def _p(more: int = 0) -> Callable[[int], int]:
     return lambda prompt_tokens: prompt_tokens + more
 
@@ -112,6 +122,8 @@ BEYOND: dict[str, Callable[[str], Answer]] = {
     "reasoning beyond total and limit": _usage(5005, prompt_tokens=_p(), completion_tokens=5, total_tokens=_p(5),
                                                        completion_tokens_details={"reasoning_tokens": 5000}),
     "a total beyond the limit, without a prompt": _usage(5005, completion_tokens=5, total_tokens=5010),
+    "a cost beyond the limit, without a choice": _bare([], 5005),
+    "a cost beyond the limit, without a message": _bare([{"finish_reason": "stop"}], 5005),
     "a cost beyond the limit, without tokens": _usage(5005, cost=lambda p: (p + 2 * 5005) / 1e6),
 }  # fmt: skip
 """Usage that contradicts itself and names more than the limit of output tokens: the provider bills 5,005."""
