@@ -22,7 +22,7 @@ from tenner.clients.chat_completion import parse_completion
 from tenner.clients.error_body import read_error
 from tenner.clients.faults import OUT_OF_MONEY, Fault, from_report, from_status, message_of
 from tenner.clients.http import CONNECT_SECONDS, JSONPosts, checked, fault_of
-from tenner.clients.json_fields import count
+from tenner.clients.json_fields import count, mapping
 from tenner.clients.protocol import BatchResult, BatchStatus, Call, Reply, Request, Response
 from tenner.clients.worst_case import input_tokens_max
 from tenner.core.errors import TennerError
@@ -36,6 +36,7 @@ BYTES_PER_TOKEN, LOGPROB_BYTES_PER_TOKEN = 1 << 10, 16 << 10
 BATCH_PATH: Final = "/v1/chat/completions"
 NO_BATCH_HINT = "leave out batch mode, and pay for single calls"
 BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
+STATUS = re.compile(r"\d{3}", re.ASCII)
 TOKEN_NAME = "tenner"  # the key of our token in the metadata of a batch
 RESERVED = {
     "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens",
@@ -324,9 +325,13 @@ def read_result(line: bytes) -> BatchResult:
     if not isinstance(fields, dict) or not isinstance(key := fields.get("custom_id"), str):
         raise ValueError("no custom_id")
     response, error = fields.get("response"), fields.get("error")
-    if isinstance(response, dict) and isinstance(status := response.get("status_code"), int):
-        body = json.dumps(response.get("body"))
-        if status == 200:
+    if response is not None:
+        told = mapping(response).get("status_code")
+        status = count(int(told) if isinstance(told, str) and STATUS.fullmatch(told) else told)
+        if status is None:
+            raise ValueError("no status_code")  # it may have been charged
+        body = json.dumps(mapping(response).get("body"))
+        if 200 <= status < 300:
             try:
                 return BatchResult(key, checked(Response(body.encode(), "application/json")))
             except Fault as fault:

@@ -504,6 +504,44 @@ def test_a_result_file_that_cannot_be_read_gives_nothing_up(ledger):
     assert is_settled(ledger, TEXTS)
 
 
+@pytest.mark.parametrize(("found", "status"), [("200", '"200"'), ("200", "200.0"), ("200", "201")])
+def test_a_status_is_read_however_it_is_written(found, status, ledger):
+    def rewrite(_method, path, work):
+        answer = work()
+        if not path.endswith("/content"):
+            return answer
+        before, after = (f'"status_code": {code}'.encode() for code in (found, status))
+        assert before in answer.body
+        return answer._replace(body=answer.body.replace(before, after))
+
+    with ChatServer() as server:
+        server.batches.around = rewrite
+        buy(server, ledger, TEXTS)
+    assert is_settled(ledger, TEXTS)
+
+
+@pytest.mark.parametrize("response", ['{"body": {}}', '{"status_code": true, "body": {}}', "7", '"done"'])
+def test_a_result_of_another_form_gives_nothing_up(response, ledger):
+    """It may have been charged, so its call is not made again."""
+
+    def replace(_method, path, work):
+        answer = work()
+        if not path.endswith("/content"):
+            return answer
+        key = json.loads(answer.body.splitlines()[0])["custom_id"]
+        line = f'{{"custom_id": "{key}", "response": {response}, "error": null}}\n'
+        return answer._replace(body=line.encode())
+
+    with ChatServer() as server:
+        server.batches.around = replace
+        with pytest.raises(TennerError, match=r"line 1 of 127\.0\.0\.1's result file file-1 cannot be read: no status"):
+            buy(server, ledger, TEXTS)
+        server.batches.around = lambda _method, _path, work: work()
+        buy(server, ledger, TEXTS)
+        assert len(server.batches.batches) == 1
+    assert is_settled(ledger, TEXTS)
+
+
 def test_counted_completions_without_a_file_are_waited_for(ledger):
     polls = []
 
