@@ -47,6 +47,7 @@ ELSEWHERE = {
 }
 """Parameters that the recipe sets by other names, or that would get round the cap; `place` is the section."""
 
+DEARER_TIER = "priority"
 KEY_REASONS = re.compile(r"API_KEY_\w+|CONSUMER_(INVALID|SUSPENDED)|SERVICE_DISABLED")  # of google.api.ErrorReason
 KEY_WORDS = re.compile(r"api.?key|project|unregistered caller", re.IGNORECASE)
 RETRY_DELAY = re.compile(r"(\d+(?:\.\d+)?)s")  # a protobuf Duration in JSON
@@ -64,13 +65,19 @@ class GeminiClient:
         """A `key` of None is looked up in the environment.
 
         Raises:
-            TennerError: no key, no known price, or a parameter that cannot be sent.
+            TennerError: no key, no known price, or a parameter that cannot be sent or has another price.
         """
         assert section.model is not None, "validated in the recipe"
         self._section, self._model = section, section.model
         self._url = section.base_url or BASE_URL
         self._key_variable = section.api_key_env or KEY_VARIABLE
         _check_parameters(section.parameters, section.PLACE)
+        if section.price is None and str(section.parameters.get("service_tier")).lower() == DEARER_TIER:
+            raise TennerError(
+                f"{section.PLACE}.parameters: service_tier could cross the cap: its price is not that of the table, "
+                "so give one",
+                hint="leave service_tier out",
+            )
         self.price = prices.price_of("gemini", section.model, section.price)
         self.secret = key_in_environment(self._key_variable) if key is None else key
         refuse_in_settings(self.secret, section)

@@ -54,6 +54,10 @@ UNBOUNDED = {
 }
 """Parameters by which a call may cost more than can be reserved for it, and why."""
 DEARER_TIERS = ("priority", "fast")
+OWN_TOOLS = ("function", "custom")
+"""Types of tools that the server only offers to the model; it runs those of all others itself, as a search."""
+SEARCHING = ":online"
+"""OpenRouter's suffix of a model's name that adds what a search finds."""
 STREAM_DEMANDED = re.compile(
     r"for non-?streaming calls|\bonly\b[^.]{0,20}\bsupports? stream|\bonly stream(ing)?\b[^.]{0,20}\bsupported"
     r"|only (be )?(called|used|available)[^.]{0,30}\bstream|non-?stream\w*[^.]{0,40}\b(not|un)[- ]?(supported|allowed)"
@@ -345,15 +349,23 @@ def read_result(line: bytes) -> BatchResult:
 
 
 def _refuse_unbounded(section: PaidModel) -> None:
-    """Raise TennerError for a parameter by which a call may cost more than is reserved."""
+    """Raise TennerError for a parameter or a model by which a call may cost more than is reserved."""
     refused = dict(UNBOUNDED)
     if section.parameters.get("service_tier") in DEARER_TIERS and section.price is None:
         refused["service_tier"] = "its price is not that of the table, so give one"
+    tools = section.parameters.get("tools")
+    if not isinstance(tools, list) or any(mapping(tool).get("type") not in OWN_TOOLS for tool in tools):
+        refused["tools"] = "what a tool of the server adds to the prompt has no limit"
     for name, why in refused.items():
         if section.parameters.get(name):
             raise TennerError(
                 f"{section.PLACE}.parameters: {name} could cross the cap: {why}", hint=f"leave {name} out"
             )
+    if section.model is not None and section.model.endswith(SEARCHING):
+        raise TennerError(
+            f"{section.PLACE}.model: {section.model} could cross the cap: {UNBOUNDED['web_search_options']}",
+            hint=f"leave {SEARCHING} out",
+        )
 
 
 def _provider(section: PaidModel) -> Provider:

@@ -66,6 +66,29 @@ def test_a_dearer_tier_needs_a_price_of_its_own():
         OpenAIClient(section, key="")
 
 
+@pytest.mark.parametrize("tier", ["priority", "PRIORITY"])
+def test_a_dearer_tier_of_gemini_needs_a_price_of_its_own(tier):
+    section = TraceSection(client="gemini", model="gemini-3.8-flash", parameters={"service_tier": tier})
+    with pytest.raises(
+        TennerError, match=r"trace\.parameters: service_tier could cross the cap: its price is not that"
+    ):
+        GeminiClient(section, key="k")
+    GeminiClient(section.model_copy(update={"price": PRICE}), key="k")
+    GeminiClient(section.model_copy(update={"parameters": {"service_tier": "flex"}}), key="k")
+
+
+@pytest.mark.parametrize("tools", [[{"type": "web_search"}], [*TOOLS, {"type": "openrouter:web_search"}], ["search"]])
+def test_tools_that_the_server_runs_are_refused(tools):
+    with pytest.raises(TennerError, match="parameters: tools could cross the cap: what a tool of the server adds"):
+        reserved("1+1?", parameters={"tools": tools})
+
+
+def test_a_model_that_searches_is_refused():
+    section = TraceSection(client="openai", preset="openrouter", model="a/b:online", price=PRICE)
+    with pytest.raises(TennerError, match=r"trace\.model: a/b:online could cross the cap: what a search adds"):
+        OpenAIClient(section, key="")
+
+
 def test_a_limit_of_thinking_of_its_own_is_reserved_beside_that_of_the_output():
     section = TraceSection(client="openai", base_url="http://h/v1", model="m", price=PRICE, output_tokens_max=100,
                            parameters={"thinking_budget": 700})  # fmt: skip
