@@ -10,7 +10,7 @@ from functools import cache
 from typing import Annotated, NamedTuple, Protocol
 
 from annotated_types import Ge, Le
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
 from tenner.budget import price_files
 from tenner.core.dollars import in_dollars
@@ -33,16 +33,24 @@ PRICE_HINT = (
 
 UsdPerMtok = Annotated[float, Ge(0), Le(1e6)]
 Multiplier = Annotated[float, Ge(0), Le(100)]
+Surcharge = Annotated[float, Ge(1), Le(100)]
+"""A factor that is not known before the call: the prices of the row itself are the low ones."""
+
+
+def _hours(pair: Sequence[int]) -> Sequence[int]:
+    if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 24:
+        raise ValueError("not two hours of one day, the earlier first: over midnight write [[22, 24], [0, 2]]")
+    return pair
 
 
 class Peak(NamedTuple):
     """Hours of the working week in which a provider charges more."""
 
-    multiplier: Multiplier
+    multiplier: Surcharge
     """For every price of the row."""
-    hours_utc: Sequence[Sequence[int]]
+    hours_utc: Sequence[Annotated[Sequence[int], AfterValidator(_hours)]]
     """Pairs of whole hours, the second excluded: [[1, 4], [6, 10]]."""
-    weekdays: Sequence[int]
+    weekdays: Sequence[Annotated[int, Ge(0), Le(6)]]
     """Monday is 0. Public holidays are not known and count as working days, so the price is never too low."""
 
     def covers(self, at: datetime.datetime) -> bool:
@@ -63,7 +71,7 @@ class LongPrompt(NamedTuple):
     """What a prompt above a number of tokens costs."""
 
     above_tokens: int
-    multiplier: Multiplier
+    multiplier: Surcharge
     """For every price of the call."""
 
 

@@ -220,6 +220,31 @@ def test_a_price_that_no_ledger_counts_is_refused_in_the_users_file(number, tmp_
         find("p", "m")
 
 
+@pytest.mark.parametrize(
+    ("field", "where", "said"),
+    [
+        ("peak = {multiplier = 2, hours_utc = [[22, 2]], weekdays = [0]}", "peak.hours_utc.0", "[[22, 24], [0, 2]]"),
+        ("peak = {multiplier = 2, hours_utc = [[1]], weekdays = [0]}", "peak.hours_utc.0", "[[22, 24], [0, 2]]"),
+        ("peak = {multiplier = 2, hours_utc = [[20, 25]], weekdays = [0]}", "peak.hours_utc.0", "[[22, 24], [0, 2]]"),
+        ("peak = {multiplier = 2, hours_utc = [[1, 4]], weekdays = [7]}", "peak.weekdays.0", "less than or equal to 6"),
+        ("peak = {multiplier = 0.5, hours_utc = [[1, 4]], weekdays = [0]}", "peak.multiplier", "greater than or equal"),
+        ("long_prompt = {above_tokens = 9, multiplier = 0.5}", "long_prompt.multiplier", "greater than or equal to 1"),
+    ],
+)
+def test_a_peak_that_would_never_come_or_make_calls_cheaper_is_refused(field, where, said, tmp_path, monkeypatch):
+    """What is reserved has the dearest price that the call may have: a row's own prices are the low ones."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "tenner").mkdir()
+    (tmp_path / "tenner" / "prices.toml").write_text(
+        '[[price]]\nprovider = "p"\nmodel = "m"\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 2\n'
+        f'source = "my contract"\nchecked = 2026-11-20\n{field}\n'
+    )
+    with pytest.raises(TennerError, match=r"prices\.toml: \[\[price\]\] 1: ") as caught:
+        find("p", "m")
+    assert where in str(caught.value)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("claimed", [1e15, 1e300, float("inf")])
 def test_a_cost_beyond_every_cap_can_be_booked(claimed, tmp_path):
     assert ceil_microusd(claimed) >= DOLLARS_MAX * 1e6
