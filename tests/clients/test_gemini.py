@@ -340,8 +340,8 @@ def test_parsing_never_raises():
 
 def test_what_is_claimed_is_read_whatever_the_rest_is():
     usage = {"promptTokenCount": 5, "candidatesTokenCount": 9, "thoughtsTokenCount": 5000, "totalTokenCount": 4}
-    for rest in ({"promptFeedback": {"blockReason": "SAFETY"}}, {"candidates": []}, {"candidates": [{}]}):
-        body = json.dumps(rest | {"usageMetadata": usage}).encode()
+    for rest in ('"promptFeedback": {"blockReason": "SAFETY"}', '"candidates": []', '"candidates": [{}]'):
+        body = f'{{{rest}, "usageMetadata": {json.dumps(usage)}}}'.encode()
         reply = parse_generation(Response(body, "application/json"))
         assert (reply.claimed.input_tokens, reply.claimed.output_tokens) == (5, 5009)
 
