@@ -33,6 +33,7 @@ from tenner.training import (
     kernel_shapes,
     kernels,
     loop,
+    model_loading,
     packing,
     student,
 )
@@ -111,7 +112,7 @@ class _FakeWorld(World):
 class _FakeWeights:
     """In place of those of a folder."""
 
-    def __init__(self, _folder: Path) -> None:
+    def __init__(self, *_: object) -> None:
         pass
 
     def rows(self, *_: object) -> Tensor:
@@ -242,7 +243,7 @@ def _as_on_cuda(observer: Observer) -> Iterator[None]:
         enter(patch.object(loop, "choose_packing", packed))
         enter(patch.object(loop, "_forward_backward", noted_forward_backward))
         enter(patch.object(student, "load", random_model))
-        enter(patch.object(student, "StoredWeights", _FakeWeights))
+        enter(patch.object(model_loading, "StoredWeights", _FakeWeights))
         enter(patch.object(Visibility, "is_causal", lambda *_: True))
         enter(patch.object(torch.utils, "swap_tensors", set_data))
         enter(patch.object(FakeTensor, "tolist", ones))
